@@ -1,0 +1,68 @@
+// Reading of *.so3k files; the format is described in docs/bundle.md.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "error.h"
+
+namespace so3krates {
+
+enum class DType { u8, i32, f32, f64 };
+std::size_t size_of(DType dtype);
+
+// A tensor of the file; `data` points into the bundle's memory.
+struct Tensor {
+  DType dtype;
+  std::vector<std::int64_t> shape;
+  const std::uint8_t *data;
+  std::size_t bytes;
+};
+
+// Static sizes that one set of programs was lowered for.
+struct Rung {
+  std::int64_t rows, atoms, candidates, neighbours;
+};
+
+enum class Role { input, state, output };
+
+struct BufferSpec {
+  DType dtype;
+  std::vector<std::string> shape;  // each entry an integer or one of rows, atoms, candidates, neighbours
+  Role role;
+};
+
+// Either a program with its arguments and results, or a list of buffers to refresh.
+struct Step {
+  std::string run;  // empty for a refresh
+  std::vector<std::string> inputs, outputs;
+  std::vector<std::string> refresh;
+};
+
+struct Bundle {
+  // Throws Error when the file is missing, damaged, truncated or newer than this reader.
+  static Bundle read(const std::string &path);
+  // The same from memory; `name` appears in messages.
+  static Bundle parse(std::vector<std::uint8_t> bytes, const std::string &name);
+
+  std::string path, producer, units, precision, platform, stablehlo_version, sha256;
+  std::vector<std::string> elements;
+  std::vector<double> energy_shifts;  // eV, one per element
+  double cutoff = 0.0;                // A
+  int message_passing_steps = 0;
+  std::vector<Rung> ladder;
+  std::map<std::string, Tensor> tensors;  // by full name, e.g. "weights/..." or "programs/..."
+  std::map<std::string, BufferSpec> buffers;
+  std::map<std::string, std::vector<std::string>> programs;  // name -> tensor per rung
+  std::map<std::string, std::vector<Step>> schedules;
+
+  std::vector<std::int64_t> shape_of(const BufferSpec &buffer, const Rung &rung) const;
+
+ private:
+  std::vector<std::uint8_t> bytes_;
+};
+
+}  // namespace so3krates

@@ -1,0 +1,87 @@
+// Energies and forces from a bundle, on any PJRT device. This header is what a host program needs.
+//
+//   so3krates::Bundle bundle = so3krates::Bundle::read("gan.so3k");
+//   so3krates::Evaluator evaluator(bundle, {});
+//   evaluator.set_neighbourhood(neighbourhood);               // whenever atoms or candidate lists change
+//   const so3krates::Results &r = evaluator.evaluate(positions);   // every step
+//
+// Every failure is a so3krates::Error whose message says what happened and what to do. Not thread safe.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "bundle.h"
+
+namespace so3krates {
+
+struct EvaluatorOptions {
+  std::string device = "cpu";  // "cpu", "cuda" or "cuda:INDEX"
+  std::string plugin;          // path of the PJRT plugin; empty: the one installed for the device
+  std::string cache;           // folder of compiled programs; empty: the user's cache folder; "off": none
+  int threads = 0;             // host threads of the CPU device; 0: every core this process may use
+};
+
+// Atoms and candidate lists as the host sees them. All pointers are borrowed for the duration of the call.
+struct Neighbourhood {
+  int owned = 0;                           // rows [0, owned) are computed here
+  int rows = 0;                            // rows [owned, rows) belong to other ranks
+  int atoms = 0;                           // positions, periodic images included
+  const int *row_of_atom = nullptr;        // [atoms] row of each atom; an image has its original's row
+  const int *atom_of_row = nullptr;        // [rows] atom whose position is the row's
+  const int *species = nullptr;            // [rows] index into Bundle::elements
+  const int *candidate_count = nullptr;    // [owned]
+  const int *const *candidates = nullptr;  // [owned][candidate_count] atoms within cutoff + skin, both directions of each pair
+};
+
+// Overwrites the rows of other ranks with their owners' values.
+class Halo {
+ public:
+  virtual ~Halo() = default;
+  // data: host memory, `rows` rows of `row_bytes` bytes, row-major; rows [owned, rows) are to be filled.
+  virtual void refresh(void *data, std::size_t row_bytes, int owned, int rows) = 0;
+};
+
+// Pointers stay valid until the next call of evaluate or set_neighbourhood.
+struct Results {
+  double energy = 0.0;                    // eV, sum over owned rows, shifts included
+  const double *atom_energies = nullptr;  // [owned] eV, shifts included
+  const double *forces = nullptr;         // [owned][3] eV/A
+  double strain_gradient[3][3] = {};      // eV, dE/d(strain), [position component][force component]; stress = this / volume (ASE sign)
+};
+
+// What the evaluator holds and has done, for logs.
+struct Report {
+  std::string platform;             // e.g. "cpu: AMD EPYC ..., 2 threads"
+  std::size_t rung_rows = 0;        // capacities of the rung in use
+  std::size_t rung_atoms = 0;
+  std::size_t rung_candidates = 0;
+  std::size_t rung_neighbours = 0;
+  std::size_t buffer_bytes = 0;     // arrays on the device at that rung (address space; untouched pages cost nothing on a CPU)
+  std::size_t temporary_bytes = 0;  // largest scratch memory of a program
+  double compile_seconds = 0.0;     // spent in compiling or loading programs so far
+  int programs_compiled = 0;        // by XLA
+  int programs_loaded = 0;          // from the cache
+  int climbs = 0;                   // times a capacity was outgrown
+};
+
+class Evaluator {
+ public:
+  Evaluator(const Bundle &bundle, const EvaluatorOptions &options);
+  ~Evaluator();
+  Evaluator(const Evaluator &) = delete;
+  Evaluator &operator=(const Evaluator &) = delete;
+
+  void set_neighbourhood(const Neighbourhood &neighbourhood);
+  // positions: [atoms][3] in A, borrowed for the call. halo: required when rows > owned.
+  const Results &evaluate(const double *positions, Halo *halo = nullptr);
+  const Report &report() const;
+
+ private:
+  class Implementation;
+  std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace so3krates
