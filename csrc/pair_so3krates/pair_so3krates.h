@@ -1,0 +1,58 @@
+// pair_style so3krates: LAMMPS' atoms, neighbour lists and tallies on one side, the evaluator on the other.
+#pragma once
+
+#include <lammps/pair.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "evaluator.h"
+
+namespace LAMMPS_NS {
+
+class PairSo3krates : public Pair {
+ public:
+  explicit PairSo3krates(LAMMPS* lmp);
+  ~PairSo3krates() override;
+
+  void settings(int narg, char** arg) override;
+  void coeff(int narg, char** arg) override;
+  void init_style() override;
+  double init_one(int i, int j) override;
+  void compute(int eflag, int vflag) override;
+
+  int pack_forward_comm(int n, int* atoms, double* buffer, int pbc_flag, int* pbc) override;
+  void unpack_forward_comm(int n, int first, double* buffer) override;
+  double memory_usage() override;
+
+ private:
+  void allocate();
+  void log_potential() const;
+  void log_report(const so3krates::Report& report);
+
+  bool neighbourhood_is_stale() const;
+  void number_rows();
+  void update_neighbourhood();
+  void check_finite(const so3krates::Results& results) const;
+  void tally(const so3krates::Results& results);
+
+  so3krates::EvaluatorOptions options_;
+  bool verbose_ = false;
+  std::string file_;  // as the deck names it
+  std::unique_ptr<const so3krates::Bundle> bundle_;
+  std::unique_ptr<so3krates::Evaluator> evaluator_;
+  std::vector<int> element_of_type_;  // index into Bundle::elements, -1 for NULL; from 1
+
+  // Row r of the evaluator is the r-th atom of LAMMPS' list.
+  std::vector<int> row_of_atom_;           // owned atoms, then ghosts
+  std::vector<int> species_;               // [rows]
+  std::vector<int> candidate_count_;       // [rows]
+  std::vector<int*> candidates_;           // [rows]
+  std::vector<int> unmasked_;              // their storage where LAMMPS' own entries carry special-bond bits
+  const NeighList* known_list_ = nullptr;  // what set_neighbourhood was last told
+  bigint known_build_ = -1;                // step at which that list was built
+  int reported_climbs_ = -1;               // -1: no evaluation has been reported
+};
+
+}  // namespace LAMMPS_NS

@@ -1,0 +1,32 @@
+"""Labelled structures on their way to the network: reading, splits, shifts, neighbours, batches."""
+
+from .batches import BatchShape, Buckets, FrameGraph, Targets, collate, frame_graph, frame_graphs
+from .frames import DataError, LabelKeys, Labels, labels, read_frames, with_labels
+from .neighbours import NeighbourTable, neighbour_table
+from .shifts import SHIFT_MODES, elements_of, energy_shifts, total_shift
+from .splits import Split, count_split, fraction_split
+
+__all__ = [
+    "SHIFT_MODES",
+    "BatchShape",
+    "Buckets",
+    "DataError",
+    "FrameGraph",
+    "LabelKeys",
+    "Labels",
+    "NeighbourTable",
+    "Split",
+    "Targets",
+    "collate",
+    "count_split",
+    "elements_of",
+    "energy_shifts",
+    "fraction_split",
+    "frame_graph",
+    "frame_graphs",
+    "labels",
+    "neighbour_table",
+    "read_frames",
+    "total_shift",
+    "with_labels",
+]

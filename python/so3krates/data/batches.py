@@ -1,0 +1,172 @@
+"""Frames to padded batches: graphs are built once, held compactly in numpy, and put together step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+from so3krates.model.potential import Batch
+
+from .frames import DataError, labels
+from .neighbours import WIDTH_STEP, NeighbourTable, neighbour_table, round_up
+from .shifts import total_shift
+
+# Ratio between neighbouring sizes of padded batches: more rungs waste less and compile more often.
+BUCKET_RATIO = 1.25
+
+
+class FrameGraph(NamedTuple):
+    """One frame with its neighbour table and labels, in numpy; float64 where not said otherwise."""
+
+    species: np.ndarray  # (n,) int32
+    positions: np.ndarray  # (n, 3) A, wrapped and centred
+    cell: np.ndarray  # (3, 3) rows are lattice vectors; zeros in open directions
+    table: NeighbourTable
+    energy: float  # eV, shifts removed
+    forces: np.ndarray  # (n, 3) eV/A
+    virial: np.ndarray  # (3, 3) dE/d(strain) = volume * stress, eV
+    volume: float  # A^3, 1 where there is no cell
+
+
+class Targets(NamedTuple):
+    """Labels of a batch of S structures and N atoms; NaN where there is no label and on padding."""
+
+    energies: np.ndarray  # (S,) eV, shifts removed
+    forces: np.ndarray  # (N, 3) eV/A
+    virials: np.ndarray  # (S, 3, 3) dE/d(strain) = volume * stress, eV
+    atoms: np.ndarray  # (S,) atoms of each structure as floats, 1 for padding
+    volumes: np.ndarray  # (S,) A^3, 1 for padding
+
+
+class BatchShape(NamedTuple):
+    """Padded size of a batch; one program is compiled for each."""
+
+    structures: int
+    atoms: int
+    neighbours: int
+
+
+def frame_graph(
+    atoms: Atoms, cutoff: float, shifts: Mapping[str, float], where: str = "frame", read_labels: bool = True
+) -> FrameGraph:
+    """Graph of one frame within `cutoff` (A); `shifts` (eV per element) are taken off its energy in float64.
+
+    With `read_labels` false all labels are NaN. Raises DataError, beginning with `where`, for a frame without
+    atoms, with an element that has no shift, or with numbers that are not finite.
+    """
+    if len(atoms) == 0:
+        raise DataError(f"{where}: has no atoms")
+    cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(cell).all()):
+        raise DataError(f"{where}: positions or cell are not finite")
+    try:
+        shift = total_shift(atoms.numbers, shifts)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    # Small coordinates keep their digits in float32; the origin has no meaning.
+    positions = atoms.get_positions(wrap=True) if atoms.pbc.any() else atoms.get_positions()
+    positions -= positions.mean(axis=0)
+    volume = float(atoms.cell.volume) if atoms.pbc.all() else 1.0
+    if read_labels:
+        energy, forces, stress = labels(atoms, where=where)
+    else:
+        energy, forces, stress = np.nan, np.full((len(atoms), 3), np.nan), np.full((3, 3), np.nan)
+    return FrameGraph(
+        species=atoms.numbers.astype(np.int32),
+        positions=positions,
+        cell=cell,
+        table=neighbour_table(positions, cell, atoms.pbc, cutoff),
+        energy=energy - shift,
+        forces=forces,
+        virial=volume * stress,
+        volume=volume,
+    )
+
+
+def frame_graphs(
+    frames: Sequence[Atoms], cutoff: float, shifts: Mapping[str, float], name: str = "data", read_labels: bool = True
+) -> list[FrameGraph]:
+    """Graphs of all frames; `name` of the set appears in errors."""
+    return [frame_graph(atoms, cutoff, shifts, f"{name}, frame {n}", read_labels) for n, atoms in enumerate(frames)]
+
+
+class Buckets:
+    """The few padded shapes that batches of a set take, chosen from its largest batch downwards.
+
+    Frames of one size are padded by nothing but neighbour slots.
+    """
+
+    def __init__(self, graphs: Sequence[FrameGraph], batch_size: int) -> None:
+        sizes = sorted((len(g.species) for g in graphs), reverse=True)
+        self.structures = min(batch_size, len(graphs))
+        self._atoms = _rungs(sum(sizes[: self.structures]), sizes[-1])
+        widths = [g.table.neighbours.shape[1] for g in graphs]
+        self._widths = _rungs(round_up(max(widths), WIDTH_STEP), min(widths))
+
+    def shape(self, graphs: Sequence[FrameGraph]) -> BatchShape:
+        """The smallest shape that holds these graphs of the set."""
+        atoms = sum(len(g.species) for g in graphs)
+        width = max(g.table.neighbours.shape[1] for g in graphs)
+        return BatchShape(
+            self.structures,
+            min(rung for rung in self._atoms if rung >= atoms),
+            min(rung for rung in self._widths if rung >= width),
+        )
+
+
+def _rungs(top: int, bottom: int) -> list[int]:
+    """Sizes from `top` down to the first that just holds `bottom`, each a multiple of 8 but the top."""
+    rungs = [top]
+    while True:
+        below = round_up(int(np.ceil(rungs[-1] / BUCKET_RATIO)), 8)
+        if below < bottom or below >= rungs[-1]:
+            return rungs
+        rungs.append(below)
+
+
+def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.float32) -> tuple[Batch, Targets]:
+    """One padded batch and its labels as numpy arrays of `dtype`.
+
+    Padding atoms have species 0, no neighbours and belong to the last structure; padding structures have no
+    atoms. Raises ValueError where the graphs do not fit the shape.
+    """
+    s, n, k = shape
+    total = sum(len(g.species) for g in graphs)
+    width = max(g.table.neighbours.shape[1] for g in graphs)
+    if len(graphs) > s or total > n or width > k:
+        raise ValueError(f"{len(graphs)} structures of {total} atoms and {width} neighbours do not fit {shape}")
+    species = np.zeros(n, np.int32)
+    positions = np.zeros((n, 3), dtype)
+    cells = np.zeros((s, 3, 3), dtype)
+    structure = np.full(n, s - 1, np.int32)
+    neighbours = np.repeat(np.arange(n, dtype=np.int32)[:, None], k, axis=1)
+    shifts = np.zeros((n, k, 3), dtype)
+    mask = np.zeros((n, k), bool)
+    forces = np.full((n, 3), np.nan, dtype)
+    energies = np.full(s, np.nan, dtype)
+    virials = np.full((s, 3, 3), np.nan, dtype)
+    atoms = np.ones(s, dtype)
+    volumes = np.ones(s, dtype)
+    start = 0
+    for index, graph in enumerate(graphs):
+        rows = slice(start, start + len(graph.species))
+        table = graph.table
+        own = table.neighbours.shape[1]
+        species[rows] = graph.species
+        positions[rows] = graph.positions
+        cells[index] = graph.cell
+        structure[rows] = index
+        neighbours[rows, :own] = table.neighbours + start
+        shifts[rows, :own] = table.shifts
+        mask[rows, :own] = np.arange(own) < table.counts[:, None]
+        forces[rows] = graph.forces
+        energies[index] = graph.energy
+        virials[index] = graph.virial
+        atoms[index] = len(graph.species)
+        volumes[index] = graph.volume
+        start = rows.stop
+    batch = Batch(species, positions, cells, structure, neighbours, shifts, mask, np.arange(n) < total)
+    return batch, Targets(energies, forces, virials, atoms, volumes)

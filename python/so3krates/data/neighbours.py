@@ -1,0 +1,48 @@
+"""Neighbour tables: for each atom a row of its neighbours within the cutoff and the cells they lie in."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from ase.geometry import complete_cell
+from matscipy.neighbours import neighbour_list
+
+# Rows are padded to multiples of this, so that frames of one material share a width.
+WIDTH_STEP = 8
+
+
+class NeighbourTable(NamedTuple):
+    """Row i lists j with vector r_j - r_i + shift @ cell; both directions of every pair are there."""
+
+    neighbours: np.ndarray  # (n, K) int32; slots beyond the count hold the row itself
+    shifts: np.ndarray  # (n, K, 3) int16 whole numbers of lattice vectors
+    counts: np.ndarray  # (n,) int32 slots in use
+
+
+def neighbour_table(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> NeighbourTable:
+    """Full table within `cutoff` (A), an atom's own images included.
+
+    `positions` (n, 3) in A, `cell` (3, 3) with lattice vectors as rows, `pbc` (3,). Cells may be smaller than
+    the cutoff; vectors of directions that are not periodic may be zero. K is at least WIDTH_STEP.
+    """
+    n = len(positions)
+    pbc = np.asarray(pbc, bool)
+    # The list needs an invertible cell; added vectors belong to open directions and carry no shift.
+    cell = complete_cell(np.where(np.asarray(pbc)[:, None], cell, 0.0) if not pbc.all() else cell)
+    centre, other, offset = neighbour_list("ijS", positions=np.asarray(positions), cell=cell, pbc=pbc, cutoff=cutoff)
+    order = np.lexsort((*offset.T, other, centre))
+    centre, other, offset = centre[order], other[order], offset[order]
+    counts = np.bincount(centre, minlength=n).astype(np.int32)
+    width = round_up(int(counts.max(initial=1)), WIDTH_STEP)
+    slot = np.arange(len(centre)) - np.repeat(np.cumsum(counts) - counts, counts)
+    neighbours = np.repeat(np.arange(n, dtype=np.int32)[:, None], width, axis=1)
+    shifts = np.zeros((n, width, 3), np.int16)
+    neighbours[centre, slot] = other
+    shifts[centre, slot] = offset
+    return NeighbourTable(neighbours, shifts, counts)
+
+
+def round_up(value: int, step: int) -> int:
+    """The smallest multiple of `step` that is not below `value`."""
+    return -(-value // step) * step

@@ -1,0 +1,132 @@
+"""Hyper-parameters of the network, their defaults and what makes them impossible."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+RADIAL_BASES = ("phys",)
+CUTOFF_FUNCTIONS = ("cosine", "phys", "polynomial", "exponential")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names the key, the value and the way out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Settings of one network; the defaults are those of the published GaN potential.
+
+    Lengths are in A. Where a tuple of widths is None it follows from `features`.
+    """
+
+    cutoff: float = 5.0  # radius of one message-passing step
+    features: int = 132  # F, width of an atom's feature vector
+    heads: int = 4  # H, heads of the feature attention
+    layers: int = 3  # L, message-passing steps
+    degrees: tuple[int, ...] = (1, 2, 3)  # l of the Euclidean variables; one head of the geometric attention each
+    radial_basis: str = "phys"
+    radial_functions: int = 32  # K
+    cutoff_function: str = "cosine"
+    polynomial_order: int = 6  # p, used by cutoff_function = "polynomial"
+    radial_filter_features: tuple[int, ...] | None = None  # widths of the radial filter network; None: (F, F)
+    spherical_filter_features: tuple[int, ...] | None = None  # widths of the degree filter network; None: (F // 4, F)
+    readout_features: tuple[int, ...] | None = None  # hidden widths of the energy head; None: (F,)
+    embeddings: int = 100  # atomic numbers 0 .. embeddings - 1
+    layer_normalization: bool = False  # normalise features before attention and before the exchange block
+    residual_mlp_1: bool = False  # residual network after the attention
+    residual_mlp_2: bool = False  # residual network after the exchange block
+    float32_invariants: bool = False  # round the exchange block's Clebsch-Gordan factors to float32, as the original code does
+
+    def __post_init__(self) -> None:
+        for name in ("degrees", "radial_filter_features", "spherical_filter_features", "readout_features"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        f = self.features
+        defaults = {
+            "radial_filter_features": (f, f),
+            "spherical_filter_features": (f // 4, f),
+            "readout_features": (f,),
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        self._validate()
+
+    def _validate(self) -> None:
+        def require(condition: bool, message: str) -> None:
+            if not condition:
+                raise ConfigError(message)
+
+        for name in ("features", "heads", "layers", "radial_functions", "embeddings", "polynomial_order"):
+            value = getattr(self, name)
+            ok = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            require(ok, f"{name} = {value!r}: give a whole number of at least 1")
+        require(
+            isinstance(self.cutoff, int | float) and self.cutoff > 0,
+            f"cutoff = {self.cutoff!r}: give a length in A above 0",
+        )
+        require(
+            len(self.degrees) > 0
+            and list(self.degrees) == sorted(set(self.degrees))
+            and all(l in (1, 2, 3, 4) for l in self.degrees),
+            f"degrees = {self.degrees!r}: give ascending values out of 1, 2, 3, 4",
+        )
+        require(
+            self.features % self.heads == 0,
+            f"features = {self.features} is not divisible by heads = {self.heads}: "
+            f"take features = {_next_multiple(self.features, self.heads)} or other heads",
+        )
+        require(
+            self.features % len(self.degrees) == 0,
+            f"features = {self.features} is not divisible by the number of degrees, {len(self.degrees)}: "
+            f"take features = {_next_multiple(self.features, len(self.degrees))} or other degrees",
+        )
+        require(
+            self.radial_basis in RADIAL_BASES,
+            f"radial_basis = {self.radial_basis!r}: known are {', '.join(RADIAL_BASES)}",
+        )
+        require(
+            self.cutoff_function in CUTOFF_FUNCTIONS,
+            f"cutoff_function = {self.cutoff_function!r}: known are {', '.join(CUTOFF_FUNCTIONS)}",
+        )
+        require(self.radial_functions >= 2, f"radial_functions = {self.radial_functions}: give at least 2")
+        for name in ("radial_filter_features", "spherical_filter_features"):
+            widths = getattr(self, name)
+            require(
+                len(widths) > 0 and all(w >= 1 for w in widths) and widths[-1] == self.features,
+                f"{name} = {widths!r}: give positive widths that end with features = {self.features}",
+            )
+        require(
+            all(w >= 1 for w in self.readout_features),
+            f"readout_features = {self.readout_features!r}: give positive widths",
+        )
+
+    @property
+    def orders(self) -> int:
+        """Length of an atom's Euclidean variables, the sum of 2l + 1 over the degrees."""
+        return sum(2 * l + 1 for l in self.degrees)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain values, for TOML and JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> ModelConfig:
+        """The inverse of `to_dict`; keys that are absent take their defaults.
+
+        Raises ConfigError for an unknown key or an impossible value.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise ConfigError(f"unknown model setting {unknown[0]!r}: known are {', '.join(sorted(known))}")
+        return cls(**settings)
+
+
+def _next_multiple(value: int, factor: int) -> int:
+    return -(-value // factor) * factor
+
+
+PRESETS: dict[str, ModelConfig] = {"gan": ModelConfig()}

@@ -1,0 +1,174 @@
+"""One message-passing layer: projections, filters, attention, exchange (SPEC 1.5)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .config import ModelConfig
+from .geometry import Geometry
+from .harmonics import degree_of_order, invariants
+
+
+class Centre(NamedTuple):
+    """What an edge reads from the atom that receives the message."""
+
+    query: jax.Array  # (..., F)
+    geometric_query: jax.Array  # (..., F)
+    chi: jax.Array  # (..., orders)
+
+
+class Other(NamedTuple):
+    """What an edge reads from the atom that sends the message."""
+
+    key: jax.Array  # (..., F)
+    value: jax.Array  # (..., F)
+    geometric_key: jax.Array  # (..., F)
+    chi: jax.Array  # (..., orders)
+
+
+class Filters(NamedTuple):
+    """Even in the direction of the edge: the two edges of a pair share them."""
+
+    feature: jax.Array  # (..., F)
+    geometric: jax.Array  # (..., F)
+
+
+class MLP(nn.Module):
+    """Dense layers with silu between them, none after the last."""
+
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for k, width in enumerate(self.widths):
+            x = nn.Dense(width, name=f"dense_{k}")(nn.silu(x) if k > 0 else x)
+        return x
+
+
+class ResidualMLP(nn.Module):
+    """x + two (silu, Dense) blocks, then silu and Dense; no biases."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x
+        for k in range(2):
+            y = nn.Dense(x.shape[-1], use_bias=False, name=f"dense_{k}")(nn.silu(y))
+        return nn.Dense(x.shape[-1], use_bias=False, name="dense_2")(nn.silu(x + y))
+
+
+class HeadDense(nn.Module):
+    """A matrix of its own for each head, no bias: (..., F) -> (..., F) in `heads` contiguous blocks."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1] // self.heads
+        kernel = self.param("kernel", nn.initializers.lecun_normal(batch_axis=0), (self.heads, width, width))
+        kernel = jnp.asarray(kernel, x.dtype)
+        blocks = x.reshape(*x.shape[:-1], self.heads, width)
+        return jnp.einsum("...hi,hij->...hj", blocks, kernel).reshape(x.shape)
+
+
+class Filter(nn.Module):
+    """w = MLP_radial(basis) + MLP_spherical(invariants) (SPEC 1.5b)."""
+
+    radial_widths: tuple[int, ...]
+    spherical_widths: tuple[int, ...]
+
+    def setup(self) -> None:
+        self.radial = MLP(self.radial_widths)
+        self.spherical = MLP(self.spherical_widths)
+
+    def __call__(self, basis: jax.Array, edge_invariants: jax.Array) -> jax.Array:
+        return self.radial(basis) + self.spherical(edge_invariants)
+
+
+class Layer(nn.Module):
+    """The layer's parts as methods; the composed energy and the stages call the same ones."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        c = self.config
+        self.feature_filter = Filter(c.radial_filter_features, c.spherical_filter_features)
+        self.geometric_filter = Filter(c.radial_filter_features, c.spherical_filter_features)
+        self.feature_query = HeadDense(c.heads)
+        self.feature_key = HeadDense(c.heads)
+        self.feature_value = HeadDense(c.heads)
+        self.geometric_query = HeadDense(len(c.degrees))
+        self.geometric_key = HeadDense(len(c.degrees))
+        self.exchange_dense = nn.Dense(c.features + len(c.degrees), name="exchange")
+        if c.layer_normalization:
+            self.attention_norm = nn.LayerNorm()
+            self.exchange_norm = nn.LayerNorm()
+        if c.residual_mlp_1:
+            self.residual_1 = ResidualMLP()
+        if c.residual_mlp_2:
+            self.residual_2 = ResidualMLP()
+
+    def project(self, x: jax.Array, chi: jax.Array) -> tuple[Centre, Other]:
+        """Queries, keys and values of atoms; x: (..., F), chi: (..., orders)."""
+        if self.config.layer_normalization:
+            x = self.attention_norm(x)
+        return (
+            Centre(self.feature_query(x), self.geometric_query(x), chi),
+            Other(self.feature_key(x), self.feature_value(x), self.geometric_key(x), chi),
+        )
+
+    def filters(self, basis: jax.Array, chi_difference: jax.Array) -> Filters:
+        """Both filter networks; basis: (..., K), chi_difference: (..., orders), of either sign."""
+        edge_invariants = invariants(chi_difference, self.config.degrees)
+        return Filters(self.feature_filter(basis, edge_invariants), self.geometric_filter(basis, edge_invariants))
+
+    def attend(
+        self, centre: Centre, other: Other, filters: Filters, cutoff: jax.Array, harmonics: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Message of one edge: feature attention (SPEC 1.5c) and geometric attention (1.5d).
+
+        Returns (..., F) and (..., orders). No softmax and no normalisation by the number of neighbours.
+        """
+        c = self.config
+
+        def coefficients(q: jax.Array, w: jax.Array, k: jax.Array, heads: int) -> jax.Array:
+            width = c.features // heads
+            products = (q * w * k).reshape(*w.shape[:-1], heads, width)
+            return products.sum(-1) * (1.0 / math.sqrt(width)) * cutoff[..., None]
+
+        alpha = coefficients(centre.query, filters.feature, other.key, c.heads)
+        beta = coefficients(centre.geometric_query, filters.geometric, other.geometric_key, len(c.degrees))
+        message = jnp.repeat(alpha, c.features // c.heads, axis=-1, total_repeat_length=c.features) * other.value
+        return message, beta[..., degree_of_order(c.degrees)] * harmonics
+
+    def messages(self, centre: Centre, other: Other, geometry: Geometry) -> tuple[jax.Array, jax.Array]:
+        """Messages of directed edges centre <- other."""
+        filters = self.filters(geometry.basis, other.chi - centre.chi)
+        return self.attend(centre, other, filters, geometry.cutoff, geometry.harmonics)
+
+    def exchange(self, x: jax.Array, chi: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Exchange block (SPEC 1.5f) on features and Euclidean variables after the attention's residual."""
+        c = self.config
+        if c.residual_mlp_1:
+            x = self.residual_1(x)
+        normalised = self.exchange_norm(x) if c.layer_normalization else x
+        chi_invariants = invariants(chi, c.degrees, float32_factors=c.float32_invariants)
+        output = self.exchange_dense(jnp.concatenate([normalised, chi_invariants], axis=-1))
+        x = x + output[..., : c.features]
+        if c.residual_mlp_2:
+            x = self.residual_2(x)
+        return x, chi + output[..., c.features :][..., degree_of_order(c.degrees)] * chi
+
+    def __call__(
+        self, x: jax.Array, chi: jax.Array, neighbours: jax.Array, geometry: Geometry
+    ) -> tuple[jax.Array, jax.Array]:
+        """The whole layer on dense neighbour tables: x (N, F), chi (N, orders), neighbours (N, K), geometry (N, K)."""
+        centre, other = self.project(x, chi)
+        centre = jax.tree.map(lambda rows: rows[:, None], centre)
+        other = jax.tree.map(lambda rows: rows[neighbours], other)
+        dx, dchi = self.messages(centre, other, geometry)
+        return self.exchange(x + dx.sum(1), chi + dchi.sum(1))

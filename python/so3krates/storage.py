@@ -1,0 +1,151 @@
+"""A trained model on disk: one folder with `config.toml` and `weights.safetensors`."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tomli_w
+from ase.data import atomic_numbers
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from .model.config import ConfigError, ModelConfig
+from .model.network import Params, init_params
+
+CONFIG_FILE = "config.toml"
+WEIGHTS_FILE = "weights.safetensors"
+FORMAT = "so3krates-model"
+VERSION = 1
+
+
+class ModelError(ValueError):
+    """A model that cannot be saved or read; the message names the file and what is wrong with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """All that is needed to evaluate or export a potential.
+
+    An atom's energy is the network's output plus `energy_shifts` of its element, in eV, added in float64.
+    """
+
+    config: ModelConfig
+    params: Params  # nested dict of arrays; flat names as in the network
+    elements: tuple[str, ...]  # chemical symbols that the network was trained on
+    energy_shifts: dict[str, float]  # eV per atom, one for each of `elements`
+    training: dict[str, Any] | None = None  # what is known of data, settings and errors; plain values
+
+    def __post_init__(self) -> None:
+        for symbol in self.elements:
+            number = atomic_numbers.get(symbol, 0)
+            if not 1 <= number < self.config.embeddings:
+                raise ModelError(
+                    f"element {symbol!r}: give chemical symbols of atomic numbers 1 to {self.config.embeddings - 1}"
+                )
+        if not self.elements or len(set(self.elements)) != len(self.elements):
+            raise ModelError(f"elements {list(self.elements)}: give each element once, and at least one")
+        if set(self.energy_shifts) != set(self.elements):
+            raise ModelError(
+                f"energy_shifts are given for {sorted(self.energy_shifts)}, elements are {sorted(self.elements)}: "
+                "give one shift for each element"
+            )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model to `folder`, which is made when missing; returns its path."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "elements": list(self.elements),
+            "energy_shifts": {symbol: float(self.energy_shifts[symbol]) for symbol in self.elements},
+            "model": self.config.to_dict(),
+        }
+        if self.training is not None:
+            config["training"] = _plain(self.training)
+        weights = {name: np.ascontiguousarray(array) for name, array in flat_params(self.params).items()}
+        save_file(weights, folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(tomli_w.dumps(config), encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Model:
+        """Read a folder written by `save`.
+
+        Raises ModelError when a file is missing, damaged, newer than this version or does not fit the other.
+        """
+        folder = Path(folder)
+        path = folder / CONFIG_FILE
+        if not path.is_file():
+            raise ModelError(f"{folder} is not a model folder: {CONFIG_FILE} is missing")
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path} is damaged: {error}") from error
+        if content.get("format") != FORMAT:
+            raise ModelError(f'{path} does not describe a model: format = "{FORMAT}" is missing')
+        if content.get("version") != VERSION:
+            raise ModelError(
+                f"{path} has version {content.get('version')!r}, this so3krates reads {VERSION}: update so3krates"
+            )
+        try:
+            config = ModelConfig.from_dict(content["model"])
+            elements, shifts = tuple(content["elements"]), dict(content["energy_shifts"])
+            shifts = {symbol: float(value) for symbol, value in shifts.items()}
+        except KeyError as error:
+            raise ModelError(f"{path}: {error.args[0]} is missing") from error
+        except (ConfigError, TypeError, ValueError) as error:
+            raise ModelError(f"{path}: {error}") from error
+        return cls(config, _read_weights(folder / WEIGHTS_FILE, config), elements, shifts, content.get("training"))
+
+
+def flat_params(params: Params) -> dict[str, np.ndarray]:
+    """Parameters by flat name, such as `layers_0/exchange/kernel`."""
+    return {name: np.asarray(array) for name, array in flatten_dict(params, sep="/").items()}
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Flat name and shape of every parameter of the network, without computing any."""
+    tree = jax.eval_shape(lambda: init_params(config, 0))
+    return {name: leaf.shape for name, leaf in flatten_dict(tree, sep="/").items()}
+
+
+def check_weights(weights: dict[str, np.ndarray], config: ModelConfig, source: str) -> None:
+    """Raise ModelError unless `weights` have the names and shapes of the network's parameters; `source` is named."""
+    shapes = parameter_shapes(config)
+    for kind, names in (("lacks", shapes.keys() - weights.keys()), ("has unknown", weights.keys() - shapes.keys())):
+        if names:
+            raise ModelError(f"{source} {kind} {min(names)} ({len(names)} in all): it belongs to another network")
+    for name, shape in shapes.items():
+        if weights[name].shape != shape:
+            raise ModelError(f"{source}: {name} has shape {weights[name].shape}, the network needs {shape}")
+
+
+def _read_weights(path: Path, config: ModelConfig) -> Params:
+    if not path.is_file():
+        raise ModelError(f"{path.parent} is not a model folder: {path.name} is missing")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    check_weights(weights, config, str(path))
+    return unflatten_dict(weights, sep="/")
+
+
+def _plain(value: Any) -> Any:
+    """`value` in types that TOML knows; None is left out of tables and not allowed elsewhere."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    return value
