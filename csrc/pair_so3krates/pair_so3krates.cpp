@@ -26,13 +26,20 @@ std::string joined(const std::vector<std::string>& words) {
   return text;
 }
 
+// Ends the run. On one rank cleanly, so that a Python program may go on; where other ranks may not have failed, at
+// once.
+[[noreturn]] void fail(LAMMPS* lmp, const std::string& message) {
+  if (lmp->comm->nprocs == 1) lmp->error->all(FLERR, message);
+  lmp->error->one(FLERR, message);
+}
+
 // Calls `call` and turns a failure of the runtime into LAMMPS' error.
 template <typename Call>
-auto reported(Error* error, Call&& call) {
+auto reported(LAMMPS* lmp, Call&& call) {
   try {
     return call();
   } catch (const so3krates::Error& failure) {
-    error->one(FLERR, "pair_style so3krates: {}", failure.what());
+    fail(lmp, std::string("pair_style so3krates: ") + failure.what());
   }
 }
 
@@ -103,7 +110,7 @@ void PairSo3krates::coeff(int narg, char** arg) {
 
   file_ = arg[2];
   const std::string found = utils::get_potential_file_path(file_);
-  bundle_ = reported(error, [&] {
+  bundle_ = reported(lmp, [&] {
     return std::make_unique<const so3krates::Bundle>(so3krates::Bundle::read(found.empty() ? file_ : found));
   });
   evaluator_.reset();
@@ -154,7 +161,7 @@ void PairSo3krates::init_style() {
   neighbor->add_request(this, NeighConst::REQ_FULL);
 
   if (evaluator_) return;
-  evaluator_ = reported(error, [&] { return std::make_unique<so3krates::Evaluator>(*bundle_, options_); });
+  evaluator_ = reported(lmp, [&] { return std::make_unique<so3krates::Evaluator>(*bundle_, options_); });
   known_list_ = nullptr;
   reported_climbs_ = -1;
   log_potential();
@@ -182,7 +189,7 @@ void PairSo3krates::compute(int eflag, int vflag) {
 
   if (neighbourhood_is_stale()) update_neighbourhood();
   const so3krates::Results& results =
-      reported(error, [&]() -> const so3krates::Results& { return evaluator_->evaluate(atom->x[0]); });
+      reported(lmp, [&]() -> const so3krates::Results& { return evaluator_->evaluate(atom->x[0]); });
   check_finite(results);
   tally(results);
   log_report(evaluator_->report());
@@ -252,7 +259,7 @@ void PairSo3krates::update_neighbourhood() {
   neighbourhood.species = species_.data();
   neighbourhood.candidate_count = candidate_count_.data();
   neighbourhood.candidates = candidates_.data();
-  reported(error, [&] { evaluator_->set_neighbourhood(neighbourhood); });
+  reported(lmp, [&] { evaluator_->set_neighbourhood(neighbourhood); });
 
   known_list_ = list;
   known_build_ = neighbor->lastcall;
@@ -266,23 +273,23 @@ void PairSo3krates::update_neighbourhood() {
 void PairSo3krates::check_finite(const so3krates::Results& results) const {
   const char* advice =
       "The structure has left what the potential was trained on: use a smaller timestep, minimize first, check the "
-      "order "
-      "of the elements in pair_coeff, or train on such structures";
+      "order of the elements in pair_coeff, or train on such structures";
   for (int row = 0; row < list->inum; row++) {
     const double* f = results.forces + 3 * row;
     if (std::isfinite(f[0]) && std::isfinite(f[1]) && std::isfinite(f[2]) && std::isfinite(results.atom_energies[row]))
       continue;
     const int i = list->ilist[row];
     const double* x = atom->x[i];
-    error->one(FLERR,
-               "pair_style so3krates: step {}: energy {} eV and force ({}, {}, {}) eV/A on atom {} ({}, type {}) at "
-               "({:.6g}, {:.6g}, {:.6g}) A are not finite. {}",
-               update->ntimestep, results.atom_energies[row], f[0], f[1], f[2], atom->tag_enable ? atom->tag[i] : i + 1,
-               bundle_->elements[species_[row]], atom->type[i], x[0], x[1], x[2], advice);
+    fail(lmp,
+         fmt::format(
+             "pair_style so3krates: step {}: energy {} eV and force ({}, {}, {}) eV/A on atom {} ({}, type {}) at "
+             "({:.6g}, {:.6g}, {:.6g}) A are not finite. {}",
+             update->ntimestep, results.atom_energies[row], f[0], f[1], f[2], atom->tag_enable ? atom->tag[i] : i + 1,
+             bundle_->elements[species_[row]], atom->type[i], x[0], x[1], x[2], advice));
   }
   if (!std::isfinite(results.energy))
-    error->one(FLERR, "pair_style so3krates: step {}: the total energy is {}. {}", update->ntimestep, results.energy,
-               advice);
+    fail(lmp, fmt::format("pair_style so3krates: step {}: the total energy is {}. {}", update->ntimestep,
+                          results.energy, advice));
 }
 
 void PairSo3krates::tally(const so3krates::Results& results) {
@@ -329,9 +336,7 @@ void PairSo3krates::log_report(const so3krates::Report& report) {
 
 double PairSo3krates::memory_usage() {
   const auto bytes = [](const auto& values) { return static_cast<double>(values.capacity() * sizeof(values[0])); };
-  double total = Pair::memory_usage() + bytes(row_of_atom_) + bytes(species_) + bytes(candidate_count_) +
-                 bytes(candidates_) + bytes(unmasked_);
-  if (evaluator_)
-    total += static_cast<double>(evaluator_->report().buffer_bytes + evaluator_->report().temporary_bytes);
-  return total;
+  // The evaluator's own memory may be a device's, and is in the log.
+  return Pair::memory_usage() + bytes(row_of_atom_) + bytes(species_) + bytes(candidate_count_) + bytes(candidates_) +
+         bytes(unmasked_);
 }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,7 @@ std::size_t size_of(DType dtype);
 struct Tensor {
   DType dtype;
   std::vector<std::int64_t> shape;
-  const std::uint8_t *data;
+  const std::uint8_t* data;
   std::size_t bytes;
 };
 
@@ -44,9 +45,9 @@ struct Step {
 
 struct Bundle {
   // Throws Error when the file is missing, damaged, truncated or newer than this reader.
-  static Bundle read(const std::string &path);
+  static Bundle read(const std::string& path);
   // The same from memory; `name` appears in messages.
-  static Bundle parse(std::vector<std::uint8_t> bytes, const std::string &name);
+  static Bundle parse(std::vector<std::uint8_t> bytes, const std::string& name);
 
   std::string path, producer, units, precision, platform, stablehlo_version, sha256;
   std::vector<std::string> elements;
@@ -59,10 +60,10 @@ struct Bundle {
   std::map<std::string, std::vector<std::string>> programs;  // name -> tensor per rung
   std::map<std::string, std::vector<Step>> schedules;
 
-  std::vector<std::int64_t> shape_of(const BufferSpec &buffer, const Rung &rung) const;
+  std::vector<std::int64_t> shape_of(const BufferSpec& buffer, const Rung& rung) const;
 
  private:
-  std::vector<std::uint8_t> bytes_;
+  std::shared_ptr<const std::vector<std::uint8_t>> bytes_;  // shared, so that copies of a bundle stay valid
 };
 
 }  // namespace so3krates

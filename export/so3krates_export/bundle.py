@@ -43,6 +43,7 @@ OUTPUTS = {
 
 _WEIGHT_DTYPES = ("float32", "float64", "int32")
 _LARGEST_SIZE = 2**31 - 1
+_LARGEST_BUFFER = 2**48  # bytes; keeps every product of sizes far from the limits of 64-bit integers
 
 
 class BundleError(ValueError):
@@ -104,7 +105,7 @@ def parse_bundle(data: bytes, name: str) -> Bundle:
     try:
         header, body = _split(data)
         arrays = _arrays(data)
-        metadata = header.get("__metadata__", {})
+        metadata = header.get("__metadata__") or {}
         if not {"so3krates", "sha256"} <= metadata.keys():
             raise BundleError("is a safetensors file, but not a so3krates bundle")
         manifest = _load_json(metadata["so3krates"], "the manifest")
@@ -263,6 +264,12 @@ def _validate_buffers(manifest: Mapping[str, Any]) -> None:
             type(shape) is list and all(_is_integer(size, low=0) or _is_one_of(size, SIZES) for size in shape),
             f'manifest: buffer "{name}" has an unknown shape',
         )
+        for rung in manifest["ladder"]:
+            entries = math.prod(rung.get(size, size) for size in shape)
+            _need(
+                entries * np.dtype(buffer["dtype"]).itemsize <= _LARGEST_BUFFER,
+                f'manifest: buffer "{name}" is too large',
+            )
         _need(_is_one_of(buffer.get("role"), ROLES), f'manifest: buffer "{name}" has an unknown role')
         _need(buffer["role"] != "input" or name in INPUTS, f'manifest: no host fills an input named "{name}"')
     for role, contract in (("input", INPUTS), ("output", OUTPUTS)):

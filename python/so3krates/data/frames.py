@@ -192,7 +192,9 @@ def _read_mlff(path: Path) -> list[Atoms]:
     present = arrays["z"] > 0
     if "node_mask" in arrays:
         present &= arrays["node_mask"].astype(bool)
-    return [_mlff_frame(positions[f], present[f], {key: value[f] for key, value in arrays.items()}) for f in range(count)]
+    return [
+        _mlff_frame(positions[f], present[f], {key: value[f] for key, value in arrays.items()}) for f in range(count)
+    ]
 
 
 def _per_frame(path: Path, key: str, value: np.ndarray, count: int, shape: tuple[int, ...]) -> np.ndarray:

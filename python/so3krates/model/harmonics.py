@@ -60,6 +60,13 @@ def degree_of_order(degrees: Sequence[int]) -> np.ndarray:
     return np.repeat(np.arange(len(degrees)), [2 * l + 1 for l in degrees])
 
 
+def spread(values: jax.Array, degrees: Sequence[int]) -> jax.Array:
+    """One value per degree, (..., len(degrees)), repeated for its orders: (..., sum of 2l + 1)."""
+    # Broadcasts, not an indexing: the transpose of an indexing is a scatter.
+    pieces = [jnp.broadcast_to(values[..., k : k + 1], (*values.shape[:-1], 2 * l + 1)) for k, l in enumerate(degrees)]
+    return jnp.concatenate(pieces, axis=-1)
+
+
 def invariants(chi: jax.Array, degrees: Sequence[int], float32_factors: bool = False) -> jax.Array:
     """Contraction of each degree with itself to l = 0: (1 / sqrt(2l + 1)) sum_m chi_lm^2.
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .config import ModelConfig
 from .geometry import Geometry
-from .harmonics import degree_of_order, invariants
+from .harmonics import invariants, spread
 
 
 class Centre(NamedTuple):
@@ -142,8 +142,9 @@ class Layer(nn.Module):
 
         alpha = coefficients(centre.query, filters.feature, other.key, c.heads)
         beta = coefficients(centre.geometric_query, filters.geometric, other.geometric_key, len(c.degrees))
-        message = jnp.repeat(alpha, c.features // c.heads, axis=-1, total_repeat_length=c.features) * other.value
-        return message, beta[..., degree_of_order(c.degrees)] * harmonics
+        values = other.value.reshape(*other.value.shape[:-1], c.heads, c.features // c.heads)
+        message = (alpha[..., None] * values).reshape(*alpha.shape[:-1], c.features)
+        return message, spread(beta, c.degrees) * harmonics
 
     def messages(self, centre: Centre, other: Other, geometry: Geometry) -> tuple[jax.Array, jax.Array]:
         """Messages of directed edges centre <- other."""
@@ -161,7 +162,7 @@ class Layer(nn.Module):
         x = x + output[..., : c.features]
         if c.residual_mlp_2:
             x = self.residual_2(x)
-        return x, chi + output[..., c.features :][..., degree_of_order(c.degrees)] * chi
+        return x, chi + spread(output[..., c.features :], c.degrees) * chi
 
     def __call__(
         self, x: jax.Array, chi: jax.Array, neighbours: jax.Array, geometry: Geometry

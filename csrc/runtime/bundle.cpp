@@ -1,0 +1,512 @@
+// Reader of bundles: container, checksum, manifest. The format is described in docs/bundle.md.
+#include "bundle.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+
+#include "sha256.h"
+
+namespace so3krates {
+namespace {
+
+using Json = nlohmann_lmp::json;
+using Bytes = std::vector<std::uint8_t>;
+using Names = std::vector<std::string>;
+
+constexpr const char* kFormat = "so3krates-bundle";
+constexpr int kVersion = 1;
+constexpr std::int64_t kLargestSize = 2147483647;
+constexpr std::int64_t kLargestBuffer = std::int64_t{1} << 48;  // bytes; keeps products of sizes far from overflow
+constexpr std::int64_t kLargestInteger = INT64_MAX;
+
+// Buffers that a host fills and reads.
+struct Contract {
+  const char* name;
+  DType dtype;
+  Names shape;
+  Role role;
+};
+
+const std::vector<Contract>& contracts() {
+  static const std::vector<Contract> all = {
+      {"positions", DType::f64, {"atoms", "3"}, Role::input},
+      {"row_of_atom", DType::i32, {"atoms"}, Role::input},
+      {"atom_of_row", DType::i32, {"rows"}, Role::input},
+      {"species", DType::i32, {"rows"}, Role::input},
+      {"candidate_count", DType::i32, {"rows"}, Role::input},
+      {"candidates", DType::i32, {"rows", "candidates"}, Role::input},
+      {"owned_count", DType::i32, {}, Role::input},
+      {"row_count", DType::i32, {}, Role::input},
+      {"energy", DType::f64, {}, Role::output},
+      {"atom_energies", DType::f64, {"rows"}, Role::output},
+      {"forces", DType::f64, {"rows", "3"}, Role::output},
+      {"strain_gradient", DType::f64, {"3", "3"}, Role::output},
+      {"neighbours_needed", DType::i32, {}, Role::output},
+  };
+  return all;
+}
+
+void need(bool condition, const std::string& message) {
+  if (!condition) throw Error(message);
+}
+
+std::string quoted(const std::string& name) {
+  return "\"" + name + "\"";
+}
+
+// The member of an object, or null.
+const Json& member(const Json& object, const char* key) {
+  static const Json null;
+  const auto found = object.find(key);
+  return found == object.end() ? null : *found;
+}
+
+bool starts_with(const std::string& text, const char* prefix) {
+  return text.rfind(prefix, 0) == 0;
+}
+
+bool is_integer(const Json& value, std::int64_t low, std::int64_t high) {
+  if (!value.is_number_integer()) return false;
+  if (value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(high)) return false;
+  const auto number = value.get<std::int64_t>();
+  return low <= number && number <= high;
+}
+
+bool is_finite(const Json& value) {
+  return value.is_number() && std::isfinite(value.get<double>());
+}
+
+bool is_names(const Json& value) {
+  return value.is_array() && std::all_of(value.begin(), value.end(), [](const Json& name) { return name.is_string(); });
+}
+
+bool is_one_of(const Json& value, std::initializer_list<const char*> allowed) {
+  return value.is_string() &&
+         std::any_of(allowed.begin(), allowed.end(), [&](const char* name) { return value == name; });
+}
+
+std::string text_of(const Json& manifest, const char* key) {
+  const Json& value = member(manifest, key);
+  need(value.is_string(), "manifest: " + quoted(key) + " is not a string");
+  return value.get<std::string>();
+}
+
+Json parse_object(const char* begin, const char* end, const std::string& what) {
+  Json value = Json::parse(begin, end, nullptr, /*allow_exceptions=*/false);
+  need(!value.is_discarded(), "is damaged, or no so3krates bundle: " + what + " is not JSON");
+  need(value.is_object(), "is damaged, or no so3krates bundle: " + what + " is not a JSON object");
+  return value;
+}
+
+// ---- container
+
+struct Entry {
+  std::string dtype;
+  std::vector<std::int64_t> shape;
+  std::int64_t begin = 0, end = 0;  // in the data section
+};
+
+struct Container {
+  std::string manifest, sha256;
+  std::map<std::string, Entry> entries;
+  const std::uint8_t* data = nullptr;
+  std::size_t size = 0;
+};
+
+DType file_dtype(const std::string& name) {
+  if (name == "U8") return DType::u8;
+  if (name == "I32") return DType::i32;
+  if (name == "F32") return DType::f32;
+  if (name == "F64") return DType::f64;
+  throw Error("holds a tensor of the unknown type " + name);
+}
+
+// Bytes of a dense array; false when they pass `limit`.
+bool count_bytes(const std::vector<std::int64_t>& shape, DType dtype, std::int64_t limit, std::int64_t& bytes) {
+  bytes = static_cast<std::int64_t>(size_of(dtype));
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) bytes = 0;
+  for (const std::int64_t size : shape) {
+    if (size != 0 && bytes > limit / size) return false;
+    bytes *= size;
+  }
+  return true;
+}
+
+Entry read_entry(const std::string& name, const Json& value) {
+  const std::string where = "is damaged: the header's entry " + quoted(name);
+  need(value.is_object(), where + " is not an object");
+  const Json &dtype = member(value, "dtype"), &shape = member(value, "shape"), &offsets = member(value, "data_offsets");
+  need(dtype.is_string() && shape.is_array() && offsets.is_array() && offsets.size() == 2, where + " is incomplete");
+  Entry entry;
+  entry.dtype = dtype.get<std::string>();
+  for (const Json& size : shape) {
+    need(is_integer(size, 0, kLargestInteger), where + " has an impossible shape");
+    entry.shape.push_back(size.get<std::int64_t>());
+  }
+  for (const Json& offset : offsets) need(is_integer(offset, 0, kLargestInteger), where + " has impossible offsets");
+  entry.begin = offsets[0].get<std::int64_t>();
+  entry.end = offsets[1].get<std::int64_t>();
+  std::int64_t bytes = 0;
+  need(count_bytes(entry.shape, file_dtype(entry.dtype), kLargestInteger, bytes) && entry.begin <= entry.end &&
+           bytes == entry.end - entry.begin,
+       where + " has offsets that do not fit its shape");
+  return entry;
+}
+
+// The tensors lie end to end and fill the data section.
+void check_cover(const Container& container) {
+  std::vector<std::pair<std::int64_t, std::int64_t>> ranges;
+  for (const auto& [name, entry] : container.entries) ranges.emplace_back(entry.begin, entry.end);
+  std::sort(ranges.begin(), ranges.end());
+  std::int64_t position = 0;
+  for (const auto& [begin, end] : ranges) {
+    need(begin == position, "is damaged: its tensors overlap or leave holes");
+    position = end;
+  }
+  need(static_cast<std::uint64_t>(position) == container.size, "is damaged or cut short: its tensors need " +
+                                                                   std::to_string(position) + " bytes and it has " +
+                                                                   std::to_string(container.size));
+}
+
+Container read_container(const Bytes& bytes) {
+  std::uint64_t length = 0;
+  for (std::size_t i = 0; i < 8 && i < bytes.size(); ++i) length |= static_cast<std::uint64_t>(bytes[i]) << (8 * i);
+  need(bytes.size() >= 8 && length <= bytes.size() - 8, "is cut short, or no so3krates bundle");
+  const char* head = reinterpret_cast<const char*>(bytes.data()) + 8;
+  const Json header = parse_object(head, head + length, "the header");
+  std::uint64_t last = length;
+  while (head[last - 1] == ' ') --last;
+  need(head[last - 1] == '}', "is damaged: the header is followed by other bytes");
+
+  const Json& metadata = member(header, "__metadata__");
+  need(member(metadata, "so3krates").is_string() && member(metadata, "sha256").is_string(),
+       "is a safetensors file, but not a so3krates bundle");
+  Container container;
+  container.manifest = metadata["so3krates"].get<std::string>();
+  container.sha256 = metadata["sha256"].get<std::string>();
+  container.data = bytes.data() + 8 + length;
+  container.size = bytes.size() - 8 - length;
+  for (const auto& [name, value] : header.items())
+    if (name != "__metadata__") container.entries.emplace(name, read_entry(name, value));
+  check_cover(container);
+  return container;
+}
+
+std::string digest(const Container& container) {
+  Sha256 hash;
+  hash.update(container.manifest.data(), container.manifest.size());
+  for (const auto& [name, entry] : container.entries) {
+    std::string line = name + " " + entry.dtype + " ";
+    for (std::size_t i = 0; i < entry.shape.size(); ++i) line += (i ? "," : "") + std::to_string(entry.shape[i]);
+    line += " " + std::to_string(entry.begin) + " " + std::to_string(entry.end) + "\n";
+    hash.update(line.data(), line.size());
+  }
+  hash.update(container.data, container.size);
+  return hash.hex();
+}
+
+// ---- manifest
+
+void check_version(const Json& manifest) {
+  need(member(manifest, "format") == kFormat,
+       std::string("is not a so3krates bundle: \"format\" is not ") + quoted(kFormat));
+  const Json& version = member(manifest, "version");
+  need(is_integer(version, 1, kLargestSize), "manifest: \"version\" is not a positive integer");
+  need(version.get<int>() <= kVersion, "was written in bundle version " + std::to_string(version.get<int>()) +
+                                           ", but this so3krates reads up to version " + std::to_string(kVersion) +
+                                           ": update so3krates");
+}
+
+bool is_version(const std::string& text) {
+  int parts = 1, digits = 0;
+  for (const char c : text) {
+    if (c == '.' && digits > 0) {
+      ++parts;
+      digits = 0;
+    } else if (c >= '0' && c <= '9') {
+      ++digits;
+    } else {
+      return false;
+    }
+  }
+  return parts == 3 && digits > 0;
+}
+
+void read_model(const Json& manifest, Bundle& bundle) {
+  bundle.producer = text_of(manifest, "producer");
+  need(member(manifest, "model").is_object(), "manifest: \"model\" is not an object");
+
+  const Json &elements = member(manifest, "elements"), &shifts = member(manifest, "energy_shifts");
+  if (is_names(elements)) bundle.elements = elements.get<Names>();
+  const std::set<std::string> different(bundle.elements.begin(), bundle.elements.end());
+  need(!different.empty() && different.size() == bundle.elements.size() && different.count("") == 0,
+       "manifest: \"elements\" is not a list of different chemical symbols");
+  need(shifts.is_array() && shifts.size() == bundle.elements.size() &&
+           std::all_of(shifts.begin(), shifts.end(), is_finite),
+       "manifest: \"energy_shifts\" is not a list of " + std::to_string(bundle.elements.size()) +
+           " numbers, one per element");
+  bundle.energy_shifts = shifts.get<std::vector<double>>();
+
+  const Json &cutoff = member(manifest, "cutoff"), &steps = member(manifest, "message_passing_steps");
+  need(is_finite(cutoff) && cutoff.get<double>() > 0, "manifest: \"cutoff\" is not a positive number");
+  bundle.cutoff = cutoff.get<double>();
+  need(is_integer(steps, 1, kLargestSize), "manifest: \"message_passing_steps\" is not a positive integer");
+  bundle.message_passing_steps = steps.get<int>();
+
+  need(member(manifest, "units") == "metal", "manifest: \"units\" is not \"metal\"");
+  bundle.units = "metal";
+  need(is_one_of(member(manifest, "precision"), {"float32", "float64"}),
+       "manifest: \"precision\" is not \"float32\" or \"float64\"");
+  bundle.precision = text_of(manifest, "precision");
+  need(is_one_of(member(manifest, "platform"), {"cpu", "cuda"}), "manifest: \"platform\" is not \"cpu\" or \"cuda\"");
+  bundle.platform = text_of(manifest, "platform");
+  bundle.stablehlo_version = text_of(manifest, "stablehlo_version");
+  need(is_version(bundle.stablehlo_version), "manifest: \"stablehlo_version\" is not a version such as \"1.13.7\"");
+  const Json& training = member(manifest, "training");
+  need(training.is_object() || training.is_null(), "manifest: \"training\" is neither an object nor null");
+}
+
+void read_tensors(const Container& container, Bundle& bundle) {
+  for (const auto& [name, entry] : container.entries) {
+    const DType dtype = file_dtype(entry.dtype);
+    if (starts_with(name, "weights/")) {
+      need(dtype != DType::u8, "weight " + quoted(name) + " is of the type uint8");
+    } else {
+      need(starts_with(name, "programs/"), "tensor " + quoted(name) + " is neither a weight nor a program");
+      need(dtype == DType::u8 && entry.shape.size() == 1 && entry.end > entry.begin,
+           "tensor " + quoted(name) + " does not hold a program");
+    }
+    bundle.tensors[name] = {dtype, entry.shape, container.data + entry.begin,
+                            static_cast<std::size_t>(entry.end - entry.begin)};
+  }
+}
+
+void read_ladder(const Json& manifest, Bundle& bundle) {
+  const Json& ladder = member(manifest, "ladder");
+  need(ladder.is_array() && !ladder.empty(), "manifest: \"ladder\" is not a list of rungs");
+  for (const Json& rung : ladder) {
+    std::int64_t sizes[4];
+    int found = 0;
+    for (const char* key : {"rows", "atoms", "candidates", "neighbours"}) {
+      const Json& size = rung.is_object() ? member(rung, key) : rung;
+      if (is_integer(size, 1, kLargestSize)) sizes[found++] = size.get<std::int64_t>();
+    }
+    need(found == 4, "manifest: rung " + std::to_string(bundle.ladder.size()) +
+                         " of the ladder has not the positive integers rows, atoms, candidates, neighbours");
+    bundle.ladder.push_back({sizes[0], sizes[1], sizes[2], sizes[3]});
+  }
+}
+
+BufferSpec read_buffer(const std::string& name, const Json& value) {
+  const std::string where = "manifest: buffer " + quoted(name);
+  need(!name.empty() && !starts_with(name, "weights/"), "manifest: a buffer must not be named " + quoted(name));
+  need(value.is_object(), where + " is not an object");
+  BufferSpec spec;
+
+  const Json& dtype = member(value, "dtype");
+  need(is_one_of(dtype, {"float32", "float64", "int32", "uint8"}), where + " has an unknown dtype");
+  spec.dtype = dtype == "float32"   ? DType::f32
+               : dtype == "float64" ? DType::f64
+               : dtype == "int32"   ? DType::i32
+                                    : DType::u8;
+
+  const Json& shape = member(value, "shape");
+  need(shape.is_array(), where + " has an unknown shape");
+  for (const Json& size : shape) {
+    if (is_integer(size, 0, kLargestSize)) {
+      spec.shape.push_back(std::to_string(size.get<std::int64_t>()));
+    } else {
+      need(is_one_of(size, {"rows", "atoms", "candidates", "neighbours"}), where + " has an unknown shape");
+      spec.shape.push_back(size.get<std::string>());
+    }
+  }
+
+  const Json& role = member(value, "role");
+  need(is_one_of(role, {"input", "state", "output"}), where + " has an unknown role");
+  spec.role = role == "input" ? Role::input : role == "state" ? Role::state : Role::output;
+  return spec;
+}
+
+std::string describe(const Contract& contract) {
+  std::string shape;
+  for (const std::string& size : contract.shape) shape += (shape.empty() ? "" : ", ") + size;
+  return std::string(contract.role == Role::input ? "input" : "output") + " of type " +
+         (contract.dtype == DType::f64 ? "float64" : "int32") + " and shape [" + shape + "]";
+}
+
+void read_buffers(const Json& manifest, Bundle& bundle) {
+  const Json& buffers = member(manifest, "buffers");
+  need(buffers.is_object(), "manifest: \"buffers\" is not an object");
+  for (const auto& [name, value] : buffers.items()) {
+    const BufferSpec spec = read_buffer(name, value);
+    std::int64_t bytes = 0;
+    for (const Rung& rung : bundle.ladder)
+      need(count_bytes(bundle.shape_of(spec, rung), spec.dtype, kLargestBuffer, bytes),
+           "manifest: buffer " + quoted(name) + " is too large");
+    need(spec.role != Role::input || std::any_of(contracts().begin(), contracts().end(),
+                                                 [&](const Contract& contract) { return name == contract.name; }),
+         "manifest: no host fills an input named " + quoted(name));
+    bundle.buffers[name] = spec;
+  }
+  for (const Contract& contract : contracts()) {
+    const auto found = bundle.buffers.find(contract.name);
+    need(found != bundle.buffers.end() && found->second.role == contract.role &&
+             found->second.dtype == contract.dtype && found->second.shape == contract.shape,
+         "manifest: buffer " + quoted(contract.name) + " is not an " + describe(contract));
+  }
+}
+
+void read_programs(const Json& manifest, Bundle& bundle) {
+  const Json& programs = member(manifest, "programs");
+  need(programs.is_object(), "manifest: \"programs\" is not an object");
+  for (const auto& [name, artifacts] : programs.items()) {
+    need(!name.empty() && is_names(artifacts) && artifacts.size() == bundle.ladder.size(),
+         "manifest: program " + quoted(name) + " has not one tensor for each of the " +
+             std::to_string(bundle.ladder.size()) + " rungs");
+    bundle.programs[name] = artifacts.get<Names>();
+    for (const std::string& tensor : bundle.programs[name])
+      need(starts_with(tensor, "programs/") && bundle.tensors.count(tensor) > 0,
+           "manifest: program " + quoted(name) + " names the tensor " + quoted(tensor) +
+               ", which the file does not hold");
+  }
+}
+
+bool is_computed(const Bundle& bundle, const std::string& name) {
+  const auto found = bundle.buffers.find(name);
+  return found != bundle.buffers.end() && found->second.role != Role::input;
+}
+
+Step read_step(const Json& value, const std::string& where, const Bundle& bundle) {
+  need(value.is_object() && value.contains("run") != value.contains("refresh"),
+       where + " is neither a \"run\" nor a \"refresh\"");
+  Step step;
+  if (value.contains("refresh")) {
+    need(is_names(value["refresh"]), where + " does not list the buffers to refresh");
+    step.refresh = value["refresh"].get<Names>();
+    for (const std::string& name : step.refresh) {
+      const bool is_rows = is_computed(bundle, name) && !bundle.buffers.at(name).shape.empty() &&
+                           bundle.buffers.at(name).shape[0] == "rows";
+      need(is_rows, where + " refreshes " + quoted(name) + ", which is not a computed buffer of rows");
+    }
+    return step;
+  }
+  need(value["run"].is_string() && bundle.programs.count(value["run"].get<std::string>()) > 0,
+       where + " runs an unknown program");
+  step.run = value["run"].get<std::string>();
+  const Json &inputs = member(value, "inputs"), &outputs = member(value, "outputs");
+  need(is_names(inputs) && is_names(outputs), where + " does not list its inputs and outputs");
+  step.inputs = inputs.get<Names>();
+  step.outputs = outputs.get<Names>();
+  need(std::set<std::string>(step.outputs.begin(), step.outputs.end()).size() == step.outputs.size(),
+       where + " computes a buffer twice");
+  for (const std::string& name : step.inputs) {
+    const bool is_weight = starts_with(name, "weights/") && bundle.tensors.count(name) > 0;
+    need(is_weight || bundle.buffers.count(name) > 0,
+         where + " reads " + quoted(name) + ", which is neither a buffer nor a weight");
+  }
+  for (const std::string& name : step.outputs) {
+    need(is_computed(bundle, name), where + " computes " + quoted(name) + ", which is not a state or an output");
+    need(std::count(step.inputs.begin(), step.inputs.end(), name) < 2,
+         where + " updates " + quoted(name) + " in place, but reads it twice");
+  }
+  return step;
+}
+
+void read_schedules(const Json& manifest, Bundle& bundle) {
+  const Json& schedules = member(manifest, "schedules");
+  need(schedules.is_object(), "manifest: \"schedules\" is not an object");
+  need(schedules.contains("forces"), "manifest: the schedule \"forces\" is missing");
+  for (const auto& [name, steps] : schedules.items()) {
+    need(steps.is_array(), "manifest: schedule " + quoted(name) + " is not a list of steps");
+    std::vector<Step>& schedule = bundle.schedules[name];
+    for (const Json& step : steps) {
+      const std::string where = "manifest: step " + std::to_string(schedule.size()) + " of schedule " + quoted(name);
+      schedule.push_back(read_step(step, where, bundle));
+    }
+  }
+  std::set<std::string> written;
+  for (const Step& step : bundle.schedules["forces"]) written.insert(step.outputs.begin(), step.outputs.end());
+  for (const Contract& contract : contracts())
+    need(contract.role == Role::input || written.count(contract.name) > 0,
+         "manifest: the schedule \"forces\" never computes " + quoted(contract.name));
+}
+
+}  // namespace
+
+std::size_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::u8:
+      return 1;
+    case DType::i32:
+    case DType::f32:
+      return 4;
+    case DType::f64:
+      return 8;
+  }
+  throw Error("unknown dtype");
+}
+
+std::vector<std::int64_t> Bundle::shape_of(const BufferSpec& buffer, const Rung& rung) const {
+  std::vector<std::int64_t> shape;
+  for (const std::string& size : buffer.shape) {
+    if (size == "rows") {
+      shape.push_back(rung.rows);
+    } else if (size == "atoms") {
+      shape.push_back(rung.atoms);
+    } else if (size == "candidates") {
+      shape.push_back(rung.candidates);
+    } else if (size == "neighbours") {
+      shape.push_back(rung.neighbours);
+    } else {
+      shape.push_back(std::stoll(size));
+    }
+  }
+  return shape;
+}
+
+Bundle Bundle::read(const std::string& path) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  if (error) throw Error(path + ": cannot be read: " + error.message());
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) throw Error(path + ": cannot be read: " + std::strerror(errno));
+  Bytes bytes(size);
+  stream.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(size));
+  if (!stream) throw Error(path + ": cannot be read to its end");
+  return parse(std::move(bytes), path);
+}
+
+Bundle Bundle::parse(std::vector<std::uint8_t> bytes, const std::string& name) {
+  Bundle bundle;
+  bundle.path = name;
+  bundle.bytes_ = std::make_shared<const Bytes>(std::move(bytes));
+  try {
+    const Container container = read_container(*bundle.bytes_);
+    const char* text = container.manifest.data();
+    const Json manifest = parse_object(text, text + container.manifest.size(), "the manifest");
+    check_version(manifest);
+    need(container.sha256 == digest(container),
+         "is damaged: its content does not match its checksum; copy or export it again");
+    bundle.sha256 = container.sha256;
+    read_model(manifest, bundle);
+    read_tensors(container, bundle);
+    read_ladder(manifest, bundle);
+    read_buffers(manifest, bundle);
+    read_programs(manifest, bundle);
+    read_schedules(manifest, bundle);
+  } catch (const Error& error) {
+    throw Error(name + ": " + error.what());
+  } catch (const Json::exception& error) {
+    throw Error(name + ": is damaged, or no so3krates bundle (" + error.what() + ")");
+  }
+  return bundle;
+}
+
+}  // namespace so3krates

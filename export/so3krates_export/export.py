@@ -1,0 +1,96 @@
+"""From a trained model to a bundle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ase.data import atomic_numbers
+from so3krates.storage import Model
+
+from .bundle import write_bundle
+from .ladder import Rung, default_ladder, lower_ladder, sizes_key
+from .lowering import STABLEHLO_VERSION
+from .plan import Array, Call, Plan, build_plan, weight_arrays
+
+PRECISIONS = ("float32", "float64")
+PLATFORMS = ("cpu", "cuda")
+
+
+def export_model(
+    model: Model,
+    path: str | Path,
+    precision: str = "float32",
+    platform: str = "cpu",
+    ladder: list[Rung] | None = None,
+) -> None:
+    """Writes `model` as a bundle (docs/bundle.md) whose network computes in `precision`.
+
+    Raises ValueError for an unknown precision or platform.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision = {precision!r}: known are {', '.join(PRECISIONS)}")
+    if platform not in PLATFORMS:
+        raise ValueError(f"platform = {platform!r}: known are {', '.join(PLATFORMS)}")
+    ladder = default_ladder() if ladder is None else ladder
+    weights = weight_arrays(model.params, [atomic_numbers[element] for element in model.elements])
+    weights = {name: np.asarray(value, precision) for name, value in weights.items()}
+    # Positions are float64 whatever the network's precision.
+    with jax.enable_x64(True):
+        plan = build_plan(model.config, precision, list(weights))
+        tensors, programs = _lower(plan, weights, ladder, platform)
+    manifest = {
+        "format": "so3krates-bundle",
+        "version": 1,
+        "producer": f"so3krates {importlib.metadata.version('so3krates')}, jax {jax.__version__}",
+        "model": model.config.to_dict(),
+        "elements": list(model.elements),
+        "energy_shifts": [float(model.energy_shifts.get(element, 0.0)) for element in model.elements],
+        "cutoff": float(model.config.cutoff),
+        "message_passing_steps": model.config.layers,
+        "units": "metal",
+        "precision": precision,
+        "platform": platform,
+        "stablehlo_version": STABLEHLO_VERSION,
+        "training": model.training,
+        "ladder": [rung._asdict() for rung in ladder],
+        "buffers": {name: {**array._asdict(), "shape": list(array.shape)} for name, array in plan.arrays.items()},
+        "programs": programs,
+        "schedules": {"forces": _steps(plan)},
+    }
+    write_bundle(path, manifest, weights | tensors)
+
+
+def _lower(
+    plan: Plan, weights: dict[str, np.ndarray], ladder: list[Rung], platform: str
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Program tensors by name, and for every program the name of its tensor on each rung."""
+    tensors: dict[str, np.ndarray] = {}
+    programs: dict[str, list[str]] = {}
+    for call in plan.steps:
+        if not isinstance(call, Call) or call.program in programs:
+            continue
+        arguments = [_argument(plan, weights, name) for name in call.inputs]
+        artifacts = lower_ladder(plan.programs[call.program], arguments, plan.donated(call), ladder, platform)
+        names = {key: f"programs/{call.program}/{'-'.join(map(str, key))}" for key in artifacts}
+        tensors |= {names[key]: np.frombuffer(artifact, np.uint8) for key, artifact in artifacts.items()}
+        programs[call.program] = [names[sizes_key(arguments, rung)] for rung in ladder]
+    return tensors, programs
+
+
+def _argument(plan: Plan, weights: dict[str, np.ndarray], name: str) -> Array:
+    if name in weights:
+        return Array(str(weights[name].dtype), weights[name].shape, "weight")
+    return plan.arrays[name]
+
+
+def _steps(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        {"run": step.program, "inputs": list(step.inputs), "outputs": list(step.outputs)}
+        if isinstance(step, Call)
+        else {"refresh": list(step.arrays)}
+        for step in plan.steps
+    ]

@@ -1,0 +1,85 @@
+"""Static sizes for which programs are written, and programs for all of them from one trace."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from so3krates.model.stages import ROW_BLOCK, SLOT_BLOCK
+
+from .lowering import lower_text, serialise
+from .plan import Array
+
+
+class Rung(NamedTuple):
+    """Capacities of one set of programs; see docs/bundle.md."""
+
+    rows: int
+    atoms: int
+    candidates: int
+    neighbours: int
+
+
+def default_ladder(most_rows: int = 4 * 1024**2) -> list[Rung]:
+    """Rungs in the order in which they are tried: few neighbours before many, few rows before many.
+
+    Sizes grow by powers of two because memory beyond the actual counts is reserved and never touched on a CPU. The room for
+    periodic images (`atoms`) suits thin cells: 4096 plus as many again as there are rows.
+    """
+    rows = [256, 1024, 4096, 16384, 65536]
+    while rows[-1] < most_rows:
+        rows.append(2 * rows[-1])
+    return [
+        Rung(rows=r, atoms=2 * r + 4096, candidates=3 * k, neighbours=k) for k in (64, 128, 256, 512, 1024) for r in rows
+    ]
+
+
+# Two sets of sizes that no other number in a program equals.
+_TRACED = (
+    Rung(rows=ROW_BLOCK * 32771, atoms=1299709, candidates=7919, neighbours=SLOT_BLOCK * 1201),
+    Rung(rows=ROW_BLOCK * 34537, atoms=1362187, candidates=6841, neighbours=SLOT_BLOCK * 1213),
+)
+
+
+def lower_ladder(
+    function: Callable[..., Any],
+    arguments: Sequence[Array],
+    donated: Sequence[int],
+    ladder: Sequence[Rung],
+    platform: str,
+) -> dict[tuple[int, ...], bytes]:
+    """Artifacts of function(*arguments) for all rungs, keyed by the sizes that its arguments use (see `sizes_key`).
+
+    The function is traced for two sets of sizes only. Writing the second set's numbers into the first program must give the
+    second program to the letter, which shows that a program depends on its sizes through these numbers alone; those of the
+    other rungs are then written the same way. Raises AssertionError if it does not.
+    """
+    texts = []
+    for rung in _TRACED:
+        specs = [jax.ShapeDtypeStruct(tuple(_size(d, rung) for d in a.shape), a.dtype) for a in arguments]
+        texts.append(lower_text(function, specs, donated, platform))
+    if _resized(texts[0], _TRACED[0], _TRACED[1]) != texts[1]:
+        raise AssertionError("a program depends on its capacities by more than their values")
+    artifacts: dict[tuple[int, ...], bytes] = {}
+    for rung in ladder:
+        key = sizes_key(arguments, rung)
+        if key not in artifacts:
+            artifacts[key] = serialise(_resized(texts[0], _TRACED[0], rung))
+    return artifacts
+
+
+def sizes_key(arguments: Sequence[Array], rung: Rung) -> tuple[int, ...]:
+    """The sizes of a rung that a program with these arguments depends on."""
+    used = {d for a in arguments for d in a.shape if isinstance(d, str)}
+    return tuple(getattr(rung, name) for name in Rung._fields if name in used)
+
+
+def _size(size: int | str, rung: Rung) -> int:
+    return getattr(rung, size) if isinstance(size, str) else size
+
+
+def _resized(text: str, old: Rung, new: Rung) -> str:
+    values = {str(a): str(b) for a, b in zip(old, new, strict=True)}
+    return re.sub(rf"(?<!\d)({'|'.join(values)})(?!\d)", lambda match: values[match[0]], text)

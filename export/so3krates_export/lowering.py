@@ -1,0 +1,44 @@
+"""From a JAX function to a StableHLO portable artifact."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jaxlib.mlir.dialects import stablehlo
+
+STABLEHLO_VERSION = "1.13.7"  # of the oldest runtime: the CPU plugin's XLA
+
+
+def lower_text(
+    function: Callable[..., Any],
+    arguments: Sequence[jax.ShapeDtypeStruct],
+    donated: Sequence[int] = (),
+    platform: str = "cpu",
+) -> str:
+    """StableHLO text of function(*arguments); arguments at positions `donated` are updated in place.
+
+    Float64 arguments need jax's x64 mode. Dots run in full precision on every platform.
+    """
+    jitted = jax.jit(function, donate_argnums=tuple(donated), keep_unused=True)
+    with jax.default_matmul_precision("highest"), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Some donated buffers were not usable")
+        lowered = jitted.trace(*arguments).lower(lowering_platforms=(platform,))
+    return str(lowered.compiler_ir("stablehlo"))
+
+
+def serialise(text: str, version: str = STABLEHLO_VERSION) -> bytes:
+    """The portable artifact of StableHLO text, readable by any StableHLO from `version` on."""
+    return stablehlo.serialize_portable_artifact_str(text, version)
+
+
+def lower(
+    function: Callable[..., Any],
+    arguments: Sequence[jax.ShapeDtypeStruct],
+    donated: Sequence[int] = (),
+    platform: str = "cpu",
+) -> bytes:
+    """`serialise(lower_text(...))`."""
+    return serialise(lower_text(function, arguments, donated, platform))

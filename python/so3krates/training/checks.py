@@ -1,0 +1,23 @@
+"""Checks of settings that name the key in their message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from so3krates.model.config import ConfigError
+
+
+def require(condition: bool, section: str, key: str, value: Any, advice: str) -> None:
+    """Raises ConfigError with the key, its value and what to give, unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{section}.{key} = {value!r}: give {advice}")
+
+
+def is_int(value: Any, least: int = 0) -> bool:
+    """A whole number of at least `least`, not a truth value."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: Any) -> bool:
+    """A number, not a truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,259 @@
+"""Settings of a training run: sections model, data and training, their defaults, presets and the original's keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from so3krates.data import SHIFT_MODES, LabelKeys
+from so3krates.model.config import PRESETS as MODEL_PRESETS
+from so3krates.model.config import ConfigError, ModelConfig
+
+from .checks import is_int, is_number, require
+from .original_keys import sections_from_original
+
+SCHEDULES = ("exponential", "cosine", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the frames come from, which of them train, and what is taken off their energies."""
+
+    file: str | None = None  # all frames, to be split
+    train_file: str | None = None  # or two files that are split already
+    valid_file: str | None = None
+    train_split: float = 0.8  # share that trains; used where n_train is absent
+    n_train: int | None = None
+    n_valid: int | None = None
+    seed: int = 0  # of the split
+    energy_key: str = "energy"  # eV
+    forces_key: str = "forces"  # eV/A
+    stress_key: str = "stress"  # eV/A^3, +dE/d(strain)/V; "" leaves a label out
+    energy_shift: str | dict[str, float] = "lse"  # lse, mean, none, or eV per element
+
+    def __post_init__(self) -> None:
+        for name in ("file", "train_file", "valid_file"):
+            value = getattr(self, name)
+            require(value is None or isinstance(value, str), "data", name, value, "a path")
+        for name in ("energy_key", "forces_key", "stress_key"):
+            require(isinstance(getattr(self, name), str), "data", name, getattr(self, name), "a name, or '' for none")
+        require(
+            not (self.file and (self.train_file or self.valid_file)),
+            "data",
+            "file",
+            self.file,
+            "either file or train_file and valid_file",
+        )
+        require(not self.valid_file or bool(self.train_file), "data", "valid_file", self.valid_file, "train_file too")
+        require(
+            is_number(self.train_split) and 0 < self.train_split <= 1,
+            "data",
+            "train_split",
+            self.train_split,
+            "a share above 0 and up to 1",
+        )
+        for name, least in (("n_train", 1), ("n_valid", 0)):
+            value = getattr(self, name)
+            require(value is None or is_int(value, least), "data", name, value, f"a whole number of at least {least}")
+        require(
+            self.n_train is not None or self.n_valid is None,
+            "data",
+            "n_valid",
+            self.n_valid,
+            "n_train with it (or train_split alone)",
+        )
+        require(is_int(self.seed), "data", "seed", self.seed, "a whole number of at least 0")
+        shift = self.energy_shift
+        valid = (isinstance(shift, str) and shift in SHIFT_MODES) or (
+            isinstance(shift, dict) and len(shift) > 0 and all(is_number(v) for v in shift.values())
+        )
+        require(valid, "data", "energy_shift", shift, f"{', '.join(SHIFT_MODES)} or a table of eV per element")
+
+    @property
+    def keys(self) -> LabelKeys:
+        """The label keys as the readers take them."""
+        return LabelKeys(self.energy_key or None, self.forces_key or None, self.stress_key or None)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Loss, optimiser and course of a run; the defaults are those of the published GaN potential (SPEC 2)."""
+
+    energy_weight: float = 0.001  # weights are normalised to a sum of 1
+    force_weight: float = 1.0
+    stress_weight: float = 0.01
+    variance_scaling: bool = True  # divide each target's squared error by its variance in the training data
+    epochs: int = 2000
+    batch_size: int | None = None  # structures; absent: by the number of training frames as mlff does
+    valid_batch_size: int | None = None  # absent: batch_size
+    learning_rate: float = 1e-3
+    learning_rate_stop: float = 1e-5  # the run ends when the schedule falls to it
+    schedule: str = "exponential"  # exponential, cosine, constant
+    decay_steps: int = 100_000  # exponential: steps in which the rate falls by decay_factor
+    decay_factor: float = 0.7
+    warmup_steps: int = 0  # linear rise from 0 before the schedule
+    clip_norm: float | None = None  # largest global norm of a gradient
+    weight_decay: float = 0.0  # decoupled, as in AdamW
+    ema_decay: float = 0.0  # weight of the past in the running average of weights that is validated and kept; 0: none
+    eval_every: int | None = None  # steps between validations; absent: one epoch
+    checkpoint_minutes: float = 2.0  # wall time between checkpoints; a resumed run repeats at most this much
+    max_minutes: float | None = None  # wall time after which the run stops with what it has
+    seed_model: int = 0
+    seed_training: int = 0  # of the order of frames
+    float64: bool = False
+
+    def __post_init__(self) -> None:
+        def check(names: tuple[str, ...], condition: Any, advice: str, optional: bool = False) -> None:
+            for name in names:
+                value = getattr(self, name)
+                require((optional and value is None) or condition(value), "training", name, value, advice)
+
+        check(
+            ("energy_weight", "force_weight", "stress_weight", "weight_decay"),
+            lambda v: is_number(v) and v >= 0,
+            "a number of at least 0",
+        )
+        check(("variance_scaling", "float64"), lambda v: isinstance(v, bool), "true or false")
+        check(("epochs", "decay_steps"), lambda v: is_int(v, 1), "a whole number of at least 1")
+        check(
+            ("batch_size", "valid_batch_size", "eval_every"),
+            lambda v: is_int(v, 1),
+            "a whole number of at least 1, or leave it out",
+            optional=True,
+        )
+        check(("warmup_steps", "seed_model", "seed_training"), is_int, "a whole number of at least 0")
+        check(("learning_rate",), lambda v: is_number(v) and v > 0, "a number above 0")
+        check(("learning_rate_stop", "checkpoint_minutes"), lambda v: is_number(v) and v >= 0, "at least 0")
+        check(("decay_factor",), lambda v: is_number(v) and 0 < v <= 1, "above 0 and up to 1")
+        check(("ema_decay",), lambda v: is_number(v) and 0 <= v < 1, "0 for none, or below 1, for instance 0.999")
+        check(("clip_norm", "max_minutes"), lambda v: is_number(v) and v > 0, "above 0, or leave it out", True)
+        check(("schedule",), lambda v: v in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        require(
+            self.schedule == "constant" or self.learning_rate > self.learning_rate_stop,
+            "training",
+            "learning_rate",
+            self.learning_rate,
+            f"more than learning_rate_stop = {self.learning_rate_stop}, at which the run ends",
+        )
+        require(
+            self.energy_weight + self.force_weight + self.stress_weight > 0,
+            "training",
+            "force_weight",
+            self.force_weight,
+            "at least one weight above 0",
+        )
+
+    def batch_size_for(self, n_train: int) -> int:
+        """Structures per step: the setting, or the original's choice by the number of training frames (SPEC 2.3)."""
+        if self.batch_size is not None:
+            return min(self.batch_size, n_train)
+        for limit, size in ((500, 1), (1000, 5), (10_000, 10)):
+            if n_train < limit:
+                return size
+        return 100
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything a run depends on but its data."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> RunConfig:
+        """From a nested dict with sections model, data, training and an optional `preset`.
+
+        Keys beside the sections are taken as the original code's (`ORIGINAL_KEYS`), so that an `inputs.json` of
+        tools.mlff is a configuration. Raises ConfigError with the name of the key.
+        """
+        settings = dict(settings)
+        base = _preset_settings(settings.pop("preset")) if "preset" in settings else {}
+        sections = {name: dict(base.get(name, {})) for name in ("model", "data", "training")}
+        given = {name: settings.pop(name, {}) for name in sections}
+        for name, values in sections_from_original(settings).items():
+            sections[name].update(values)
+        for name, values in given.items():
+            if not isinstance(values, dict):
+                raise ConfigError(f"[{name}] must be a section of keys, got {values!r}")
+            sections[name].update(values)
+        return cls(
+            ModelConfig.from_dict(sections["model"]),
+            _build(DataConfig, "data", sections["data"]),
+            _build(TrainingConfig, "training", sections["training"]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values without those that are absent; the inverse of `from_dict`."""
+        sections = {
+            "model": self.model.to_dict(),
+            "data": dataclasses.asdict(self.data),
+            "training": dataclasses.asdict(self.training),
+        }
+        return {name: {k: v for k, v in values.items() if v is not None} for name, values in sections.items()}
+
+    @classmethod
+    def load(cls, path: str | Path) -> RunConfig:
+        """From a TOML file, or a JSON file with the original's keys. Raises ConfigError, beginning with the path.
+
+        Data files are looked up beside the configuration where they are relative.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text()
+            settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: cannot be read ({error})") from error
+        try:
+            config = cls.from_dict(settings)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+        files = {
+            name: str(path.parent / getattr(config.data, name))
+            for name in ("file", "train_file", "valid_file")
+            if getattr(config.data, name)
+        }
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, **files))
+
+    def save(self, path: str | Path) -> None:
+        """Writes the TOML file that `load` reads."""
+        Path(path).write_text(tomli_w.dumps(self.to_dict()))
+
+
+# The published GaN run: tools.mlff's settings of SPEC 2, energies shifted by their mean.
+PRESETS: dict[str, RunConfig] = {
+    "gan": RunConfig(MODEL_PRESETS["gan"], DataConfig(energy_shift="mean"), TrainingConfig()),
+}
+
+
+def preset(name: str) -> RunConfig:
+    """A preset by name. Raises ConfigError for an unknown one."""
+    if name not in PRESETS:
+        raise ConfigError(f"preset = {name!r}: known are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _preset_settings(name: str) -> dict[str, dict[str, Any]]:
+    """A preset as sections to be overridden; widths that follow from `features` are left to follow."""
+    config = preset(name)
+    settings = config.to_dict()
+    widths = ("radial_filter_features", "spherical_filter_features", "readout_features")
+    derived = dataclasses.replace(config.model, **dict.fromkeys(widths))
+    for width in widths:
+        if getattr(derived, width) == getattr(config.model, width):
+            del settings["model"][width]
+    return settings
+
+
+def _build(cls: type, section: str, values: dict[str, Any]) -> Any:
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown key {section}.{key}: known are {', '.join(known)}")
+    return cls(**values)

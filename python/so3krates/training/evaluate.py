@@ -1,0 +1,86 @@
+"""A model's answers for frames, in batches, through the Python path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ase import Atoms
+
+from so3krates.data import Buckets, FrameGraph, collate, frame_graphs, labels, total_shift
+from so3krates.model.potential import predict
+from so3krates.storage import Model
+
+_predict = jax.jit(predict, static_argnums=0)
+
+
+class Properties(NamedTuple):
+    """Energies, forces and stresses of frames, predicted or labels; float64, NaN where there is none."""
+
+    atoms: np.ndarray  # (M,) atoms of each frame
+    energies: np.ndarray  # (M,) eV, shifts included
+    forces: list[np.ndarray]  # M times (n, 3) eV/A
+    stresses: np.ndarray  # (M, 3, 3) eV/A^3, +dE/d(strain)/V; NaN unless periodic in three directions
+
+
+def evaluate(model: Model, frames: Sequence[Atoms], batch_size: int = 8, float64: bool = False) -> Properties:
+    """Predictions for frames, in their order. `float64` wants `require_x64`.
+
+    The network runs in one precision, energy shifts are added in float64. Raises DataError for an element
+    that the model does not know.
+    """
+    dtype = precision(float64)
+    graphs = frame_graphs(frames, model.config.cutoff, model.energy_shifts, read_labels=False)
+    params = jax.tree.map(lambda p: np.asarray(p, dtype), model.params)
+    energies = np.zeros(len(frames))
+    forces: list[np.ndarray] = [np.zeros((0, 3))] * len(frames)
+    stresses = np.full((len(frames), 3, 3), np.nan)
+    for indices, batch, _ in ordered_batches(graphs, batch_size, dtype):
+        answer = jax.tree.map(lambda x: np.asarray(x, np.float64), _predict(model.config, params, batch))
+        start = 0
+        for slot, index in enumerate(indices):
+            atoms = frames[index]
+            rows = slice(start, start + len(atoms))
+            energies[index] = answer.energies[slot] + total_shift(atoms.numbers, model.energy_shifts)
+            forces[index] = answer.forces[rows]
+            if atoms.pbc.all():
+                stresses[index] = answer.strain_gradients[slot] / graphs[index].volume
+            start = rows.stop
+    return Properties(np.array([len(a) for a in frames]), energies, forces, stresses)
+
+
+def reference(frames: Sequence[Atoms]) -> Properties:
+    """The labels of frames in the form of predictions."""
+    found = [labels(atoms, where=f"frame {n}") for n, atoms in enumerate(frames)]
+    return Properties(
+        np.array([len(a) for a in frames]),
+        np.array([f.energy for f in found]),
+        [f.forces for f in found],
+        np.array([f.stress for f in found]).reshape(-1, 3, 3),
+    )
+
+
+def ordered_batches(
+    graphs: Sequence[FrameGraph], batch_size: int, dtype: type
+) -> Iterator[tuple[np.ndarray, object, object]]:
+    """Every graph once, as (indices, batch, targets); frames of like size share a batch, to pad little."""
+    if not graphs:
+        return
+    buckets = Buckets(graphs, batch_size)
+    order = np.argsort([len(g.species) for g in graphs], kind="stable")
+    # Parts of nearly equal length take fewer shapes than full ones and a remainder.
+    for indices in np.array_split(order, -(-len(graphs) // buckets.structures)):
+        chosen = [graphs[i] for i in indices]
+        yield indices, *collate(chosen, buckets.shape(chosen), dtype)
+
+
+def precision(float64: bool) -> type:
+    """The numpy type of a run. Raises RuntimeError where float64 is wanted and JAX would round it away."""
+    if float64 and not jax.config.jax_enable_x64:
+        raise RuntimeError(
+            'float64 = true needs JAX in 64 bits: call jax.config.update("jax_enable_x64", True) before anything '
+            "is computed (the so3krates command does), or set JAX_ENABLE_X64=1"
+        )
+    return np.float64 if float64 else np.float32

@@ -1,0 +1,120 @@
+"""The loss of energies, forces and virials, and the errors that are shown beside it (SPEC 2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from so3krates.data import FrameGraph, Targets
+from so3krates.model.potential import Batch, Prediction
+
+from .config import TrainingConfig
+
+# A component whose variance is below this share of the largest one is constant but for rounding.
+DEGENERATE_VARIANCE = 1e-12
+
+
+class Scales(NamedTuple):
+    """Factors s of the squared errors: 1/variance of the training labels, or ones."""
+
+    energy: np.ndarray  # () 1/eV^2
+    forces: np.ndarray  # () A^2/eV^2
+    virial: np.ndarray  # (3, 3) 1/eV^2
+
+
+class ErrorSums(NamedTuple):
+    """Sums over a batch in the order energy, forces, stress; they add up over batches."""
+
+    scaled: jax.Array  # (3,) of s (y - y*)^2, what the loss is made of
+    squared: jax.Array  # (3,) of squared errors in (eV/atom)^2, (eV/A)^2, (eV/A^3)^2
+    counts: jax.Array  # (3,) entries with a label
+
+
+def normalised_weights(config: TrainingConfig) -> np.ndarray:
+    """Weights of energy, forces, stress with sum 1, (3,)."""
+    weights = np.array([config.energy_weight, config.force_weight, config.stress_weight], np.float64)
+    return weights / weights.sum()
+
+
+def variance_scales(graphs: Sequence[FrameGraph]) -> Scales:
+    """1/variance of each target over the training labels: pooled for forces, per component for virials.
+
+    A virial component that is constant takes the largest variance of its siblings; a target that is constant
+    altogether, or has no label, takes 1, because a division by its variance would mean nothing.
+    """
+    energies = np.array([g.energy for g in graphs])
+    forces = np.concatenate([g.forces.ravel() for g in graphs])
+    virials = np.stack([g.virial for g in graphs])
+    components = np.array([_variance(virials[:, a, b]) for a in range(3) for b in range(3)]).reshape(3, 3)
+    largest = components.max()
+    components = np.where(components > DEGENERATE_VARIANCE * largest, components, largest)
+    return Scales(_inverse(_variance(energies)), _inverse(_variance(forces)), _inverse(components))
+
+
+def unit_scales() -> Scales:
+    """Scales of a loss without variance scaling."""
+    return Scales(np.ones(()), np.ones(()), np.ones((3, 3)))
+
+
+def _variance(values: np.ndarray) -> float:
+    """Variance (ddof 0) of the finite values; 0 where they differ by rounding only, or there are none."""
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return 0.0
+    variance = float(np.var(values))
+    return variance if variance > DEGENERATE_VARIANCE**2 * float(np.mean(values**2)) else 0.0
+
+
+def _inverse(variance: np.ndarray | float) -> np.ndarray:
+    variance = np.asarray(variance, np.float64)
+    return 1.0 / np.where(variance > 0, variance, 1.0)
+
+
+def error_sums(prediction: Prediction, batch: Batch, targets: Targets, scales: Scales) -> ErrorSums:
+    """Sums of squared errors of one batch; entries without a finite label, and padding, are skipped."""
+    energy, has_energy = _difference(prediction.energies, targets.energies)
+    forces, has_forces = _difference(prediction.forces, targets.forces)
+    has_forces &= batch.atom_mask[:, None]
+    forces = jnp.where(has_forces, forces, 0.0)
+    virial, has_virial = _difference(prediction.strain_gradients, targets.virials)
+    dtype = energy.dtype
+    scale = jax.tree.map(lambda s: jnp.asarray(s, dtype), scales)
+    return ErrorSums(
+        scaled=jnp.stack(
+            [
+                jnp.sum(scale.energy * energy**2),
+                jnp.sum(scale.forces * forces**2),
+                jnp.sum(scale.virial * virial**2),
+            ]
+        ),
+        squared=jnp.stack(
+            [
+                jnp.sum((energy / targets.atoms) ** 2),
+                jnp.sum(forces**2),
+                jnp.sum((virial / targets.volumes[:, None, None]) ** 2),
+            ]
+        ),
+        counts=jnp.stack([jnp.sum(m).astype(dtype) for m in (has_energy, has_forces, has_virial)]),
+    )
+
+
+def _difference(value: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """value - label, 0 where the label is NaN, and where it is not; NaN stays out of the gradient too."""
+    known = jnp.isfinite(label)
+    return jnp.where(known, value - jnp.where(known, label, 0.0), 0.0), known
+
+
+def loss_of(sums: ErrorSums, weights: np.ndarray) -> jax.Array:
+    """sum_t w_t (sum of s (y - y*)^2) / entries; a target without labels adds 0."""
+    return jnp.sum(jnp.asarray(weights, sums.scaled.dtype) * sums.scaled / jnp.maximum(sums.counts, 1))
+
+
+def root_mean_squares(sums: ErrorSums) -> np.ndarray:
+    """Errors (3,) in meV/atom, meV/A, meV/A^3; NaN for a target without labels."""
+    counts = np.asarray(sums.counts, np.float64)
+    mean = np.divide(np.asarray(sums.squared, np.float64), counts, out=np.full(3, np.nan), where=counts > 0)
+    return 1000.0 * np.sqrt(mean)

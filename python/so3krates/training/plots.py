@@ -1,0 +1,72 @@
+"""Figures of a run: parity of predictions and labels, and the learning curve."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .evaluate import Properties
+from .metrics import ROWS, error_table, pairs
+
+PANELS = ("energy, means removed", "forces", "stress")
+
+
+def parity_plot(path: str | Path, sets: Mapping[str, tuple[Properties, Properties]]) -> Path:
+    """Predicted against label, a panel per property and a colour per set of (predictions, labels)."""
+    values = {name: pairs(*both) for name, both in sets.items()}
+    tables = {name: error_table(*both) for name, both in sets.items()}
+    figure = Figure(figsize=(4.2 * len(PANELS), 4.2), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+        everything = [np.zeros(0)]
+        for name, rows in values.items():
+            predicted, label = rows[panel]
+            if len(label) == 0:
+                continue
+            rmse = tables[name][panel].rmse
+            axes.plot(label, predicted, ".", ms=3, alpha=0.5, rasterized=True, label=f"{name}: RMSE {rmse:.3g}")
+            everything += [predicted, label]
+        limits = np.concatenate(everything)
+        if len(limits):
+            axes.axline((limits.min(), limits.min()), slope=1, color="0.4", lw=0.8)
+            axes.legend(loc="upper left", fontsize=8, frameon=False)
+        axes.set(title=panel, xlabel=f"label ({ROWS[panel]})", ylabel=f"predicted ({ROWS[panel]})")
+    return _save(figure, path)
+
+
+def learning_curve(path: str | Path, metrics_file: str | Path) -> Path:
+    """Losses and errors over steps from the CSV of a run."""
+    with open(metrics_file, newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    panels = {
+        "loss": "loss",
+        "energy (meV/atom)": "energy_rmse",
+        "forces (meV/A)": "forces_rmse",
+        "stress (meV/A^3)": "stress_rmse",
+    }
+    for axes, (title, column) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for part in ("train", "valid"):
+            steps, values = _column(rows, f"{part}_{column}")
+            if len(values):
+                axes.plot(steps, values, ".-", ms=3, lw=1, label=part)
+                axes.legend(fontsize=8, frameon=False)
+                axes.set_yscale("log")
+        axes.set(title=title, xlabel="step")
+    return _save(figure, path)
+
+
+def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    found = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    found = [(step, value) for step, value in found if np.isfinite(value) and value > 0]
+    steps, values = zip(*found, strict=True) if found else ((), ())
+    return np.array(steps), np.array(values)
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    path = Path(path)
+    figure.savefig(path, dpi=150)
+    return path

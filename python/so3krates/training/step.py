@@ -1,0 +1,94 @@
+"""One optimiser step and one validation batch as compiled functions of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from so3krates.data import Targets
+from so3krates.model.config import ModelConfig
+from so3krates.model.network import Params
+from so3krates.model.potential import Batch, predict
+
+from .config import TrainingConfig
+from .loss import ErrorSums, Scales, error_sums, loss_of, normalised_weights
+from .optimiser import make_optimiser, make_schedule
+
+
+class TrainState(NamedTuple):
+    """What changes from step to step."""
+
+    step: jax.Array  # () int32, steps done
+    params: Params
+    moments: Any  # state of the optimiser
+    average: Params | None  # running average of the parameters, where the run keeps one
+
+
+class StepResult(NamedTuple):
+    """What a step says of its batch, before the update."""
+
+    loss: jax.Array  # ()
+    sums: ErrorSums
+    learning_rate: jax.Array  # ()
+    finite: jax.Array  # () bool; where false the update was left out
+
+
+def initial_state(config: TrainingConfig, params: Params) -> TrainState:
+    """The state before the first step."""
+    params = jax.tree.map(jnp.array, params)
+    average = jax.tree.map(jnp.array, params) if config.ema_decay > 0 else None
+    return TrainState(jnp.zeros((), jnp.int32), params, make_optimiser(config).init(params), average)
+
+
+def make_step(
+    model: ModelConfig, config: TrainingConfig, scales: Scales, total_steps: int
+) -> Callable[[TrainState, Batch, Targets], tuple[TrainState, StepResult]]:
+    """The compiled step. It takes the state's memory: the old state is gone after the call."""
+    weights = normalised_weights(config)
+    optimiser = make_optimiser(config)
+    schedule = make_schedule(config, total_steps)
+
+    def objective(params: Params, batch: Batch, targets: Targets) -> tuple[jax.Array, ErrorSums]:
+        sums = error_sums(predict(model, params, batch), batch, targets, scales)
+        return loss_of(sums, weights), sums
+
+    def step(state: TrainState, batch: Batch, targets: Targets) -> tuple[TrainState, StepResult]:
+        (loss, sums), gradient = jax.value_and_grad(objective, has_aux=True)(state.params, batch, targets)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(gradient))
+        updates, moments = optimiser.update(gradient, state.moments, state.params)
+        rate = jnp.asarray(schedule(state.step), jnp.float32)
+        params = jax.tree.map(lambda p, u: p - rate.astype(p.dtype) * u, state.params, updates)
+        new = TrainState(state.step, params, moments, _averaged(config, state, params))
+        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        return kept._replace(step=state.step + 1), StepResult(loss, sums, rate, finite)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _averaged(config: TrainingConfig, state: TrainState, params: Params) -> Params | None:
+    """The running average with the new parameters; young averages forget faster, to lose the random start."""
+    if state.average is None:
+        return None
+    age = state.step.astype(jnp.float32)
+    decay = jnp.minimum(config.ema_decay, (1 + age) / (10 + age))
+    return jax.tree.map(lambda a, p: a + (1 - decay).astype(p.dtype) * (p - a), state.average, params)
+
+
+def make_validation(model: ModelConfig, scales: Scales) -> Callable[[Params, Batch, Targets], ErrorSums]:
+    """The compiled error sums of a batch."""
+    return jax.jit(lambda params, batch, targets: error_sums(predict(model, params, batch), batch, targets, scales))
+
+
+def zero_sums() -> ErrorSums:
+    """Nothing added up yet, in float64 on the host."""
+    return ErrorSums(np.zeros(3), np.zeros(3), np.zeros(3))
+
+
+def add_sums(total: ErrorSums, more: ErrorSums) -> ErrorSums:
+    """total + more in float64 on the host."""
+    return ErrorSums(*(a + np.asarray(b, np.float64) for a, b in zip(total, more, strict=True)))

