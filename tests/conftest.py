@@ -1,0 +1,62 @@
+"""Fixtures shared by all tests: a small trained potential, its bundles, structures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL_MODEL = ROOT / "tests" / "models" / "gan-small"  # trained by `so3krates demo`
+SHARED = ROOT.parent / "shared"  # reference cases and data that are not part of the project
+
+
+def shared(path: str) -> Path:
+    """A file of the shared folder; skips the test, saying why, where it is absent."""
+    found = SHARED / path
+    if not found.exists():
+        pytest.skip(f"needs {path} in the folder 'shared' beside the project, which is absent")
+    return found
+
+
+@pytest.fixture(scope="session")
+def small_model_folder() -> Path:
+    """A model folder: Ga and N, cutoff 5 A, trained on GaN.tersoff labels."""
+    return SMALL_MODEL
+
+
+def _bundle(folder: Path, precision: str) -> Path:
+    from so3krates.storage import Model
+    from so3krates_export.export import export_model
+
+    path = folder / f"gan-{precision}.so3k"
+    export_model(Model.load(SMALL_MODEL), path, precision=precision)
+    return path
+
+
+@pytest.fixture(scope="session")
+def gan_bundle32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small potential as a float32 bundle."""
+    return _bundle(tmp_path_factory.mktemp("bundle32"), "float32")
+
+
+@pytest.fixture(scope="session")
+def gan_bundle64(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small potential as a float64 bundle."""
+    return _bundle(tmp_path_factory.mktemp("bundle64"), "float64")
+
+
+@pytest.fixture
+def gan_cell() -> Atoms:
+    """Primitive cell of wurtzite GaN, 4 atoms."""
+    return bulk("GaN", "wurtzite", a=3.19, c=5.19)
+
+
+def rattled(atoms: Atoms, repeat: tuple[int, int, int], amplitude: float, seed: int) -> Atoms:
+    """A supercell with random displacements (A, standard deviation)."""
+    atoms = atoms.repeat(repeat)
+    atoms.positions += np.random.default_rng(seed).normal(0.0, amplitude, atoms.positions.shape)
+    return atoms
