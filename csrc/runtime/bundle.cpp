@@ -224,9 +224,10 @@ void check_version(const Json& manifest) {
                                            ": update so3krates");
 }
 
-bool is_version(const std::string& text) {
+bool is_version(const Json& value) {
+  if (!value.is_string()) return false;
   int parts = 1, digits = 0;
-  for (const char c : text) {
+  for (const char c : value.get_ref<const std::string&>()) {
     if (c == '.' && digits > 0) {
       ++parts;
       digits = 0;
@@ -267,8 +268,9 @@ void read_model(const Json& manifest, Bundle& bundle) {
   bundle.precision = text_of(manifest, "precision");
   need(is_one_of(member(manifest, "platform"), {"cpu", "cuda"}), "manifest: \"platform\" is not \"cpu\" or \"cuda\"");
   bundle.platform = text_of(manifest, "platform");
+  need(is_version(member(manifest, "stablehlo_version")),
+       "manifest: \"stablehlo_version\" is not a version such as \"1.13.7\"");
   bundle.stablehlo_version = text_of(manifest, "stablehlo_version");
-  need(is_version(bundle.stablehlo_version), "manifest: \"stablehlo_version\" is not a version such as \"1.13.7\"");
   const Json& training = member(manifest, "training");
   need(training.is_object() || training.is_null(), "manifest: \"training\" is neither an object nor null");
 }
@@ -295,7 +297,7 @@ void read_ladder(const Json& manifest, Bundle& bundle) {
     std::int64_t sizes[4];
     int found = 0;
     for (const char* key : {"rows", "atoms", "candidates", "neighbours"}) {
-      const Json& size = rung.is_object() ? member(rung, key) : rung;
+      const Json& size = member(rung, key);
       if (is_integer(size, 1, kLargestSize)) sizes[found++] = size.get<std::int64_t>();
     }
     need(found == 4, "manifest: rung " + std::to_string(bundle.ladder.size()) +

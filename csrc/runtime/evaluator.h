@@ -65,6 +65,7 @@ struct Report {
   int programs_compiled = 0;        // by XLA
   int programs_loaded = 0;          // from the cache
   int climbs = 0;                   // times a capacity was outgrown
+  std::string cache_warning;        // why compiled programs are not kept on disk; empty: they are, or need not be
 };
 
 class Evaluator {

@@ -14,6 +14,7 @@ struct PJRT_Api;
 struct PJRT_Buffer;
 struct PJRT_Client;
 struct PJRT_Device;
+struct PJRT_Event;
 struct PJRT_LoadedExecutable;
 
 namespace so3krates::pjrt {
@@ -52,7 +53,7 @@ class Client : public std::enable_shared_from_this<Client> {
   friend class Buffer;
   friend class Executable;
   Client() = default;
-  void *library_ = nullptr;
+  ClientOptions options_;
   const PJRT_Api *api_ = nullptr;
   PJRT_Client *client_ = nullptr;
   PJRT_Device *device_ = nullptr;
@@ -75,10 +76,11 @@ class Buffer {
  private:
   friend class Client;
   friend class Executable;
-  Buffer(std::shared_ptr<Client> client, PJRT_Buffer *buffer) : client_(std::move(client)), buffer_(buffer) {}
+  Buffer(std::shared_ptr<Client> client, PJRT_Buffer *buffer, PJRT_Event *host_released);
   void release() noexcept;
   std::shared_ptr<Client> client_;
   PJRT_Buffer *buffer_ = nullptr;
+  PJRT_Event *host_released_ = nullptr;  // of borrowed memory: the device reads it no more
 };
 
 // Move-only.

@@ -1,0 +1,192 @@
+// Python module so3krates._harness: bundle and evaluator as they are, arrays in and out.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bundle.h"
+#include "error.h"
+#include "evaluator.h"
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+using so3krates::Bundle;
+using so3krates::DType;
+using so3krates::Error;
+
+void bind_pjrt(py::module_&);
+
+namespace {
+
+using Integers = py::array_t<int, py::array::c_style | py::array::forcecast>;
+using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+py::dtype numpy_dtype(DType dtype) {
+  switch (dtype) {
+    case DType::u8:
+      return py::dtype("uint8");
+    case DType::i32:
+      return py::dtype("int32");
+    case DType::f32:
+      return py::dtype("float32");
+    case DType::f64:
+      return py::dtype("float64");
+  }
+  throw Error("unknown dtype");
+}
+
+py::dict tensors_of(const Bundle& bundle) {
+  py::dict tensors;
+  for (const auto& [name, tensor] : bundle.tensors) {
+    py::array array(numpy_dtype(tensor.dtype), tensor.shape);
+    std::memcpy(array.mutable_data(), tensor.data, tensor.bytes);
+    tensors[py::str(name)] = array;
+  }
+  return tensors;
+}
+
+py::list ladder_of(const Bundle& bundle) {
+  py::list ladder;
+  for (const so3krates::Rung& rung : bundle.ladder)
+    ladder.append(py::dict("rows"_a = rung.rows, "atoms"_a = rung.atoms, "candidates"_a = rung.candidates,
+                           "neighbours"_a = rung.neighbours));
+  return ladder;
+}
+
+// A Python callable f(rows, owned), rows being uint8 [rows, row_bytes] in the evaluator's own memory.
+class PythonHalo : public so3krates::Halo {
+ public:
+  explicit PythonHalo(py::function function) : function_(std::move(function)) {}
+  void refresh(void* data, std::size_t row_bytes, int owned, int rows) override {
+    const py::gil_scoped_acquire lock;
+    const py::capsule not_owned(data, [](void*) {});
+    const std::vector<py::ssize_t> shape = {rows, static_cast<py::ssize_t>(row_bytes)};
+    function_(py::array_t<std::uint8_t>(shape, static_cast<std::uint8_t*>(data), not_owned), owned);
+  }
+
+ private:
+  py::function function_;
+};
+
+class Evaluator {
+ public:
+  Evaluator(const std::string& path, const so3krates::EvaluatorOptions& options)
+      : bundle_(Bundle::read(path)), evaluator_(bundle_, options) {}
+
+  const Bundle& bundle() const { return bundle_; }
+
+  void set_neighbourhood(int owned, int rows, const Integers& row_of_atom, const Integers& atom_of_row,
+                         const Integers& species, const Integers& candidate_count, const Integers& candidates) {
+    require(atom_of_row.size() == rows && species.size() == rows, "atom_of_row and species need one entry per row");
+    require(candidate_count.size() == owned, "candidate_count needs one entry per owned row");
+    std::vector<const int*> lists;
+    py::ssize_t total = 0;
+    for (int i = 0; i < owned; ++i) {
+      require(candidate_count.data()[i] >= 0, "candidate_count must not be negative");
+      lists.push_back(candidates.data() + total);
+      total += candidate_count.data()[i];
+      require(total <= candidates.size(), "candidates needs one entry for each that candidate_count names");
+    }
+    so3krates::Neighbourhood n;
+    n.owned = owned;
+    n.rows = rows;
+    n.atoms = static_cast<int>(row_of_atom.size());
+    n.row_of_atom = row_of_atom.data();
+    n.atom_of_row = atom_of_row.data();
+    n.species = species.data();
+    n.candidate_count = candidate_count.data();
+    n.candidates = lists.data();
+    const py::gil_scoped_release unlock;
+    evaluator_.set_neighbourhood(n);
+    owned_ = owned;
+    atoms_ = n.atoms;
+  }
+
+  py::dict evaluate(const Doubles& positions, const std::optional<py::function>& halo) {
+    require(positions.ndim() == 2 && positions.shape(0) == atoms_ && positions.shape(1) == 3,
+            "positions must have the shape [" + std::to_string(atoms_) + ", 3] of the neighbourhood");
+    std::unique_ptr<PythonHalo> python_halo;
+    if (halo) python_halo = std::make_unique<PythonHalo>(*halo);
+    const so3krates::Results& results = [&]() -> const so3krates::Results& {
+      const py::gil_scoped_release unlock;
+      return evaluator_.evaluate(positions.data(), python_halo.get());
+    }();
+    const std::vector<py::ssize_t> matrix = {3, 3}, vectors = {owned_, 3};
+    return py::dict("energy"_a = results.energy, "atom_energies"_a = Doubles(owned_, results.atom_energies),
+                    "forces"_a = Doubles(vectors, results.forces),
+                    "strain_gradient"_a = Doubles(matrix, &results.strain_gradient[0][0]));
+  }
+
+  py::dict report() const {
+    const so3krates::Report& r = evaluator_.report();
+    return py::dict("platform"_a = r.platform, "rung_rows"_a = r.rung_rows, "rung_atoms"_a = r.rung_atoms,
+                    "rung_candidates"_a = r.rung_candidates, "rung_neighbours"_a = r.rung_neighbours,
+                    "buffer_bytes"_a = r.buffer_bytes, "temporary_bytes"_a = r.temporary_bytes,
+                    "compile_seconds"_a = r.compile_seconds, "programs_compiled"_a = r.programs_compiled,
+                    "programs_loaded"_a = r.programs_loaded, "climbs"_a = r.climbs,
+                    "cache_warning"_a = r.cache_warning);
+  }
+
+ private:
+  static void require(bool condition, const std::string& message) {
+    if (!condition) throw py::value_error(message);
+  }
+
+  Bundle bundle_;
+  so3krates::Evaluator evaluator_;
+  py::ssize_t owned_ = 0, atoms_ = 0;
+};
+
+}  // namespace
+
+PYBIND11_MODULE(_harness, m) {
+  m.doc() = "The C++ runtime without LAMMPS: Bundle, Evaluator, and the PJRT client below them.";
+  py::register_exception<Error>(m, "Error", PyExc_RuntimeError);
+
+  py::class_<Bundle>(m, "Bundle", "A verified bundle, as C++ reads it.")
+      .def_static("read", &Bundle::read, "path"_a)
+      .def_static(
+          "parse",
+          [](const py::bytes& data, const std::string& name) {
+            const std::string_view view = data;
+            return Bundle::parse(std::vector<std::uint8_t>(view.begin(), view.end()), name);
+          },
+          "data"_a, "name"_a = "bundle")
+      .def_readonly("path", &Bundle::path)
+      .def_readonly("producer", &Bundle::producer)
+      .def_readonly("units", &Bundle::units)
+      .def_readonly("precision", &Bundle::precision)
+      .def_readonly("platform", &Bundle::platform)
+      .def_readonly("stablehlo_version", &Bundle::stablehlo_version)
+      .def_readonly("sha256", &Bundle::sha256)
+      .def_readonly("elements", &Bundle::elements)
+      .def_readonly("energy_shifts", &Bundle::energy_shifts, "eV, one per element")
+      .def_readonly("cutoff", &Bundle::cutoff, "A")
+      .def_readonly("message_passing_steps", &Bundle::message_passing_steps)
+      .def_readonly("programs", &Bundle::programs)
+      .def_property_readonly("ladder", &ladder_of)
+      .def_property_readonly("tensors", &tensors_of);
+
+  py::class_<Evaluator>(m, "Evaluator", "Energies and forces of a bundle; see csrc/runtime/evaluator.h.")
+      .def(py::init([](const std::string& path, const std::string& device, const std::string& plugin,
+                       const std::string& cache, int threads) {
+             return std::make_unique<Evaluator>(path, so3krates::EvaluatorOptions{device, plugin, cache, threads});
+           }),
+           "bundle_path"_a, "device"_a = "cpu", "plugin"_a = "", "cache"_a = "", "threads"_a = 0)
+      .def_property_readonly("bundle", &Evaluator::bundle)
+      .def("set_neighbourhood", &Evaluator::set_neighbourhood, "owned"_a, "rows"_a, "row_of_atom"_a, "atom_of_row"_a,
+           "species"_a, "candidate_count"_a, "candidates"_a,
+           "Candidates are concatenated over the owned rows. All arrays are copied.")
+      .def(
+          "evaluate", &Evaluator::evaluate, "positions"_a, "halo"_a = py::none(),
+          "positions: [atoms, 3] A. Returns energy (eV), atom_energies (owned,), forces (owned, 3) and strain_gradient "
+          "(3, 3). halo(rows, owned), rows being uint8 [rows, row_bytes], fills rows[owned:] in place.")
+      .def("report", &Evaluator::report);
+
+  bind_pjrt(m);
+}

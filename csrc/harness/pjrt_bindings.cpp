@@ -1,0 +1,131 @@
+// The layer below the evaluator, for tests: PJRT client, program cache, plugin search, SHA-256.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string_view>
+
+#include "pjrt.h"
+#include "plugin_search.h"
+#include "program_cache.h"
+#include "sha256.h"
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+using so3krates::DType;
+using so3krates::Error;
+using so3krates::ProgramCache;
+using so3krates::pjrt::Buffer;
+using so3krates::pjrt::Client;
+using so3krates::pjrt::Executable;
+
+namespace {
+
+DType dtype_of(const py::dtype& dtype) {
+  for (const auto& [name, value] :
+       {std::pair("uint8", DType::u8), {"int32", DType::i32}, {"float32", DType::f32}, {"float64", DType::f64}})
+    if (dtype.equal(py::dtype(name))) return value;
+  throw Error("dtype " + py::str(dtype).cast<std::string>() + ": uint8, int32, float32 and float64 are known");
+}
+
+Buffer borrow(Client& client, const py::array& array) {
+  if ((array.flags() & py::array::c_style) == 0) throw Error("the array is not contiguous in C order");
+  return client.borrow(array.data(), dtype_of(array.dtype()), {array.shape(), array.shape() + array.ndim()});
+}
+
+py::array download(const Buffer& buffer, const py::object& dtype, const std::vector<py::ssize_t>& shape) {
+  py::array array(py::dtype::from_args(dtype), shape);
+  buffer.download(array.mutable_data(), static_cast<std::size_t>(array.nbytes()));
+  return array;
+}
+
+const std::uint8_t* bytes_of(std::string_view view) { return reinterpret_cast<const std::uint8_t*>(view.data()); }
+
+}  // namespace
+
+void bind_pjrt(py::module_& parent) {
+  py::module_ m = parent.def_submodule("pjrt", "PJRT client and program cache; see csrc/runtime/pjrt.h.");
+
+  py::class_<Buffer>(m, "Buffer")
+      .def("download", &download, "dtype"_a, "shape"_a, "The first values, as an array of that dtype and shape.")
+      .def_property_readonly(
+          "pointer", [](const Buffer& b) { return reinterpret_cast<std::uintptr_t>(b.host_pointer()); },
+          "Address of the values; 0 when they are not in host memory.");
+
+  py::class_<Executable>(m, "Executable")
+      .def("run", &Executable::run, "arguments"_a, "Donated arguments must not be used again.")
+      .def("serialise", [](const Executable& e) { return py::bytes(e.serialise()); })
+      .def_property_readonly("temporary_bytes", &Executable::temporary_bytes);
+
+  py::class_<Client, std::shared_ptr<Client>>(m, "Client")
+      .def(py::init([](const std::string& device, const std::string& plugin, int threads) {
+             const auto [path, index] = so3krates::find_plugin(device, plugin);
+             return Client::create({path, index, threads});
+           }),
+           "device"_a = "cpu", "plugin"_a = "", "threads"_a = 0)
+      .def_property_readonly("platform", &Client::platform)
+      .def_property_readonly("device_kind", &Client::device_kind)
+      .def_property_readonly("fingerprint", &Client::fingerprint)
+      .def("borrow", &borrow, "array"_a, py::keep_alive<0, 2>())
+      .def(
+          "allocate",
+          [](Client& c, const py::object& dtype, const std::vector<std::int64_t>& shape) {
+            return c.allocate(dtype_of(py::dtype::from_args(dtype)), shape);
+          },
+          "dtype"_a, "shape"_a)
+      .def(
+          "compile",
+          [](Client& c, const py::bytes& artifact, const std::string& name) {
+            const std::string_view view = artifact;
+            return c.compile(bytes_of(view), view.size(), name);
+          },
+          "artifact"_a, "name"_a = "program")
+      .def(
+          "load",
+          [](Client& c, const py::bytes& serialised, const std::string& name) {
+            return c.load(std::string(serialised), name);
+          },
+          "serialised"_a, "name"_a = "program");
+
+  py::class_<ProgramCache>(m, "ProgramCache")
+      .def(py::init<const std::string&>(), "folder"_a = "")
+      .def("find",
+           [](const ProgramCache& c, const std::string& key) -> py::object {
+             const auto program = c.find(key);
+             return program ? py::object(py::bytes(*program)) : py::none();
+           })
+      .def("store", [](ProgramCache& c, const std::string& key, const py::bytes& program) { c.store(key, program); })
+      .def_property_readonly("folder", [](const ProgramCache& c) { return c.folder().string(); })
+      .def_property_readonly("warning", &ProgramCache::warning);
+
+  m.def(
+      "compile_or_load",
+      [](Client& client, ProgramCache& cache, const py::bytes& artifact, const std::string& name) {
+        const std::string_view view = artifact;
+        bool loaded = false;
+        Executable executable =
+            so3krates::compile_or_load(client, cache, bytes_of(view), view.size(), name, &loaded);
+        return py::make_tuple(std::move(executable), loaded);
+      },
+      "client"_a, "cache"_a, "artifact"_a, "name"_a = "program", "Returns the program and whether the cache had it.");
+
+  m.def(
+      "find_plugin",
+      [](const std::string& device, const std::string& plugin) {
+        const auto [path, index] = so3krates::find_plugin(device, plugin);
+        return py::make_tuple(path, index);
+      },
+      "device"_a, "plugin"_a = "");
+
+  m.def(
+      "sha256",
+      [](const std::vector<py::bytes>& pieces) {
+        so3krates::Sha256 hash;
+        for (const py::bytes& piece : pieces) {
+          const std::string_view view = piece;
+          hash.update(view.data(), view.size());
+        }
+        return hash.hex();
+      },
+      "pieces"_a, "Hexadecimal digest of the pieces, one after the other.");
+}

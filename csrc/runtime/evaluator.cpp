@@ -1,0 +1,438 @@
+// Runs the schedule "forces" of a bundle on one device. Knows docs/bundle.md and nothing of the network behind it.
+#include "evaluator.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "pjrt.h"
+#include "plugin_search.h"
+#include "program_cache.h"
+
+namespace so3krates {
+namespace {
+
+static_assert(sizeof(int) == 4, "a Neighbourhood's int is a bundle's int32");
+
+struct Unmap {
+  std::size_t bytes;
+  void operator()(void* data) const { munmap(data, bytes); }
+};
+
+// Page-aligned host memory; pages that are never touched cost nothing.
+using HostMemory = std::unique_ptr<void, Unmap>;
+
+HostMemory allocate_host(std::size_t bytes) {
+  bytes = std::max<std::size_t>(bytes, 1);
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED)
+    throw Error("allocation of " + std::to_string(bytes) + " bytes of host memory failed: " + std::strerror(errno));
+  return HostMemory(data, Unmap{bytes});
+}
+
+// A scalar or an array of the host's side of the contract, [first, first + count).
+struct Span {
+  const void* data;
+  std::size_t bytes;
+};
+
+template <typename T>
+Span span(const T* data, std::size_t count) {
+  return {data, count * sizeof(T)};
+}
+
+std::size_t bytes_of(const std::vector<std::int64_t>& shape, DType dtype) {
+  std::size_t bytes = size_of(dtype);
+  for (const std::int64_t size : shape) bytes *= static_cast<std::size_t>(size);
+  return bytes;
+}
+
+bool fits(const Rung& demand, const Rung& rung) {
+  return demand.rows <= rung.rows && demand.atoms <= rung.atoms && demand.candidates <= rung.candidates &&
+         demand.neighbours <= rung.neighbours;
+}
+
+std::string describe(const Rung& rung) {
+  std::string text = std::to_string(rung.rows) + " rows, " + std::to_string(rung.atoms) + " atoms and " +
+                     std::to_string(rung.candidates) + " candidates";
+  if (rung.neighbours > 0) text += " or " + std::to_string(rung.neighbours) + " neighbours";
+  return text + " per atom";
+}
+
+void need(bool condition, const std::string& message) {
+  if (!condition) throw Error("the neighbourhood is not valid: " + message);
+}
+
+// All of values[0, count) lie in [0, limit).
+void check_indices(const int* values, int count, int limit, const char* what) {
+  need(values != nullptr || count == 0, std::string(what) + " is a null pointer");
+  for (int i = 0; i < count; ++i)
+    if (values[i] < 0 || values[i] >= limit)
+      need(false, std::string(what) + " holds " + std::to_string(values[i]) + " at " + std::to_string(i) +
+                      ", which is not within 0 and " + std::to_string(limit - 1));
+}
+
+// Returns the length of the longest candidate list.
+int check(const Neighbourhood& n, int elements) {
+  need(
+      n.owned >= 0 && n.rows >= n.owned && n.atoms >= 0,
+      std::to_string(n.owned) + " owned of " + std::to_string(n.rows) + " rows, " + std::to_string(n.atoms) + " atoms");
+  check_indices(n.row_of_atom, n.atoms, n.rows, "row_of_atom");
+  check_indices(n.atom_of_row, n.rows, n.atoms, "atom_of_row");
+  check_indices(n.species, n.rows, elements, "species");
+  check_indices(n.candidate_count, n.owned, n.atoms > 0 ? INT32_MAX : 1, "candidate_count");
+  need(n.candidates != nullptr || n.owned == 0, "candidates is a null pointer");
+  int longest = 0;
+  for (int i = 0; i < n.owned; ++i) {
+    check_indices(n.candidates[i], n.candidate_count[i], n.atoms, "a candidate list");
+    longest = std::max(longest, n.candidate_count[i]);
+  }
+  return longest;
+}
+
+void check_platform(const Bundle& bundle, const std::string& platform) {
+  if (platform != bundle.platform)
+    throw Error(bundle.path + ": was exported for " + bundle.platform + ", but the device is " + platform +
+                ": export the model again with `so3krates export --platform " + platform + "`, or choose device " +
+                bundle.platform);
+}
+
+std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorOptions& options) {
+  if (options.threads < 0)
+    throw Error("threads is " + std::to_string(options.threads) + ": give a number of threads, or 0 for every core");
+  // Before the plugin is looked for, so that nobody installs one in vain.
+  const std::string kind = options.device.substr(0, options.device.find(':'));
+  if (kind == "cpu" || kind == "cuda") check_platform(bundle, kind);
+  const PluginChoice choice = find_plugin(options.device, options.plugin);
+  std::shared_ptr<pjrt::Client> client = pjrt::Client::create({choice.path, choice.device_index, options.threads});
+  check_platform(bundle, client->platform());
+  return client;
+}
+
+}  // namespace
+
+class Evaluator::Implementation {
+ public:
+  Implementation(const Bundle& bundle, const EvaluatorOptions& options);
+  Implementation(const Implementation&) = delete;
+  Implementation& operator=(const Implementation&) = delete;
+
+  void set_neighbourhood(const Neighbourhood& neighbourhood);
+  const Results& evaluate(const double* positions, Halo* halo);
+  const Report& report() const { return report_; }
+
+ private:
+  const Rung& rung() const { return bundle_.ladder[rung_]; }
+  std::vector<std::int64_t> shape_of(const std::string& name) const {
+    return bundle_.shape_of(bundle_.buffers.at(name), rung());
+  }
+  void upload_weights();
+  std::size_t first_fit(const Rung& demand) const;
+  [[noreturn]] void refuse(const Rung& demand) const;
+  void move_to(std::size_t rung, const Neighbourhood& neighbourhood);
+  void pack(const Neighbourhood& neighbourhood);
+  void climb(int neighbours);
+  void send(const std::string& name, const Span& values);
+  pjrt::Buffer& buffer(const std::string& name);
+  const pjrt::Executable& program(const std::string& name);
+  void run(Halo* halo);
+  void run_program(const Step& step);
+  void refresh(const std::string& name, Halo& halo);
+  void collect();
+  void forget_computed();
+
+  const Bundle bundle_;
+  ProgramCache cache_;
+  std::shared_ptr<pjrt::Client> client_;
+  Report report_;
+
+  // Host memory stands before the device arrays that borrow it, so that it outlives them.
+  HostMemory weight_memory_;
+  std::map<std::string, HostMemory> input_memory_, refresh_memory_;
+  std::map<std::string, pjrt::Buffer> weights_, buffers_;
+  std::vector<std::map<std::string, pjrt::Executable>> programs_;  // [rung]
+  std::size_t weight_bytes_ = 0;
+
+  bool ready_ = false;
+  int owned_ = 0, rows_ = 0, atoms_ = 0;
+  Rung demand_{0, 0, 0, 0};
+  std::size_t rung_;  // the ladder's length: none yet
+
+  Results results_;
+  std::vector<double> atom_energies_, forces_;
+};
+
+Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorOptions& options)
+    : bundle_(bundle),
+      cache_(options.cache),
+      client_(open_device(bundle, options)),
+      programs_(bundle.ladder.size()),
+      rung_(bundle.ladder.size()) {
+  report_.platform = client_->platform() + ": " + client_->device_kind();
+  if (client_->platform() == "cpu") {
+    const int threads = options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
+    report_.platform += ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads");
+  }
+  upload_weights();
+}
+
+// The bundle's tensors may lie at any address: they are copied once to where a CPU needs no second copy.
+void Evaluator::Implementation::upload_weights() {
+  constexpr std::size_t kAlignment = 64;
+  const auto padded = [](std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; };
+  for (const auto& [name, tensor] : bundle_.tensors)
+    if (name.rfind("weights/", 0) == 0) weight_bytes_ += padded(tensor.bytes);
+  weight_memory_ = allocate_host(weight_bytes_);
+  auto* position = static_cast<std::uint8_t*>(weight_memory_.get());
+  for (const auto& [name, tensor] : bundle_.tensors) {
+    if (name.rfind("weights/", 0) != 0) continue;
+    std::memcpy(position, tensor.data, tensor.bytes);
+    weights_.emplace(name, client_->borrow(position, tensor.dtype, tensor.shape));
+    position += padded(tensor.bytes);
+  }
+}
+
+// ---- capacities
+
+std::size_t Evaluator::Implementation::first_fit(const Rung& demand) const {
+  const auto found =
+      std::find_if(bundle_.ladder.begin(), bundle_.ladder.end(), [&](const Rung& rung) { return fits(demand, rung); });
+  return static_cast<std::size_t>(found - bundle_.ladder.begin());
+}
+
+void Evaluator::Implementation::refuse(const Rung& demand) const {
+  throw Error(bundle_.path + ": the system needs " + describe(demand) + ", but the last rung of the ladder holds " +
+              describe(bundle_.ladder.back()) + ": export the model again with a larger ladder");
+}
+
+void Evaluator::Implementation::set_neighbourhood(const Neighbourhood& n) {
+  ready_ = false;
+  const int candidates = check(n, static_cast<int>(bundle_.elements.size()));
+  // What was needed once will be needed again; but it must not keep out another system.
+  demand_ = {n.rows, n.atoms, candidates, demand_.neighbours};
+  if (first_fit(demand_) == bundle_.ladder.size()) demand_.neighbours = 0;
+  const std::size_t rung = first_fit(demand_);
+  if (rung == bundle_.ladder.size()) refuse(demand_);
+
+  const bool is_first = rung_ == bundle_.ladder.size();
+  if (!is_first && rung > rung_) ++report_.climbs;
+  owned_ = n.owned;
+  rows_ = n.rows;
+  atoms_ = n.atoms;
+  if (rung == rung_) {
+    pack(n);
+  } else {
+    move_to(rung, n);
+  }
+  ready_ = true;
+}
+
+// Gives up all arrays and takes those of another rung. `n` may lie in the memory of the present one.
+void Evaluator::Implementation::move_to(std::size_t rung, const Neighbourhood& n) {
+  std::map<std::string, HostMemory> memory;
+  std::size_t buffer_bytes = weight_bytes_;
+  for (const auto& [name, spec] : bundle_.buffers) {
+    const std::size_t bytes = bytes_of(bundle_.shape_of(spec, bundle_.ladder[rung]), spec.dtype);
+    buffer_bytes += bytes;
+    if (spec.role == Role::input) memory.emplace(name, allocate_host(bytes));
+  }
+  buffers_.clear();
+  refresh_memory_.clear();
+  input_memory_.swap(memory);
+  rung_ = rung;
+  report_.buffer_bytes = buffer_bytes;
+  report_.rung_rows = static_cast<std::size_t>(this->rung().rows);
+  report_.rung_atoms = static_cast<std::size_t>(this->rung().atoms);
+  report_.rung_candidates = static_cast<std::size_t>(this->rung().candidates);
+  report_.rung_neighbours = static_cast<std::size_t>(this->rung().neighbours);
+  report_.temporary_bytes = 0;
+  for (const auto& [name, executable] : programs_[rung_])
+    report_.temporary_bytes = std::max(report_.temporary_bytes, executable.temporary_bytes());
+  pack(n);
+}
+
+void Evaluator::Implementation::climb(int neighbours) {
+  demand_.neighbours = neighbours;
+  const std::size_t rung = first_fit(demand_);
+  if (rung == bundle_.ladder.size()) refuse(demand_);
+  ++report_.climbs;
+
+  const auto values = [&](const char* name) { return static_cast<const int*>(input_memory_.at(name).get()); };
+  std::vector<const int*> lists(static_cast<std::size_t>(owned_));
+  for (int i = 0; i < owned_; ++i) lists[i] = values("candidates") + i * this->rung().candidates;
+  Neighbourhood n;
+  n.owned = owned_;
+  n.rows = rows_;
+  n.atoms = atoms_;
+  n.row_of_atom = values("row_of_atom");
+  n.atom_of_row = values("atom_of_row");
+  n.species = values("species");
+  n.candidate_count = values("candidate_count");
+  n.candidates = lists.data();
+  move_to(rung, n);
+}
+
+// ---- from the host
+
+void Evaluator::Implementation::pack(const Neighbourhood& n) {
+  send("row_of_atom", span(n.row_of_atom, n.atoms));
+  send("atom_of_row", span(n.atom_of_row, n.rows));
+  send("species", span(n.species, n.rows));
+  send("candidate_count", span(n.candidate_count, n.owned));
+  send("owned_count", span(&n.owned, 1));
+  send("row_count", span(&n.rows, 1));
+
+  buffers_.erase("candidates");
+  auto* candidates = static_cast<int*>(input_memory_.at("candidates").get());
+  for (int i = 0; i < n.owned; ++i)
+    std::copy_n(n.candidates[i], n.candidate_count[i], candidates + i * rung().candidates);
+  send("candidates", {candidates, 0});
+}
+
+// Replaces the first values of an input.
+void Evaluator::Implementation::send(const std::string& name, const Span& values) {
+  buffers_.erase(name);  // it borrows the memory that is about to change
+  void* memory = input_memory_.at(name).get();
+  if (values.bytes > 0) std::memcpy(memory, values.data, values.bytes);
+  buffers_.emplace(name, client_->borrow(memory, bundle_.buffers.at(name).dtype, shape_of(name)));
+}
+
+// ---- on the device
+
+pjrt::Buffer& Evaluator::Implementation::buffer(const std::string& name) {
+  const auto weight = weights_.find(name);
+  if (weight != weights_.end()) return weight->second;
+  pjrt::Buffer& found = buffers_[name];
+  if (!found) found = client_->allocate(bundle_.buffers.at(name).dtype, shape_of(name));
+  return found;
+}
+
+const pjrt::Executable& Evaluator::Implementation::program(const std::string& name) {
+  const auto found = programs_[rung_].find(name);
+  if (found != programs_[rung_].end()) return found->second;
+  const Tensor& artifact = bundle_.tensors.at(bundle_.programs.at(name)[rung_]);
+  const auto start = std::chrono::steady_clock::now();
+  bool is_loaded = false;
+  pjrt::Executable executable = compile_or_load(*client_, cache_, artifact.data, artifact.bytes, name, &is_loaded);
+  report_.compile_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  ++(is_loaded ? report_.programs_loaded : report_.programs_compiled);
+  report_.cache_warning = cache_.warning();
+  report_.temporary_bytes = std::max(report_.temporary_bytes, executable.temporary_bytes());
+  return programs_[rung_].emplace(name, std::move(executable)).first->second;
+}
+
+void Evaluator::Implementation::run_program(const Step& step) {
+  const pjrt::Executable& executable = program(step.run);
+  // A result that is not an update in place comes in new memory: the old one goes first.
+  for (const std::string& name : step.outputs)
+    if (std::find(step.inputs.begin(), step.inputs.end(), name) == step.inputs.end()) buffers_.erase(name);
+  std::vector<const pjrt::Buffer*> arguments;
+  for (const std::string& name : step.inputs) arguments.push_back(&buffer(name));
+  std::vector<pjrt::Buffer> results = executable.run(arguments);
+  if (results.size() != step.outputs.size())
+    throw Error(bundle_.path + ": program \"" + step.run + "\" gives " + std::to_string(results.size()) +
+                " results, but its step names " + std::to_string(step.outputs.size()));
+  for (std::size_t i = 0; i < results.size(); ++i) buffers_[step.outputs[i]] = std::move(results[i]);
+}
+
+// Without owned rows nothing is computed, but other ranks may still wait for this one to exchange rows.
+void Evaluator::Implementation::run(Halo* halo) {
+  for (const Step& step : bundle_.schedules.at("forces")) {
+    if (!step.run.empty()) {
+      if (owned_ > 0) run_program(step);
+    } else if (halo != nullptr) {
+      for (const std::string& name : step.refresh) refresh(name, *halo);
+    }
+  }
+}
+
+void Evaluator::Implementation::refresh(const std::string& name, Halo& halo) {
+  const DType dtype = bundle_.buffers.at(name).dtype;
+  const std::vector<std::int64_t> shape = shape_of(name);
+  const std::size_t row_bytes = bytes_of({shape.begin() + 1, shape.end()}, dtype);
+  pjrt::Buffer& rows = buffer(name);
+  if (const void* data = rows.host_pointer()) {
+    halo.refresh(const_cast<void*>(data), row_bytes, owned_, rows_);
+    return;
+  }
+  HostMemory& memory = refresh_memory_[name];
+  if (!memory) memory = allocate_host(bytes_of(shape, dtype));
+  rows.download(memory.get(), row_bytes * static_cast<std::size_t>(rows_));
+  halo.refresh(memory.get(), row_bytes, owned_, rows_);
+  rows = client_->borrow(memory.get(), dtype, shape);
+}
+
+// ---- to the host
+
+void Evaluator::Implementation::collect() {
+  const auto owned = static_cast<std::size_t>(owned_);
+  atom_energies_.resize(owned);
+  forces_.resize(3 * owned);
+  buffer("energy").download(&results_.energy, sizeof(double));
+  buffer("strain_gradient").download(results_.strain_gradient, sizeof(results_.strain_gradient));
+  buffer("atom_energies").download(atom_energies_.data(), atom_energies_.size() * sizeof(double));
+  buffer("forces").download(forces_.data(), forces_.size() * sizeof(double));
+
+  const auto* species = static_cast<const int*>(input_memory_.at("species").get());
+  std::vector<double> counts(bundle_.elements.size());
+  for (std::size_t i = 0; i < owned; ++i) {
+    atom_energies_[i] += bundle_.energy_shifts[species[i]];
+    ++counts[species[i]];
+  }
+  for (std::size_t s = 0; s < counts.size(); ++s) results_.energy += counts[s] * bundle_.energy_shifts[s];
+}
+
+const Results& Evaluator::Implementation::evaluate(const double* positions, Halo* halo) {
+  if (!ready_) throw Error("evaluate was called without a neighbourhood: call set_neighbourhood first");
+  if (positions == nullptr && atoms_ > 0) throw Error("evaluate was called with a null pointer for positions");
+  if (rows_ > owned_ && halo == nullptr)
+    throw Error(std::to_string(rows_ - owned_) + " rows belong to other ranks, but evaluate was given no halo");
+  results_ = Results();
+  try {
+    for (bool is_done = false; !is_done;) {
+      send("positions", span(positions, 3 * static_cast<std::size_t>(atoms_)));
+      run(halo);
+      int neighbours = 0;
+      if (owned_ > 0) buffer("neighbours_needed").download(&neighbours, sizeof(neighbours));
+      is_done = neighbours <= rung().neighbours;
+      if (!is_done) climb(neighbours);
+    }
+    if (owned_ > 0) collect();
+  } catch (...) {
+    forget_computed();
+    throw;
+  }
+  results_.atom_energies = atom_energies_.data();
+  results_.forces = forces_.data();
+  return results_;
+}
+
+// A failed run has consumed the arrays that it was to update.
+void Evaluator::Implementation::forget_computed() {
+  for (const auto& [name, spec] : bundle_.buffers)
+    if (spec.role != Role::input) buffers_.erase(name);
+}
+
+// ---- the face
+
+Evaluator::Evaluator(const Bundle& bundle, const EvaluatorOptions& options)
+    : implementation_(std::make_unique<Implementation>(bundle, options)) {}
+Evaluator::~Evaluator() = default;
+void Evaluator::set_neighbourhood(const Neighbourhood& neighbourhood) {
+  implementation_->set_neighbourhood(neighbourhood);
+}
+const Results& Evaluator::evaluate(const double* positions, Halo* halo) {
+  return implementation_->evaluate(positions, halo);
+}
+const Report& Evaluator::report() const {
+  return implementation_->report();
+}
+
+}  // namespace so3krates

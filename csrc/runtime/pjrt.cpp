@@ -1,0 +1,482 @@
+// Every call of the PJRT C API is in this file.
+#include "pjrt.h"
+
+#include <dlfcn.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string_view>
+#include <utility>
+
+#include "host_cpu.h"
+#include "sha256.h"
+#include "xla/pjrt/c/pjrt_c_api.h"
+
+namespace so3krates::pjrt {
+namespace {
+
+// Serialised xla.CompileOptionsProto {executable_build_options {num_replicas: 1 num_partitions: 1}
+// compile_portable_executable: true}: one device, named when the program is run.
+constexpr std::string_view kCompileOptions("\x1a\x04\x20\x01\x28\x01\x20\x01", 8);
+
+template <typename Args>
+Args sized(std::size_t struct_size) {
+  Args args{};
+  args.struct_size = struct_size;
+  return args;
+}
+#define SIZED(Args) sized<Args>(Args##_STRUCT_SIZE)
+
+void check(const PJRT_Api* api, PJRT_Error* error, const std::string& operation) {
+  if (error == nullptr) return;
+  auto text = SIZED(PJRT_Error_Message_Args);
+  text.error = error;
+  api->PJRT_Error_Message(&text);
+  const std::string message = operation + " failed: " + std::string(text.message, text.message_size);
+  auto destroy = SIZED(PJRT_Error_Destroy_Args);
+  destroy.error = error;
+  api->PJRT_Error_Destroy(&destroy);
+  throw Error(message);
+}
+
+// Calls an entry of the plugin's table, which may be shorter than ours and may have holes.
+template <typename Args>
+void call(const PJRT_Api* api, PJRT_Error* (*PJRT_Api::*entry)(Args*), Args& args, const std::string& operation) {
+  const auto end = reinterpret_cast<const char*>(&(api->*entry) + 1) - reinterpret_cast<const char*>(api);
+  if (static_cast<std::size_t>(end) > api->struct_size || api->*entry == nullptr)
+    throw Error(operation + " failed: the plugin does not offer this (its PJRT API is " +
+                std::to_string(api->pjrt_api_version.major_version) + "." +
+                std::to_string(api->pjrt_api_version.minor_version) + ")");
+  check(api, (api->*entry)(&args), operation);
+}
+
+// For destructors: nothing can be done about a failure.
+template <typename Args>
+void call_quietly(const PJRT_Api* api, PJRT_Error* (*PJRT_Api::*entry)(Args*), Args& args) noexcept {
+  try {
+    call(api, entry, args, "release");
+  } catch (const std::exception&) {
+  }
+}
+
+void destroy(const PJRT_Api* api, PJRT_Event* event) noexcept {
+  auto args = SIZED(PJRT_Event_Destroy_Args);
+  args.event = event;
+  call_quietly(api, &PJRT_Api::PJRT_Event_Destroy, args);
+}
+
+void await(const PJRT_Api* api, PJRT_Event* event, const std::string& operation) {
+  if (event == nullptr) return;
+  auto args = SIZED(PJRT_Event_Await_Args);
+  args.event = event;
+  PJRT_Error* error = api->PJRT_Event_Await(&args);
+  destroy(api, event);
+  check(api, error, operation);
+}
+
+// ---- plugins
+
+// Adds to the linker's message where the library that it misses comes from.
+std::string with_remedy(const std::string& message) {
+  if (message.find("libtensorflow") != std::string::npos) return message + " (pip install 'so3krates[cpu]')";
+  if (message.find("libcu") != std::string::npos || message.find("libnv") != std::string::npos)
+    return message + " (pip install 'so3krates[cuda12]')";
+  return message;
+}
+
+const PJRT_Api* open_plugin(const std::string& path) {
+  const std::string operation = "loading the PJRT plugin " + path;
+  // TensorFlow's library writes to stderr as it is loaded, unless these kernels, which XLA does not use, are off.
+  const bool has_choice = std::getenv("TF_ENABLE_ONEDNN_OPTS") != nullptr;
+  if (!has_choice) setenv("TF_ENABLE_ONEDNN_OPTS", "0", 1);
+  // Never closed: XLA's threads outlive every client.
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!has_choice) unsetenv("TF_ENABLE_ONEDNN_OPTS");
+  if (library == nullptr) throw Error(operation + " failed: " + with_remedy(dlerror()));
+  const auto get_api = reinterpret_cast<const PJRT_Api* (*)()>(dlsym(library, "GetPjrtApi"));
+  if (get_api == nullptr) throw Error(operation + " failed: it has no symbol GetPjrtApi, so it is no PJRT plugin");
+  const PJRT_Api* api = get_api();
+  if (api == nullptr) throw Error(operation + " failed: it gave no table of functions");
+  const PJRT_Api_Version& version = api->pjrt_api_version;
+  if (version.major_version != PJRT_API_MAJOR)
+    throw Error(operation + " failed: it speaks PJRT API " + std::to_string(version.major_version) + "." +
+                std::to_string(version.minor_version) + ", and this program " + std::to_string(PJRT_API_MAJOR) + "." +
+                std::to_string(PJRT_API_MINOR) + ": install a plugin release that matches");
+  auto args = SIZED(PJRT_Plugin_Initialize_Args);
+  call(api, &PJRT_Api::PJRT_Plugin_Initialize, args, operation);
+  return api;
+}
+
+const PJRT_Api* plugin(const std::string& path) {
+  static std::mutex mutex;
+  static std::map<std::string, const PJRT_Api*> opened;  // a plugin is initialised once
+  const std::lock_guard<std::mutex> lock(mutex);
+  const PJRT_Api*& api = opened[path];
+  if (api == nullptr) api = open_plugin(path);
+  return api;
+}
+
+// Name and value of everything that the plugin says of itself.
+std::map<std::string, std::string> attributes(const PJRT_Api* api) {
+  auto args = SIZED(PJRT_Plugin_Attributes_Args);
+  call(api, &PJRT_Api::PJRT_Plugin_Attributes, args, "reading the plugin's attributes");
+  std::map<std::string, std::string> values;
+  for (std::size_t i = 0; i < args.num_attributes; ++i) {
+    const PJRT_NamedValue& item = args.attributes[i];
+    std::string value;
+    if (item.type == PJRT_NamedValue_kString) value.assign(item.string_value, item.value_size);
+    if (item.type == PJRT_NamedValue_kInt64) value = std::to_string(item.int64_value);
+    if (item.type == PJRT_NamedValue_kInt64List)
+      for (std::size_t k = 0; k < item.value_size; ++k)
+        value += (k ? "." : "") + std::to_string(item.int64_array_value[k]);
+    values.emplace(std::string(item.name, item.name_size), value);
+  }
+  return values;
+}
+
+bool is_gpu(const PJRT_Api* api) {
+  for (const PJRT_Extension_Base* e = api->extension_start; e != nullptr; e = e->next)
+    if (e->type == PJRT_Extension_Type_Gpu_Custom_Call) return true;
+  return false;
+}
+
+PJRT_NamedValue option(const char* name, PJRT_NamedValue_Type type) {
+  auto value = SIZED(PJRT_NamedValue);
+  value.name = name;
+  value.name_size = std::strlen(name);
+  value.type = type;
+  value.value_size = 1;
+  return value;
+}
+
+int threads_of(const ClientOptions& options) { return options.threads > 0 ? options.threads : host_cpu().cores; }
+
+// ---- values
+
+PJRT_Buffer_Type buffer_type(DType dtype) {
+  switch (dtype) {
+    case DType::u8:
+      return PJRT_Buffer_Type_U8;
+    case DType::i32:
+      return PJRT_Buffer_Type_S32;
+    case DType::f32:
+      return PJRT_Buffer_Type_F32;
+    case DType::f64:
+      return PJRT_Buffer_Type_F64;
+  }
+  throw Error("unknown dtype " + std::to_string(static_cast<int>(dtype)));
+}
+
+std::string platform_version(const PJRT_Api* api, PJRT_Client* client) {
+  auto args = SIZED(PJRT_Client_PlatformVersion_Args);
+  args.client = client;
+  call(api, &PJRT_Api::PJRT_Client_PlatformVersion, args, "reading the platform's version");
+  return {args.platform_version, args.platform_version_size};
+}
+
+// The description of a loaded executable; freed with it.
+class Description {
+ public:
+  Description(const PJRT_Api* api, PJRT_LoadedExecutable* executable, const std::string& operation) : api_(api) {
+    auto args = SIZED(PJRT_LoadedExecutable_GetExecutable_Args);
+    args.loaded_executable = executable;
+    call(api, &PJRT_Api::PJRT_LoadedExecutable_GetExecutable, args, operation);
+    executable_ = args.executable;
+  }
+  ~Description() {
+    auto args = SIZED(PJRT_Executable_Destroy_Args);
+    args.executable = executable_;
+    call_quietly(api_, &PJRT_Api::PJRT_Executable_Destroy, args);
+  }
+  Description(const Description&) = delete;
+  Description& operator=(const Description&) = delete;
+  PJRT_Executable* get() const { return executable_; }
+
+ private:
+  const PJRT_Api* api_;
+  PJRT_Executable* executable_ = nullptr;
+};
+
+}  // namespace
+
+// ---- client
+
+std::shared_ptr<Client> Client::create(const ClientOptions& options) {
+  std::shared_ptr<Client> client(new Client);
+  client->options_ = options;
+  const PJRT_Api* api = client->api_ = plugin(options.plugin);
+
+  std::vector<PJRT_NamedValue> create_options;
+  std::size_t device_index = static_cast<std::size_t>(options.device_index);
+  const std::int64_t visible_device = options.device_index;
+  if (is_gpu(api)) {
+    // Other cards are not touched, and this one is shared: memory is taken as it is needed.
+    create_options.push_back(option("visible_devices", PJRT_NamedValue_kInt64List));
+    create_options.back().int64_array_value = &visible_device;
+    create_options.push_back(option("preallocate", PJRT_NamedValue_kBool));
+    create_options.back().bool_value = false;
+    device_index = 0;
+  } else if (attributes(api).count("so3krates_pjrt_cpu") != 0) {
+    create_options.push_back(option("num_threads", PJRT_NamedValue_kInt64));
+    create_options.back().int64_value = threads_of(options);
+  }
+  auto args = SIZED(PJRT_Client_Create_Args);
+  args.create_options = create_options.data();
+  args.num_options = create_options.size();
+  call(api, &PJRT_Api::PJRT_Client_Create, args, "starting the device of " + options.plugin);
+  client->client_ = args.client;
+
+  auto devices = SIZED(PJRT_Client_AddressableDevices_Args);
+  devices.client = client->client_;
+  call(api, &PJRT_Api::PJRT_Client_AddressableDevices, devices, "listing devices");
+  if (options.device_index < 0 || device_index >= devices.num_addressable_devices)
+    throw Error("device " + std::to_string(options.device_index) + " was asked for, and " + options.plugin + " has " +
+                std::to_string(devices.num_addressable_devices) + ", counted from 0");
+  client->device_ = devices.addressable_devices[device_index];
+  return client;
+}
+
+Client::~Client() {
+  if (client_ == nullptr) return;
+  auto args = SIZED(PJRT_Client_Destroy_Args);
+  args.client = client_;
+  call_quietly(api_, &PJRT_Api::PJRT_Client_Destroy, args);
+}
+
+std::string Client::platform() const {
+  auto args = SIZED(PJRT_Client_PlatformName_Args);
+  args.client = client_;
+  call(api_, &PJRT_Api::PJRT_Client_PlatformName, args, "reading the platform's name");
+  return {args.platform_name, args.platform_name_size};
+}
+
+std::string Client::device_kind() const {
+  if (platform() == "cpu") return host_cpu().model;
+  auto description = SIZED(PJRT_Device_GetDescription_Args);
+  description.device = device_;
+  call(api_, &PJRT_Api::PJRT_Device_GetDescription, description, "reading the device's description");
+  auto kind = SIZED(PJRT_DeviceDescription_Kind_Args);
+  kind.device_description = description.device_description;
+  call(api_, &PJRT_Api::PJRT_DeviceDescription_Kind, kind, "reading the device's kind");
+  return {kind.device_kind, kind.device_kind_size};
+}
+
+std::string Client::fingerprint() const {
+  std::string text = platform() + "; " + platform_version(api_, client_) + "; " + device_kind();
+  for (const auto& [name, value] : attributes(api_)) text += "; " + name + " " + value;
+  struct stat file {};
+  if (stat(options_.plugin.c_str(), &file) != 0)
+    throw Error("reading the plugin's size failed: " + options_.plugin + ": " + std::strerror(errno));
+  text += "; plugin " + std::to_string(file.st_size) + " bytes of " + std::to_string(file.st_mtim.tv_sec) + "." +
+          std::to_string(file.st_mtim.tv_nsec);
+  if (platform() == "cpu") {  // XLA compiles for the instructions at hand and splits loops by the number of threads
+    const std::string& instructions = host_cpu().instructions;
+    text += "; instructions " + sha256_hex(instructions.data(), instructions.size()) + "; " +
+            std::to_string(threads_of(options_)) + " threads";
+  }
+  if (const char* flags = std::getenv("XLA_FLAGS")) text += std::string("; XLA_FLAGS ") + flags;
+  return text;
+}
+
+Buffer Client::borrow(const void* data, DType dtype, const std::vector<std::int64_t>& shape) {
+  auto args = SIZED(PJRT_Client_BufferFromHostBuffer_Args);
+  args.client = client_;
+  args.data = data;
+  args.type = buffer_type(dtype);
+  args.dims = shape.data();
+  args.num_dims = shape.size();
+  args.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableZeroCopy;  // a copy where memory is not the host's
+  args.device = device_;
+  call(api_, &PJRT_Api::PJRT_Client_BufferFromHostBuffer, args, "uploading an array");
+  return Buffer(shared_from_this(), args.buffer, args.done_with_host_buffer);
+}
+
+Buffer Client::allocate(DType dtype, const std::vector<std::int64_t>& shape) {
+  auto args = SIZED(PJRT_Client_CreateUninitializedBuffer_Args);
+  args.client = client_;
+  args.shape_dims = shape.data();
+  args.shape_num_dims = shape.size();
+  args.shape_element_type = buffer_type(dtype);
+  args.device = device_;
+  std::string size = std::to_string(size_of(dtype)) + " bytes";
+  for (const std::int64_t extent : shape) size += " x " + std::to_string(extent);
+  call(api_, &PJRT_Api::PJRT_Client_CreateUninitializedBuffer, args, "allocating " + size);
+  return Buffer(shared_from_this(), args.buffer, nullptr);
+}
+
+Executable Client::compile(const std::uint8_t* artifact, std::size_t bytes, const std::string& name) {
+  auto program = SIZED(PJRT_Program);
+  program.code = const_cast<char*>(reinterpret_cast<const char*>(artifact));
+  program.code_size = bytes;
+  constexpr std::string_view format = "mlir";
+  program.format = format.data();
+  program.format_size = format.size();
+  auto args = SIZED(PJRT_Client_Compile_Args);
+  args.client = client_;
+  args.program = &program;
+  args.compile_options = kCompileOptions.data();
+  args.compile_options_size = kCompileOptions.size();
+  call(api_, &PJRT_Api::PJRT_Client_Compile, args, "compiling program '" + name + "'");
+  return Executable(shared_from_this(), args.executable, name);
+}
+
+Executable Client::load(const std::string& serialised, const std::string& name) {
+  auto args = SIZED(PJRT_Executable_DeserializeAndLoad_Args);
+  args.client = client_;
+  args.serialized_executable = serialised.data();
+  args.serialized_executable_size = serialised.size();
+  call(api_, &PJRT_Api::PJRT_Executable_DeserializeAndLoad, args, "loading compiled program '" + name + "'");
+  return Executable(shared_from_this(), args.loaded_executable, name);
+}
+
+// ---- buffer
+
+Buffer::Buffer(std::shared_ptr<Client> client, PJRT_Buffer* buffer, PJRT_Event* host_released)
+    : client_(std::move(client)), buffer_(buffer), host_released_(host_released) {}
+
+Buffer::Buffer(Buffer&& other) noexcept
+    : client_(std::move(other.client_)),
+      buffer_(std::exchange(other.buffer_, nullptr)),
+      host_released_(std::exchange(other.host_released_, nullptr)) {}
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  if (this == &other) return *this;
+  release();
+  client_ = std::move(other.client_);
+  buffer_ = std::exchange(other.buffer_, nullptr);
+  host_released_ = std::exchange(other.host_released_, nullptr);
+  return *this;
+}
+
+Buffer::~Buffer() { release(); }
+
+void Buffer::release() noexcept {
+  if (buffer_ == nullptr) return;
+  auto args = SIZED(PJRT_Buffer_Destroy_Args);
+  args.buffer = buffer_;
+  call_quietly(client_->api_, &PJRT_Api::PJRT_Buffer_Destroy, args);
+  buffer_ = nullptr;
+  // A program that still runs may read borrowed memory; once this returns the owner may change it.
+  try {
+    await(client_->api_, std::exchange(host_released_, nullptr), "release");
+  } catch (const std::exception&) {
+  }
+  client_.reset();
+}
+
+void Buffer::download(void* destination, std::size_t bytes) const {
+  if (buffer_ == nullptr) throw Error("downloading an array failed: it is empty");
+  auto args = SIZED(PJRT_Buffer_CopyRawToHost_Args);
+  args.buffer = buffer_;
+  args.dst = destination;
+  args.transfer_size = static_cast<std::int64_t>(bytes);
+  const std::string operation = "downloading " + std::to_string(bytes) + " bytes";
+  call(client_->api_, &PJRT_Api::PJRT_Buffer_CopyRawToHost, args, operation);
+  await(client_->api_, args.event, operation);
+}
+
+const void* Buffer::host_pointer() const {
+  if (buffer_ == nullptr) throw Error("reading an array failed: it is empty");
+  if (client_->platform() != "cpu") return nullptr;
+  const PJRT_Api* api = client_->api_;
+  auto ready = SIZED(PJRT_Buffer_ReadyEvent_Args);
+  ready.buffer = buffer_;
+  call(api, &PJRT_Api::PJRT_Buffer_ReadyEvent, ready, "waiting for an array");
+  await(api, ready.event, "computing an array");
+  auto args = SIZED(PJRT_Buffer_UnsafePointer_Args);
+  args.buffer = buffer_;
+  call(api, &PJRT_Api::PJRT_Buffer_UnsafePointer, args, "reading an array");
+  return reinterpret_cast<const void*>(args.buffer_pointer);
+}
+
+// ---- executable
+
+Executable::Executable(std::shared_ptr<Client> client, PJRT_LoadedExecutable* executable, std::string name)
+    : client_(std::move(client)), executable_(executable), name_(std::move(name)) {
+  const std::string operation = "counting the results of program '" + name_ + "'";
+  const Description description(client_->api_, executable_, operation);
+  auto args = SIZED(PJRT_Executable_NumOutputs_Args);
+  args.executable = description.get();
+  call(client_->api_, &PJRT_Api::PJRT_Executable_NumOutputs, args, operation);
+  outputs_ = args.num_outputs;
+}
+
+Executable::Executable(Executable&& other) noexcept
+    : client_(std::move(other.client_)),
+      executable_(std::exchange(other.executable_, nullptr)),
+      name_(std::move(other.name_)),
+      outputs_(other.outputs_) {}
+
+Executable& Executable::operator=(Executable&& other) noexcept {
+  if (this == &other) return *this;
+  release();
+  client_ = std::move(other.client_);
+  executable_ = std::exchange(other.executable_, nullptr);
+  name_ = std::move(other.name_);
+  outputs_ = other.outputs_;
+  return *this;
+}
+
+Executable::~Executable() { release(); }
+
+void Executable::release() noexcept {
+  if (executable_ == nullptr) return;
+  auto args = SIZED(PJRT_LoadedExecutable_Destroy_Args);
+  args.executable = executable_;
+  call_quietly(client_->api_, &PJRT_Api::PJRT_LoadedExecutable_Destroy, args);
+  executable_ = nullptr;
+  client_.reset();
+}
+
+std::vector<Buffer> Executable::run(const std::vector<const Buffer*>& arguments) const {
+  const std::string operation = "running program '" + name_ + "'";
+  std::vector<PJRT_Buffer*> inputs;
+  for (const Buffer* argument : arguments) {
+    if (argument == nullptr || argument->buffer_ == nullptr)
+      throw Error(operation + " failed: argument " + std::to_string(inputs.size()) + " is empty");
+    inputs.push_back(argument->buffer_);
+  }
+  std::vector<PJRT_Buffer*> outputs(outputs_);
+  PJRT_Buffer* const* input_list = inputs.data();
+  PJRT_Buffer** output_list = outputs.data();
+  auto options = SIZED(PJRT_ExecuteOptions);
+  auto args = SIZED(PJRT_LoadedExecutable_Execute_Args);
+  args.executable = executable_;
+  args.options = &options;
+  args.argument_lists = &input_list;
+  args.num_devices = 1;
+  args.num_args = inputs.size();
+  args.output_lists = &output_list;
+  args.execute_device = client_->device_;
+  call(client_->api_, &PJRT_Api::PJRT_LoadedExecutable_Execute, args, operation);
+  std::vector<Buffer> results;
+  results.reserve(outputs.size());
+  for (PJRT_Buffer* output : outputs) results.push_back(Buffer(client_, output, nullptr));
+  return results;
+}
+
+std::string Executable::serialise() const {
+  const std::string operation = "serialising program '" + name_ + "'";
+  const Description description(client_->api_, executable_, operation);
+  auto args = SIZED(PJRT_Executable_Serialize_Args);
+  args.executable = description.get();
+  call(client_->api_, &PJRT_Api::PJRT_Executable_Serialize, args, operation);
+  std::string bytes(args.serialized_bytes, args.serialized_bytes_size);
+  args.serialized_executable_deleter(args.serialized_executable);
+  return bytes;
+}
+
+std::size_t Executable::temporary_bytes() const {
+  const std::string operation = "reading the memory use of program '" + name_ + "'";
+  const Description description(client_->api_, executable_, operation);
+  auto args = SIZED(PJRT_Executable_GetCompiledMemoryStats_Args);
+  args.executable = description.get();
+  call(client_->api_, &PJRT_Api::PJRT_Executable_GetCompiledMemoryStats, args, operation);
+  return static_cast<std::size_t>(args.temp_size_in_bytes);
+}
+
+}  // namespace so3krates::pjrt

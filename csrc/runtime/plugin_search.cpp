@@ -1,0 +1,88 @@
+// Plugins lie where pip puts them: the CPU's beside this library, CUDA's in the same site-packages folder.
+#include "plugin_search.h"
+
+#include <dlfcn.h>
+
+#include <charconv>
+#include <cstdlib>
+#include <filesystem>
+#include <system_error>
+#include <vector>
+
+namespace so3krates {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The folder of the shared library that holds this function.
+fs::path library_folder() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<const void*>(&find_plugin), &info) == 0 || info.dli_fname == nullptr)
+    throw Error("finding the folder of the so3krates library failed: give the plugin's path");
+  std::error_code error;
+  const fs::path library = fs::canonical(info.dli_fname, error);
+  if (error) throw Error(std::string("finding the folder of ") + info.dli_fname + " failed: " + error.message());
+  return library.parent_path();
+}
+
+struct Kind {
+  const char* name;
+  const char* variable;
+  const char* extra;
+  std::vector<fs::path> places;  // relative to the library's folder
+};
+
+Kind cpu() { return {"cpu", "SO3KRATES_PJRT_CPU", "so3krates[cpu]", {"libso3krates_pjrt_cpu.so"}}; }
+
+Kind cuda() {
+  const fs::path site_packages = fs::path("..") / "..";
+  return {"cuda",
+          "SO3KRATES_PJRT_CUDA",
+          "so3krates[cuda12]",
+          {site_packages / "jax_plugins/xla_cuda13/xla_cuda_plugin.so",
+           site_packages / "jax_plugins/xla_cuda12/xla_cuda_plugin.so"}};
+}
+
+int index_of(const std::string& device, std::size_t colon) {
+  int index = 0;
+  const char* end = device.data() + device.size();
+  const auto [last, error] = std::from_chars(device.data() + colon + 1, end, index);
+  if (error != std::errc() || last != end || index < 0)
+    throw Error("device '" + device + "': what follows the colon is no device index (0, 1, ...)");
+  return index;
+}
+
+std::string existing(const std::string& path, const std::string& origin) {
+  if (fs::is_regular_file(path)) return path;
+  throw Error("there is no PJRT plugin '" + path + "', which " + origin + " names");
+}
+
+std::string path_of(const Kind& kind, const std::string& plugin) {
+  if (!plugin.empty()) return existing(plugin, "the option 'plugin'");
+  const char* variable = std::getenv(kind.variable);
+  if (variable != nullptr && *variable != '\0') return existing(variable, std::string("the variable ") + kind.variable);
+  const fs::path folder = library_folder();
+  std::string tried;
+  for (const fs::path& place : kind.places) {
+    const std::string path = (folder / place).lexically_normal().string();
+    if (fs::is_regular_file(path)) return path;
+    tried += (tried.empty() ? "" : ", ") + path;
+  }
+  throw Error(std::string("no PJRT plugin for device '") + kind.name + "' was found (looked for " + tried +
+              "): pip install '" + kind.extra + "', or set " + kind.variable + " to a plugin's path");
+}
+
+}  // namespace
+
+PluginChoice find_plugin(const std::string& device, const std::string& plugin) {
+  const std::size_t colon = device.find(':');
+  const std::string name = device.substr(0, colon);
+  if (device == "cpu") return {path_of(cpu(), plugin), 0};
+  if (name == "cuda") {
+    const int index = colon == std::string::npos ? 0 : index_of(device, colon);
+    return {path_of(cuda(), plugin), index};
+  }
+  throw Error("unknown device '" + device + "': choose cpu, cuda or cuda:INDEX");
+}
+
+}  // namespace so3krates

@@ -1,0 +1,19 @@
+// Which PJRT plugin serves a device.
+#pragma once
+
+#include <string>
+
+#include "error.h"
+
+namespace so3krates {
+
+struct PluginChoice {
+  std::string path;      // of the shared library
+  int device_index = 0;  // among the devices of that plugin
+};
+
+// device: "cpu", "cuda" or "cuda:INDEX". plugin: path given by the user; empty: SO3KRATES_PJRT_CPU or SO3KRATES_PJRT_CUDA,
+// else the one installed with this library. Throws Error for another device or when no plugin is there.
+PluginChoice find_plugin(const std::string& device, const std::string& plugin = "");
+
+}  // namespace so3krates

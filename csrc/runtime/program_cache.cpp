@@ -1,0 +1,146 @@
+// An entry is a file named after its key: magic, key, payload's length (8 bytes, little endian), payload's SHA-256, payload.
+#include "program_cache.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <system_error>
+#include <vector>
+
+#include "sha256.h"
+
+namespace so3krates {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::string kMagic = "so3krates program 1\n";
+
+std::string length_bytes(std::uint64_t length) {
+  std::string bytes;
+  for (int shift = 0; shift < 64; shift += 8) bytes += static_cast<char>(length >> shift & 0xff);
+  return bytes;
+}
+
+std::string header(const std::string& key, const std::string& program) {
+  return kMagic + key + length_bytes(program.size()) + sha256_hex(program.data(), program.size());
+}
+
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+fs::path default_folder() {
+  if (const std::string folder = variable("SO3KRATES_CACHE"); !folder.empty()) return folder;
+  if (const std::string folder = variable("XDG_CACHE_HOME"); !folder.empty()) return fs::path(folder) / "so3krates";
+  if (const std::string folder = variable("HOME"); !folder.empty()) return fs::path(folder) / ".cache" / "so3krates";
+  return {};
+}
+
+std::string system_message() { return std::generic_category().message(errno); }
+
+// Only the folders that are missing are made, and only for this user.
+void create_private(const fs::path& folder) {
+  if (folder.empty() || fs::is_directory(folder)) return;
+  create_private(folder.parent_path());
+  if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST)
+    throw Error("making " + folder.string() + " failed: " + system_message());
+}
+
+void write_all(int file, const std::string& bytes) {
+  for (std::size_t done = 0; done < bytes.size();) {
+    const ssize_t written = write(file, bytes.data() + done, bytes.size() - done);
+    if (written < 0 && errno != EINTR) throw Error(system_message());
+    if (written > 0) done += static_cast<std::size_t>(written);
+  }
+}
+
+// Readers see the old file or the new one, never a part.
+void replace(const fs::path& path, const std::string& bytes) {
+  std::string temporary = path.string() + ".XXXXXX";
+  const int file = mkstemp(temporary.data());
+  if (file < 0) throw Error("writing in " + path.parent_path().string() + " failed: " + system_message());
+  try {
+    write_all(file, bytes);
+    if (close(file) != 0 || std::rename(temporary.c_str(), path.c_str()) != 0) throw Error(system_message());
+  } catch (const Error& failure) {
+    unlink(temporary.c_str());
+    throw Error("writing " + path.string() + " failed: " + failure.what());
+  }
+}
+
+std::string key_of(const pjrt::Client& client, const std::uint8_t* artifact, std::size_t bytes) {
+  const std::string fingerprint = client.fingerprint();
+  const std::string prefix = kMagic + length_bytes(fingerprint.size()) + fingerprint;
+  Sha256 hash;
+  hash.update(prefix.data(), prefix.size());
+  hash.update(artifact, bytes);
+  return hash.hex();
+}
+
+}  // namespace
+
+ProgramCache::ProgramCache(const std::string& folder) {
+  if (folder == "off") return;
+  folder_ = folder.empty() ? default_folder() : fs::path(folder);
+  if (folder_.empty()) warn("none of SO3KRATES_CACHE, XDG_CACHE_HOME and HOME is set");
+}
+
+void ProgramCache::warn(const std::string& reason) {
+  warning_ = "compiled programs are not kept for the next start: " + reason +
+             " (SO3KRATES_CACHE may name another folder)";
+}
+
+fs::path ProgramCache::file(const std::string& key) const { return folder_ / (key + ".program"); }
+
+std::optional<std::string> ProgramCache::find(const std::string& key) const {
+  if (!is_on()) return std::nullopt;
+  std::ifstream stream(file(key), std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  const std::size_t start = kMagic.size() + key.size() + 8 + 64;
+  if (!stream || bytes.size() < start) return std::nullopt;
+  std::string program = bytes.substr(start);
+  if (bytes.compare(0, start, header(key, program)) != 0) return std::nullopt;
+  return program;
+}
+
+void ProgramCache::store(const std::string& key, const std::string& program) {
+  if (!is_on()) return;
+  try {
+    create_private(folder_);
+    replace(file(key), header(key, program) + program);
+  } catch (const std::exception& failure) {
+    warn(failure.what());
+  }
+}
+
+pjrt::Executable compile_or_load(pjrt::Client& client, ProgramCache& cache, const std::uint8_t* artifact,
+                                 std::size_t bytes, const std::string& name, bool* loaded) {
+  if (loaded != nullptr) *loaded = false;
+  const std::string key = cache.is_on() ? key_of(client, artifact, bytes) : "";
+  if (const std::optional<std::string> program = cache.find(key)) {
+    try {
+      pjrt::Executable executable = client.load(*program, name);
+      if (loaded != nullptr) *loaded = true;
+      return executable;
+    } catch (const Error&) {  // XLA refuses it: it is replaced below
+    }
+  }
+  pjrt::Executable executable = client.compile(artifact, bytes, name);
+  if (cache.is_on()) {
+    try {
+      cache.store(key, executable.serialise());
+    } catch (const Error& failure) {
+      cache.warn(failure.what());
+    }
+  }
+  return executable;
+}
+
+}  // namespace so3krates
