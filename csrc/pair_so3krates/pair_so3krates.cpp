@@ -12,7 +12,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 using namespace LAMMPS_NS;
 
@@ -97,16 +96,11 @@ void PairSo3krates::settings(int narg, char** arg) {
 
 void PairSo3krates::coeff(int narg, char** arg) {
   const int types = atom->ntypes;
-  if (narg < 3 || std::strcmp(arg[0], "*") != 0 || std::strcmp(arg[1], "*") != 0)
-    error->all(FLERR,
-               "pair_style so3krates: wrong pair_coeff line. Write: pair_coeff * * FILE.so3k and one element (or NULL) "
-               "for each of the {} atom types",
-               types);
   if (narg != 3 + types)
     error->all(FLERR,
-               "pair_style so3krates: {} atom types but {} elements in pair_coeff. Give one element (or NULL) per type "
-               "after the file name",
-               types, narg - 3);
+               "pair_style so3krates: pair_coeff * * FILE.so3k wants one element (or NULL) for each of the {} atom "
+               "types, not {}",
+               types, std::max(narg - 3, 0));
 
   file_ = arg[2];
   const std::string found = utils::get_potential_file_path(file_);
@@ -118,7 +112,15 @@ void PairSo3krates::coeff(int narg, char** arg) {
   element_of_type_.assign(types + 1, -1);
   for (int type = 1; type <= types; type++) {
     const std::string symbol = arg[2 + type];
-    if (symbol == "NULL") continue;
+    if (symbol == "NULL") {
+      if (force->pair == this)
+        error->all(
+            FLERR,
+            "pair_style so3krates: atom type {} is NULL. Give it an element, or use pair_style hybrid and another "
+            "style for this type",
+            type);
+      continue;
+    }
     const auto& elements = bundle_->elements;
     const auto element = std::find(elements.begin(), elements.end(), symbol);
     if (element == elements.end())
@@ -167,14 +169,7 @@ void PairSo3krates::init_style() {
   log_potential();
 }
 
-double PairSo3krates::init_one(int i, int j) {
-  if (!setflag[i][j]) {
-    const int type = element_of_type_[i] < 0 ? i : j;
-    error->all(FLERR,
-               "pair_style so3krates: atom type {} is NULL in pair_coeff. Give it an element, or use pair_style hybrid "
-               "and another style for this type",
-               type);
-  }
+double PairSo3krates::init_one(int /*i*/, int /*j*/) {
   return bundle_->cutoff;
 }
 
@@ -331,6 +326,8 @@ void PairSo3krates::log_report(const so3krates::Report& report) {
                    report.rung_candidates, report.rung_neighbours, report.buffer_bytes / MIB,
                    report.temporary_bytes / MIB, report.programs_compiled, report.programs_loaded,
                    report.compile_seconds);
+  if (comm->me == 0 && reported_climbs_ < 0 && !report.cache_warning.empty())
+    error->warning(FLERR, "pair_style so3krates: compiled programs are not kept: {}", report.cache_warning);
   reported_climbs_ = report.climbs;
 }
 

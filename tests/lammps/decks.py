@@ -67,6 +67,19 @@ def results_of(instance: Any) -> Evaluation:
     return Evaluation(instance.get_thermo("pe"), by_tag(instance, "f"), gradient, atom_energies[order].copy())
 
 
+def python_evaluation(bundle: Path, atoms: Atoms) -> Evaluation:
+    """The same from Python, without LAMMPS."""
+    from so3krates.runtime import Runtime
+
+    results = Runtime(bundle, threads=1).evaluate(atoms)
+    return Evaluation(results["energy"], results["forces"], -results["virial"], results["energies"])
+
+
+def exact(*values: float) -> str:
+    """Numbers with every digit that they have."""
+    return " ".join(repr(float(value)) for value in values)
+
+
 @dataclass(frozen=True)
 class Bench:
     """A potential, a cache of its compiled programs, and a folder to work in."""
@@ -80,15 +93,15 @@ class Bench:
         cell = atoms.cell.array
         assert np.allclose(cell, np.tril(cell))
         lines = ["test", "", f"{len(atoms)} atoms", f"{len(elements)} atom types"]
-        lines += [f"0 {cell[k, k]!r} {'xyz'[k]}lo {'xyz'[k]}hi" for k in range(3)]
+        lines += [f"0 {exact(cell[k, k])} {'xyz'[k]}lo {'xyz'[k]}hi" for k in range(3)]
         if np.any(cell != np.diag(np.diag(cell))):
-            lines.append(f"{cell[1, 0]!r} {cell[2, 0]!r} {cell[2, 1]!r} xy xz yz")
+            lines.append(f"{exact(cell[1, 0], cell[2, 0], cell[2, 1])} xy xz yz")
         lines += ["", "Masses", "", *(f"{1 + k} {10.0 * (1 + k)}" for k in range(len(elements)))]
         lines += ["", "Atoms # atomic", ""]
         for index, (symbol, position) in enumerate(zip(atoms.symbols, atoms.positions, strict=True)):
-            lines.append(f"{1 + index} {1 + elements.index(symbol)} " + " ".join(repr(float(x)) for x in position))
+            lines.append(f"{1 + index} {1 + elements.index(symbol)} {exact(*position)}")
         path = self.folder / name
-        path.write_text("\n".join(lines).replace("np.float64(", "").replace(")", "") + "\n")
+        path.write_text("\n".join(lines) + "\n")
         return path
 
     def pair(self, elements: tuple[str, ...] = ("Ga", "N"), options: str = "") -> str:

