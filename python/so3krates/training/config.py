@@ -100,6 +100,7 @@ class TrainingConfig:
     clip_norm: float | None = None  # largest global norm of a gradient
     weight_decay: float = 0.0  # decoupled, as in AdamW
     ema_decay: float = 0.0  # weight of the past in the running average of weights that is validated and kept; 0: none
+    refit_shift: bool = False  # at the end, take the mean energy error per atom of the training frames into the shifts
     eval_every: int | None = None  # steps between validations; absent: one epoch
     checkpoint_minutes: float = 2.0  # wall time between checkpoints; a resumed run repeats at most this much
     max_minutes: float | None = None  # wall time after which the run stops with what it has
@@ -118,7 +119,7 @@ class TrainingConfig:
             lambda v: is_number(v) and v >= 0,
             "a number of at least 0",
         )
-        check(("variance_scaling", "float64"), lambda v: isinstance(v, bool), "true or false")
+        check(("variance_scaling", "refit_shift", "float64"), lambda v: isinstance(v, bool), "true or false")
         check(("epochs", "decay_steps"), lambda v: is_int(v, 1), "a whole number of at least 1")
         check(
             ("batch_size", "valid_batch_size", "eval_every"),

@@ -26,7 +26,7 @@ class Properties(NamedTuple):
 
 
 def evaluate(model: Model, frames: Sequence[Atoms], batch_size: int = 8, float64: bool = False) -> Properties:
-    """Predictions for frames, in their order. `float64` wants `require_x64`.
+    """Predictions for frames, in their order.
 
     The network runs in one precision, energy shifts are added in float64. Raises DataError for an element
     that the model does not know.

@@ -109,8 +109,8 @@ def _difference(value: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def loss_of(sums: ErrorSums, weights: np.ndarray) -> jax.Array:
-    """sum_t w_t (sum of s (y - y*)^2) / entries; a target without labels adds 0."""
-    return jnp.sum(jnp.asarray(weights, sums.scaled.dtype) * sums.scaled / jnp.maximum(sums.counts, 1))
+    """sum_t w_t (sum of s (y - y*)^2) / entries, of JAX or numpy sums; a target without labels adds 0."""
+    return (weights.astype(sums.scaled.dtype) * sums.scaled / sums.counts.clip(1)).sum()
 
 
 def root_mean_squares(sums: ErrorSums) -> np.ndarray:

@@ -70,7 +70,7 @@ def rich_table(tables: Mapping[str, Mapping[str, Errors]], title: str = "Errors"
     """Tables of several sets of frames as one to print."""
     table = Table(title=title)
     for heading in ("set", "property", "R2", "RMSE/STD", "MAE", "RMSE", "unit"):
-        table.add_column(heading, justify="left" if heading in ("set", "property", "unit") else "right")
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("set", "property", "unit") else "right")
     for set_name, rows in tables.items():
         for name, e in rows.items():
             if e.count:

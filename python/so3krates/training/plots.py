@@ -33,6 +33,7 @@ def parity_plot(path: str | Path, sets: Mapping[str, tuple[Properties, Propertie
         if len(limits):
             axes.axline((limits.min(), limits.min()), slope=1, color="0.4", lw=0.8)
             axes.legend(loc="upper left", fontsize=8, frameon=False)
+        axes.locator_params(nbins=5)
         axes.set(title=panel, xlabel=f"label ({ROWS[panel]})", ylabel=f"predicted ({ROWS[panel]})")
     return _save(figure, path)
 

@@ -50,7 +50,7 @@ def progress_display(console: Console | None = None) -> Iterator[ProgressCallbac
 
 @contextlib.contextmanager
 def _bar(console: Console) -> Iterator[ProgressCallback]:
-    columns = (TextColumn("training"), BarColumn(bar_width=20), TextColumn("{task.description}"))
+    columns = (BarColumn(bar_width=12), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("compiling", total=None)
 
@@ -78,17 +78,18 @@ def _lines(console: Console) -> ProgressCallback:
 
 
 def describe(status: Status) -> str:
-    """One line: where the run is, its errors and the time left."""
-    parts = [f"epoch {status.epoch}/{status.epochs}", f"loss {status.loss:.3g}", _errors(status.errors)]
-    if status.valid_loss is not None and status.valid_errors is not None:
-        parts.append(f"valid {status.valid_loss:.3g} {_errors(status.valid_errors)}")
-    parts.append(f"{duration(status.seconds_left)} left")
+    """One line: where the run is, the time left, and loss and errors as training|validation."""
+    parts = [f"epoch {status.epoch}/{status.epochs}", f"{duration(status.seconds_left)} left"]
+    known = status.valid_errors is not None
+    parts.append("loss " + _both(status.loss, status.valid_loss if known else None))
+    for index, (name, unit) in enumerate((("E", "meV/atom"), ("F", "meV/A"), ("S", "meV/A^3"))):
+        if math.isfinite(status.errors[index]):
+            parts.append(f"{name} {_both(status.errors[index], status.valid_errors[index] if known else None)} {unit}")
     return "  ".join(parts)
 
 
-def _errors(errors: np.ndarray) -> str:
-    names = ("E {:.3g} meV/atom", "F {:.3g} meV/A", "S {:.3g} meV/A^3")
-    return ", ".join(name.format(value) for name, value in zip(names, errors, strict=True) if np.isfinite(value))
+def _both(train: float, valid: float | None) -> str:
+    return f"{train:.3g}" if valid is None else f"{train:.3g}|{valid:.3g}"
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -46,20 +47,23 @@ def initial_state(config: TrainingConfig, params: Params) -> TrainState:
 
 
 def make_step(
-    model: ModelConfig, config: TrainingConfig, scales: Scales, total_steps: int
-) -> Callable[[TrainState, Batch, Targets], tuple[TrainState, StepResult]]:
-    """The compiled step. It takes the state's memory: the old state is gone after the call."""
+    model: ModelConfig, config: TrainingConfig, total_steps: int
+) -> Callable[[TrainState, Batch, Targets, Scales], tuple[TrainState, StepResult]]:
+    """The compiled step. It takes the state's memory: the old state is gone after the call.
+
+    Scales are an argument, so that the program does not depend on the data and a compile cache can serve it.
+    """
     weights = normalised_weights(config)
     optimiser = make_optimiser(config)
     schedule = make_schedule(config, total_steps)
 
-    def objective(params: Params, batch: Batch, targets: Targets) -> tuple[jax.Array, ErrorSums]:
+    def objective(params: Params, batch: Batch, targets: Targets, scales: Scales) -> tuple[jax.Array, ErrorSums]:
         sums = error_sums(predict(model, params, batch), batch, targets, scales)
         return loss_of(sums, weights), sums
 
-    def step(state: TrainState, batch: Batch, targets: Targets) -> tuple[TrainState, StepResult]:
-        (loss, sums), gradient = jax.value_and_grad(objective, has_aux=True)(state.params, batch, targets)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(gradient))
+    def step(state: TrainState, batch: Batch, targets: Targets, scales: Scales) -> tuple[TrainState, StepResult]:
+        (loss, sums), gradient = jax.value_and_grad(objective, has_aux=True)(state.params, batch, targets, scales)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         updates, moments = optimiser.update(gradient, state.moments, state.params)
         rate = jnp.asarray(schedule(state.step), jnp.float32)
         params = jax.tree.map(lambda p, u: p - rate.astype(p.dtype) * u, state.params, updates)
@@ -79,9 +83,16 @@ def _averaged(config: TrainingConfig, state: TrainState, params: Params) -> Para
     return jax.tree.map(lambda a, p: a + (1 - decay).astype(p.dtype) * (p - a), state.average, params)
 
 
-def make_validation(model: ModelConfig, scales: Scales) -> Callable[[Params, Batch, Targets], ErrorSums]:
-    """The compiled error sums of a batch."""
-    return jax.jit(lambda params, batch, targets: error_sums(predict(model, params, batch), batch, targets, scales))
+@partial(jax.jit, static_argnums=0)
+def batch_errors(model: ModelConfig, params: Params, batch: Batch, targets: Targets, scales: Scales) -> ErrorSums:
+    """The error sums of a batch, compiled."""
+    return error_sums(predict(model, params, batch), batch, targets, scales)
+
+
+@partial(jax.jit, static_argnums=0)
+def batch_energies(model: ModelConfig, params: Params, batch: Batch) -> jax.Array:
+    """Energies of the structures of a batch (S,) in eV without shifts, compiled."""
+    return predict(model, params, batch).energies
 
 
 def zero_sums() -> ErrorSums:

@@ -28,7 +28,7 @@ from .evaluate import ordered_batches, precision
 from .interrupt import polite_interrupts
 from .loss import ErrorSums, loss_of, normalised_weights, root_mean_squares, unit_scales, variance_scales
 from .progress import ProgressCallback, Status, progress_display
-from .step import StepResult, TrainState, add_sums, initial_state, make_step, make_validation, zero_sums
+from .step import StepResult, TrainState, add_sums, batch_energies, batch_errors, initial_state, make_step, zero_sums
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.csv"
@@ -139,8 +139,7 @@ class _Run:
         self.steps_per_epoch = len(self.graphs) // self.batch_size
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.eval_every = settings.eval_every or self.steps_per_epoch
-        self.step_function = make_step(config.model, settings, self.scales, self.total_steps)
-        self.validation = make_validation(config.model, self.scales)
+        self.step_function = make_step(config.model, settings, self.total_steps)
         self.checkpoints = self._open(resume)
         self.state, self.best = self._initial()
         self.step = 0
@@ -148,6 +147,7 @@ class _Run:
         self.order: tuple[int, np.ndarray] | None = None
         if self.checkpoints.latest() is not None:
             self._restore()
+        _cut_metrics(self.folder / METRICS_FILE, self.step)
         self.saved = time.monotonic()
         self.sums = zero_sums()
         self.valid_sums: ErrorSums | None = None
@@ -203,7 +203,6 @@ class _Run:
         self.state = TrainState(**jax.tree.map(jnp.array, stored["state"]))
         loss, *counts = stored["numbers"].tolist()
         self.best = _Best(jax.tree.map(np.array, stored["best"]), loss, *(int(c) for c in counts))
-        _cut_metrics(self.folder / METRICS_FILE, self.step)
 
     def _model(self) -> Model:
         """The best weights so far as a model."""
@@ -220,6 +219,20 @@ class _Run:
             },
         )
 
+    def _refitted_shifts(self) -> dict[str, float]:
+        """Shifts of all elements moved by the mean energy error per atom of the training frames.
+
+        Forces weigh so much in the loss that a constant, to which they are blind, is learnt last.
+        """
+        errors = np.full(len(self.graphs), np.nan)
+        for indices, batch, targets in ordered_batches(self.graphs, self.valid_batch_size, self.dtype):
+            energies = batch_energies(self.config.model, self.best.params, batch)
+            found = (targets.energies - np.asarray(energies, np.float64)) / targets.atoms
+            errors[indices] = found[: len(indices)]
+        known = np.isfinite(errors)
+        offset = float(errors[known].mean()) if known.any() else 0.0
+        return {element: shift + offset for element, shift in self.shifts.items()}
+
     # Course
 
     def go(self, interrupted: Callable[[], str | None]) -> TrainingResult:
@@ -229,7 +242,7 @@ class _Run:
         batch = self._batch(self.step) if self.step < self.total_steps else None
         while self.step < self.total_steps and reason is None:
             started = time.monotonic()
-            self.state, result = self.step_function(self.state, *batch)
+            self.state, result = self.step_function(self.state, *batch, self.scales)
             self.step += 1
             # The next batch is put together while this step is computed.
             batch = self._batch(self.step)
@@ -244,9 +257,12 @@ class _Run:
             if reason and not due:
                 # After the checkpoint: a resumed run must not know of this validation.
                 self._validate()
-        self._model().save(self.folder)
+        model = self._model()
+        if settings.refit_shift:
+            model = dataclasses.replace(model, energy_shifts=self._refitted_shifts())
+        model.save(self.folder)
         return TrainingResult(
-            model=self._model(),
+            model=model,
             folder=self.folder,
             steps=self.step,
             best_step=self.best.step,
@@ -316,7 +332,7 @@ class _Run:
         if self.valid_graphs:
             total = zero_sums()
             for _, batch, targets in ordered_batches(self.valid_graphs, self.valid_batch_size, self.dtype):
-                total = add_sums(total, self.validation(params, batch, targets))
+                total = add_sums(total, batch_errors(self.config.model, params, batch, targets, self.scales))
             self.valid_sums = total
             loss = self._loss(total)
         else:
@@ -371,7 +387,7 @@ class _Run:
 
     def _seconds_left(self) -> float:
         recent = self.step_seconds[1:][-100:]
-        left = float(np.mean(recent)) * (self.total_steps - self.step) if recent else math.inf
+        left = float(np.median(recent)) * (self.total_steps - self.step) if recent else math.inf
         limit = self.config.training.max_minutes
         return left if limit is None else max(0.0, min(left, 60 * limit - (time.monotonic() - self.began)))
 

@@ -1,0 +1,593 @@
+"""Training: settings, loss, batching, resuming, recovery, metrics, and a first look at real data."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.io import write
+from so3krates.data import Buckets, DataError, Labels, collate, energy_shifts, frame_graphs, labels, read_frames
+from so3krates.data import with_labels as label
+from so3krates.model.config import ConfigError, ModelConfig
+from so3krates.model.network import init_params
+from so3krates.model.potential import Prediction, predict
+from so3krates.storage import Model
+from so3krates.training import (
+    DataConfig,
+    Properties,
+    RunConfig,
+    Status,
+    TrainingConfig,
+    TrainingError,
+    error_table,
+    evaluate,
+    load_frames,
+    preset,
+    reference,
+    train,
+    write_report,
+)
+from so3krates.training.loss import error_sums, loss_of, normalised_weights, unit_scales, variance_scales
+from so3krates.training.optimiser import make_optimiser, make_schedule
+from so3krates.training.step import batch_errors, initial_state, make_step
+
+SHARED = Path(__file__).parents[3] / "shared"
+FORMULA = 1e-5  # relative, float32 against float64 numpy
+GRADIENT = 1e-4  # of the largest component, float32 in another order
+STRESS_DIFFERENCE = 2e-5  # eV/A^3, finite differences in float32
+TOTAL = 1e-7  # eV, totals of 1e7 eV have digits to 2e-9
+SMALL = ModelConfig(features=12, heads=2, layers=1, degrees=(1, 2), radial_functions=8, cutoff=4.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs of one test module share their programs: most of its time would be compilation."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("cache")), 0.1), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def make_frames(count: int, seed: int = 0, repeat: tuple[int, ...] = (1,)) -> list[Atoms]:
+    """Copper with EMT labels and a constant of -1e5 eV per atom."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for n in range(count):
+        atoms = bulk("Cu", "fcc", a=3.6, cubic=True) * (repeat[n % len(repeat)], 1, 1)
+        atoms.set_cell(atoms.cell.array * (1 + 0.02 * rng.normal()), scale_atoms=True)
+        atoms.positions += rng.normal(0, 0.1, atoms.positions.shape)
+        atoms.calc = EMT()
+        energy = atoms.get_potential_energy() - 1e5 * len(atoms)
+        frames.append(label(atoms, Labels(energy, atoms.get_forces(), atoms.get_stress(voigt=False))))
+    return frames
+
+
+def settings(**training: object) -> RunConfig:
+    defaults = {"epochs": 3, "batch_size": 2, "learning_rate": 3e-3, "checkpoint_minutes": 60.0}
+    return RunConfig(SMALL, DataConfig(), TrainingConfig(**{**defaults, **training}))
+
+
+def quiet(_: Status) -> None:
+    """A run that says nothing."""
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv", newline="") as handle:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(handle)]
+
+
+def assert_same(a: dict, b: dict) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+# Settings
+
+
+def test_preset_gan_is_the_published_run() -> None:
+    config = preset("gan")
+    assert (config.model.cutoff, config.model.features, config.model.layers) == (5.0, 132, 3)
+    assert config.data.energy_shift == "mean"
+    t = config.training
+    assert (t.energy_weight, t.force_weight, t.stress_weight) == (0.001, 1.0, 0.01)
+    np.testing.assert_allclose(normalised_weights(t), [9.8912e-4, 0.989120, 9.8912e-3], rtol=1e-5)
+    assert (t.epochs, t.learning_rate, t.learning_rate_stop) == (2000, 1e-3, 1e-5)
+    assert (t.decay_steps, t.decay_factor, t.clip_norm, t.ema_decay) == (100_000, 0.7, None, 0.0)
+    assert [t.batch_size_for(n) for n in (353, 600, 5000, 20_000)] == [1, 5, 10, 100]
+    schedule = make_schedule(t, 706_000)
+    assert float(schedule(706_000)) == pytest.approx(8.06e-5, rel=1e-3)
+
+
+def test_settings_survive_a_file(tmp_path: Path) -> None:
+    config = RunConfig.from_dict(
+        {
+            "preset": "gan",
+            "model": {"features": 64, "degrees": [1, 2]},
+            "data": {"file": "d.npz", "energy_shift": {"Ga": -1.5, "N": 2}},
+            "training": {"clip_norm": 10.0, "ema_decay": 0.99},
+        }
+    )
+    assert config.model.radial_filter_features == (64, 64)
+    config.save(tmp_path / "c.toml")
+    loaded = RunConfig.load(tmp_path / "c.toml")
+    assert loaded.data.file == str(tmp_path / "d.npz")
+    assert dataclasses.replace(loaded, data=config.data) == config
+
+
+def test_keys_of_the_original_are_understood(tmp_path: Path) -> None:
+    keys = {
+        "r_cut": 4.5, "L": 2, "F": 24, "l_min": 1, "l_max": 3, "we": 0.1, "wf": 2.0, "ws": 0.0, "lr": 0.002,
+        "loss_variance_scaling": False, "lr_decay_exp_transition_steps": 50, "clip_by_global_norm": None,
+        "size_batch": None, "size_batch_training": 3, "shift_mean": True, "ace": False, "mic": True,
+        "max_body_order": 2, "seed_data": 5, "file_data": "d.npz", "wandb_name": None,
+    }  # fmt: skip
+    (tmp_path / "inputs.json").write_text(json.dumps(keys))
+    c = RunConfig.load(tmp_path / "inputs.json")
+    assert (c.model.cutoff, c.model.layers, c.model.features, c.model.degrees) == (4.5, 2, 24, (1, 2, 3))
+    assert (c.data.energy_shift, c.data.seed) == ("mean", 5)
+    assert (c.training.force_weight, c.training.variance_scaling, c.training.batch_size) == (2.0, False, 3)
+    assert (c.training.decay_steps, c.training.clip_norm, c.training.learning_rate) == (50, None, 0.002)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"training": {"epochs": 0}}, "training.epochs = 0"),
+        ({"training": {"epoch": 5}}, "unknown key training.epoch"),
+        ({"training": {"schedule": "step"}}, "exponential, cosine, constant"),
+        ({"training": {"ema_decay": 1.0}}, "training.ema_decay = 1.0"),
+        ({"training": {"learning_rate": 1e-6}}, "learning_rate_stop"),
+        ({"training": {"energy_weight": 0, "force_weight": 0, "stress_weight": 0}}, "at least one weight"),
+        ({"training": {"float64": 1}}, "training.float64 = 1: give true or false"),
+        ({"data": {"energy_shift": "median"}}, "data.energy_shift = 'median'"),
+        ({"data": {"file": "a", "train_file": "b"}}, "either file or train_file"),
+        ({"data": {"n_valid": 3}}, "n_train with it"),
+        ({"model": {"feature": 3}}, "unknown model setting 'feature'"),
+        ({"preset": "gold"}, "known are gan"),
+        ({"ace": True}, "ACE"),
+        ({"learning": 3}, "unknown key 'learning'"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(given: dict, words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        RunConfig.from_dict(given)
+    assert words in str(error.value)
+
+
+# Loss
+
+
+def random_case(rng: np.random.Generator) -> tuple[Prediction, object, object]:
+    """A batch of two structures whose labels have holes, padded, and a prediction of everything."""
+    frames = make_frames(2, repeat=(1, 2))
+    frames = [
+        label(atoms, Labels(rng.normal(), rng.normal(size=(len(atoms), 3)), np.diag(rng.normal(size=3))))
+        for atoms in frames
+    ]
+    graphs = frame_graphs(frames, SMALL.cutoff, {"Cu": 0.0})
+    graphs[0].virial[1, 2] = np.nan
+    graphs[1].forces[3] = np.nan
+    batch, targets = collate(graphs, Buckets(graphs, 2).shape(graphs)._replace(structures=3, atoms=16))
+    prediction = Prediction(rng.normal(size=3), rng.normal(size=(16, 3)), rng.normal(size=(3, 3, 3)), np.zeros(16))
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), prediction), batch, targets
+
+
+def test_loss_is_the_formula() -> None:
+    rng = np.random.default_rng(3)
+    prediction, batch, targets = random_case(rng)
+    graphs = frame_graphs(make_frames(5), SMALL.cutoff, energy_shifts(make_frames(5), "lse"))
+    scales = variance_scales(graphs)
+    config = TrainingConfig(energy_weight=0.3, force_weight=2.0, stress_weight=0.7)
+    got = loss_of(error_sums(prediction, batch, targets, scales), normalised_weights(config))
+    loss = 0.0
+    s_force = 1 / np.var(np.concatenate([g.forces.ravel() for g in graphs]))
+    s_energy, s_stress = 1 / np.var([g.energy for g in graphs]), 1 / np.var([g.virial for g in graphs], axis=0)
+    for weight, scale, value, target in (
+        (0.1, s_energy, prediction.energies, targets.energies),
+        (2 / 3, s_force, prediction.forces, targets.forces),
+        (0.7 / 3, s_stress, prediction.strain_gradients, targets.virials),
+    ):
+        difference = scale * (value.astype(np.float64) - target) ** 2
+        assert 0 < np.isnan(difference).sum() < difference.size
+        loss += weight * np.nanmean(difference)
+    assert float(got) == pytest.approx(loss, rel=FORMULA)
+
+
+def test_shown_errors_are_per_atom_and_volume() -> None:
+    prediction, batch, targets = random_case(np.random.default_rng(4))
+    sums = error_sums(prediction, batch, targets, unit_scales())
+    energy = (prediction.energies - targets.energies)[:2] / [4, 8]
+    stress = (prediction.strain_gradients - targets.virials)[:2] / targets.volumes[:2, None, None]
+    squared = [np.sum(energy**2), np.nansum((prediction.forces - targets.forces) ** 2), np.nansum(stress**2)]
+    np.testing.assert_allclose(sums.squared, squared, rtol=FORMULA)
+    assert sums.counts.tolist() == [2, 12 * 3 - 3, 18 - 1]
+
+
+def test_labels_that_are_missing_leave_no_trace_in_the_gradient() -> None:
+    _, batch, targets = random_case(np.random.default_rng(5))
+    params = init_params(SMALL, 0)
+
+    def loss(params: dict, targets: object) -> jax.Array:
+        sums = error_sums(predict(SMALL, params, batch), batch, targets, unit_scales())
+        return loss_of(sums, normalised_weights(TrainingConfig()))
+
+    gradient = jax.jit(jax.grad(loss))
+    leaves = jax.tree.leaves(gradient(params, targets))
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+    assert max(np.abs(leaf).max() for leaf in leaves) > 0
+    nothing = jax.tree.map(lambda x: np.full_like(x, np.nan), targets)._replace(
+        atoms=targets.atoms, volumes=targets.volumes
+    )
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient(params, nothing)))
+
+
+def test_variance_scaling_survives_constant_targets() -> None:
+    frames = make_frames(4)
+    graphs = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "mean"))
+    for graph in graphs:
+        graph.virial[0, 1] = graph.virial[1, 0] = 0.0
+    scales = variance_scales(graphs)
+    variances = np.var([g.virial for g in graphs], axis=0)
+    assert scales.virial[0, 0] == pytest.approx(1 / variances[0, 0])
+    assert scales.virial[0, 1] == pytest.approx(1 / variances.max())
+    alone = variance_scales(graphs[:1])
+    assert alone.energy == 1
+    assert np.all(alone.virial == 1)
+    assert alone.forces == pytest.approx(1 / np.var(graphs[0].forces))
+    empty = variance_scales([g._replace(forces=np.full_like(g.forces, np.nan)) for g in graphs])
+    assert empty.forces == 1
+
+
+def test_a_batch_has_the_gradient_of_its_structures() -> None:
+    frames = make_frames(3, repeat=(1, 3, 2))
+    graphs = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "lse"))
+    scales = variance_scales(graphs)
+    params = init_params(SMALL, 1)
+
+    @jax.jit
+    def gradient(params: dict, batch: object, targets: object) -> dict:
+        return jax.grad(lambda p: error_sums(predict(SMALL, p, batch), batch, targets, scales).scaled.sum())(params)
+
+    shape = Buckets(graphs, 3).shape(graphs)
+    together = gradient(params, *collate(graphs, shape._replace(atoms=32, structures=4)))
+    alone = shape._replace(atoms=12, structures=1)
+    single = [gradient(params, *collate([g], alone)) for g in graphs]
+    summed = jax.tree.map(lambda *g: sum(np.asarray(x, np.float64) for x in g), *single)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(summed))
+    assert largest > 0.1
+    for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(summed), strict=True):
+        np.testing.assert_allclose(a, b, atol=GRADIENT * largest)
+
+
+# The course of a run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, list[Atoms], Path]:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    frames = make_frames(10)
+    result = train(settings(epochs=30, ema_decay=0.9), frames[:8], frames[8:], folder, quiet)
+    return result, frames, folder
+
+
+def test_training_learns(trained: tuple) -> None:
+    result, frames, folder = trained
+    assert result.steps == 120
+    assert result.recoveries == 0
+    rows = rows_of(folder)
+    assert len(rows) == 30
+    first, last = rows[0], rows[-1]
+    assert float(last["valid_forces_rmse"]) < 0.5 * float(first["valid_forces_rmse"])
+    assert float(last["train_loss"]) < 0.3 * float(first["train_loss"])
+    assert result.best_loss == pytest.approx(min(float(row["valid_loss"]) for row in rows), rel=1e-5)
+    table = error_table(evaluate(result.model, frames), reference(frames))
+    assert table["forces"].rmse_over_std < 0.5
+
+
+def test_the_saved_model_is_the_best_one(trained: tuple) -> None:
+    result, frames, folder = trained
+    model = Model.load(folder)
+    assert_same(model.params, result.model.params)
+    assert model.elements == ("Cu",)
+    assert model.energy_shifts == result.model.energy_shifts
+    config = settings(epochs=30, ema_decay=0.9)
+    graphs = frame_graphs(frames[:8], SMALL.cutoff, model.energy_shifts)
+    valid = frame_graphs(frames[8:], SMALL.cutoff, model.energy_shifts)
+    batch, targets = collate(valid, Buckets(valid, 2).shape(valid))
+    sums = batch_errors(SMALL, model.params, batch, targets, variance_scales(graphs))
+    assert float(loss_of(sums, normalised_weights(config.training))) == pytest.approx(result.best_loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("every", [0.0, 60.0])
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, every: float) -> None:
+    frames = make_frames(9, repeat=(1, 2))
+    config = settings(epochs=4, ema_decay=0.9, eval_every=2, checkpoint_minutes=every)
+    whole = train(config, frames[:7], frames[7:], tmp_path / "whole", quiet)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(status: Status) -> None:
+        if status.step == 8:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(config, frames[:7], frames[7:], tmp_path / "killed", kill)
+    seen: list[int] = []
+    resumed = train(
+        config, frames[:7], frames[7:], tmp_path / "killed", lambda status: seen.append(status.step), resume=True
+    )
+    assert min(seen) == (8 if every == 0 else 1)
+    assert resumed.steps == whole.steps == 12
+    assert_same(resumed.model.params, whole.model.params)
+    assert resumed.best_step == whole.best_step
+    columns = ("step", "valid_loss", "learning_rate")
+    assert [[row[c] for c in columns] for row in rows_of(tmp_path / "killed")] == [
+        [row[c] for c in columns] for row in rows_of(tmp_path / "whole")
+    ]
+    initial = init_params(SMALL, 0)
+    assert np.abs(np.asarray(jax.tree.leaves(initial)[0]) - jax.tree.leaves(whole.model.params)[0]).max() > 1e-3
+
+
+def test_a_signal_ends_a_run_with_a_checkpoint(tmp_path: Path) -> None:
+    frames = make_frames(4)
+
+    sent: list[int] = []
+
+    def interrupt(status: Status) -> None:
+        if status.step == 3 and not sent:
+            sent.append(status.step)
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    stopped = train(settings(epochs=4), frames, frames[:1], tmp_path / "a", interrupt)
+    assert (stopped.reason, stopped.steps) == ("stopped by SIGTERM", 3)
+    assert signal.getsignal(signal.SIGTERM) == before
+    resumed = train(settings(epochs=4), frames, frames[:1], tmp_path / "a", quiet, resume=True)
+    whole = train(settings(epochs=4), frames, frames[:1], tmp_path / "b", quiet)
+    assert_same(resumed.model.params, whole.model.params)
+    assert resumed.steps == 8
+
+
+def test_more_epochs_continue_a_finished_run(tmp_path: Path) -> None:
+    frames = make_frames(4)
+    train(settings(epochs=2), frames, [], tmp_path / "a", quiet)
+    longer = train(settings(epochs=4), frames, [], tmp_path / "a", quiet, resume=True)
+    whole = train(settings(epochs=4), frames, [], tmp_path / "b", quiet)
+    assert_same(longer.model.params, whole.model.params)
+    assert whole.best_step == whole.steps == 8
+
+
+def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
+    frames = make_frames(4)
+    train(settings(epochs=1), frames, [], tmp_path, quiet)
+    with pytest.raises(TrainingError, match="holds a run already"):
+        train(settings(epochs=1), frames, [], tmp_path, quiet)
+    with pytest.raises(TrainingError, match=r"training\.learning_rate = 0\.003, not 0\.001"):
+        train(settings(epochs=1, learning_rate=1e-3), frames, [], tmp_path, quiet, resume=True)
+    with pytest.raises(TrainingError, match="other frames or labels"):
+        train(settings(epochs=1), frames[::-1], [], tmp_path, quiet, resume=True)
+    with pytest.raises(TrainingError, match="no run to resume"):
+        train(settings(epochs=1), frames, [], tmp_path / "new", quiet, resume=True)
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_reported(tmp_path: Path) -> None:
+    frames = make_frames(6)
+    poisoned = labels(frames[2])._replace(energy=1e30)
+    frames[2] = label(frames[2], poisoned)
+    config = settings(epochs=3, batch_size=1, variance_scaling=False)
+    config = dataclasses.replace(config, data=DataConfig(energy_shift={"Cu": -1e5}))
+    said: list[str] = []
+    result = train(config, frames, [], tmp_path / "a", lambda status: said.append(status.message or ""))
+    messages = [message for message in said if message]
+    assert result.recoveries == len(messages) == 3
+    assert "is not finite" in messages[0]
+    assert "went back to the weights of step 0" in messages[0]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.model.params))
+    assert result.steps == 18
+    hopeless = [frames[2]] * 11
+    with pytest.raises(TrainingError, match="11 non-finite steps since the best weights of step 0"):
+        train(config, hopeless, [], tmp_path / "b", quiet)
+
+
+def test_the_step_left_out_changes_nothing_but_the_count() -> None:
+    frames = make_frames(1)
+    (graph,) = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "lse"))
+    batch, targets = collate([graph], Buckets([graph], 1).shape([graph]))
+    config = TrainingConfig()
+    step = make_step(SMALL, config, 10)
+    params = init_params(SMALL, 0)
+    bad = targets._replace(energies=np.full_like(targets.energies, 1e30))
+    state, result = step(initial_state(config, params), batch, bad, unit_scales())
+    assert not bool(result.finite)
+    assert int(state.step) == 1
+    assert_same(state.params, params)
+    state, result = step(initial_state(config, params), batch, targets, unit_scales())
+    assert bool(result.finite)
+    moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), state.params, params)
+    # Adam's first step is the learning rate wherever there is a gradient.
+    assert max(jax.tree.leaves(moved)) == pytest.approx(config.learning_rate, rel=1e-2)
+
+
+def test_the_time_limit_and_the_rate_end_a_run(tmp_path: Path) -> None:
+    frames = make_frames(4)
+    limited = train(settings(epochs=10_000, max_minutes=1e-3), frames, frames, tmp_path / "a", quiet)
+    assert "time limit of 0.001 min" in limited.reason
+    assert limited.steps == limited.best_step == 1
+    falling = settings(epochs=50, decay_steps=1, decay_factor=0.1, learning_rate_stop=1e-4, warmup_steps=2)
+    result = train(falling, frames, [], tmp_path / "b", quiet)
+    assert "learning rate fell to" in result.reason
+    assert result.steps == 2 + 3
+
+
+def test_schedules() -> None:
+    cosine = make_schedule(TrainingConfig(schedule="cosine", warmup_steps=10), 110)
+    assert [float(cosine(t)) for t in (0, 10, 60, 110)] == pytest.approx([1e-3 / 11, 1e-3, 5.05e-4, 1e-5], rel=1e-5)
+    exponential = make_schedule(TrainingConfig(), 10)
+    assert float(exponential(50_000)) == pytest.approx(1e-3 * 0.7**0.5, rel=1e-5)
+
+
+def test_optional_parts_of_the_optimiser_act() -> None:
+    params, gradient = {"w": np.array([2.0, -1.0], np.float32)}, {"w": np.array([30.0, 40.0], np.float32)}
+
+    def update(**extra: object) -> np.ndarray:
+        optimiser = make_optimiser(TrainingConfig(**extra))
+        state = optimiser.init(params)
+        # Two steps, the second with a small gradient: Adam alone does not see the size of the first.
+        _, state = optimiser.update(gradient, state, params)
+        return np.asarray(optimiser.update({"w": gradient["w"] * 1e-2}, state, params)[0]["w"])
+
+    plain = update()
+    np.testing.assert_allclose(update(weight_decay=0.1) - plain, 0.1 * params["w"], rtol=1e-3)
+    first, second = np.array([30.0, 40.0]) / 50, gradient["w"] * 1e-2
+    mean = (0.1 * 0.9 * first + 0.1 * second) / (1 - 0.9**2)
+    square = (0.001 * 0.999 * first**2 + 0.001 * second**2) / (1 - 0.999**2)
+    np.testing.assert_allclose(update(clip_norm=1.0), mean / np.sqrt(square), rtol=1e-3)
+    assert np.abs(update(clip_norm=1.0) - plain).max() > 0.1
+
+
+def test_the_shift_can_be_refitted(tmp_path: Path) -> None:
+    frames = make_frames(5, repeat=(1, 2))
+    plain = train(settings(epochs=1), frames, [], tmp_path / "a", quiet).model
+    refitted = train(settings(epochs=1, refit_shift=True), frames, [], tmp_path / "b", quiet).model
+    assert_same(plain.params, refitted.params)
+    assert Model.load(tmp_path / "b").energy_shifts == refitted.energy_shifts
+    atoms = reference(frames).atoms
+    errors = [(reference(frames).energies - evaluate(m, frames).energies) / atoms for m in (plain, refitted)]
+    assert abs(errors[0].mean()) > 1e-3
+    assert abs(errors[1].mean()) < 1e-5
+
+
+def test_weights_on_labels_that_nobody_has_are_refused(tmp_path: Path) -> None:
+    frames = [label(a, labels(a)._replace(stress=np.full((3, 3), np.nan))) for a in make_frames(3)]
+    with pytest.raises(DataError, match=r"training\.stress_weight = 0\.01 but none of 3 training frames"):
+        train(settings(epochs=1), frames, [], tmp_path / "a", quiet)
+    result = train(settings(epochs=1, stress_weight=0.0), frames, [], tmp_path / "b", quiet)
+    assert rows_of(result.folder)[0]["train_stress_rmse"] == ""
+
+
+def test_stress_labels_may_be_missing_in_part(tmp_path: Path) -> None:
+    frames = make_frames(4)
+    frames[1] = label(frames[1], labels(frames[1])._replace(stress=np.full((3, 3), np.nan)))
+    result = train(settings(epochs=2), frames, frames[:2], tmp_path / "a", quiet)
+    assert result.recoveries == 0
+    assert float(rows_of(result.folder)[-1]["valid_stress_rmse"]) > 0
+
+
+def test_float64_says_what_it_needs(tmp_path: Path) -> None:
+    with jax.enable_x64(False), pytest.raises(RuntimeError, match="jax_enable_x64"):
+        train(settings(float64=True), make_frames(2), [], tmp_path / "a", quiet)
+
+
+def test_float64_runs(tmp_path: Path) -> None:
+    with jax.enable_x64(True):
+        result = train(settings(epochs=1, float64=True), make_frames(2), [], tmp_path / "a", quiet)
+        assert {str(leaf.dtype) for leaf in jax.tree.leaves(result.model.params)} == {"float64"}
+
+
+# Results
+
+
+def test_evaluation_keeps_order_shifts_and_signs(trained: tuple) -> None:
+    model = trained[0].model
+    frames = make_frames(5, seed=9, repeat=(3, 1, 2))
+    both = evaluate(model, frames, batch_size=2)
+    for index, atoms in enumerate(frames):
+        one = evaluate(model, [atoms])
+        assert both.energies[index] == pytest.approx(one.energies[0], abs=1e-4)
+        np.testing.assert_allclose(both.forces[index], one.forces[0], atol=1e-5)
+        assert np.abs(both.forces[index]).max() > 0.1
+    assert both.energies[1] == pytest.approx(-4e5, abs=50)
+    step = 2e-2
+    energies = []
+    for sign in (1, -1):
+        moved = frames[0].copy()
+        moved.set_cell(moved.cell.array * (1 + sign * step), scale_atoms=True)
+        energies.append(evaluate(model, [moved]).energies[0])
+    slope = (energies[0] - energies[1]) / (2 * step) / frames[0].cell.volume
+    assert both.stresses[0].trace() == pytest.approx(slope, rel=0.1, abs=STRESS_DIFFERENCE)
+    assert abs(slope) > 10 * STRESS_DIFFERENCE
+    cluster = frames[1].copy()
+    cluster.pbc = False
+    assert np.isnan(evaluate(model, [cluster]).stresses).all()
+
+
+def test_the_error_table_is_its_formulas() -> None:
+    atoms = np.array([2, 4])
+    label_energies = np.array([-20.0, -44.0])
+    truth = Properties(
+        atoms, label_energies, [np.zeros((2, 3)), np.ones((4, 3))], np.stack([np.eye(3), np.full((3, 3), np.nan)])
+    )
+    guess = Properties(
+        atoms,
+        label_energies + atoms * [0.005, 0.003],
+        [np.full((2, 3), 0.1), np.full((4, 3), 1.2)],
+        np.stack([1.5 * np.eye(3), np.zeros((3, 3))]),
+    )
+    table = error_table(guess, truth)
+    assert (table["energy"].mae, table["energy"].rmse) == pytest.approx((4.0, np.sqrt(17)))
+    assert table["energy, means removed"].mae == pytest.approx(1.0)
+    assert table["forces"].count == 18
+    rmse, std = 1000 * np.sqrt((6 * 0.01 + 12 * 0.04) / 18), 1000 * np.sqrt(2) / 3
+    assert table["forces"].rmse == pytest.approx(rmse)
+    assert table["forces"].rmse_over_std == pytest.approx(rmse / std)
+    assert table["forces"].r2 == pytest.approx(1 - (rmse / std) ** 2)
+    assert table["stress"].count == 9
+    assert table["stress"].mae == pytest.approx(500 / 3)
+
+
+def test_the_report_holds_tables_and_figures(trained: tuple, tmp_path: Path) -> None:
+    result, frames, _ = trained
+    tables = write_report(tmp_path, result.model, {"train": frames[:8], "test": frames[8:]}, result.metrics_file)
+    stored = json.loads((tmp_path / "errors.json").read_text())
+    assert stored["test"]["forces"]["rmse"] == tables["test"]["forces"].rmse
+    assert "energy, means removed" in (tmp_path / "errors.txt").read_text()
+    for name in ("parity.png", "learning_curve.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_frames_come_from_the_files_of_the_settings(tmp_path: Path) -> None:
+    frames = make_frames(10)
+    write(tmp_path / "a.extxyz", frames)
+    file = str(tmp_path / "a.extxyz")
+    assert [len(part) for part in load_frames(DataConfig(file=file))] == [8, 1]
+    assert [len(part) for part in load_frames(DataConfig(file=file, n_train=3))] == [3, 7]
+    assert [len(part) for part in load_frames(DataConfig(train_file=file))] == [10, 0]
+    with pytest.raises(DataError, match=r"name data\.file"):
+        load_frames(DataConfig())
+
+
+# Real data
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "gan_pbesol").is_dir(), reason="shared/data/gan_pbesol is not there")
+def test_all_electron_energies_lose_nothing(tmp_path: Path) -> None:
+    frames, test = (read_frames(SHARED / "data" / "gan_pbesol" / f"{name}.extxyz") for name in ("train40", "test8"))
+    assert (len(frames), len(test)) == (40, 8)
+    config = dataclasses.replace(settings(epochs=1, batch_size=1), model=SMALL, data=DataConfig(energy_shift="mean"))
+    shifts = energy_shifts(frames, "mean")
+    assert shifts["Ga"] == shifts["N"] == pytest.approx(-27314, abs=1)
+    graphs = frame_graphs(frames, 5.0, shifts)
+    for graph, atoms in zip(graphs, frames, strict=True):
+        assert graph.energy + 180 * (shifts["Ga"] + shifts["N"]) == pytest.approx(labels(atoms).energy, abs=TOTAL)
+        assert abs(graph.energy) < 100
+    assert np.std([g.energy for g in graphs]) > 1
+    result = train(config, frames[:2], frames[2:3], tmp_path / "run", quiet)
+    assert result.steps == 2
+    predicted, truth = evaluate(result.model, test[:2]), reference(test[:2])
+    # The shifts alone are right to the spread of the frames; float32 totals would be off by up to an eV.
+    assert np.abs(predicted.energies - truth.energies).max() < 1000
+    difference = predicted.energies - np.float32(predicted.energies)
+    assert np.abs(difference).max() > 1e-3
