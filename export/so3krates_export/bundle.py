@@ -172,7 +172,7 @@ def _is_integer(value: Any, low: int = 1, high: int = _LARGEST_SIZE) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 2**1000)
 
 
 def _is_names(value: Any) -> bool:

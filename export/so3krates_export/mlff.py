@@ -14,7 +14,6 @@ import numpy as np
 from ase.data import chemical_symbols
 from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict, unflatten_dict
-
 from so3krates.model.config import ModelConfig
 from so3krates.storage import Model, check_weights
 
@@ -167,7 +166,9 @@ def config_from_hyperparameters(hyperparameters: dict[str, Any]) -> ModelConfig:
 def find_checkpoint(folder: Path) -> Path:
     """The checkpoint that the original's loader would take: newest orbax, else newest msgpack by loss."""
     for pattern in ("ckpt_*", "checkpoint_loss_*"):
-        numbered = [(int(match[1]), path) for path in folder.glob(pattern) if (match := re.search(r"_(\d+)$", path.name))]
+        numbered = [
+            (int(match[1]), path) for path in folder.glob(pattern) if (match := re.search(r"_(\d+)$", path.name))
+        ]
         if numbered:
             return max(numbered)[1]
     raise MlffError(f"{folder} has neither ckpt_* nor checkpoint_loss_*: name the file with --checkpoint")
@@ -252,9 +253,11 @@ def _restore_orbax(folder: Path) -> dict[str, Any]:
 
     with _quiet_orbax(), ocp.PyTreeCheckpointer() as checkpointer:
         try:
+            metadata = checkpointer.metadata(folder.resolve()).item_metadata
+            if metadata is None:  # the first orbax versions wrote none, and no shardings either
+                return checkpointer.restore(folder.resolve())
             # Arrays are read as numpy, so that the devices on which they were written do not matter.
-            tree = checkpointer.metadata(folder.resolve()).item_metadata.tree
-            arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
             return checkpointer.restore(folder.resolve(), restore_args=arguments)
         except Exception as error:  # orbax and tensorstore raise many kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,48 @@
+"""ASE calculator on a bundle."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from .runtime import Runtime
+
+
+class So3kratesCalculator(Calculator):
+    """Energy, forces, stress (Voigt, ASE sign) and per-atom energies of a `.so3k` bundle, in eV and A.
+
+    One calculator may serve any number of structures in turn, of any size and periodicity.
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        device: str = "cpu",
+        threads: int = 0,
+        plugin: str = "",
+        cache: str = "",
+        skin: float = 0.5,
+        **options: Any,
+    ) -> None:
+        """The arguments of `Runtime`; `options` go to ASE's `Calculator`."""
+        super().__init__(**options)
+        self.runtime = Runtime(bundle, device=device, threads=threads, plugin=plugin, cache=cache, skin=skin)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Compute everything at once; the stress is left out where the cell has no volume."""
+        super().calculate(atoms, properties, system_changes)
+        found = self.runtime.evaluate(self.atoms)
+        self.results = {name: found[name] for name in ("energy", "energies", "forces")}
+        self.results["free_energy"] = found["energy"]
+        if "stress" in found:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(found["stress"])

@@ -1,0 +1,162 @@
+"""A bundle's energies, forces and stress for ASE structures, computed by the C++ evaluator."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import complete_cell
+from matscipy.neighbours import neighbour_list
+
+from ._harness import Evaluator
+
+
+class _Lists(NamedTuple):
+    """Candidate lists of one structure, and the structure that they hold for."""
+
+    numbers: np.ndarray
+    pbc: np.ndarray
+    cell: np.ndarray
+    positions: np.ndarray
+    image_rows: np.ndarray  # (images,) row whose image it is
+    image_shifts: np.ndarray  # (images, 3) in cell vectors
+
+    def hold_for(self, atoms: Atoms, skin: float) -> bool:
+        """Whether no pair can have come within the cutoff without being listed."""
+        if not (
+            np.array_equal(self.numbers, atoms.numbers)
+            and np.array_equal(self.pbc, atoms.pbc)
+            and np.array_equal(self.cell, atoms.cell.array)
+        ):
+            return False
+        moved = np.square(atoms.positions - self.positions).sum(axis=1)
+        return moved.max(initial=0.0) < (0.5 * skin) ** 2
+
+
+class Runtime:
+    """A bundle on a device.
+
+    Neighbour lists reach a skin beyond the cutoff and are kept until an atom has moved half of it.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        device: str = "cpu",
+        threads: int = 0,
+        plugin: str = "",
+        cache: str = "",
+        skin: float = 0.5,
+    ) -> None:
+        """
+        Args:
+            bundle: path of a `.so3k` file.
+            device: "cpu", "cuda" or "cuda:INDEX".
+            threads: host threads of the CPU device; 0: every core.
+            plugin: path of the PJRT plugin; empty: the installed one.
+            cache: folder of compiled programs; empty: the user's cache folder; "off": none.
+            skin: reach of the neighbour lists beyond the cutoff, A.
+
+        Raises:
+            so3krates._harness.Error: the bundle or the device cannot be used; the message says why.
+        """
+        if skin < 0:
+            raise ValueError(f"skin is {skin} A, but must not be negative")
+        self._evaluator = Evaluator(str(bundle), device=device, threads=threads, plugin=plugin, cache=cache)
+        self._skin = skin
+        self._lists: _Lists | None = None
+        bundle_read = self._evaluator.bundle
+        self.path: str = bundle_read.path
+        self.elements: list[str] = bundle_read.elements
+        self.cutoff: float = bundle_read.cutoff
+
+    def report(self) -> dict[str, Any]:
+        """Device, capacities, memory and compile times of the evaluator."""
+        return self._evaluator.report()
+
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
+        """Energy and its derivatives.
+
+        Returns:
+            energy (eV), energies (atoms,) eV, forces (atoms, 3) eV/A, virial (3, 3) eV, which is -dE/d(strain), and,
+            where the cell has a volume, stress (3, 3) eV/A^3 = dE/d(strain) / volume. Virial and stress are symmetric.
+
+        Raises:
+            ValueError: the structure has an element that the bundle does not know.
+            so3krates._harness.Error: the computation failed.
+        """
+        if self._lists is None or not self._lists.hold_for(atoms, self._skin):
+            self._lists = None
+            self._lists = self._build_lists(atoms)
+        images = atoms.positions[self._lists.image_rows] + self._lists.image_shifts @ atoms.cell.array
+        found = self._evaluator.evaluate(np.concatenate([atoms.positions, images]))
+        gradient = 0.5 * (found["strain_gradient"] + found["strain_gradient"].T)
+        results = {
+            "energy": found["energy"],
+            "energies": found["atom_energies"],
+            "forces": found["forces"],
+            "virial": -gradient,
+        }
+        if atoms.cell.rank == 3:
+            results["stress"] = gradient / atoms.get_volume()
+        return results
+
+    def _build_lists(self, atoms: Atoms) -> _Lists:
+        species = self._species(atoms)
+        rows = len(atoms)
+        centres, others, shifts = _pairs(atoms, self.cutoff + self._skin)
+        is_image = shifts.any(axis=1)
+        images, entry = np.unique(np.column_stack([others[is_image], shifts[is_image]]), axis=0, return_inverse=True)
+        others[is_image] = rows + entry.ravel()
+        self._evaluator.set_neighbourhood(
+            owned=rows,
+            rows=rows,
+            row_of_atom=np.concatenate([np.arange(rows), images[:, 0]]),
+            atom_of_row=np.arange(rows),
+            species=species,
+            candidate_count=np.bincount(centres, minlength=rows),
+            candidates=others,
+        )
+        return _Lists(
+            numbers=atoms.numbers.copy(),
+            pbc=atoms.pbc.copy(),
+            cell=atoms.cell.array.copy(),
+            positions=atoms.positions.copy(),
+            image_rows=images[:, 0],
+            image_shifts=images[:, 1:],
+        )
+
+    def _species(self, atoms: Atoms) -> np.ndarray:
+        index = {element: k for k, element in enumerate(self.elements)}
+        symbols = atoms.get_chemical_symbols()
+        unknown = sorted(set(symbols) - index.keys())
+        if unknown:
+            known = ", ".join(self.elements)
+            raise ValueError(f"{self.path} knows the elements {known}, but the structure has {', '.join(unknown)}")
+        return np.array([index[symbol] for symbol in symbols], dtype=np.int32)
+
+
+def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Directed pairs within `reach`, ordered by centre: centres, others and the cell shifts of the others."""
+    if len(atoms) == 0:
+        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3), np.int32)
+    lost = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
+    if lost.size > 0:
+        raise ValueError(f"the positions of {lost.size} atoms are not finite, the first of them atom {lost[0]}")
+    periodic = atoms.pbc[:, None]
+    cell = np.where(periodic, atoms.cell.array, 0.0)
+    if np.linalg.matrix_rank(cell) < atoms.pbc.sum():
+        raise ValueError(f"the structure is periodic along {atoms.pbc}, but its cell vectors {cell} do not span that")
+    # Along the other directions a box of our own, 1 A wider than the atoms, takes the place of the cell.
+    cell = complete_cell(cell)
+    scaled = atoms.positions @ np.linalg.inv(cell)
+    low = np.where(atoms.pbc, 0.0, scaled.min(axis=0) - 1.0)
+    width = np.where(atoms.pbc, 1.0, scaled.max(axis=0) + 1.0 - low)
+    return neighbour_list(
+        "ijS",
+        positions=atoms.positions,
+        cell=cell * width[:, None],
+        cell_origin=low @ cell,
+        pbc=atoms.pbc,
+        cutoff=reach,
+    )

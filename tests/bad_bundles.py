@@ -1,0 +1,115 @@
+"""Bundles with one thing wrong, for both readers: what is done to a valid one, and what the message must say."""
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import safetensors.numpy
+from so3krates_export import write_bundle
+
+Manifest = dict[str, Any]
+
+
+def forge(path: Path, manifest: Manifest, tensors: dict[str, np.ndarray]) -> bytes:
+    """A file with a right checksum, whatever the manifest says."""
+    with mock.patch("so3krates_export.bundle._validate"):
+        write_bundle(path, manifest, tensors)
+    return path.read_bytes()
+
+
+def step(manifest: Manifest, index: int = 0) -> dict[str, Any]:
+    return manifest["schedules"]["forces"][index]
+
+
+BAD_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
+    "producer": (lambda m: m.pop("producer"), '"producer" is not a string'),
+    "model": (lambda m: m.update(model=[]), '"model" is not an object'),
+    "no elements": (lambda m: m.update(elements=[]), '"elements" is not a list'),
+    "element twice": (lambda m: m.update(elements=["Ga", "Ga"]), '"elements" is not a list of different'),
+    "one shift": (lambda m: m.update(energy_shifts=[1.0]), '"energy_shifts" is not a list of 2 numbers'),
+    "shift is text": (lambda m: m.update(energy_shifts=[1.0, "2"]), '"energy_shifts" is not a list of 2 numbers'),
+    "cutoff": (lambda m: m.update(cutoff=0), '"cutoff" is not a positive number'),
+    "steps": (lambda m: m.update(message_passing_steps=1.5), '"message_passing_steps" is not'),
+    "units": (lambda m: m.update(units="real"), '"units" is not "metal"'),
+    "precision": (lambda m: m.update(precision="float16"), '"precision" is not'),
+    "platform": (lambda m: m.update(platform="tpu"), '"platform" is not'),
+    "stablehlo": (lambda m: m.update(stablehlo_version="1.13"), '"stablehlo_version" is not'),
+    "training": (lambda m: m.update(training="much"), '"training" is neither'),
+    "no rungs": (lambda m: m.update(ladder=[]), '"ladder" is not a list'),
+    "rung": (lambda m: m["ladder"][0].update(rows=0), "rung 0 of the ladder"),
+    "rung too large": (lambda m: m["ladder"][0].update(rows=2**31), "rung 0 of the ladder"),
+    "buffers": (lambda m: m.pop("buffers"), '"buffers" is not an object'),
+    "buffer's name": (lambda m: m["buffers"].update({"weights/x": {}}), "must not be named"),
+    "buffer's dtype": (lambda m: m["buffers"]["slopes"].update(dtype="int64"), '"slopes" has an unknown dtype'),
+    "buffer's shape": (lambda m: m["buffers"]["slopes"].update(shape=["columns"]), '"slopes" has an unknown shape'),
+    "buffer's size": (lambda m: m["buffers"]["slopes"].update(shape=[2**30, 2**30]), '"slopes" is too large'),
+    "buffer's role": (lambda m: m["buffers"]["slopes"].update(role="friend"), '"slopes" has an unknown role'),
+    "input": (lambda m: m["buffers"]["slopes"].update(role="input"), 'no host fills an input named "slopes"'),
+    "no positions": (lambda m: m["buffers"].pop("positions"), '"positions" is not an input of type float64'),
+    "short forces": (lambda m: m["buffers"]["forces"].update(dtype="float32"), '"forces" is not an output of type'),
+    "programs": (lambda m: m.update(programs=[]), '"programs" is not an object'),
+    "program's rungs": (lambda m: m["programs"]["pair"].append("x"), 'program "pair" has not one tensor'),
+    "program's tensor": (
+        lambda m: m["programs"].update(pair=["programs/pair/7"]),
+        'names the tensor "programs/pair/7"',
+    ),
+    "a weight as program": (lambda m: m["programs"].update(pair=["weights/depth"]), 'names the tensor "weights/depth"'),
+    "schedules": (lambda m: m.pop("schedules"), '"schedules" is not an object'),
+    "no forces": (lambda m: m.update(schedules={}), 'schedule "forces" is missing'),
+    "no steps": (lambda m: m["schedules"].update(forces={}), "is not a list of steps"),
+    "step of both kinds": (lambda m: step(m).update(refresh=[]), 'step 0 of schedule "forces" is neither'),
+    "unknown program": (lambda m: step(m).update(run="layer"), "step 0 of schedule .* runs an unknown program"),
+    "no inputs": (lambda m: step(m).pop("inputs"), "does not list its inputs and outputs"),
+    "unknown input": (lambda m: step(m)["inputs"].append("x"), 'reads "x", which is neither'),
+    "unknown weight": (lambda m: step(m)["inputs"].append("weights/x"), 'reads "weights/x", which is neither'),
+    "output to an input": (lambda m: step(m)["outputs"].append("species"), 'computes "species", which is not'),
+    "output twice": (lambda m: step(m)["outputs"].append("edges"), "computes a buffer twice"),
+    "donated twice": (lambda m: step(m)["inputs"].append("edges"), 'updates "edges" in place, but reads it twice'),
+    "refresh of an input": (lambda m: step(m, 2).update(refresh=["species"]), 'refreshes "species"'),
+    "refresh of a matrix": (lambda m: step(m, 2).update(refresh=["strain_gradient"]), 'refreshes "strain_gradient"'),
+    "no energy": (lambda m: m["schedules"]["forces"].pop(), 'never computes "energy"'),
+}
+
+
+def edited(data: bytes, edit: Callable[[dict[str, Any]], Any]) -> bytes:
+    """The file with another header."""
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    edit(header)
+    head = json.dumps(header).encode()
+    return struct.pack("<Q", len(head)) + head + data[8 + length :]
+
+
+def edit_manifest(**changes: Any) -> Callable[[dict[str, Any]], Any]:
+    def edit(header: dict[str, Any]) -> None:
+        metadata = header["__metadata__"]
+        metadata["so3krates"] = json.dumps({**json.loads(metadata["so3krates"]), **changes})
+
+    return edit
+
+
+BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda d: b"", "cut short, or no so3krates bundle"),
+    "header cut": (lambda d: d[:200], "cut short, or no so3krates bundle"),
+    "data cut": (lambda d: d[:-1], "damaged or cut short"),
+    "data too long": (lambda d: d + b"\0", "damaged or cut short"),
+    "text": (lambda d: b"units metal\natom_style atomic\n", "cut short, or no so3krates bundle"),
+    "no JSON": (lambda d: struct.pack("<Q", 4) + b"abcd", "the header is not JSON"),
+    "JSON array": (lambda d: struct.pack("<Q", 2) + b"[]", "the header is not a JSON object"),
+    "deep JSON": (lambda d: struct.pack("<Q", 200000) + b"[" * 200000, "is not JSON"),
+    "other safetensors file": (lambda d: safetensors.numpy.save({"x": np.zeros(3)}), "not a so3krates bundle"),
+    "other metadata": (lambda d: edited(d, lambda h: h.update(__metadata__={"a": "b"})), "not a so3krates bundle"),
+    "other format": (lambda d: edited(d, edit_manifest(format="other")), '"format" is not "so3krates-bundle"'),
+    "newer": (lambda d: edited(d, edit_manifest(version=2)), "version 2, but this so3krates reads up to version 1"),
+    "edited manifest": (lambda d: edited(d, edit_manifest(cutoff=5.5)), "does not match its checksum"),
+    "renamed weight": (
+        lambda d: edited(d, lambda h: h.update({"weights/deep": h.pop("weights/depth")})),
+        "does not match its checksum",
+    ),
+    "flipped bit": (lambda d: d[:-1] + bytes([d[-1] ^ 1]), "does not match its checksum"),
+    "unknown dtype": (lambda d: edited(d, lambda h: h["weights/depth"].update(dtype="F4")), "damaged|unknown type"),
+}

@@ -1,0 +1,446 @@
+"""The evaluator on a small many-body potential: numbers, capacities, ghosts, cache and refusals."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.neighborlist import primitive_neighbor_list
+from so3krates._harness import Error, Evaluator
+from toy_bundle import (
+    CUTOFF,
+    ELEMENTS,
+    ENERGY_SHIFTS,
+    LADDER,
+    reference_energies,
+    reference_forces,
+    reference_strain_gradient,
+    write_toy_bundle,
+)
+
+ENERGY = 1e-12  # eV per atom, relative to the shift of 27314 eV: 1e-12 * 27314
+DIFFERENCE = 2e-7  # eV/A and eV, error of the reference's finite differences
+SAME = 1e-12  # eV/A, between two ways to the same numbers
+SIGNAL = 0.1  # eV/A and eV, smallest force and strain gradient that prove anything
+
+
+class Lists(NamedTuple):
+    """What a host gives to the evaluator; `order` is the original index of each row."""
+
+    arguments: dict[str, Any]
+    positions: np.ndarray
+    order: np.ndarray
+
+
+def lists(atoms: Atoms, owned: np.ndarray | None = None, skin: float = 0.4) -> Lists:
+    """Rows are the owned atoms, then all others; atoms are the rows, then the periodic images."""
+    owned = np.arange(len(atoms)) if owned is None else owned
+    order = np.concatenate([owned, np.setdiff1d(np.arange(len(atoms)), owned)])
+    atoms = atoms[order]
+    i, j, shifts = primitive_neighbor_list("ijS", atoms.pbc, atoms.cell.array, atoms.positions, CUTOFF + skin)
+    index = {(k, 0, 0, 0): k for k in range(len(atoms))}
+    candidates: list[list[int]] = [[] for _ in owned]
+    for centre, *other in zip(i, j, *shifts.T, strict=True):
+        if centre < len(owned):
+            candidates[centre].append(index.setdefault(tuple(map(int, other)), len(index)))
+    images = np.array(list(index), dtype=int).reshape(-1, 4)
+    arguments = {
+        "owned": len(owned),
+        "rows": len(atoms),
+        "row_of_atom": images[:, 0],
+        "atom_of_row": np.arange(len(atoms)),
+        "species": np.array([ELEMENTS.index(symbol) for symbol in atoms.get_chemical_symbols()]),
+        "candidate_count": np.array([len(row) for row in candidates]),
+        "candidates": np.array([k for row in candidates for k in row]),
+    }
+    return Lists(arguments, atoms.positions[images[:, 0]] + images[:, 1:] @ atoms.cell.array, order)
+
+
+def evaluate(evaluator: Evaluator, atoms: Atoms) -> dict[str, Any]:
+    host = lists(atoms)
+    evaluator.set_neighbourhood(**host.arguments)
+    return evaluator.evaluate(host.positions)
+
+
+def gan(repeat: tuple[int, int, int] = (1, 1, 1), seed: int = 1) -> Atoms:
+    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat(repeat)
+    rng = np.random.default_rng(seed)
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(0, 0.02, (3, 3))), scale_atoms=True)
+    atoms.positions += rng.normal(0, 0.1, atoms.positions.shape)
+    return atoms
+
+
+def compressed(factor: float = 0.85) -> Atoms:
+    """By default 38 neighbours of every atom, where the first rung holds 32."""
+    atoms = gan()
+    atoms.set_cell(atoms.cell.array * factor, scale_atoms=True)
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_bundle(tmp_path_factory.mktemp("toy") / "toy.so3k")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def evaluator(path: Path, cache: Path) -> Evaluator:
+    return Evaluator(str(path), cache=str(cache), threads=2)
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any], rows: slice | np.ndarray = slice(None)) -> None:
+    np.testing.assert_allclose(found["forces"], expected["forces"][rows], rtol=0, atol=SAME)
+    np.testing.assert_allclose(found["atom_energies"], expected["atom_energies"][rows], rtol=SAME, atol=0)
+    assert np.abs(found["forces"]).max() > SIGNAL
+
+
+STRUCTURES: dict[str, Callable[[], Atoms]] = {
+    "triclinic crystal": gan,
+    "cell smaller than the cutoff": lambda: bulk("Ga", "fcc", a=3.9),
+    "slab": lambda: Atoms("GaNGaN", rattled_square(), cell=[3.1, 3.3, 0], pbc=[True, True, False]),
+    "cluster": lambda: Atoms("Ga2N2", rattled_square()),
+}
+
+
+def rattled_square() -> np.ndarray:
+    square = np.array([[0, 0, 0], [1.9, 0, 0.4], [0, 2.1, 0], [1.8, 2.0, 1.7]])
+    return square + np.random.default_rng(3).normal(0, 0.1, square.shape)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_energy_forces_and_strain_gradient(name, evaluator):
+    atoms = STRUCTURES[name]()
+    found = evaluate(evaluator, atoms)
+    energies = reference_energies(atoms)
+    assert found["energy"] == pytest.approx(energies.sum(), rel=ENERGY)
+    np.testing.assert_allclose(found["atom_energies"], energies, rtol=ENERGY)
+    np.testing.assert_allclose(found["forces"], reference_forces(atoms), atol=DIFFERENCE)
+    gradient = reference_strain_gradient(atoms)
+    np.testing.assert_allclose(found["strain_gradient"], gradient, atol=10 * DIFFERENCE)
+    assert np.abs(gradient).max() > SIGNAL
+    assert len(atoms) == 1 or np.abs(found["forces"]).max() > SIGNAL
+
+
+def test_positions_may_move_within_the_lists(evaluator):
+    atoms = gan()
+    host = lists(atoms, skin=0.6)
+    evaluator.set_neighbourhood(**host.arguments)
+    for seed in range(3):
+        move = np.random.default_rng(seed).uniform(-0.15, 0.15, atoms.positions.shape)
+        moved = atoms.copy()
+        moved.positions += move
+        found = evaluator.evaluate(host.positions + move[host.arguments["row_of_atom"]])
+        np.testing.assert_allclose(found["forces"], reference_forces(moved), atol=DIFFERENCE)
+
+
+def test_the_result_does_not_depend_on_what_was_computed_before(evaluator):
+    small, large = gan(), gan((3, 3, 2))
+    first = [evaluate(evaluator, atoms) for atoms in (small, large)]
+    again = [evaluate(evaluator, atoms) for atoms in (small, large)]
+    for a, b in zip(first, again, strict=True):
+        assert a["energy"] == b["energy"] and np.array_equal(a["forces"], b["forces"])
+    assert np.abs(first[1]["forces"]).max() > SIGNAL
+
+
+# ---- capacities
+
+
+def test_more_neighbours_than_the_rung_holds(path, cache, evaluator):
+    """A dense structure climbs from 32 to 96 neighbours and gives the numbers of a ladder with room from the start."""
+    dense = compressed()
+    roomy = write_toy_bundle(path.parent / "roomy.so3k", LADDER[1:])
+    expected = evaluate(Evaluator(str(roomy), cache=str(cache), threads=2), dense)
+    found = evaluate(evaluator, dense)
+    assert_same(found, expected)
+    report = evaluator.report()
+    assert (report["climbs"], report["rung_rows"], report["rung_neighbours"]) == (1, 8, 96)
+    # The need is remembered: the next lists start on the higher rung.
+    assert_same(evaluate(evaluator, dense), expected)
+    assert evaluator.report()["climbs"] == 1
+
+
+def test_more_rows_than_the_rung_holds(evaluator):
+    atoms = gan()
+    small = evaluate(evaluator, atoms)
+    assert evaluator.report()["rung_rows"] == 8
+    large = evaluate(evaluator, atoms.repeat((3, 2, 2)))
+    assert evaluator.report()["rung_rows"] == 128 and evaluator.report()["climbs"] == 1
+    assert_same(small, large, slice(0, 4))
+    assert large["energy"] == pytest.approx(12 * small["energy"], rel=ENERGY)
+    np.testing.assert_allclose(large["strain_gradient"], 12 * small["strain_gradient"], atol=1e-10)
+
+
+def test_a_need_for_neighbours_does_not_keep_out_another_system(tmp_path, cache):
+    ladder = [LADDER[0], LADDER[1], {**LADDER[2], "neighbours": 40}]
+    evaluator = Evaluator(str(write_toy_bundle(tmp_path / "odd.so3k", ladder)), cache=str(cache), threads=2)
+    evaluate(evaluator, compressed())
+    assert evaluator.report()["rung_neighbours"] == 96
+    evaluate(evaluator, gan((3, 3, 2)))
+    assert evaluator.report()["rung_neighbours"] == 40
+
+
+TOO_LARGE: dict[str, tuple[Callable[[], Atoms], str]] = {
+    "rows": (lambda: gan((4, 4, 3)), r"192 rows, \d+ atoms and \d+ candidates per atom"),
+    "candidates": (lambda: compressed(0.6), r"4 rows, \d+ atoms and 1\d\d candidates per atom"),
+    "neighbours": (lambda: compressed(0.66), r"4 rows, \d+ atoms and 1\d\d candidates or 9[7-9] neighbours per atom"),
+}
+
+
+@pytest.mark.parametrize("case", TOO_LARGE)
+def test_a_system_that_no_rung_holds(case, evaluator):
+    make, message = TOO_LARGE[case]
+    holds = "128 rows, 2048 atoms and 128 candidates or 96 neighbours per atom"
+    with pytest.raises(Error, match=f"the system needs {message}, but the last rung .* holds {holds}: .*larger ladder"):
+        evaluate(evaluator, make())
+    assert np.abs(evaluate(evaluator, gan())["forces"]).max() > SIGNAL
+
+
+# ---- rows of other ranks
+
+
+def test_ghosts_are_refreshed(path, cache):
+    """Two halves of a system, each with the other's rows as ghosts, give the whole system's numbers."""
+    atoms = gan((2, 2, 2))
+    recorded: list[np.ndarray] = []
+    whole = Evaluator(str(path), cache=str(cache), threads=2)
+    host = lists(atoms)
+    whole.set_neighbourhood(**host.arguments)
+    expected = whole.evaluate(host.positions, lambda rows, owned: recorded.append(rows.copy()))
+    assert [rows.shape for rows in recorded] == [(32, 8)]
+
+    energy, gradient = 0.0, np.zeros((3, 3))
+    for half in (np.arange(0, 32, 2), np.arange(1, 32, 2)):
+        host = lists(atoms, half)
+
+        def fill(rows: np.ndarray, owned: int, order: np.ndarray = host.order) -> None:
+            assert rows.shape == (32, 8) and owned == 16
+            np.testing.assert_allclose(rows[:owned].view(float), recorded[0][order[:owned]].view(float), rtol=SAME)
+            rows[owned:] = recorded[0][order[owned:]]
+
+        part = Evaluator(str(path), cache=str(cache), threads=2)
+        part.set_neighbourhood(**host.arguments)
+        found = part.evaluate(host.positions, fill)
+        assert_same(found, expected, half)
+        energy += found["energy"]
+        gradient += found["strain_gradient"]
+
+        wrong = part.evaluate(host.positions, lambda rows, owned: rows[owned:].fill(0))
+        assert np.abs(wrong["forces"] - expected["forces"][half]).max() > 1e-3
+    assert energy == pytest.approx(expected["energy"], rel=ENERGY)
+    np.testing.assert_allclose(gradient, expected["strain_gradient"], atol=1e-11)
+
+
+def test_a_halo_that_fails(evaluator):
+    def fail(rows: np.ndarray, owned: int) -> None:
+        raise KeyError("the other rank is gone")
+
+    host = lists(gan(), np.array([1, 2]))
+    evaluator.set_neighbourhood(**host.arguments)
+    with pytest.raises(KeyError, match="the other rank is gone"):
+        evaluator.evaluate(host.positions, fail)
+    assert evaluator.evaluate(host.positions, lambda rows, owned: None)["forces"].shape == (2, 3)
+
+
+def test_ghosts_without_a_halo(evaluator):
+    host = lists(gan(), np.array([1, 2]))
+    evaluator.set_neighbourhood(**host.arguments)
+    with pytest.raises(Error, match="2 rows belong to other ranks, but evaluate was given no halo"):
+        evaluator.evaluate(host.positions)
+
+
+@pytest.mark.parametrize("rows", [0, 4])
+def test_no_owned_rows(rows, evaluator):
+    """A rank without atoms computes nothing, but takes its part in the exchange."""
+    evaluate(evaluator, gan())
+    compiled = evaluator.report()["programs_compiled"] + evaluator.report()["programs_loaded"]
+    host = lists(gan() if rows else Atoms(), np.zeros(0, int))
+    calls: list[tuple[int, ...]] = []
+    evaluator.set_neighbourhood(**host.arguments)
+    found = evaluator.evaluate(host.positions.reshape(-1, 3), lambda rows, owned: calls.append((*rows.shape, owned)))
+    assert calls == [(rows, 8, 0)]
+    assert found["energy"] == 0.0 and found["forces"].shape == (0, 3) and found["atom_energies"].shape == (0,)
+    assert not found["strain_gradient"].any()
+    assert evaluator.report()["programs_compiled"] + evaluator.report()["programs_loaded"] == compiled
+
+
+def test_an_isolated_atom(evaluator):
+    found = evaluate(evaluator, Atoms("N", [[1.0, 2.0, 3.0]]))
+    assert found["energy"] == pytest.approx(ENERGY_SHIFTS[1] - 1.0, rel=ENERGY)
+    assert not found["forces"].any() and not found["strain_gradient"].any()
+
+
+# ---- more than one
+
+
+def test_two_evaluators_in_turn(path, cache):
+    one, two = (Evaluator(str(path), cache=str(cache), threads=n) for n in (1, 2))
+    a, b = lists(gan(seed=1)), lists(gan(seed=2))
+    one.set_neighbourhood(**a.arguments)
+    two.set_neighbourhood(**b.arguments)
+    first, second = one.evaluate(a.positions), two.evaluate(b.positions)
+    del two
+    assert_same(one.evaluate(a.positions), first)
+    np.testing.assert_allclose(second["forces"], reference_forces(gan(seed=2)), atol=DIFFERENCE)
+
+
+# ---- compiled programs
+
+
+def counts(evaluator: Evaluator) -> tuple[int, int]:
+    report = evaluator.report()
+    return report["programs_compiled"], report["programs_loaded"]
+
+
+def test_the_cache(path, tmp_path):
+    cold = Evaluator(str(path), cache=str(tmp_path))
+    assert counts(cold) == (0, 0)
+    expected = evaluate(cold, gan())
+    assert counts(cold) == (4, 0) and cold.report()["compile_seconds"] > 0
+    warm = Evaluator(str(path), cache=str(tmp_path))
+    assert_same(evaluate(warm, gan()), expected)
+    assert counts(warm) == (0, 4)
+    off = Evaluator(str(path), cache="off")
+    assert_same(evaluate(off, gan()), expected)
+    assert counts(off) == (4, 0)
+
+
+def test_only_programs_of_the_rung_are_compiled(evaluator):
+    evaluate(evaluator, gan())
+    assert sum(counts(evaluator)) == 4
+    evaluate(evaluator, gan((2, 2, 2)))
+    assert sum(counts(evaluator)) == 8
+    evaluate(evaluator, gan())
+    assert sum(counts(evaluator)) == 8
+
+
+@pytest.fixture
+def warm_cache(cache: Path, evaluator: Evaluator, tmp_path: Path) -> Path:
+    """A cache of its own that holds the programs of the first rung."""
+    evaluate(evaluator, gan())
+    return shutil.copytree(cache, tmp_path / "cache")
+
+
+def test_damaged_cache_entries_are_compiled_again(path, warm_cache, evaluator):
+    expected = evaluate(evaluator, gan())
+    damage: list[Callable[[bytes], bytes]] = [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+        lambda data: data + b"x",
+    ]
+    entries = sorted(entry for entry in warm_cache.rglob("*") if entry.is_file())
+    assert len(entries) >= 4
+    for k, entry in enumerate(entries):
+        entry.write_bytes(damage[k % len(damage)](entry.read_bytes()))
+    for compiled, loaded in ((4, 0), (0, 4)):
+        again = Evaluator(str(path), cache=str(warm_cache), threads=2)
+        assert_same(evaluate(again, gan()), expected)
+        assert counts(again) == (compiled, loaded)
+
+
+def test_a_cache_entry_under_another_name_is_not_used(path, warm_cache, evaluator):
+    expected = evaluate(evaluator, gan())
+    entries = sorted(entry for entry in warm_cache.rglob("*") if entry.is_file())
+    contents = [entry.read_bytes() for entry in entries]
+    for entry, content in zip(entries, contents[1:] + contents[:1], strict=True):
+        entry.write_bytes(content)
+    again = Evaluator(str(path), cache=str(warm_cache), threads=2)
+    assert_same(evaluate(again, gan()), expected)
+    assert counts(again) == (4, 0)
+
+
+def test_programs_of_another_size_are_not_taken_from_the_cache(warm_cache, tmp_path):
+    ladder = [{**LADDER[0], "candidates": 100, "neighbours": 40}]
+    other = Evaluator(str(write_toy_bundle(tmp_path / "other.so3k", ladder)), cache=str(warm_cache), threads=2)
+    found = evaluate(other, gan())
+    assert counts(other) == (3, 1)  # "total" does not depend on these sizes
+    np.testing.assert_allclose(found["forces"], reference_forces(gan()), atol=DIFFERENCE)
+
+
+def test_a_cache_folder_that_cannot_be_written(path, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    evaluator = Evaluator(str(path), cache=str(tmp_path / "file" / "cache"))
+    evaluate(evaluator, gan())
+    assert "compiled programs are not kept" in evaluator.report()["cache_warning"]
+
+
+def test_the_report(path, cache, evaluator):
+    evaluate(evaluator, gan())
+    report = evaluator.report()
+    assert report["platform"].startswith("cpu: ") and report["platform"].endswith(", 2 threads")
+    rung = {key.removeprefix("rung_"): value for key, value in report.items() if key.startswith("rung_")}
+    assert rung == LADDER[0]
+    rows, neighbours = 8, 32
+    assert report["buffer_bytes"] > rows * neighbours * (3 * 8 + 4) + 1024 * 28
+    assert report["temporary_bytes"] > 0
+
+
+# ---- refusals
+
+
+def test_evaluate_before_a_neighbourhood(evaluator):
+    with pytest.raises(Error, match="without a neighbourhood: call set_neighbourhood first"):
+        evaluator.evaluate(np.zeros((0, 3)))
+
+
+def spoil(name: str, index: int, value: int) -> Callable[[dict[str, Any]], None]:
+    def change(arguments: dict[str, Any]) -> None:
+        arguments[name] = arguments[name].copy()
+        arguments[name][index] = value
+
+    return change
+
+
+BAD_NEIGHBOURHOODS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "row of atom": (spoil("row_of_atom", 5, 4), "row_of_atom holds 4 at 5, which is not within 0 and 3"),
+    "atom of row": (spoil("atom_of_row", 2, -1), "atom_of_row holds -1 at 2, which is not within 0 and "),
+    "species": (spoil("species", 3, 2), "species holds 2 at 3, which is not within 0 and 1"),
+    "candidate": (spoil("candidates", 0, 100000), "a candidate list holds 100000 at 0"),
+    "owned": (
+        lambda a: a.update(rows=3, atom_of_row=a["atom_of_row"][:3], species=a["species"][:3]),
+        "4 owned of 3 rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_NEIGHBOURHOODS)
+def test_a_bad_neighbourhood(case, evaluator):
+    evaluate(evaluator, gan())
+    change, message = BAD_NEIGHBOURHOODS[case]
+    host = lists(gan())
+    change(host.arguments)
+    with pytest.raises(Error, match="the neighbourhood is not valid: .*" + message):
+        evaluator.set_neighbourhood(**host.arguments)
+    with pytest.raises(Error, match="call set_neighbourhood first"):
+        evaluator.evaluate(lists(gan()).positions)
+    assert np.abs(evaluate(evaluator, gan())["forces"]).max() > SIGNAL
+
+
+BAD_DEVICES = {
+    "for another device": ({"device": "cuda"}, {}, "exported for cpu.* cuda.*so3krates export .*--platform cuda"),
+    "bundle of another device": (
+        {},
+        {"platform": "cuda"},
+        "exported for cuda.* cpu.*so3krates export .*--platform cpu",
+    ),
+    "unknown device": ({"device": "tpu"}, {}, "tpu"),
+    "bad index": ({"device": "cpu:x"}, {}, "cpu:x"),
+    "missing plugin": ({"plugin": "/no/such/plugin.so"}, {}, "/no/such/plugin.so"),
+    "threads": ({"threads": -1}, {}, "-1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DEVICES)
+def test_a_device_that_cannot_be_used(case, tmp_path):
+    options, changes, message = BAD_DEVICES[case]
+    path = write_toy_bundle(tmp_path / "toy.so3k", LADDER[:1], **changes)
+    with pytest.raises(Error, match=message):
+        Evaluator(str(path), **options)
