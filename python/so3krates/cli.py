@@ -1,0 +1,300 @@
+"""The command `so3krates`: each sub-command is a thin front of one module, imported when it is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from so3krates.training.config import RunConfig
+
+OUR_PACKAGES = ("so3krates", "so3krates_export")
+
+
+class _Commands(TyperGroup):
+    """Prints an error that is the user's to mend as one line, without a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if os.environ.get("SO3KRATES_TRACEBACK") or not _is_for_the_user(error):
+                raise
+            text = " ".join(str(error).split()) or type(error).__name__
+            Console(stderr=True).print(f"[bold red]Error:[/] {_escape(text)}", highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train So3krates machine-learned potentials and run them in LAMMPS.",
+)
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    """Whether the error was raised on purpose: of one of our classes, by our own code, or by the file system."""
+    if isinstance(error, OSError) or type(error).__module__.split(".")[0] in OUR_PACKAGES:
+        return True
+    if not isinstance(error, ValueError | RuntimeError):
+        return False
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").split(".")[0] in OUR_PACKAGES
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="What is written.")]
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Argument(help="Settings: a TOML file, or inputs.json of tools.mlff.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Settings by name instead: gan.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled frames to be split into training and validation.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Labelled frames for the error table only.")] = None,
+    output: Output = Path("model"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, as in --set training.epochs=100; may be repeated.")
+    ] = None,
+) -> None:
+    """Train a potential and report its errors."""
+    run = _run_config(config, preset, data, setting or [])
+    if run.training.float64:
+        _use_float64()
+    from so3krates.data import read_frames
+    from so3krates.training import load_frames, write_report
+    from so3krates.training import train as run_training
+
+    frames_train, frames_valid = load_frames(run.data)
+    test_frames = read_frames(test, run.data.keys) if test is not None else []
+    console = Console()
+    console.print(f"{len(frames_train)} frames to train, {len(frames_valid)} to validate; writing to {output}")
+    result = run_training(run, frames_train, frames_valid, output, resume=resume)
+    console.print(f"Ended after {result.steps} steps ({result.seconds:.0f} s): {result.reason}.")
+    sets = {"train": frames_train, "valid": frames_valid, "test": test_frames}
+    write_report(output / "report", result.model, sets, result.metrics_file, console, float64=run.training.float64)
+    console.print(f"Model: {output}. Next: so3krates export {output} -o {output.name}.so3k")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model folder or a bundle.")],
+    data: Annotated[Path, typer.Argument(help="Labelled frames.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tables and parity plots.")] = None,
+    float64: Annotated[bool, typer.Option("--float64", help="A model folder in float64.")] = False,
+    energy_key: str = "energy",
+    forces_key: str = "forces",
+    stress_key: str = "stress",
+) -> None:
+    """Errors of a model folder or a bundle on labelled frames."""
+    if float64:
+        _use_float64()
+    import json
+
+    from so3krates.data import LabelKeys, read_frames
+    from so3krates.predictions import predictions_of
+    from so3krates.training import as_json, error_table, parity_plot, reference, rich_table
+
+    frames = read_frames(data, LabelKeys(energy_key or None, forces_key or None, stress_key or None))
+    both = predictions_of(model, frames, float64), reference(frames)
+    errors = error_table(*both)
+    Console().print(rich_table({data.stem: errors}))
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "errors.json").write_text(json.dumps({data.stem: as_json(errors)}, indent=1) + "\n")
+        parity_plot(output / "parity.png", {data.stem: both})
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A model folder.")],
+    output: Output = Path("potential.so3k"),
+    precision: Annotated[str, typer.Option(help="Arithmetic of the network: float32 or float64.")] = "float32",
+    platform: Annotated[str, typer.Option(help="Where it will run: cpu or cuda.")] = "cpu",
+) -> None:
+    """Write a model as the one file that LAMMPS runs."""
+    from so3krates_export.export import export_model
+
+    from so3krates.storage import Model
+
+    loaded = Model.load(model)
+    export_model(loaded, output, precision=precision, platform=platform)
+    Console().print(
+        f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}). In a deck:\n"
+        f"  pair_style so3krates\n  pair_coeff * * {output} {' '.join(loaded.elements)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def info(path: Annotated[Path, typer.Argument(help="A bundle or a model folder.")]) -> None:
+    """What a bundle or a model folder holds."""
+    from so3krates.describe import describe
+
+    Console().print(describe(path))
+
+
+@app.command("import-mlff")
+def import_mlff(
+    module_dir: Annotated[Path, typer.Argument(help="The module folder of mlff or tools.mlff.")],
+    output: Output = Path("model"),
+    checkpoint: Annotated[Path | None, typer.Option(help="A checkpoint other than the newest.")] = None,
+    elements: Annotated[str | None, typer.Option(help="Elements of the model, as in Ga,N.")] = None,
+) -> None:
+    """Turn a model trained with the original code into a model folder."""
+    from so3krates_export import mlff
+
+    symbols = _words(elements) if elements is not None else None
+    model = mlff.import_mlff(module_dir, elements=symbols, checkpoint=checkpoint)
+    model.save(output)
+    shifts = ", ".join(f"{symbol} {model.energy_shifts[symbol]:.6f}" for symbol in model.elements)
+    console = Console()
+    console.print(
+        f"Read {model.training['checkpoint'] if model.training else module_dir} of {module_dir}", soft_wrap=True
+    )
+    console.print(f"Elements and energy shifts (eV): {shifts}", soft_wrap=True, highlight=False)
+    console.print(f"Model: {output}. Next: so3krates export {output} -o {output.name}.so3k", soft_wrap=True)
+
+
+@app.command()
+def sample(
+    output: Output = Path("data.extxyz"),
+    structure: Annotated[
+        Path | None, typer.Option(help="Primitive cell in any format of ASE; without it, wurtzite GaN.")
+    ] = None,
+    repeats: Annotated[str, typer.Option(help="Supercell of the primitive cell.")] = "2,2,2",
+    strains: Annotated[str, typer.Option(help="Isotropic strains.")] = "-0.01,0,0.01,0.02,0.03",
+    temperatures: Annotated[str, typer.Option(help="Temperatures in K.")] = "100,200,300,400,500,600,700,800,900",
+    frames: Annotated[int, typer.Option(help="Frames of each strain and temperature.")] = 5,
+    seed: int = 0,
+    pair_style: Annotated[str, typer.Option(help="The teacher's pair_style in LAMMPS.")] = "tersoff",
+    pair_coeff: Annotated[str, typer.Option(help="Its pair_coeff.")] = "* * GaN.tersoff Ga N",
+    elements: Annotated[str, typer.Option(help="Elements of the teacher's atom types.")] = "Ga,N",
+    relax: Annotated[bool, typer.Option(help="Start from the teacher's own lattice constants.")] = True,
+) -> None:
+    """Sample a crystal over strain and temperature and label it with a LAMMPS pair style."""
+    import ase.io
+
+    from so3krates import sampling
+
+    plan = sampling.SamplingPlan(
+        repeats=_numbers("repeats", repeats, int),
+        strains=_numbers("strains", strains, float),
+        temperatures=_numbers("temperatures", temperatures, float),
+        frames=frames,
+        seed=seed,
+    )
+    teacher = sampling.LammpsCalculator([f"pair_style {pair_style}", f"pair_coeff {pair_coeff}"], _words(elements))
+    crystal = sampling.wurtzite() if structure is None else ase.io.read(structure)
+    if relax:
+        crystal = sampling.relax_crystal(crystal, teacher)
+    with sampling.progress_display(Console()) as report:
+        labelled = sampling.label_frames(sampling.harmonic_frames(crystal, teacher, plan, report), teacher, report)
+    ase.io.write(output, labelled, format="extxyz")
+    lengths = ", ".join(f"{length:.4f}" for length in crystal.cell.lengths())
+    Console().print(f"Wrote {len(labelled)} frames of {len(labelled[0])} atoms to {output}; lattice {lengths} A")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything is written; emptied of an earlier demo.")] = Path(
+        "demo"
+    ),
+) -> None:
+    """The whole way in a few minutes: sample GaN, train, export, run LAMMPS, compare."""
+    from so3krates.demo import run_demo
+
+    run_demo(folder, Console())
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, what is missing, and how to get it."""
+    from so3krates.lammps import doctor as checks
+
+    console = Console()
+    report = checks.report()
+    for check in report:
+        mark = "[green]ok  [/]" if check.ok else "[bold red]bad [/]"
+        console.print(f"{mark}{_escape(check.name)}: {_escape(check.found)}", highlight=False, soft_wrap=True)
+        if check.fix:
+            console.print(f"      {_escape(check.fix)}", highlight=False, soft_wrap=True)
+    if not all(check.ok for check in report):
+        raise typer.Exit(1)
+
+
+def _run_config(config: Path | None, preset: str | None, data: Path | None, settings: list[str]) -> RunConfig:
+    """Settings of a run from what was given on the command line."""
+    from so3krates.model.config import ConfigError
+    from so3krates.training import config as training_config
+
+    if (config is None) == (preset is None):
+        raise ConfigError("give either a file of settings or --preset gan")
+    run = training_config.RunConfig.load(config) if config is not None else training_config.preset(preset)
+    content = run.to_dict()
+    # Widths that follow from the number of features go on following it.
+    widths = ("radial_filter_features", "spherical_filter_features", "readout_features")
+    derived = dataclasses.replace(run.model, **dict.fromkeys(widths))
+    for width in widths:
+        if getattr(derived, width) == getattr(run.model, width):
+            del content["model"][width]
+    for setting in settings:
+        _set(content, setting)
+    if data is not None:
+        for name in ("file", "train_file", "valid_file"):
+            content["data"].pop(name, None)
+        content["data"]["file"] = str(data)
+    return training_config.RunConfig.from_dict(content)
+
+
+def _set(content: dict[str, Any], setting: str) -> None:
+    """Put `section.key=value` into nested settings; the value is TOML, or else text."""
+    import tomllib
+
+    from so3krates.model.config import ConfigError
+
+    name, equals, text = setting.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not equals or not dot or section not in content:
+        raise ConfigError(f"--set {setting}: give section.key=value with a section out of {', '.join(content)}")
+    try:
+        content[section][key] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        content[section][key] = text.strip()
+
+
+def _use_float64() -> None:
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(word) for word in _words(text))
+    except ValueError:
+        raise ValueError(f"--{name} {text}: give numbers separated by commas") from None
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,75 @@
+"""What a bundle or a model folder holds, as a table to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+# Manifest entries that are programs and plans; they are summed up in a few lines of their own.
+_PLANS = ("ladder", "buffers", "programs", "schedules")
+
+
+def describe(path: str | Path) -> Table:
+    """Table of a bundle's manifest or of a model folder.
+
+    Raises BundleError or ModelError when `path` is neither.
+    """
+    path = Path(path)
+    rows = _model_rows(path) if path.is_dir() else _bundle_rows(path)
+    table = Table(title=str(path), show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _bundle_rows(path: Path) -> Iterator[tuple[str, str]]:
+    from so3krates_export.bundle import read_bundle
+
+    bundle = read_bundle(path)
+    manifest = bundle.manifest
+    plain = {key: value for key, value in manifest.items() if key not in (*_PLANS, "elements", "energy_shifts")}
+    model, training = plain.pop("model"), plain.pop("training")
+    weights = sum(array.size for name, array in bundle.tensors.items() if name.startswith("weights/"))
+    programs = [array.nbytes for name, array in bundle.tensors.items() if name.startswith("programs/")]
+    yield from _flat(plain)
+    yield "elements", _shifts(dict(zip(manifest["elements"], manifest["energy_shifts"], strict=True)))
+    yield "weights", str(weights)
+    yield "programs", f"{', '.join(manifest['programs'])}: {len(programs)} variants, {sum(programs) / 1e6:.1f} MB"
+    sizes = manifest["ladder"]
+    rows = sorted({rung["rows"] for rung in sizes})
+    neighbours = sorted({rung["neighbours"] for rung in sizes})
+    yield (
+        "capacities",
+        f"{rows[0]} to {rows[-1]} atoms, {neighbours[0]} to {neighbours[-1]} neighbours within the cutoff",
+    )
+    yield "checksum", bundle.sha256
+    yield from _flat(model, "model.")
+    yield from _flat(training or {}, "training.")
+
+
+def _model_rows(path: Path) -> Iterator[tuple[str, str]]:
+    from so3krates.storage import Model, flat_params
+
+    model = Model.load(path)
+    yield "elements", _shifts(model.energy_shifts)
+    yield "weights", str(sum(array.size for array in flat_params(model.params).values()))
+    yield from _flat(model.config.to_dict(), "model.")
+    yield from _flat(model.training or {}, "training.")
+
+
+def _shifts(shifts: Mapping[str, float]) -> str:
+    return ", ".join(f"{symbol} (energy shift {value:.6f} eV)" for symbol, value in shifts.items())
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
