@@ -39,7 +39,9 @@ py::array download(const Buffer& buffer, const py::object& dtype, const std::vec
   return array;
 }
 
-const std::uint8_t* bytes_of(std::string_view view) { return reinterpret_cast<const std::uint8_t*>(view.data()); }
+const std::uint8_t* bytes_of(std::string_view view) {
+  return reinterpret_cast<const std::uint8_t*>(view.data());
+}
 
 }  // namespace
 
@@ -103,8 +105,7 @@ void bind_pjrt(py::module_& parent) {
       [](Client& client, ProgramCache& cache, const py::bytes& artifact, const std::string& name) {
         const std::string_view view = artifact;
         bool loaded = false;
-        Executable executable =
-            so3krates::compile_or_load(client, cache, bytes_of(view), view.size(), name, &loaded);
+        Executable executable = so3krates::compile_or_load(client, cache, bytes_of(view), view.size(), name, &loaded);
         return py::make_tuple(std::move(executable), loaded);
       },
       "client"_a, "cache"_a, "artifact"_a, "name"_a = "program", "Returns the program and whether the cache had it.");

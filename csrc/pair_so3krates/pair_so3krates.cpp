@@ -327,7 +327,7 @@ void PairSo3krates::log_report(const so3krates::Report& report) {
                    report.temporary_bytes / MIB, report.programs_compiled, report.programs_loaded,
                    report.compile_seconds);
   if (comm->me == 0 && reported_climbs_ < 0 && !report.cache_warning.empty())
-    error->warning(FLERR, "pair_style so3krates: compiled programs are not kept: {}", report.cache_warning);
+    error->warning(FLERR, "pair_style so3krates: {}", report.cache_warning);
   reported_climbs_ = report.climbs;
 }
 

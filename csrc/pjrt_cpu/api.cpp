@@ -1,4 +1,5 @@
-// The plugin's one exported function, and what the plugin says of itself. Entries that the runtime never calls stay null.
+// The plugin's one exported function, and what the plugin says of itself. Entries that the runtime never calls stay
+// null.
 #include <cstdlib>
 #include <cstring>
 
@@ -17,8 +18,9 @@ PJRT_Error* initialise(PJRT_Plugin_Initialize_Args*) {
     return to_error(absl::FailedPreconditionError(
         absl::StrCat("it was built for tensorflow-cpu " SO3KRATES_TENSORFLOW_VERSION " and found ", found,
                      ": pip install 'tensorflow-cpu==" SO3KRATES_TENSORFLOW_VERSION "'")));
-  // Failures are returned; what XLA logs besides (when it loads a program of its own, say) only alarms.
-  if (std::getenv("TF_CPP_MIN_LOG_LEVEL") == nullptr) absl::SetMinLogLevel(absl::LogSeverityAtLeast::kFatal);
+  // Failures are returned; what XLA logs besides (on loading a program of its own, say) only alarms. 0 asks for all.
+  const char* level = std::getenv("TF_CPP_MIN_LOG_LEVEL");
+  if (level == nullptr || absl::string_view(level) != "0") absl::SetMinLogLevel(absl::LogSeverityAtLeast::kFatal);
   return nullptr;
 }
 

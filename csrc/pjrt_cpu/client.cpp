@@ -18,7 +18,7 @@ namespace so3krates::pjrt_cpu {
 namespace {
 
 struct Options {
-  std::int64_t num_threads = 0;                             // 0: XLA's own choice
+  std::int64_t num_threads = 0;                            // 0: XLA's own choice
   std::int64_t idle_memory_bytes = std::int64_t{1} << 30;  // that the pool may hold unused
 };
 
@@ -30,7 +30,8 @@ absl::StatusOr<Options> read_options(const PJRT_NamedValue* values, std::size_t 
                            : name == "idle_memory_bytes" ? &options.idle_memory_bytes
                                                          : nullptr;
     if (target == nullptr)
-      return absl::InvalidArgumentError(absl::StrCat("unknown option '", name, "'; known: num_threads, idle_memory_bytes"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown option '", name, "'; known: num_threads, idle_memory_bytes"));
     if (value.type != PJRT_NamedValue_kInt64 || value.int64_value < 0)
       return absl::InvalidArgumentError(absl::StrCat("option '", name, "' takes an integer that is not negative"));
     *target = value.int64_value;
@@ -111,7 +112,8 @@ PJRT_Error* compile(PJRT_Client_Compile_Args* args) {
   absl::StatusOr<xla::CompileOptions> options = xla::CompileOptions::FromProto(proto);
   if (!options.ok()) return to_error(options.status());
   const absl::string_view format(args->program->format, args->program->format_size);
-  if (format != "mlir") return to_error(absl::InvalidArgumentError(absl::StrCat("unknown program format '", format, "'")));
+  if (format != "mlir")
+    return to_error(absl::InvalidArgumentError(absl::StrCat("unknown program format '", format, "'")));
   xla::XlaComputation computation;
   const absl::Status parsed = xla::ParseMlirModuleStringAndConvertToXlaComputation(
       absl::string_view(args->program->code, args->program->code_size), computation,

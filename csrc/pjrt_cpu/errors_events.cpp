@@ -4,7 +4,9 @@
 namespace so3krates::pjrt_cpu {
 namespace {
 
-void error_destroy(PJRT_Error_Destroy_Args* args) { delete args->error; }
+void error_destroy(PJRT_Error_Destroy_Args* args) {
+  delete args->error;
+}
 
 void error_message(PJRT_Error_Message_Args* args) {
   const absl::string_view message = args->error->status.message();
@@ -17,7 +19,9 @@ PJRT_Error* event_destroy(PJRT_Event_Destroy_Args* args) {
   return nullptr;
 }
 
-PJRT_Error* event_await(PJRT_Event_Await_Args* args) { return to_error(args->event->future.Await()); }
+PJRT_Error* event_await(PJRT_Event_Await_Args* args) {
+  return to_error(args->event->future.Await());
+}
 
 }  // namespace
 

@@ -63,7 +63,9 @@ inline PJRT_Error* to_error(absl::Status status) {
   return status.ok() ? nullptr : new PJRT_Error{std::move(status)};
 }
 
-inline PJRT_Event* to_event(xla::Future<> future) { return new PJRT_Event{std::move(future)}; }
+inline PJRT_Event* to_event(xla::Future<> future) {
+  return new PJRT_Event{std::move(future)};
+}
 
 // Fills the table's entries for one kind of handle.
 void add_errors_and_events(PJRT_Api& api);

@@ -18,7 +18,9 @@ constexpr std::size_t kPage = 4096;
 constexpr std::size_t kSmall = 128 * 1024;  // bytes; mapping costs too much below
 
 // A block is not used for much less than it holds.
-bool fits(std::size_t block, std::size_t wanted) { return block >= wanted && block - wanted <= wanted / 4; }
+bool fits(std::size_t block, std::size_t wanted) {
+  return block >= wanted && block - wanted <= wanted / 4;
+}
 
 absl::Status out_of_memory(std::size_t bytes) {
   return absl::ResourceExhaustedError(absl::StrCat("the system gives no ", bytes, " bytes for an array"));

@@ -1,5 +1,5 @@
-// Memory for arrays and temporaries that is handed back and forth rather than mapped anew at every run: page faults on a
-// fresh block cost more than the arithmetic done in it.
+// Memory for arrays and temporaries that is handed back and forth rather than mapped anew at every run: page faults on
+// a fresh block cost more than the arithmetic done in it.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,8 @@ namespace so3krates::pjrt_cpu {
 // Thread safe. Blocks hold their pool, which lives as long as the last of them.
 class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
  public:
-  // idle_limit: bytes that may lie unused in the pool; what is returned beyond it goes back to the system, oldest first.
+  // idle_limit: bytes that may lie unused in the pool; what is returned beyond it goes back to the system, oldest
+  // first.
   explicit MemoryPool(std::size_t idle_limit) : idle_limit_(idle_limit) {}
   ~MemoryPool();
   MemoryPool(const MemoryPool&) = delete;

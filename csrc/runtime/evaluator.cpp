@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstdint>
 #include <cstring>
 #include <map>
 #include <thread>
@@ -37,17 +38,6 @@ HostMemory allocate_host(std::size_t bytes) {
   return HostMemory(data, Unmap{bytes});
 }
 
-// A scalar or an array of the host's side of the contract, [first, first + count).
-struct Span {
-  const void* data;
-  std::size_t bytes;
-};
-
-template <typename T>
-Span span(const T* data, std::size_t count) {
-  return {data, count * sizeof(T)};
-}
-
 std::size_t bytes_of(const std::vector<std::int64_t>& shape, DType dtype) {
   std::size_t bytes = size_of(dtype);
   for (const std::int64_t size : shape) bytes *= static_cast<std::size_t>(size);
@@ -72,7 +62,7 @@ void need(bool condition, const std::string& message) {
 
 // All of values[0, count) lie in [0, limit).
 void check_indices(const int* values, int count, int limit, const char* what) {
-  need(values != nullptr || count == 0, std::string(what) + " is a null pointer");
+  if (values == nullptr && count > 0) need(false, std::string(what) + " is a null pointer");
   for (int i = 0; i < count; ++i)
     if (values[i] < 0 || values[i] >= limit)
       need(false, std::string(what) + " holds " + std::to_string(values[i]) + " at " + std::to_string(i) +
@@ -87,7 +77,7 @@ int check(const Neighbourhood& n, int elements) {
   check_indices(n.row_of_atom, n.atoms, n.rows, "row_of_atom");
   check_indices(n.atom_of_row, n.rows, n.atoms, "atom_of_row");
   check_indices(n.species, n.rows, elements, "species");
-  check_indices(n.candidate_count, n.owned, n.atoms > 0 ? INT32_MAX : 1, "candidate_count");
+  check_indices(n.candidate_count, n.owned, INT32_MAX, "candidate_count");
   need(n.candidates != nullptr || n.owned == 0, "candidates is a null pointer");
   int longest = 0;
   for (int i = 0; i < n.owned; ++i) {
@@ -139,7 +129,10 @@ class Evaluator::Implementation {
   void move_to(std::size_t rung, const Neighbourhood& neighbourhood);
   void pack(const Neighbourhood& neighbourhood);
   void climb(int neighbours);
-  void send(const std::string& name, const Span& values);
+  void* take_back(const std::string& name);
+  void lend(const std::string& name);
+  template <typename T>
+  void send(const std::string& name, const T* values, std::size_t count);
   pjrt::Buffer& buffer(const std::string& name);
   const pjrt::Executable& program(const std::string& name);
   void run(Halo* halo);
@@ -157,7 +150,7 @@ class Evaluator::Implementation {
   HostMemory weight_memory_;
   std::map<std::string, HostMemory> input_memory_, refresh_memory_;
   std::map<std::string, pjrt::Buffer> weights_, buffers_;
-  std::vector<std::map<std::string, pjrt::Executable>> programs_;  // [rung]
+  std::map<std::string, pjrt::Executable> programs_;  // by tensor, which rungs may share
   std::size_t weight_bytes_ = 0;
 
   bool ready_ = false;
@@ -170,11 +163,7 @@ class Evaluator::Implementation {
 };
 
 Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorOptions& options)
-    : bundle_(bundle),
-      cache_(options.cache),
-      client_(open_device(bundle, options)),
-      programs_(bundle.ladder.size()),
-      rung_(bundle.ladder.size()) {
+    : bundle_(bundle), cache_(options.cache), client_(open_device(bundle, options)), rung_(bundle.ladder.size()) {
   report_.platform = client_->platform() + ": " + client_->device_kind();
   if (client_->platform() == "cpu") {
     const int threads = options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
@@ -231,7 +220,6 @@ void Evaluator::Implementation::set_neighbourhood(const Neighbourhood& n) {
   } else {
     move_to(rung, n);
   }
-  ready_ = true;
 }
 
 // Gives up all arrays and takes those of another rung. `n` may lie in the memory of the present one.
@@ -243,6 +231,7 @@ void Evaluator::Implementation::move_to(std::size_t rung, const Neighbourhood& n
     buffer_bytes += bytes;
     if (spec.role == Role::input) memory.emplace(name, allocate_host(bytes));
   }
+  ready_ = false;
   buffers_.clear();
   refresh_memory_.clear();
   input_memory_.swap(memory);
@@ -253,8 +242,6 @@ void Evaluator::Implementation::move_to(std::size_t rung, const Neighbourhood& n
   report_.rung_candidates = static_cast<std::size_t>(this->rung().candidates);
   report_.rung_neighbours = static_cast<std::size_t>(this->rung().neighbours);
   report_.temporary_bytes = 0;
-  for (const auto& [name, executable] : programs_[rung_])
-    report_.temporary_bytes = std::max(report_.temporary_bytes, executable.temporary_bytes());
   pack(n);
 }
 
@@ -281,27 +268,35 @@ void Evaluator::Implementation::climb(int neighbours) {
 
 // ---- from the host
 
-void Evaluator::Implementation::pack(const Neighbourhood& n) {
-  send("row_of_atom", span(n.row_of_atom, n.atoms));
-  send("atom_of_row", span(n.atom_of_row, n.rows));
-  send("species", span(n.species, n.rows));
-  send("candidate_count", span(n.candidate_count, n.owned));
-  send("owned_count", span(&n.owned, 1));
-  send("row_count", span(&n.rows, 1));
+// Memory of an input, which the device does not read from now on.
+void* Evaluator::Implementation::take_back(const std::string& name) {
+  buffers_.erase(name);
+  return input_memory_.at(name).get();
+}
 
-  buffers_.erase("candidates");
-  auto* candidates = static_cast<int*>(input_memory_.at("candidates").get());
-  for (int i = 0; i < n.owned; ++i)
-    std::copy_n(n.candidates[i], n.candidate_count[i], candidates + i * rung().candidates);
-  send("candidates", {candidates, 0});
+void Evaluator::Implementation::lend(const std::string& name) {
+  buffers_[name] = client_->borrow(input_memory_.at(name).get(), bundle_.buffers.at(name).dtype, shape_of(name));
 }
 
 // Replaces the first values of an input.
-void Evaluator::Implementation::send(const std::string& name, const Span& values) {
-  buffers_.erase(name);  // it borrows the memory that is about to change
-  void* memory = input_memory_.at(name).get();
-  if (values.bytes > 0) std::memcpy(memory, values.data, values.bytes);
-  buffers_.emplace(name, client_->borrow(memory, bundle_.buffers.at(name).dtype, shape_of(name)));
+template <typename T>
+void Evaluator::Implementation::send(const std::string& name, const T* values, std::size_t count) {
+  std::copy_n(values, count, static_cast<T*>(take_back(name)));
+  lend(name);
+}
+
+void Evaluator::Implementation::pack(const Neighbourhood& n) {
+  send("row_of_atom", n.row_of_atom, n.atoms);
+  send("atom_of_row", n.atom_of_row, n.rows);
+  send("species", n.species, n.rows);
+  send("candidate_count", n.candidate_count, n.owned);
+  send("owned_count", &n.owned, 1);
+  send("row_count", &n.rows, 1);
+  auto* candidates = static_cast<int*>(take_back("candidates"));
+  for (int i = 0; i < n.owned; ++i)
+    std::copy_n(n.candidates[i], n.candidate_count[i], candidates + i * rung().candidates);
+  lend("candidates");
+  ready_ = true;
 }
 
 // ---- on the device
@@ -315,17 +310,19 @@ pjrt::Buffer& Evaluator::Implementation::buffer(const std::string& name) {
 }
 
 const pjrt::Executable& Evaluator::Implementation::program(const std::string& name) {
-  const auto found = programs_[rung_].find(name);
-  if (found != programs_[rung_].end()) return found->second;
-  const Tensor& artifact = bundle_.tensors.at(bundle_.programs.at(name)[rung_]);
-  const auto start = std::chrono::steady_clock::now();
-  bool is_loaded = false;
-  pjrt::Executable executable = compile_or_load(*client_, cache_, artifact.data, artifact.bytes, name, &is_loaded);
-  report_.compile_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  ++(is_loaded ? report_.programs_loaded : report_.programs_compiled);
-  report_.cache_warning = cache_.warning();
-  report_.temporary_bytes = std::max(report_.temporary_bytes, executable.temporary_bytes());
-  return programs_[rung_].emplace(name, std::move(executable)).first->second;
+  const std::string& tensor = bundle_.programs.at(name)[rung_];
+  auto found = programs_.find(tensor);
+  if (found == programs_.end()) {
+    const Tensor& artifact = bundle_.tensors.at(tensor);
+    const auto start = std::chrono::steady_clock::now();
+    bool is_loaded = false;
+    pjrt::Executable executable = compile_or_load(*client_, cache_, artifact.data, artifact.bytes, name, &is_loaded);
+    report_.compile_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    ++(is_loaded ? report_.programs_loaded : report_.programs_compiled);
+    report_.cache_warning = cache_.warning();
+    found = programs_.emplace(tensor, std::move(executable)).first;
+  }
+  return found->second;
 }
 
 void Evaluator::Implementation::run_program(const Step& step) {
@@ -336,6 +333,7 @@ void Evaluator::Implementation::run_program(const Step& step) {
   std::vector<const pjrt::Buffer*> arguments;
   for (const std::string& name : step.inputs) arguments.push_back(&buffer(name));
   std::vector<pjrt::Buffer> results = executable.run(arguments);
+  report_.temporary_bytes = std::max(report_.temporary_bytes, executable.temporary_bytes());
   if (results.size() != step.outputs.size())
     throw Error(bundle_.path + ": program \"" + step.run + "\" gives " + std::to_string(results.size()) +
                 " results, but its step names " + std::to_string(step.outputs.size()));
@@ -397,7 +395,7 @@ const Results& Evaluator::Implementation::evaluate(const double* positions, Halo
   results_ = Results();
   try {
     for (bool is_done = false; !is_done;) {
-      send("positions", span(positions, 3 * static_cast<std::size_t>(atoms_)));
+      send("positions", positions, 3 * static_cast<std::size_t>(atoms_));
       run(halo);
       int neighbours = 0;
       if (owned_ > 0) buffer("neighbours_needed").download(&neighbours, sizeof(neighbours));

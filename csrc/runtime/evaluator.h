@@ -70,6 +70,7 @@ struct Report {
 
 class Evaluator {
  public:
+  // The bundle is copied; the bytes behind it are shared.
   Evaluator(const Bundle &bundle, const EvaluatorOptions &options);
   ~Evaluator();
   Evaluator(const Evaluator &) = delete;

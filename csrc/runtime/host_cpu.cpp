@@ -17,8 +17,8 @@ HostCpu read_host_cpu() {
     const std::size_t colon = line.find(": ");
     if (colon == std::string::npos) continue;
     if (key == "model name") cpu.model = line.substr(colon + 2);
-    for (const char* deciding : {"vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU implementer",
-                                 "CPU variant", "CPU part"})
+    for (const char* deciding : {"vendor_id", "cpu family", "model", "model name", "flags", "Features",
+                                 "CPU implementer", "CPU variant", "CPU part"})
       if (key == deciding) cpu.instructions += line + "\n";
   }
   if (cpu.model.empty()) cpu.model = "unnamed processor";

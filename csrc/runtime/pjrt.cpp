@@ -31,12 +31,18 @@ Args sized(std::size_t struct_size) {
 }
 #define SIZED(Args) sized<Args>(Args##_STRUCT_SIZE)
 
+std::string one_line(std::string_view text) {
+  std::string line;
+  for (const char c : text.substr(0, text.find_last_not_of('\n') + 1)) line += c == '\n' ? ' ' : c;
+  return line;
+}
+
 void check(const PJRT_Api* api, PJRT_Error* error, const std::string& operation) {
   if (error == nullptr) return;
   auto text = SIZED(PJRT_Error_Message_Args);
   text.error = error;
   api->PJRT_Error_Message(&text);
-  const std::string message = operation + " failed: " + std::string(text.message, text.message_size);
+  const std::string message = operation + " failed: " + one_line({text.message, text.message_size});
   auto destroy = SIZED(PJRT_Error_Destroy_Args);
   destroy.error = error;
   api->PJRT_Error_Destroy(&destroy);
@@ -153,7 +159,9 @@ PJRT_NamedValue option(const char* name, PJRT_NamedValue_Type type) {
   return value;
 }
 
-int threads_of(const ClientOptions& options) { return options.threads > 0 ? options.threads : host_cpu().cores; }
+int threads_of(const ClientOptions& options) {
+  return options.threads > 0 ? options.threads : host_cpu().cores;
+}
 
 // ---- values
 
@@ -268,7 +276,7 @@ std::string Client::device_kind() const {
 std::string Client::fingerprint() const {
   std::string text = platform() + "; " + platform_version(api_, client_) + "; " + device_kind();
   for (const auto& [name, value] : attributes(api_)) text += "; " + name + " " + value;
-  struct stat file {};
+  struct stat file{};
   if (stat(options_.plugin.c_str(), &file) != 0)
     throw Error("reading the plugin's size failed: " + options_.plugin + ": " + std::strerror(errno));
   text += "; plugin " + std::to_string(file.st_size) + " bytes of " + std::to_string(file.st_mtim.tv_sec) + "." +
@@ -352,7 +360,9 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
   return *this;
 }
 
-Buffer::~Buffer() { release(); }
+Buffer::~Buffer() {
+  release();
+}
 
 void Buffer::release() noexcept {
   if (buffer_ == nullptr) return;
@@ -398,11 +408,16 @@ const void* Buffer::host_pointer() const {
 Executable::Executable(std::shared_ptr<Client> client, PJRT_LoadedExecutable* executable, std::string name)
     : client_(std::move(client)), executable_(executable), name_(std::move(name)) {
   const std::string operation = "counting the results of program '" + name_ + "'";
-  const Description description(client_->api_, executable_, operation);
-  auto args = SIZED(PJRT_Executable_NumOutputs_Args);
-  args.executable = description.get();
-  call(client_->api_, &PJRT_Api::PJRT_Executable_NumOutputs, args, operation);
-  outputs_ = args.num_outputs;
+  try {
+    const Description description(client_->api_, executable_, operation);
+    auto args = SIZED(PJRT_Executable_NumOutputs_Args);
+    args.executable = description.get();
+    call(client_->api_, &PJRT_Api::PJRT_Executable_NumOutputs, args, operation);
+    outputs_ = args.num_outputs;
+  } catch (...) {
+    release();  // the destructor does not run
+    throw;
+  }
 }
 
 Executable::Executable(Executable&& other) noexcept
@@ -421,7 +436,9 @@ Executable& Executable::operator=(Executable&& other) noexcept {
   return *this;
 }
 
-Executable::~Executable() { release(); }
+Executable::~Executable() {
+  release();
+}
 
 void Executable::release() noexcept {
   if (executable_ == nullptr) return;

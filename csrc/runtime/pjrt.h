@@ -31,7 +31,7 @@ struct ClientOptions {
 // A device of a plugin. Buffers and executables keep it alive.
 class Client : public std::enable_shared_from_this<Client> {
  public:
-  static std::shared_ptr<Client> create(const ClientOptions &options);
+  static std::shared_ptr<Client> create(const ClientOptions& options);
   ~Client();
 
   std::string platform() const;  // e.g. "cpu", "cuda"
@@ -39,71 +39,71 @@ class Client : public std::enable_shared_from_this<Client> {
   std::string fingerprint() const;
   std::string device_kind() const;
 
-  // A device array with the values of `data` (dense, row-major). The memory must stay unchanged and alive as long as the
-  // buffer: a CPU aliases it when it is 64-byte aligned.
-  Buffer borrow(const void *data, DType dtype, const std::vector<std::int64_t> &shape);
+  // A device array with the values of `data` (dense, row-major). The memory must stay unchanged and alive as long as
+  // the buffer: a CPU aliases it when it is 64-byte aligned.
+  Buffer borrow(const void* data, DType dtype, const std::vector<std::int64_t>& shape);
   // A device array with undefined values; on a CPU no page of it is touched.
-  Buffer allocate(DType dtype, const std::vector<std::int64_t> &shape);
+  Buffer allocate(DType dtype, const std::vector<std::int64_t>& shape);
   // Compiles a StableHLO portable artifact.
-  Executable compile(const std::uint8_t *artifact, std::size_t bytes, const std::string &name);
+  Executable compile(const std::uint8_t* artifact, std::size_t bytes, const std::string& name);
   // The inverse of Executable::serialise, on the same kind of machine.
-  Executable load(const std::string &serialised, const std::string &name);
+  Executable load(const std::string& serialised, const std::string& name);
 
  private:
   friend class Buffer;
   friend class Executable;
   Client() = default;
   ClientOptions options_;
-  const PJRT_Api *api_ = nullptr;
-  PJRT_Client *client_ = nullptr;
-  PJRT_Device *device_ = nullptr;
+  const PJRT_Api* api_ = nullptr;
+  PJRT_Client* client_ = nullptr;
+  PJRT_Device* device_ = nullptr;
 };
 
 // Move-only.
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(Buffer &&other) noexcept;
-  Buffer &operator=(Buffer &&other) noexcept;
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
 
   explicit operator bool() const { return buffer_ != nullptr; }
   // Waits for the values and copies the first `bytes` bytes of them to `destination`.
-  void download(void *destination, std::size_t bytes) const;
+  void download(void* destination, std::size_t bytes) const;
   // On a CPU: waits for the values and returns where they lie; null on other platforms.
-  const void *host_pointer() const;
+  const void* host_pointer() const;
 
  private:
   friend class Client;
   friend class Executable;
-  Buffer(std::shared_ptr<Client> client, PJRT_Buffer *buffer, PJRT_Event *host_released);
+  Buffer(std::shared_ptr<Client> client, PJRT_Buffer* buffer, PJRT_Event* host_released);
   void release() noexcept;
   std::shared_ptr<Client> client_;
-  PJRT_Buffer *buffer_ = nullptr;
-  PJRT_Event *host_released_ = nullptr;  // of borrowed memory: the device reads it no more
+  PJRT_Buffer* buffer_ = nullptr;
+  PJRT_Event* host_released_ = nullptr;  // of borrowed memory: the device reads it no more
 };
 
 // Move-only.
 class Executable {
  public:
   Executable() = default;
-  Executable(Executable &&other) noexcept;
-  Executable &operator=(Executable &&other) noexcept;
+  Executable(Executable&& other) noexcept;
+  Executable& operator=(Executable&& other) noexcept;
   ~Executable();
 
   explicit operator bool() const { return executable_ != nullptr; }
   // Starts the program and returns its results without waiting for their values. An argument that the program
   // donates is consumed: its storage becomes that of a result.
-  std::vector<Buffer> run(const std::vector<const Buffer *> &arguments) const;
+  std::vector<Buffer> run(const std::vector<const Buffer*>& arguments) const;
   std::string serialise() const;
   std::size_t temporary_bytes() const;  // scratch memory of one run, 0 where the plugin does not say
 
  private:
   friend class Client;
-  Executable(std::shared_ptr<Client> client, PJRT_LoadedExecutable *executable, std::string name);
+  Executable(std::shared_ptr<Client> client, PJRT_LoadedExecutable* executable, std::string name);
   void release() noexcept;
   std::shared_ptr<Client> client_;
-  PJRT_LoadedExecutable *executable_ = nullptr;
+  PJRT_LoadedExecutable* executable_ = nullptr;
   std::string name_;
   std::size_t outputs_ = 0;
 };

@@ -32,7 +32,9 @@ struct Kind {
   std::vector<fs::path> places;  // relative to the library's folder
 };
 
-Kind cpu() { return {"cpu", "SO3KRATES_PJRT_CPU", "so3krates[cpu]", {"libso3krates_pjrt_cpu.so"}}; }
+Kind cpu() {
+  return {"cpu", "SO3KRATES_PJRT_CPU", "so3krates[cpu]", {"libso3krates_pjrt_cpu.so"}};
+}
 
 Kind cuda() {
   const fs::path site_packages = fs::path("..") / "..";

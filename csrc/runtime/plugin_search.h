@@ -12,8 +12,9 @@ struct PluginChoice {
   int device_index = 0;  // among the devices of that plugin
 };
 
-// device: "cpu", "cuda" or "cuda:INDEX". plugin: path given by the user; empty: SO3KRATES_PJRT_CPU or SO3KRATES_PJRT_CUDA,
-// else the one installed with this library. Throws Error for another device or when no plugin is there.
+// device: "cpu", "cuda" or "cuda:INDEX". plugin: path given by the user; empty: SO3KRATES_PJRT_CPU or
+// SO3KRATES_PJRT_CUDA, else the one installed with this library. Throws Error for another device or when no plugin is
+// there.
 PluginChoice find_plugin(const std::string& device, const std::string& plugin = "");
 
 }  // namespace so3krates

@@ -1,4 +1,5 @@
-// An entry is a file named after its key: magic, key, payload's length (8 bytes, little endian), payload's SHA-256, payload.
+// An entry is a file named after its key: magic, key, payload's length (8 bytes, little endian), payload's SHA-256,
+// payload.
 #include "program_cache.h"
 
 #include <sys/stat.h>
@@ -43,7 +44,9 @@ fs::path default_folder() {
   return {};
 }
 
-std::string system_message() { return std::generic_category().message(errno); }
+std::string system_message() {
+  return std::generic_category().message(errno);
+}
 
 // Only the folders that are missing are made, and only for this user.
 void create_private(const fs::path& folder) {
@@ -93,11 +96,13 @@ ProgramCache::ProgramCache(const std::string& folder) {
 }
 
 void ProgramCache::warn(const std::string& reason) {
-  warning_ = "compiled programs are not kept for the next start: " + reason +
-             " (SO3KRATES_CACHE may name another folder)";
+  warning_ =
+      "compiled programs are not kept for the next start: " + reason + " (SO3KRATES_CACHE may name another folder)";
 }
 
-fs::path ProgramCache::file(const std::string& key) const { return folder_ / (key + ".program"); }
+fs::path ProgramCache::file(const std::string& key) const {
+  return folder_ / (key + ".program");
+}
 
 std::optional<std::string> ProgramCache::find(const std::string& key) const {
   if (!is_on()) return std::nullopt;

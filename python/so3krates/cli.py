@@ -24,6 +24,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
         except Exception as error:
             if os.environ.get("SO3KRATES_TRACEBACK") or not _is_for_the_user(error):
                 raise
@@ -51,6 +53,10 @@ def _is_for_the_user(error: Exception) -> bool:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     return frame is not None and frame.tb_frame.f_globals.get("__name__", "").split(".")[0] in OUR_PACKAGES
+
+
+def _quoted(path: Path) -> str:
+    return f'"{path}"' if " " in str(path) else str(path)
 
 
 def _escape(text: str) -> str:
@@ -136,7 +142,7 @@ def export(
     export_model(loaded, output, precision=precision, platform=platform)
     Console().print(
         f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}). In a deck:\n"
-        f"  pair_style so3krates\n  pair_coeff * * {output} {' '.join(loaded.elements)}",
+        f"  pair_style so3krates\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",
         highlight=False,
         soft_wrap=True,
     )
@@ -192,6 +198,7 @@ def sample(
     import ase.io
 
     from so3krates import sampling
+    from so3krates.progress import progress_display
 
     plan = sampling.SamplingPlan(
         repeats=_numbers("repeats", repeats, int),
@@ -204,7 +211,7 @@ def sample(
     crystal = sampling.wurtzite() if structure is None else ase.io.read(structure)
     if relax:
         crystal = sampling.relax_crystal(crystal, teacher)
-    with sampling.progress_display(Console()) as report:
+    with progress_display(Console()) as report:
         labelled = sampling.label_frames(sampling.harmonic_frames(crystal, teacher, plan, report), teacher, report)
     ase.io.write(output, labelled, format="extxyz")
     lengths = ", ".join(f"{length:.4f}" for length in crystal.cell.lengths())
@@ -290,10 +297,12 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
+    from so3krates.sampling import SamplingError
+
     try:
         return tuple(kind(word) for word in _words(text))
     except ValueError:
-        raise ValueError(f"--{name} {text}: give numbers separated by commas") from None
+        raise SamplingError(f"--{name} {text}: give numbers separated by commas") from None
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ REFUSALS = {
     "device": ("threads 1", "threads 1 device tpu", ["tpu", "cpu"]),
     "plugin": ("threads 1", "threads 1 plugin /nowhere/pjrt.so", ["/nowhere/pjrt.so"]),
     "units": ("units metal", "units real", ["units real", "units metal"]),
-    "element": (" Ga N\n", " Ga Xx\n", ["type 2 is 'Xx'", "knows only: Ga N"]),
+    "element": (" Ga N\n", " Ga Xx\n", ["type 2 is 'Xx'", "knows only: ", "NULL"]),
     "few elements": (" Ga N\n", " Ga\n", ["for each of the 2 atom types, not 1"]),
     "many elements": (" Ga N\n", " Ga N N\n", ["for each of the 2 atom types, not 3"]),
     "NULL alone": (" Ga N\n", " Ga NULL\n", ["type 2 is NULL", "pair_style hybrid"]),

@@ -51,10 +51,14 @@ SMALL = ModelConfig(features=12, heads=2, layers=1, degrees=(1, 2), radial_funct
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Runs of one test module share their programs: most of its time would be compilation."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("cache")), 0.1), strict=True):
+    """Runs of one test module share their programs, compiled quickly: most of its time would be compilation."""
+    wanted = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in wanted}
+    for name, value in wanted.items():
         jax.config.update(name, value)
     yield
     for name, value in before.items():

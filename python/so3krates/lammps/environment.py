@@ -17,8 +17,8 @@ def plugin_directory() -> str:
     harness = importlib.util.find_spec("so3krates._harness")
     if harness is None or harness.origin is None:
         raise RuntimeError(
-            f"so3krates is installed without its compiled part: {sys.executable} -m pip install --force-reinstall --no-deps"
-            " FOLDER, where FOLDER is the checkout of so3krates"
+            f"so3krates is installed without its compiled part: {sys.executable} -m pip install"
+            " --force-reinstall --no-deps FOLDER, where FOLDER is the checkout of so3krates"
         )
     return str(Path(harness.origin).parent / "lib")
 

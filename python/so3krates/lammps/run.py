@@ -22,7 +22,7 @@ def run_deck(
 
     Args:
         deck: a `Path` is a file; a `str` is the text of a deck, kept as `folder/in.deck`.
-        variables: values of the deck's variables, as by `-var NAME VALUE` (defaults in the deck: `variable NAME index ...`).
+        variables: values of the deck's variables (`variable NAME index DEFAULT`), as by `-var NAME VALUE`.
         ranks: MPI ranks.
         on_line: called with every line of LAMMPS' output as it is written.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-RADIAL_BASES = ("phys",)
+RADIAL_BASES = ("phys", "spline")
 CUTOFF_FUNCTIONS = ("cosine", "phys", "polynomial", "exponential")
 
 
@@ -27,6 +27,7 @@ class ModelConfig:
     degrees: tuple[int, ...] = (1, 2, 3)  # l of the Euclidean variables; one head of the geometric attention each
     radial_basis: str = "phys"
     radial_functions: int = 32  # K
+    spline_start: float = 0.5  # A, used by radial_basis = "spline": below it the basis is constant
     cutoff_function: str = "cosine"
     polynomial_order: int = 6  # p, used by cutoff_function = "polynomial"
     radial_filter_features: tuple[int, ...] | None = None  # widths of the radial filter network; None: (F, F)
@@ -91,7 +92,12 @@ class ModelConfig:
             self.cutoff_function in CUTOFF_FUNCTIONS,
             f"cutoff_function = {self.cutoff_function!r}: known are {', '.join(CUTOFF_FUNCTIONS)}",
         )
-        require(self.radial_functions >= 2, f"radial_functions = {self.radial_functions}: give at least 2")
+        fewest = 4 if self.radial_basis == "spline" else 2
+        require(self.radial_functions >= fewest, f"radial_functions = {self.radial_functions}: give at least {fewest}")
+        require(
+            isinstance(self.spline_start, int | float) and 0 <= self.spline_start < self.cutoff,
+            f"spline_start = {self.spline_start!r}: give a length in A from 0 to below the cutoff",
+        )
         for name in ("radial_filter_features", "spherical_filter_features"):
             widths = getattr(self, name)
             require(

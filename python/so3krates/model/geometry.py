@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .config import ModelConfig
 from .cutoff import cutoff_function
 from .harmonics import spherical_harmonics
-from .radial_basis import phys_basis
+from .radial_basis import radial_basis
 
 
 class Geometry(NamedTuple):
@@ -35,6 +35,6 @@ def edge_geometry(config: ModelConfig, vectors: jax.Array) -> Geometry:
     distance = jnp.sqrt(jnp.sum(vectors * vectors, axis=-1))
     return Geometry(
         cutoff=cutoff_function(distance, config),
-        basis=phys_basis(distance, config.radial_functions, config.cutoff),
+        basis=radial_basis(distance, config),
         harmonics=spherical_harmonics(vectors / distance[..., None], config.degrees),
     )

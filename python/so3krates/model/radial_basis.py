@@ -8,6 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .config import ModelConfig
+
+
+def radial_basis(distance: jax.Array, config: ModelConfig) -> jax.Array:
+    """The configured basis; distance: (...) in A. Returns (..., config.radial_functions)."""
+    if config.radial_basis == "spline":
+        return spline_basis(distance, config.radial_functions, config.cutoff, config.spline_start)
+    return phys_basis(distance, config.radial_functions, config.cutoff)
+
 
 def phys_basis(distance: jax.Array, count: int, cutoff: float) -> jax.Array:
     """Gaussians in exp(-d) with equidistant centres (PhysNet, Unke and Meuwly 2019).
@@ -18,3 +27,22 @@ def phys_basis(distance: jax.Array, count: int, cutoff: float) -> jax.Array:
     centres = jnp.asarray(np.linspace(math.exp(-cutoff), 1.0, count), dtype)
     beta = ((2.0 / count) * (1.0 - math.exp(-cutoff))) ** -2
     return jnp.exp(-beta * (jnp.exp(-distance)[..., None] - centres) ** 2)
+
+
+def spline_range(count: int, cutoff: float, start: float) -> tuple[float, float]:
+    """Smallest value of exp(-d) and the spacing of nodes of a basis of `count` splines."""
+    least = math.exp(-cutoff)
+    return least, (math.exp(-start) - least) / (count - 3)
+
+
+def spline_basis(distance: jax.Array, count: int, cutoff: float, start: float) -> jax.Array:
+    """Cubic B-splines, uniform in exp(-d) from `start` to the cutoff, constant below `start` (lengths in A).
+
+    distance: (...) in A. Returns (..., count), which add up to 1.
+    """
+    least, spacing = spline_range(count, cutoff, start)
+    t = jnp.clip((jnp.exp(-distance) - least) / spacing, 0.0, count - 3.0)
+    z = jnp.abs(t[..., None] - jnp.arange(-1, count - 1, dtype=distance.dtype))
+    inner = (4.0 - 6.0 * z**2 + 3.0 * z**3) / 6.0
+    outer = jnp.maximum(2.0 - z, 0.0) ** 3 / 6.0
+    return jnp.where(z < 1.0, inner, outer)

@@ -4,7 +4,6 @@ from .crystals import relax_crystal, relax_positions, strained, wurtzite
 from .harmonic import SamplingError, ThermalDisplacements, force_constants
 from .lammps_labels import GAN_TERSOFF, LammpsCalculator
 from .plan import SamplingPlan, harmonic_frames, label_frames
-from .progress import progress_display
 
 __all__ = [
     "GAN_TERSOFF",
@@ -15,7 +14,6 @@ __all__ = [
     "force_constants",
     "harmonic_frames",
     "label_frames",
-    "progress_display",
     "relax_crystal",
     "relax_positions",
     "strained",

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from so3krates.progress import Callback
+
 from .crystals import relax_positions, strained
 from .harmonic import SamplingError, ThermalDisplacements, force_constants
 
 # Digits of extxyz files: labels belong to the positions that are written.
 DECIMALS = 8
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SamplingPlan:
 
 
 def harmonic_frames(
-    crystal: Atoms, calculator: Calculator, plan: SamplingPlan, on_progress: Progress | None = None
+    crystal: Atoms, calculator: Calculator, plan: SamplingPlan, on_progress: Callback | None = None
 ) -> list[Atoms]:
     """Unlabelled supercells with thermal displacements, state by state; `info` tells strain and temperature.
 
@@ -75,7 +75,7 @@ def harmonic_frames(
     return frames
 
 
-def label_frames(frames: Sequence[Atoms], calculator: Calculator, on_progress: Progress | None = None) -> list[Atoms]:
+def label_frames(frames: Sequence[Atoms], calculator: Calculator, on_progress: Callback | None = None) -> list[Atoms]:
     """Copies with energy, forces and stress from `calculator`, ready to be written as extxyz."""
     labelled = []
     for number, frame in enumerate(frames):

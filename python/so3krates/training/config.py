@@ -175,7 +175,7 @@ class RunConfig:
         tools.mlff is a configuration. Raises ConfigError with the name of the key.
         """
         settings = dict(settings)
-        base = _preset_settings(settings.pop("preset")) if "preset" in settings else {}
+        base = changeable(preset(settings.pop("preset"))) if "preset" in settings else {}
         sections = {name: dict(base.get(name, {})) for name in ("model", "data", "training")}
         given = {name: settings.pop(name, {}) for name in sections}
         for name, values in sections_from_original(settings).items():
@@ -240,9 +240,8 @@ def preset(name: str) -> RunConfig:
     return PRESETS[name]
 
 
-def _preset_settings(name: str) -> dict[str, dict[str, Any]]:
-    """A preset as sections to be overridden; widths that follow from `features` are left to follow."""
-    config = preset(name)
+def changeable(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Settings as `to_dict` gives them, to be changed: widths that follow from `features` go on following it."""
     settings = config.to_dict()
     widths = ("radial_filter_features", "spherical_filter_features", "readout_features")
     derived = dataclasses.replace(config.model, **dict.fromkeys(widths))

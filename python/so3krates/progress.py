@@ -1,19 +1,19 @@
-"""Progress of sampling: a bar on a terminal, a line per stage elsewhere."""
+"""Progress of work that is counted: a bar on a terminal, a line per stage elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .plan import Progress as Callback
+Callback = Callable[[str, int, int], None]  # stage, done, total
 
 
 @contextmanager
 def progress_display(console: Console) -> Iterator[Callback]:
-    """A callback for `harmonic_frames` and `label_frames` that shows them on the console."""
+    """A callback that shows stages, each with its own count, on the console."""
     if not console.is_terminal:
         yield lambda stage, done, total: console.print(f"{stage}: {total}") if done == total else None
         return

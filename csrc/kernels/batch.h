@@ -1,0 +1,272 @@
+// A batch of pairs and the functions of their vectors, computed for all of them at once (SPEC 1.2). Nothing of it outlives the batch.
+#pragma once
+
+#include "layout.h"
+#include "vector.h"
+
+namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
+
+constexpr int kBatch = 32;  // pairs; a multiple of the lanes and of a tile's rows
+
+template <typename Real>
+struct Batch {
+  int count;
+  int centre[kBatch], other[kBatch];
+  bool is_two_sided[kBatch];  // both rows are updated; otherwise the centre's alone
+  alignas(64) Real vector[3][kBatch];  // r_other - r_centre, A
+  alignas(64) Real unit[3][kBatch];
+  alignas(64) Real inverse_distance[kBatch];
+  alignas(64) Real cutoff[kBatch], cutoff_slope[kBatch];       // phi and its derivative
+  alignas(64) Real spline[4][kBatch], spline_slope[4][kBatch];  // weights of four nodes and their derivatives
+  int node[kBatch];                                             // the first of them
+  alignas(64) Real harmonics[kBatch][kMostOrders];
+};
+
+// Walks over the pairs that rows [begin, end) list.
+struct PairCursor {
+  int row, slot;
+};
+
+// Fills the next batch; false when no pair is left. Unused places hold copies of the batch's first pair.
+template <typename Real>
+bool next_batch(const PairTable<Real>& pairs, int end, PairCursor& cursor, Batch<Real>& batch) {
+  int n = 0;
+  for (; cursor.row < end && n < kBatch; ++cursor.row, cursor.slot = 0) {
+    const std::size_t start = static_cast<std::size_t>(cursor.row) * pairs.slots;
+    const int count = pairs.counts[cursor.row];
+    for (; cursor.slot < count && n < kBatch; ++cursor.slot, ++n) {
+      const int neighbour = pairs.neighbours[start + cursor.slot];
+      batch.centre[n] = cursor.row;
+      batch.is_two_sided[n] = neighbour >= 0;
+      batch.other[n] = neighbour >= 0 ? neighbour : ~neighbour;
+      for (int a = 0; a < 3; ++a) batch.vector[a][n] = pairs.vectors[3 * (start + cursor.slot) + a];
+    }
+    if (cursor.slot < count) break;
+  }
+  batch.count = n;
+  if (n == 0) return false;
+  for (; n < kBatch; ++n) {
+    batch.centre[n] = batch.centre[0];
+    batch.other[n] = batch.other[0];
+    batch.is_two_sided[n] = false;
+    for (int a = 0; a < 3; ++a) batch.vector[a][n] = batch.vector[a][0];
+  }
+  return true;
+}
+
+// Cutoff function and its derivative at distances d (SPEC 1.2.4).
+template <typename V>
+SO3KRATES_INLINE void cutoff_function(const Layout& layout, V d, V& value, V& slope) {
+  using Real = ElementOf<V>;
+  const Real inverse = static_cast<Real>(1.0 / layout.cutoff);
+  const V x = d * inverse;
+  if (layout.cutoff_function == Cutoff::cosine) {
+    constexpr Real pi = Real(3.14159265358979323846);
+    V sine, cosine;  // of half the angle
+    sine_cosine<V>(at_most(x, splat<V>(1)) * (pi / 2), sine, cosine);
+    value = cosine * cosine;
+    slope = sine * cosine * (-pi * inverse);
+  } else if (layout.cutoff_function == Cutoff::exponential) {
+    const V room = at_least(Real(1) - x * x, splat<V>(Real(1e-6)));
+    value = exponential(-x * x / room);
+    slope = value * x / (room * room) * (-2 * inverse);
+  } else {  // polynomial; phys is that of order 3
+    const int p = layout.cutoff_function == Cutoff::phys ? 3 : layout.polynomial_order;
+    V power = splat<V>(1);  // x^(p - 1)
+    for (int k = 1; k < p; ++k) power *= x;
+    const Real a = Real(0.5) * (p + 1) * (p + 2), b = Real(p) * (p + 2), c = Real(0.5) * p * (p + 1);
+    value = Real(1) - power * x * (a - x * (b - c * x));
+    slope = power * (-a * p + x * (b * (p + 1) - x * (c * (p + 2)))) * inverse;
+  }
+  const V zero{};
+  value = x < Real(1) ? value : zero;
+  slope = x < Real(1) ? slope : zero;
+}
+
+// Weights of four B-spline coefficients, uniform in exp(-d): constant below the first distance of the table.
+template <typename V>
+SO3KRATES_INLINE void spline_weights(const Layout& layout, V d, V weights[4], V slopes[4], int* node) {
+  using Real = ElementOf<V>;
+  const V decay = exponential(-d);
+  const V t = (decay - static_cast<Real>(layout.spline_start)) * static_cast<Real>(1.0 / layout.spline_step);
+  const V last = splat<V>(static_cast<Real>(layout.nodes - 3)), zero{};
+  const V inside = at_least(at_most(t, last), zero);
+  V floor;
+  for (int lane = 0; lane < kLanesOf<V>; ++lane) {
+    const int cell = static_cast<int>(inside[lane]);
+    node[lane] = cell < layout.nodes - 4 ? cell : layout.nodes - 4;
+    floor[lane] = static_cast<Real>(node[lane]);
+  }
+  const V f = inside - floor, g = Real(1) - f;
+  constexpr Real sixth = Real(1) / 6;
+  weights[0] = g * g * g * sixth;
+  weights[1] = (f * f * (3 * f - Real(6)) + Real(4)) * sixth;
+  weights[2] = (g * g * (3 * g - Real(6)) + Real(4)) * sixth;
+  weights[3] = f * f * f * sixth;
+  V rate = decay * static_cast<Real>(-1.0 / layout.spline_step);
+  rate = t < last ? rate : zero;
+  rate = t > zero ? rate : zero;
+  slopes[0] = g * g * Real(-0.5) * rate;
+  slopes[1] = f * (Real(1.5) * f - Real(2)) * rate;
+  slopes[2] = g * (Real(2) - Real(1.5) * g) * rate;
+  slopes[3] = f * f * Real(0.5) * rate;
+}
+
+// A value and its derivatives with respect to three variables: one source for the harmonics and their adjoint.
+template <typename V>
+struct Dual {
+  V value, slope[3];
+};
+template <typename V>
+SO3KRATES_INLINE Dual<V> operator*(const Dual<V>& a, const Dual<V>& b) {
+  return {a.value * b.value,
+          {a.slope[0] * b.value + a.value * b.slope[0], a.slope[1] * b.value + a.value * b.slope[1],
+           a.slope[2] * b.value + a.value * b.slope[2]}};
+}
+template <typename V>
+SO3KRATES_INLINE Dual<V> operator+(const Dual<V>& a, const Dual<V>& b) {
+  return {a.value + b.value, {a.slope[0] + b.slope[0], a.slope[1] + b.slope[1], a.slope[2] + b.slope[2]}};
+}
+template <typename V>
+SO3KRATES_INLINE Dual<V> operator-(const Dual<V>& a, const Dual<V>& b) {
+  return {a.value - b.value, {a.slope[0] - b.slope[0], a.slope[1] - b.slope[1], a.slope[2] - b.slope[2]}};
+}
+template <typename V>
+SO3KRATES_INLINE Dual<V> operator*(ElementOf<V> s, const Dual<V>& a) {
+  return {s * a.value, {s * a.slope[0], s * a.slope[1], s * a.slope[2]}};
+}
+template <typename V>
+SO3KRATES_INLINE Dual<V> operator-(const Dual<V>& a, ElementOf<V> s) {
+  return {a.value - s, {a.slope[0], a.slope[1], a.slope[2]}};
+}
+
+// Real spherical harmonics of one degree, m = -l..l, of the unit vector (x, y, z) (SPEC 1.2.5); T is a vector or its dual.
+template <typename T, typename Emit, typename Real>
+SO3KRATES_INLINE void harmonics_of_degree(int degree, T x, T y, T z, Real, Emit&& emit) {
+  const T xx = x * x, yy = y * y, zz = z * z;
+  const auto c = [](double number) { return static_cast<Real>(number); };
+  if (degree == 1) {
+    const Real a = c(0.48860251190291992159);  // sqrt(3 / 4 pi)
+    emit(0, a * y), emit(1, a * z), emit(2, a * x);
+  } else if (degree == 2) {
+    const Real a = c(1.09254843059207907054);  // sqrt(15 / pi) / 2
+    const Real b = c(0.31539156525252000603);  // sqrt(5 / pi) / 4
+    emit(0, a * (x * y)), emit(1, a * (y * z)), emit(2, b * (c(3) * zz - c(1)));
+    emit(3, a * (x * z)), emit(4, c(0.5) * a * (xx - yy));
+  } else if (degree == 3) {
+    const Real a = c(0.59004358992664351035);  // sqrt(35 / 2 pi) / 4
+    const Real b = c(2.89061144264055405538);  // sqrt(105 / pi) / 2
+    const Real d = c(0.45704579946446573616);  // sqrt(21 / 2 pi) / 4
+    const Real e = c(0.37317633259011539141);  // sqrt(7 / pi) / 4
+    emit(0, a * (y * (c(3) * xx - yy))), emit(1, b * (x * y * z)), emit(2, d * (y * (c(5) * zz - c(1))));
+    emit(3, e * (z * (c(5) * zz - c(3)))), emit(4, d * (x * (c(5) * zz - c(1))));
+    emit(5, c(0.5) * b * ((xx - yy) * z)), emit(6, a * (x * (xx - c(3) * yy)));
+  } else {
+    const Real a = c(2.50334294179670453835);  // 3 sqrt(35 / pi) / 4
+    const Real b = c(1.77013076977993053104);  // 3 sqrt(35 / 2 pi) / 4
+    const Real d = c(0.94617469575756001809);  // 3 sqrt(5 / pi) / 4
+    const Real e = c(0.66904654355728916795);  // 3 sqrt(5 / 2 pi) / 4
+    const Real f = c(0.10578554691520430380);  // 3 / 16 sqrt(1 / pi)
+    emit(0, a * (x * y * (xx - yy))), emit(1, b * (y * z * (c(3) * xx - yy))), emit(2, d * (x * y * (c(7) * zz - c(1))));
+    emit(3, e * (y * z * (c(7) * zz - c(3)))), emit(4, f * (zz * (c(35) * zz - c(30)) - c(-3)));
+    emit(5, e * (x * z * (c(7) * zz - c(3)))), emit(6, c(0.5) * d * ((xx - yy) * (c(7) * zz - c(1))));
+    emit(7, b * (x * z * (xx - c(3) * yy)));
+    emit(8, c(0.25) * a * (xx * (xx - c(3) * yy) - yy * (c(3) * xx - yy)));
+  }
+}
+
+// All that depends on the vectors alone.
+template <typename Real>
+void fill_geometry(const Layout& layout, Batch<Real>& batch) {
+  using V = Vector<Real>;
+  for (int e = 0; e < kBatch; e += kLanes<Real>) {
+    V r[3], u[3];
+    for (int a = 0; a < 3; ++a) r[a] = load<V>(batch.vector[a] + e);
+    const V d = square_root<V>(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]);
+    const V inverse = Real(1) / d;
+    store<V>(batch.inverse_distance + e, inverse);
+    for (int a = 0; a < 3; ++a) store<V>(batch.unit[a] + e, u[a] = r[a] * inverse);
+    V value, slope, weights[4], slopes[4];
+    cutoff_function<V>(layout, d, value, slope);
+    store<V>(batch.cutoff + e, value);
+    store<V>(batch.cutoff_slope + e, slope);
+    spline_weights<V>(layout, d, weights, slopes, batch.node + e);
+    for (int k = 0; k < 4; ++k) {
+      store<V>(batch.spline[k] + e, weights[k]);
+      store<V>(batch.spline_slope[k] + e, slopes[k]);
+    }
+    int first = 0;
+    for (int l = 0; l < layout.degrees; ++l) {
+      harmonics_of_degree(layout.degree[l], u[0], u[1], u[2], Real(), [&](int m, V y) {
+        for (int lane = 0; lane < kLanes<Real>; ++lane) batch.harmonics[e + lane][first + m] = y[lane];
+      });
+      first += 2 * layout.degree[l] + 1;
+    }
+  }
+  for (int e = 0; e < kBatch; ++e)
+    for (int m = layout.orders; m < layout.order_stride; ++m) batch.harmonics[e][m] = 0;
+}
+
+// Adjoints of what fill_geometry computes, one channel.
+template <typename Real>
+struct GeometryAdjoint {
+  alignas(64) Real cutoff[kBatch];
+  alignas(64) Real distance[kBatch];  // through the splines
+  alignas(64) Real harmonics[kBatch][kMostOrders];
+  alignas(64) Real vector[3][kBatch];  // result: derivative with respect to the vector
+};
+
+template <typename Real>
+void geometry_adjoint(const Layout& layout, const Batch<Real>& batch, GeometryAdjoint<Real>& adjoint) {
+  using V = Vector<Real>;
+  for (int e = 0; e < kBatch; e += kLanes<Real>) {
+    V u[3], along[3] = {V{}, V{}, V{}};
+    Dual<V> dual[3] = {};
+    for (int a = 0; a < 3; ++a) {
+      u[a] = dual[a].value = load<V>(batch.unit[a] + e);
+      dual[a].slope[a] = splat<V>(1);
+    }
+    int first = 0;
+    for (int l = 0; l < layout.degrees; ++l) {
+      harmonics_of_degree(layout.degree[l], dual[0], dual[1], dual[2], Real(), [&](int m, const Dual<V>& y) {
+        V weight;
+        for (int lane = 0; lane < kLanes<Real>; ++lane) weight[lane] = adjoint.harmonics[e + lane][first + m];
+        for (int a = 0; a < 3; ++a) along[a] += weight * y.slope[a];
+      });
+      first += 2 * layout.degree[l] + 1;
+    }
+    const V radial = along[0] * u[0] + along[1] * u[1] + along[2] * u[2];
+    const V inverse = load<V>(batch.inverse_distance + e);
+    const V distance =
+        load<V>(adjoint.cutoff + e) * load<V>(batch.cutoff_slope + e) + load<V>(adjoint.distance + e);
+    for (int a = 0; a < 3; ++a) store<V>(adjoint.vector[a] + e, (along[a] - radial * u[a]) * inverse + distance * u[a]);
+  }
+}
+
+// Adds the derivatives with respect to the pairs' vectors, channel by channel, to what they contribute to: forces, strain gradient and
+// per-atom virials. A pair that its other row visits too counts half in the strain gradient.
+template <typename Real, int channels>
+void add_vector_gradients(const Batch<Real>& batch, const GeometryAdjoint<Real>* adjoints, const Gradients& gradients,
+                          double* strain) {
+  for (int e = 0; e < batch.count; ++e) {
+    const std::size_t i = batch.centre[e], j = batch.other[e];
+    const bool both = batch.is_two_sided[e];
+    double r[3], g[3];
+    for (int a = 0; a < 3; ++a) r[a] = batch.vector[a][e], g[a] = adjoints[0].vector[a][e];
+    for (int b = 0; b < 3; ++b) {
+      gradients.forces[3 * i + b] += g[b];
+      if (both) gradients.forces[3 * j + b] -= g[b];
+      for (int a = 0; a < 3; ++a) strain[3 * a + b] += (both ? 1.0 : 0.5) * r[a] * g[b];
+    }
+    if constexpr (channels == 4) {
+      for (int a = 0; a < 3; ++a)
+        for (int b = 0; b < 3; ++b) {
+          const double moment = adjoints[1 + a].vector[b][e];  // about the centre
+          gradients.atom_virials[9 * i + 3 * a + b] -= moment;
+          if (both) gradients.atom_virials[9 * j + 3 * a + b] += moment - r[a] * g[b];
+        }
+    }
+  }
+}
+
+}  // namespace so3krates::kernels::SO3KRATES_KERNEL_SET

@@ -1,0 +1,53 @@
+// Compiled once per instruction set; SO3KRATES_KERNEL_SET is its name. Uses no library code, whose functions the linker would share
+// between the instruction sets.
+#include "body.h"
+
+#include "edges.h"
+#include "first_layer.h"
+#include "nodes.h"
+
+namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
+namespace {
+
+std::size_t scratch(const Layout& layout, int channels) {
+  const std::size_t edges = filter_scratch_size(layout, channels), nodes = node_scratch_size(layout);
+  return edges > nodes ? edges : nodes;
+}
+
+template <typename Real>
+Body<Real> make() {
+  Body<Real> b{};
+  b.scratch = scratch;
+  b.project = project<Real>;
+  b.project_adjoint = project_adjoint<Real>;
+  b.exchange = exchange<Real>;
+  b.exchange_adjoint = exchange_adjoint<Real>;
+  b.readout = readout<Real>;
+  b.messages = messages<Real>;
+  b.messages_adjoint = [](const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs,
+                          int channels, Range range, const Real* rows, const Real* sums_adjoint, Real* row_gradients,
+                          const Gradients& gradients, double* strain, Real* memory) {
+    const auto adjoint = channels == 1 ? messages_adjoint<Real, 1> : messages_adjoint<Real, 4>;
+    adjoint(layout, weights, pairs, range, rows, sums_adjoint, row_gradients, gradients, strain, memory);
+  };
+  b.first_messages = first_messages<Real>;
+  b.first_features = first_features<Real>;
+  b.first_features_adjoint = first_features_adjoint<Real>;
+  b.first_messages_adjoint = [](const Layout& layout, const FirstLayerWeights<Real>& weights, const PairTable<Real>& pairs,
+                                int channels, Range range, const int* species, const Real* sums_adjoint,
+                                const Real* coefficients_adjoint, const Gradients& gradients, double* strain) {
+    const auto adjoint = channels == 1 ? first_messages_adjoint<Real, 1> : first_messages_adjoint<Real, 4>;
+    adjoint(layout, weights, pairs, range, species, sums_adjoint, coefficients_adjoint, gradients, strain);
+  };
+  return b;
+}
+
+}  // namespace
+
+// Functions, so that nothing of this file runs before the processor is known to be able to.
+Body<float> body_float();
+Body<double> body_double();
+Body<float> body_float() { return make<float>(); }
+Body<double> body_double() { return make<double>(); }
+
+}  // namespace so3krates::kernels::SO3KRATES_KERNEL_SET

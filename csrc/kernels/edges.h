@@ -1,0 +1,451 @@
+// Messages of one layer along pairs of atoms, and their adjoint (SPEC 1.5a-d). A pair is visited once for both of its directions,
+// i <- j and j <- i, which share their filters; only the centre's row is written where the pair is not two-sided.
+#pragma once
+
+#include "batch.h"
+#include "gemm.h"
+#include "layout.h"
+#include "vector.h"
+
+namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
+
+// Filters of a batch before the radial part is added, and what their adjoint needs.
+template <typename Real>
+struct FilterScratch {
+  Real* difference;    // [kBatch][kMostOrders] chi_j - chi_i
+  Real* hidden;        // [kBatch][hidden_stride] both filters
+  Real* hidden_slope;  // the derivative of silu
+  Real* filter;        // [kBatch][filter_stride]
+  Real* adjoint;       // [channels][kBatch][filter_stride]
+  Real* hidden_adjoint;  // [channels][kBatch][hidden_stride]
+};
+
+// The two functions below agree on the size, in numbers; channels = 0 where there is no adjoint.
+inline std::size_t filter_scratch_size(const Layout& layout, int channels) {
+  return kBatch * static_cast<std::size_t>(kMostOrders + (2 + channels) * layout.hidden_stride +
+                                           (1 + channels) * layout.filter_stride);
+}
+
+template <typename Real>
+FilterScratch<Real> filter_scratch(const Layout& layout, int channels, Real* memory) {
+  // Padding that no product writes is read as zero.
+  __builtin_memset(memory, 0, filter_scratch_size(layout, channels) * sizeof(Real));
+  FilterScratch<Real> s;
+  s.difference = memory;
+  s.hidden = s.difference + kBatch * kMostOrders;
+  s.hidden_slope = s.hidden + kBatch * layout.hidden_stride;
+  s.filter = s.hidden_slope + kBatch * layout.hidden_stride;
+  s.adjoint = s.filter + kBatch * layout.filter_stride;
+  s.hidden_adjoint = s.adjoint + channels * kBatch * layout.filter_stride;
+  return s;
+}
+
+// Which lanes of the Euclidean variables belong to each degree, and the harmonics' signs under inversion.
+template <typename Real>
+struct Degrees {
+  alignas(64) Real select[kMostDegrees][kMostOrders];
+  Quad<Real> parity;
+
+  explicit Degrees(const Layout& layout) {
+    parity = Quad<Real>{};
+    int first = 0;
+    for (int l = 0; l < kMostDegrees; ++l)
+      for (int m = 0; m < kMostOrders; ++m) select[l][m] = 0;
+    for (int l = 0; l < layout.degrees; ++l) {
+      for (int m = 0; m < 2 * layout.degree[l] + 1; ++m) select[l][first++] = 1;
+      parity[l] = layout.degree[l] % 2 == 0 ? 1 : -1;
+    }
+  }
+
+  // One value per degree for each of its orders.
+  template <typename V>
+  SO3KRATES_INLINE V spread(const Layout& layout, Quad<Real> values, int order) const {
+    V spread{};
+    for (int l = 0; l < layout.degrees; ++l) spread += load<V>(select[l] + order) * values[l];
+    return spread;
+  }
+  // sum_m a_lm b_lm for each degree.
+  SO3KRATES_INLINE Quad<Real> contract(const Layout& layout, const Real* a, const Real* b) const {
+    using V = Vector<Real>;
+    Quad<Real> totals[kMostDegrees] = {};
+    for (int m = 0; m < layout.order_stride; m += kLanes<Real>) {
+      const V product = load<V>(a + m) * load<V>(b + m);
+      for (int l = 0; l < layout.degrees; ++l) totals[l] += fold(product * load<V>(select[l] + m));
+    }
+    return sums(totals[0], totals[1], totals[2], totals[3]);
+  }
+};
+
+// Degree part of both filters, w = MLP_spherical(I(chi_j - chi_i)); the radial part is added pair by pair from the table.
+template <typename Real, bool with_slope>
+void degree_filters(const Layout& layout, const Degrees<Real>& degrees, const FilterWeights<Real>& weights,
+                    const Batch<Real>& batch, const Real* rows, const FilterScratch<Real>& s) {
+  using V = Vector<Real>;
+  for (int e = 0; e < kBatch; ++e) {
+    const Real* chi_i = rows + static_cast<std::size_t>(batch.centre[e]) * layout.row_stride + layout.chi;
+    const Real* chi_j = rows + static_cast<std::size_t>(batch.other[e]) * layout.row_stride + layout.chi;
+    Real* difference = s.difference + e * kMostOrders;
+    for (int m = 0; m < layout.order_stride; m += kLanes<Real>)
+      store<V>(difference + m, load<V>(chi_j + m) - load<V>(chi_i + m));
+    const Quad<Real> invariants = degrees.contract(layout, difference, difference);
+    const Real* bias = weights.hidden_in + layout.degrees * layout.hidden_stride;
+    for (int n = 0; n < layout.hidden_stride; n += kLanes<Real>) {
+      V sum = load<V>(bias + n);
+      for (int l = 0; l < layout.degrees; ++l)
+        sum += load<V>(weights.hidden_in + l * layout.hidden_stride + n) * invariants[l];
+      const V gate = sigmoid(sum), value = sum * gate;
+      store<V>(s.hidden + e * layout.hidden_stride + n, value);
+      if (with_slope) store<V>(s.hidden_slope + e * layout.hidden_stride + n, gate + value * (Real(1) - gate));
+    }
+  }
+  const Segments inner{layout.hidden};
+  multiply<1, false, Real>(kBatch, s.hidden, layout.hidden_stride, inner, weights.hidden_out, layout.filter_stride,
+                           (layout.feature_width + 3) / 4 * 4, s.filter, layout.filter_stride);
+  multiply<1, false, Real>(kBatch, s.hidden + layout.hidden, layout.hidden_stride, inner,
+                           weights.hidden_out + layout.feature_stride, layout.filter_stride, layout.geometric_stride,
+                           s.filter + layout.feature_stride, layout.filter_stride);
+}
+
+// Cubic B-spline from its four coefficients.
+template <typename Real>
+struct Spline {
+  using V = Vector<Real>;
+  V weight[4];
+  const Real* coefficients;
+  int stride;
+
+  SO3KRATES_INLINE Spline(const Layout& layout, const Real* table, const Real (*weights)[kBatch], const Batch<Real>& batch,
+                          int e)
+      : coefficients(table + static_cast<std::size_t>(batch.node[e]) * layout.filter_stride),
+        stride(layout.filter_stride) {
+    for (int k = 0; k < 4; ++k) weight[k] = splat<V>(weights[k][e]);
+  }
+};
+
+template <typename V>
+SO3KRATES_INLINE V combine(const V weight[4], const V c[4]) {
+  return (weight[0] * c[0] + weight[1] * c[1]) + (weight[2] * c[2] + weight[3] * c[3]);
+}
+
+// Adds the messages of one pair to features and Euclidean variables.
+template <typename Real, bool both>
+SO3KRATES_INLINE void add_messages(const Layout& layout, const Degrees<Real>& degrees, const Real* table,
+                                   const Batch<Real>& batch, int e, const Real* filter, const Real* rows, Real* x, Real* chi) {
+  using V = Vector<Real>;
+  constexpr int lanes = kLanes<Real>;
+  const std::size_t i = batch.centre[e], j = batch.other[e];
+  const Real *row_i = rows + i * layout.row_stride, *row_j = rows + j * layout.row_stride;
+  Real *x_i = x + i * layout.feature_stride, *x_j = x + j * layout.feature_stride;
+  Real *chi_i = chi + i * layout.order_stride, *chi_j = chi + j * layout.order_stride;
+  const Spline<Real> spline(layout, table, batch.spline, batch, e);
+  const auto filter_at = [&](int f) {
+    V c[4];
+    for (int k = 0; k < 4; ++k) c[k] = load<V>(spline.coefficients + k * spline.stride + f);
+    return load<V>(filter + f) + combine<V>(spline.weight, c);
+  };
+  const Real phi = batch.cutoff[e];
+
+  V a_ij{}, a_ji{};
+  for (int f = 0; f < layout.feature_width; f += lanes) {
+    const V w = filter_at(f);
+    a_ij += w * (load<V>(row_i + f) * load<V>(row_j + layout.key + f));
+    if (both) a_ji += w * (load<V>(row_j + f) * load<V>(row_i + layout.key + f));
+  }
+  const V alpha_ij = repeat<V>(head_sums(fold(a_ij), layout.group) * phi);
+  const V alpha_ji = repeat<V>(head_sums(fold(a_ji), layout.group) * phi);
+  for (int f = 0; f < layout.feature_width; f += lanes) {
+    add_to<V>(x_i + f, alpha_ij * load<V>(row_j + layout.value + f));
+    if (both) add_to<V>(x_j + f, alpha_ji * load<V>(row_i + layout.value + f));
+  }
+
+  Quad<Real> b_ij[kMostDegrees] = {}, b_ji[kMostDegrees] = {};
+  for (int l = 0; l < layout.degrees; ++l) {
+    V ij{}, ji{};
+    for (int f = l * layout.block_stride; f < (l + 1) * layout.block_stride; f += lanes) {
+      const V w = filter_at(layout.feature_stride + f);
+      ij += w * (load<V>(row_i + layout.geometric_query + f) * load<V>(row_j + layout.geometric_key + f));
+      if (both) ji += w * (load<V>(row_j + layout.geometric_query + f) * load<V>(row_i + layout.geometric_key + f));
+    }
+    b_ij[l] = fold(ij);
+    b_ji[l] = fold(ji);
+  }
+  const Quad<Real> beta_ij = sums(b_ij[0], b_ij[1], b_ij[2], b_ij[3]) * phi;
+  const Quad<Real> beta_ji = sums(b_ji[0], b_ji[1], b_ji[2], b_ji[3]) * phi * degrees.parity;
+  for (int m = 0; m < layout.order_stride; m += lanes) {
+    const V y = load<V>(batch.harmonics[e] + m);
+    add_to<V>(chi_i + m, degrees.template spread<V>(layout, beta_ij, m) * y);
+    if (both) add_to<V>(chi_j + m, degrees.template spread<V>(layout, beta_ji, m) * y);
+  }
+}
+
+// Adds the messages of all pairs of a range to features x [rows][feature_stride] and Euclidean variables chi [rows][order_stride];
+// rows: projections of all atoms.
+template <typename Real>
+void messages(const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs, Range range,
+              const Real* rows, Real* x, Real* chi, Real* memory) {
+  const FilterScratch<Real> s = filter_scratch(layout, 0, memory);
+  const Degrees<Real> degrees(layout);
+  Batch<Real> batch;
+  PairCursor cursor{range.begin, 0};
+  while (next_batch(pairs, range.end, cursor, batch)) {
+    fill_geometry(layout, batch);
+    degree_filters<Real, false>(layout, degrees, weights, batch, rows, s);
+    for (int e = 0; e < batch.count; ++e) {
+      const Real* filter = s.filter + e * layout.filter_stride;
+      if (batch.is_two_sided[e])
+        add_messages<Real, true>(layout, degrees, weights.table, batch, e, filter, rows, x, chi);
+      else
+        add_messages<Real, false>(layout, degrees, weights.table, batch, e, filter, rows, x, chi);
+    }
+  }
+}
+
+// Channels 1 to 3 are moments about an atom: moving the origin by r adds r_a times channel 0.
+template <typename T, typename Real>
+SO3KRATES_INLINE T moved(const T* channel, int c, const Real* r) {
+  return c == 0 ? channel[0] : channel[c] + r[c - 1] * channel[0];
+}
+
+// Adjoint of add_messages. All channels are taken about the centre; what the other row gets is moved to that row.
+//   rows, row_gradients: projections and their adjoints ([rows][channels][row_stride]); sums_adjoint: [rows][channels][message_stride].
+// Replaces `filter` by w and writes the filters' adjoints and those of the geometry.
+template <typename Real, int channels, bool both>
+SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<Real>& degrees, const Real* table,
+                                           const Batch<Real>& batch, int e, const FilterScratch<Real>& s, const Real* rows,
+                                           const Real* sums_adjoint, Real* row_gradients,
+                                           GeometryAdjoint<Real>* geometry) {
+  using V = Vector<Real>;
+  using Q = Quad<Real>;
+  constexpr int lanes = kLanes<Real>;
+  const std::size_t i = batch.centre[e], j = batch.other[e];
+  const Real *row_i = rows + i * layout.row_stride, *row_j = rows + j * layout.row_stride;
+  Real *to_i = row_gradients + i * channels * layout.row_stride, *to_j = row_gradients + j * channels * layout.row_stride;
+  const Real *from_i = sums_adjoint + i * channels * layout.message_stride,
+             *from_j = sums_adjoint + j * channels * layout.message_stride;
+  Real* filter = s.filter + e * layout.filter_stride;
+  Real* filter_adjoint = s.adjoint + e * layout.filter_stride;
+  const int channel_stride = kBatch * layout.filter_stride;
+  const Spline<Real> spline(layout, table, batch.spline, batch, e), slope(layout, table, batch.spline_slope, batch, e);
+  const Real phi = batch.cutoff[e];
+  const Real r[3] = {batch.vector[0][e], batch.vector[1][e], batch.vector[2][e]};
+  const Real minus_r[3] = {-r[0], -r[1], -r[2]};
+  // w, kept in `filter`, and its derivative with respect to the distance.
+  const auto filter_at = [&](int f, V& w, V& w_slope) {
+    V c[4];
+    for (int k = 0; k < 4; ++k) c[k] = load<V>(spline.coefficients + k * spline.stride + f);
+    w = load<V>(filter + f) + combine<V>(spline.weight, c);
+    w_slope = combine<V>(slope.weight, c);
+    store<V>(filter + f, w);
+  };
+
+  // Feature attention: coefficients, their derivatives with respect to the distance, and their adjoints.
+  V a_ij{}, a_ji{}, da_ij{}, da_ji{}, p_ij[channels] = {}, p_ji[channels] = {};
+  for (int f = 0; f < layout.feature_width; f += lanes) {
+    V w, w_slope;
+    filter_at(f, w, w_slope);
+    const V ij = load<V>(row_i + f) * load<V>(row_j + layout.key + f);
+    const V ji = load<V>(row_j + f) * load<V>(row_i + layout.key + f);
+    a_ij += w * ij;
+    a_ji += w * ji;
+    da_ij += w_slope * ij;
+    da_ji += w_slope * ji;
+    const V v_i = load<V>(row_i + layout.value + f), v_j = load<V>(row_j + layout.value + f);
+    for (int c = 0; c < channels; ++c) {
+      p_ij[c] += load<V>(from_i + c * layout.message_stride + f) * v_j;
+      p_ji[c] += load<V>(from_j + c * layout.message_stride + f) * v_i;
+    }
+  }
+  const Q alpha_ij = head_sums(fold(a_ij), layout.group), alpha_ji = head_sums(fold(a_ji), layout.group);
+  const Q slope_ij = fold(da_ij), slope_ji = fold(da_ji);  // not summed over the lanes of a head: that is done below
+  const Q raw_ij = fold(a_ij), raw_ji = fold(a_ji);
+  Q of_ij[channels], of_ji[channels], ji_about_own[channels];
+  for (int c = 0; c < channels; ++c) {
+    of_ij[c] = head_sums(fold(p_ij[c]), layout.group);
+    ji_about_own[c] = head_sums(fold(p_ji[c]), layout.group);
+  }
+  Q cutoff_adjoint[channels], distance_adjoint[channels];
+  for (int c = 0; c < channels; ++c) {
+    of_ji[c] = moved(ji_about_own, c, r);
+    cutoff_adjoint[c] = of_ij[c] * raw_ij + of_ji[c] * raw_ji;
+    distance_adjoint[c] = (of_ij[c] * slope_ij + of_ji[c] * slope_ji) * phi;
+  }
+  const V g_ij = repeat<V>(alpha_ij * phi), g_ji = repeat<V>(alpha_ji * phi);
+  V s_ij[channels], s_ji[channels];
+  for (int c = 0; c < channels; ++c) {
+    s_ij[c] = repeat<V>(of_ij[c] * phi);
+    s_ji[c] = repeat<V>(of_ji[c] * phi);
+  }
+  for (int f = 0; f < layout.feature_width; f += lanes) {
+    const V w = load<V>(filter + f);
+    const V q_i = load<V>(row_i + f), k_i = load<V>(row_i + layout.key + f);
+    const V q_j = load<V>(row_j + f), k_j = load<V>(row_j + layout.key + f);
+    const V ij = q_i * k_j, ji = q_j * k_i, w_k_j = w * k_j, w_q_j = w * q_j;
+    V lambda_i[channels], lambda_j[channels];
+    for (int c = 0; c < channels; ++c) {
+      lambda_i[c] = load<V>(from_i + c * layout.message_stride + f);
+      lambda_j[c] = load<V>(from_j + c * layout.message_stride + f);
+      Real* to = to_i + c * layout.row_stride + f;
+      add_to<V>(to, s_ij[c] * w_k_j);
+      add_to<V>(to + layout.key, s_ji[c] * w_q_j);
+      add_to<V>(to + layout.value, g_ji * moved(lambda_j, c, r));
+      store<V>(filter_adjoint + c * channel_stride + f, s_ij[c] * ij + s_ji[c] * ji);
+    }
+    if (both) {
+      const V w_k_i = w * k_i, w_q_i = w * q_i;
+      for (int c = 0; c < channels; ++c) {
+        Real* to = to_j + c * layout.row_stride + f;
+        add_to<V>(to, moved(s_ji, c, minus_r) * w_k_i);
+        add_to<V>(to + layout.key, moved(s_ij, c, minus_r) * w_q_i);
+        add_to<V>(to + layout.value, g_ij * moved(lambda_i, c, minus_r));
+      }
+    }
+  }
+
+  // Geometric attention: coefficients first.
+  Q b_ij[kMostDegrees] = {}, b_ji[kMostDegrees] = {}, db_ij[kMostDegrees] = {}, db_ji[kMostDegrees] = {};
+  for (int l = 0; l < layout.degrees; ++l) {
+    V ij{}, ji{}, dij{}, dji{};
+    for (int f = l * layout.block_stride; f < (l + 1) * layout.block_stride; f += lanes) {
+      V w, w_slope;
+      filter_at(layout.feature_stride + f, w, w_slope);
+      const V product_ij = load<V>(row_i + layout.geometric_query + f) * load<V>(row_j + layout.geometric_key + f);
+      const V product_ji = load<V>(row_j + layout.geometric_query + f) * load<V>(row_i + layout.geometric_key + f);
+      ij += w * product_ij;
+      ji += w * product_ji;
+      dij += w_slope * product_ij;
+      dji += w_slope * product_ji;
+    }
+    b_ij[l] = fold(ij);
+    b_ji[l] = fold(ji);
+    db_ij[l] = fold(dij);
+    db_ji[l] = fold(dji);
+  }
+  const Q beta_ij = sums(b_ij[0], b_ij[1], b_ij[2], b_ij[3]), beta_ji = sums(b_ji[0], b_ji[1], b_ji[2], b_ji[3]);
+  const Q dbeta_ij = sums(db_ij[0], db_ij[1], db_ij[2], db_ij[3]);
+  const Q dbeta_ji = sums(db_ji[0], db_ji[1], db_ji[2], db_ji[3]);
+  const Real* harmonics = batch.harmonics[e];
+  for (int c = 0; c < channels; ++c) {
+    of_ij[c] = degrees.contract(layout, harmonics, from_i + c * layout.message_stride + layout.feature_stride);
+    ji_about_own[c] =
+        degrees.contract(layout, harmonics, from_j + c * layout.message_stride + layout.feature_stride) * degrees.parity;
+  }
+  for (int c = 0; c < channels; ++c) {
+    of_ji[c] = moved(ji_about_own, c, r);
+    geometry[c].cutoff[e] = sum(cutoff_adjoint[c] + of_ij[c] * beta_ij + of_ji[c] * beta_ji);
+    geometry[c].distance[e] = sum(distance_adjoint[c] + (of_ij[c] * dbeta_ij + of_ji[c] * dbeta_ji) * phi);
+    of_ij[c] *= phi;
+    of_ji[c] *= phi;
+  }
+  for (int m = 0; m < layout.order_stride; m += lanes) {
+    const V along_ij = degrees.template spread<V>(layout, beta_ij * phi, m);
+    const V along_ji = degrees.template spread<V>(layout, beta_ji * phi * degrees.parity, m);
+    V lambda_j[channels];
+    for (int c = 0; c < channels; ++c) {
+      lambda_j[c] = load<V>(from_j + c * layout.message_stride + layout.feature_stride + m);
+      store<V>(geometry[c].harmonics[e] + m,
+               along_ij * load<V>(from_i + c * layout.message_stride + layout.feature_stride + m) +
+                   along_ji * moved(lambda_j, c, r));
+    }
+  }
+  for (int l = 0; l < layout.degrees; ++l) {
+    Real of_ij_l[channels], of_ji_l[channels];
+    for (int c = 0; c < channels; ++c) {
+      of_ij_l[c] = of_ij[c][l];
+      of_ji_l[c] = of_ji[c][l];
+    }
+    for (int f = l * layout.block_stride; f < (l + 1) * layout.block_stride; f += lanes) {
+      const V w = load<V>(filter + layout.feature_stride + f);
+      const V q_i = load<V>(row_i + layout.geometric_query + f), k_i = load<V>(row_i + layout.geometric_key + f);
+      const V q_j = load<V>(row_j + layout.geometric_query + f), k_j = load<V>(row_j + layout.geometric_key + f);
+      const V ij = q_i * k_j, ji = q_j * k_i, w_k_j = w * k_j, w_q_j = w * q_j;
+      for (int c = 0; c < channels; ++c) {
+        Real* to = to_i + c * layout.row_stride + f;
+        add_to<V>(to + layout.geometric_query, w_k_j * of_ij_l[c]);
+        add_to<V>(to + layout.geometric_key, w_q_j * of_ji_l[c]);
+        store<V>(filter_adjoint + c * channel_stride + layout.feature_stride + f, ij * of_ij_l[c] + ji * of_ji_l[c]);
+      }
+      if (both) {
+        const V w_k_i = w * k_i, w_q_i = w * q_i;
+        for (int c = 0; c < channels; ++c) {
+          Real* to = to_j + c * layout.row_stride + f;
+          add_to<V>(to + layout.geometric_query, w_k_i * moved(of_ji_l, c, minus_r));
+          add_to<V>(to + layout.geometric_key, w_q_i * moved(of_ij_l, c, minus_r));
+        }
+      }
+    }
+  }
+}
+
+// Adjoint of degree_filters: from the filters' adjoints to the Euclidean variables of both rows.
+template <typename Real, int channels>
+void degree_filters_adjoint(const Layout& layout, const Degrees<Real>& degrees, const FilterWeights<Real>& weights,
+                            const Batch<Real>& batch, const FilterScratch<Real>& s, Real* row_gradients) {
+  using V = Vector<Real>;
+  for (int c = 0; c < channels; ++c) {
+    const Real* adjoint = s.adjoint + c * kBatch * layout.filter_stride;
+    Real* hidden_adjoint = s.hidden_adjoint + c * kBatch * layout.hidden_stride;
+    multiply<1, false, Real>(kBatch, adjoint, layout.filter_stride, {layout.feature_width}, weights.hidden_out_t,
+                             layout.hidden_columns, layout.hidden_columns, hidden_adjoint, layout.hidden_stride);
+    // The second overwrites the first's padding.
+    multiply<1, false, Real>(kBatch, adjoint + layout.feature_stride, layout.filter_stride,
+                             {layout.block_width, layout.degrees, layout.block_stride},
+                             weights.hidden_out_t + layout.feature_width * layout.hidden_columns, layout.hidden_columns,
+                             layout.hidden_columns, hidden_adjoint + layout.hidden, layout.hidden_stride);
+  }
+  for (int e = 0; e < batch.count; ++e) {
+    const std::size_t i = batch.centre[e], j = batch.other[e];
+    const Real r[3] = {-batch.vector[0][e], -batch.vector[1][e], -batch.vector[2][e]};
+    Quad<Real> of_invariants[channels];
+    for (int c = 0; c < channels; ++c) {
+      V totals[kMostDegrees] = {};
+      for (int n = 0; n < layout.hidden_stride; n += kLanes<Real>) {
+        const V through = load<V>(s.hidden_adjoint + (c * kBatch + e) * layout.hidden_stride + n) *
+                          load<V>(s.hidden_slope + e * layout.hidden_stride + n);
+        for (int l = 0; l < layout.degrees; ++l)
+          totals[l] += through * load<V>(weights.hidden_in + l * layout.hidden_stride + n);
+      }
+      of_invariants[c] =
+          Real(2) * sums(fold(totals[0]), fold(totals[1]), fold(totals[2]), fold(totals[3]));
+    }
+    for (int c = 0; c < channels; ++c) {
+      Real* to_i = row_gradients + (i * channels + c) * layout.row_stride + layout.chi;
+      Real* to_j = row_gradients + (j * channels + c) * layout.row_stride + layout.chi;
+      const Quad<Real> about_j = moved(of_invariants, c, r);
+      for (int m = 0; m < layout.order_stride; m += kLanes<Real>) {
+        const V difference = load<V>(s.difference + e * kMostOrders + m);
+        add_to<V>(to_i + m, -difference * degrees.template spread<V>(layout, of_invariants[c], m));
+        if (batch.is_two_sided[e])
+          add_to<V>(to_j + m, difference * degrees.template spread<V>(layout, about_j, m));
+      }
+    }
+  }
+}
+
+// Adjoint of `messages`: adds to the adjoints of the projections, to forces, strain gradient and per-atom virials.
+template <typename Real, int channels>
+void messages_adjoint(const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs, Range range,
+                      const Real* rows, const Real* sums_adjoint, Real* row_gradients, const Gradients& gradients,
+                      double* strain, Real* memory) {
+  const FilterScratch<Real> s = filter_scratch(layout, channels, memory);
+  const Degrees<Real> degrees(layout);
+  Batch<Real> batch;
+  GeometryAdjoint<Real> geometry[channels] = {};
+  PairCursor cursor{range.begin, 0};
+  while (next_batch(pairs, range.end, cursor, batch)) {
+    fill_geometry(layout, batch);
+    degree_filters<Real, true>(layout, degrees, weights, batch, rows, s);
+    for (int e = 0; e < batch.count; ++e) {
+      if (batch.is_two_sided[e])
+        add_message_adjoints<Real, channels, true>(layout, degrees, weights.table, batch, e, s, rows, sums_adjoint,
+                                                   row_gradients, geometry);
+      else
+        add_message_adjoints<Real, channels, false>(layout, degrees, weights.table, batch, e, s, rows, sums_adjoint,
+                                                    row_gradients, geometry);
+    }
+    degree_filters_adjoint<Real, channels>(layout, degrees, weights, batch, s, row_gradients);
+    for (int c = 0; c < channels; ++c) geometry_adjoint(layout, batch, geometry[c]);
+    add_vector_gradients<Real, channels>(batch, geometry, gradients, strain);
+  }
+}
+
+}  // namespace so3krates::kernels::SO3KRATES_KERNEL_SET

@@ -1,0 +1,478 @@
+// The kernels as XLA custom calls. Arguments come by position as so3krates_export/fused.py gives them; arrays that a call fills come
+// last and share their memory with the results.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "body.h"
+#include "pairs.h"
+#include "parallel.h"
+#include "registry.h"
+
+namespace so3krates::kernels {
+namespace {
+
+namespace ffi = xla::ffi;
+
+int rounded_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
+
+std::int64_t integer(const ffi::Dictionary& attributes, const char* name) {
+  const auto value = attributes.get<std::int64_t>(name);
+  if (!value.has_value()) throw std::invalid_argument(std::string("no whole number '") + name + "' among the attributes");
+  return *value;
+}
+
+double number(const ffi::Dictionary& attributes, const char* name) {
+  const auto value = attributes.get<double>(name);
+  if (!value.has_value()) throw std::invalid_argument(std::string("no number '") + name + "' among the attributes");
+  return *value;
+}
+
+Layout layout_from(const ffi::Dictionary& attributes) {
+  Layout l{};
+  const int features = static_cast<int>(integer(attributes, "features")), heads = static_cast<int>(integer(attributes, "heads"));
+  const auto degrees = attributes.get<ffi::Span<const std::int64_t>>("degrees");
+  if (!degrees.has_value() || degrees->size() < 1 || degrees->size() > kMostDegrees)
+    throw std::invalid_argument("'degrees' needs 1 to 4 entries");
+  if (heads < 1 || heads > kQuad) throw std::invalid_argument("'heads' is not within 1 and 4");
+  l.head_features = features / heads;
+  l.group = heads == 3 ? 4 : heads;
+  l.feature_width = l.head_features * l.group;
+  l.feature_stride = rounded_up(l.feature_width, kPadding);
+  l.degrees = static_cast<int>(degrees->size());
+  for (int k = 0; k < l.degrees; ++k) {
+    l.degree[k] = static_cast<int>(degrees->begin()[k]);
+    if (l.degree[k] < 1 || l.degree[k] > 4) throw std::invalid_argument("a degree is not within 1 and 4");
+    l.orders += 2 * l.degree[k] + 1;
+  }
+  l.block_width = features / l.degrees;
+  l.block_stride = rounded_up(l.block_width, kPadding);
+  l.geometric_stride = l.degrees * l.block_stride;
+  l.order_stride = rounded_up(l.orders, kPadding);
+  l.filter_stride = l.feature_stride + l.geometric_stride;
+  l.hidden = static_cast<int>(integer(attributes, "hidden"));
+  l.hidden_stride = rounded_up(2 * l.hidden, kPadding);
+  l.hidden_columns = rounded_up(l.hidden, kQuad);
+  l.readout = static_cast<int>(integer(attributes, "readout"));
+  l.readout_stride = rounded_up(l.readout, kPadding);
+  l.elements = static_cast<int>(integer(attributes, "elements"));
+  l.key = l.feature_stride;
+  l.value = 2 * l.feature_stride;
+  l.geometric_query = 3 * l.feature_stride;
+  l.geometric_key = l.geometric_query + l.geometric_stride;
+  l.chi = l.geometric_key + l.geometric_stride;
+  l.row_stride = l.chi + l.order_stride;
+  l.message_stride = l.feature_stride + l.order_stride;
+  l.cutoff_function = static_cast<Cutoff>(integer(attributes, "cutoff_function"));
+  l.polynomial_order = static_cast<int>(integer(attributes, "polynomial_order"));
+  l.cutoff = number(attributes, "cutoff");
+  l.nodes = static_cast<int>(integer(attributes, "nodes"));
+  if (l.nodes < 4) throw std::invalid_argument("'nodes' is below 4");
+  l.spline_start = number(attributes, "spline_start");
+  l.spline_step = number(attributes, "spline_step");
+  return l;
+}
+
+template <typename T>
+constexpr ffi::DataType kDataType = ffi::DataType::S32;
+template <>
+constexpr ffi::DataType kDataType<float> = ffi::DataType::F32;
+template <>
+constexpr ffi::DataType kDataType<double> = ffi::DataType::F64;
+
+constexpr std::int64_t kAny = -1;
+
+// One custom call: its arguments and results in turn, checked.
+class Call {
+ public:
+  Call(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results, const ffi::Dictionary& attributes)
+      : layout(layout_from(attributes)),
+        pool_(pool),
+        arguments_(arguments),
+        results_(results),
+        wanted_ranges_(static_cast<int>(integer(attributes, "ranges"))) {}
+
+  template <typename T>
+  const T* in(std::initializer_list<std::int64_t> shape, std::int64_t* extents = nullptr) {
+    const auto buffer = arguments_.get<ffi::AnyBuffer>(argument_);
+    if (!buffer.has_value()) throw std::invalid_argument("there are only " + std::to_string(arguments_.size()) + " arguments");
+    check<T>(*buffer, shape, extents, "argument " + std::to_string(argument_++));
+    return static_cast<const T*>(buffer->untyped_data());
+  }
+  template <typename T>
+  T* out(std::initializer_list<std::int64_t> shape, std::int64_t* extents = nullptr) {
+    auto buffer = results_.get<ffi::AnyBuffer>(result_);
+    if (!buffer.has_value()) throw std::invalid_argument("there are only " + std::to_string(results_.size()) + " results");
+    check<T>(**buffer, shape, extents, "result " + std::to_string(result_++));
+    return static_cast<T*>((*buffer)->untyped_data());
+  }
+  int count() { return *in<std::int32_t>({}); }
+  bool has_more_results() const { return result_ < results_.size(); }
+  int ranges_wanted() const {
+    return wanted_ranges_ > 0 ? wanted_ranges_ : static_cast<int>(std::max<std::int64_t>(1, pool_.num_threads()));
+  }
+
+  // task(k) for the ranges of pairs.
+  template <typename Task>
+  void for_ranges(const std::int32_t* ranges, const Task& task) {
+    parallel(pool_, ranges[0], [&](int k) { task(k, Range{ranges[1 + k], ranges[2 + k]}); });
+  }
+  // task(range, scratch) for pieces of rows [0, rows) that may be handled in any order.
+  template <typename Real, typename Task>
+  void for_rows(int rows, const Task& task) {
+    constexpr int piece = 96;
+    const int pieces = std::max(1, std::min(4 * ranges_wanted(), rows / piece));
+    parallel(pool_, pieces, [&](int k) {
+      const auto bound = [&](int n) { return static_cast<int>(static_cast<std::int64_t>(rows) * n / pieces); };
+      task(Range{bound(k), bound(k + 1)}, scratch<Real>(0));
+    });
+  }
+  // Scratch of this thread.
+  template <typename Real>
+  Real* scratch(int channels) const {
+    thread_local std::unique_ptr<void, decltype(&std::free)> memory(nullptr, std::free);
+    thread_local std::size_t held = 0;
+    const std::size_t needed = rounded_up(static_cast<int>(body<Real>().scratch(layout, channels) * sizeof(Real)), 64);
+    if (needed > held) {
+      memory.reset(std::aligned_alloc(64, needed));
+      held = memory == nullptr ? 0 : needed;
+      if (held == 0) throw std::bad_alloc();
+    }
+    return static_cast<Real*>(memory.get());
+  }
+
+  const Layout layout;
+
+ private:
+  template <typename T>
+  static void check(const ffi::AnyBuffer& buffer, std::initializer_list<std::int64_t> shape, std::int64_t* extents,
+                    const std::string& what) {
+    const auto found = buffer.dimensions();
+    bool is_right = buffer.element_type() == kDataType<T> && found.size() == shape.size();
+    for (std::size_t k = 0; is_right && k < shape.size(); ++k) {
+      const std::int64_t expected = shape.begin()[k];
+      is_right = expected == kAny || expected == found.begin()[k];
+      if (extents != nullptr) extents[k] = found.begin()[k];
+    }
+    if (is_right) return;
+    const auto list = [](const std::int64_t* begin, std::size_t size) {
+      std::string text;
+      for (std::size_t k = 0; k < size; ++k) text += (k ? ", " : "") + (begin[k] == kAny ? "any" : std::to_string(begin[k]));
+      return "[" + text + "]";
+    };
+    throw std::invalid_argument(what + " has shape " + list(found.begin(), found.size()) + " and type " +
+                                std::to_string(static_cast<int>(buffer.element_type())) + ", but the kernel expects " +
+                                list(shape.begin(), shape.size()) + " and type " +
+                                std::to_string(static_cast<int>(kDataType<T>)));
+  }
+
+  ffi::ThreadPool pool_;
+  ffi::RemainingArgs arguments_;
+  ffi::RemainingRets results_;
+  int wanted_ranges_;
+  std::size_t argument_ = 0, result_ = 0;
+};
+
+template <typename Real>
+FilterWeights<Real> filter_weights(Call& call, bool with_transpose) {
+  const Layout& l = call.layout;
+  FilterWeights<Real> w{};
+  w.table = call.in<Real>({l.nodes, l.filter_stride});
+  w.hidden_in = call.in<Real>({l.degrees + 1, l.hidden_stride});
+  w.hidden_out = call.in<Real>({l.hidden, l.filter_stride});
+  if (with_transpose) w.hidden_out_t = call.in<Real>({l.feature_width + l.degrees * l.block_width, l.hidden_columns});
+  return w;
+}
+
+struct Pairs {
+  const std::int32_t* ranges;
+  std::int64_t rows;
+};
+
+template <typename Real>
+Pairs pair_table(Call& call, PairTable<Real>& table) {
+  std::int64_t extents[3];
+  table.vectors = call.in<Real>({kAny, kAny, 3}, extents);
+  table.neighbours = call.in<std::int32_t>({extents[0], extents[1]});
+  table.counts = call.in<std::int32_t>({extents[0]});
+  table.slots = static_cast<int>(extents[1]);
+  return {call.in<std::int32_t>({kRangeEntries}), extents[0]};
+}
+
+template <typename Real>
+ExchangeWeights<Real> exchange_weights(Call& call) {
+  const Layout& l = call.layout;
+  const std::int64_t columns = l.feature_stride + kQuad;
+  ExchangeWeights<Real> w{};
+  w.kernel = call.in<Real>({l.feature_width + l.degrees, columns});
+  w.bias = call.in<Real>({columns});
+  return w;
+}
+
+// positions, row_of_atom, atom_of_row, candidates, candidate_count, owned; vectors, neighbours, counts, ranges -> the same, needed
+template <typename Real>
+void run_pairs(Call& call) {
+  std::int64_t extents[3];
+  Candidates c{};
+  c.positions = call.in<double>({kAny, 3});
+  c.row_of_atom = call.in<std::int32_t>({kAny});
+  c.atom_of_row = call.in<std::int32_t>({kAny});
+  c.candidates = call.in<std::int32_t>({kAny, kAny}, extents);
+  c.width = static_cast<int>(extents[1]);
+  c.candidate_count = call.in<std::int32_t>({extents[0]});
+  const int owned = call.count();
+  Real* vectors = call.out<Real>({extents[0], kAny, 3}, extents);
+  const int slots = static_cast<int>(extents[1]);
+  auto* neighbours = call.out<std::int32_t>({extents[0], slots});
+  auto* counts = call.out<std::int32_t>({extents[0]});
+  auto* ranges = call.out<std::int32_t>({kRangeEntries});
+  auto* needed = call.out<std::int32_t>({});
+  make_ranges(c.candidate_count, owned, call.ranges_wanted(), ranges);
+  std::int32_t most[kMostRanges] = {};
+  call.for_ranges(ranges, [&](int k, Range range) {
+    most[k] = list_pairs(c, call.layout.cutoff, range, slots, vectors, neighbours, counts);
+  });
+  *needed = *std::max_element(most, most + ranges[0]);
+}
+
+// embedding, values, table, exchange kernel and bias, species, pairs, owned;
+// coefficients, attended chi, x, chi, scale -> the same
+template <typename Real>
+void run_first_layer(Call& call) {
+  const Layout& l = call.layout;
+  FirstLayerWeights<Real> w{};
+  w.embedding = call.in<Real>({l.elements, l.feature_stride});
+  w.values = call.in<Real>({l.elements, l.feature_stride});
+  w.table = call.in<Real>({l.elements, l.elements, l.nodes, 2 * kQuad});
+  const ExchangeWeights<Real> exchange = exchange_weights<Real>(call);
+  const auto* species = call.in<std::int32_t>({kAny});
+  PairTable<Real> table{};
+  const Pairs pairs = pair_table(call, table);
+  const int owned = call.count();
+  Real* coefficients = call.out<Real>({pairs.rows, l.elements, kQuad});
+  Real* attended = call.out<Real>({pairs.rows, l.order_stride});
+  Real* x = call.out<Real>({pairs.rows, l.feature_stride});
+  Real* chi = call.out<Real>({pairs.rows, l.order_stride});
+  Real* scale = call.out<Real>({pairs.rows, kQuad});
+  const Body<Real>& kernels = body<Real>();
+  call.for_ranges(pairs.ranges, [&](int, Range range) {
+    const std::size_t begin = range.begin, rows = range.end - range.begin;
+    std::fill_n(coefficients + begin * l.elements * kQuad, rows * l.elements * kQuad, Real(0));
+    std::fill_n(attended + begin * l.order_stride, rows * l.order_stride, Real(0));
+    kernels.first_messages(l, w, table, range, species, coefficients, attended);
+  });
+  call.for_rows<Real>(owned, [&](Range range, Real* scratch) {
+    kernels.first_features(l, w, range, species, coefficients, x);
+    kernels.exchange(l, exchange, range, attended, x, chi, scale, scratch);
+  });
+}
+
+// feature and geometric kernels, x, chi, rows in use; projections -> the same
+template <typename Real>
+void run_project(Call& call) {
+  const Layout& l = call.layout;
+  ProjectionWeights<Real> w{};
+  w.feature = call.in<Real>({l.head_features, 3, l.feature_stride});
+  w.geometric = call.in<Real>({l.degrees, l.block_width, 2, l.block_stride});
+  const Real* x = call.in<Real>({kAny, l.feature_stride});
+  const Real* chi = call.in<Real>({kAny, l.order_stride});
+  const int used = call.count();
+  Real* projections = call.out<Real>({kAny, l.row_stride});
+  call.for_rows<Real>(used, [&](Range range, Real* scratch) {
+    body<Real>().project(l, w, range, x, chi, projections, scratch);
+  });
+}
+
+// filter weights, exchange kernel and bias, x, chi, projections, pairs, owned; attended chi, next x, next chi, scale -> the same
+template <typename Real>
+void run_layer(Call& call) {
+  const Layout& l = call.layout;
+  const FilterWeights<Real> w = filter_weights<Real>(call, false);
+  const ExchangeWeights<Real> exchange = exchange_weights<Real>(call);
+  const Real* x = call.in<Real>({kAny, l.feature_stride});
+  const Real* chi = call.in<Real>({kAny, l.order_stride});
+  const Real* projections = call.in<Real>({kAny, l.row_stride});
+  PairTable<Real> table{};
+  const Pairs pairs = pair_table(call, table);
+  const int owned = call.count();
+  Real* attended = call.out<Real>({pairs.rows, l.order_stride});
+  Real* next_x = call.out<Real>({pairs.rows, l.feature_stride});
+  Real* next_chi = call.out<Real>({pairs.rows, l.order_stride});
+  Real* scale = call.out<Real>({pairs.rows, kQuad});
+  const Body<Real>& kernels = body<Real>();
+  call.for_ranges(pairs.ranges, [&](int, Range range) {
+    const std::size_t begin = range.begin, rows = range.end - range.begin;
+    std::copy_n(x + begin * l.feature_stride, rows * l.feature_stride, next_x + begin * l.feature_stride);
+    std::copy_n(chi + begin * l.order_stride, rows * l.order_stride, attended + begin * l.order_stride);
+    kernels.messages(l, w, table, range, projections, next_x, attended, call.scratch<Real>(0));
+  });
+  call.for_rows<Real>(owned, [&](Range range, Real* scratch) {
+    kernels.exchange(l, exchange, range, attended, next_x, next_chi, scale, scratch);
+  });
+}
+
+// hidden kernel, its transpose and bias, output kernel and bias, x, owned; atom energies, adjoints, forces, [atom virials]
+// -> energy, strain gradient, the same
+template <typename Real>
+void run_readout(Call& call) {
+  const Layout& l = call.layout;
+  ReadoutWeights<Real> w{};
+  w.hidden = call.in<Real>({l.feature_width, l.readout_stride});
+  w.hidden_t = call.in<Real>({l.readout, l.feature_stride});
+  w.bias = call.in<Real>({l.readout_stride});
+  w.out = call.in<Real>({l.readout_stride});
+  w.out_bias = *call.in<Real>({1});
+  const Real* x = call.in<Real>({kAny, l.feature_stride});
+  const int owned = call.count();
+  std::int64_t extents[3];
+  double* energy = call.out<double>({});
+  double* strain = call.out<double>({3, 3});
+  double* energies = call.out<double>({kAny});
+  Real* adjoints = call.out<Real>({kAny, kAny, l.message_stride}, extents);
+  double* forces = call.out<double>({extents[0], 3});
+  double* virials = call.has_more_results() ? call.out<double>({extents[0], 3, 3}) : nullptr;
+  const int channels = static_cast<int>(extents[1]);
+  call.for_rows<Real>(owned, [&](Range range, Real* scratch) {
+    body<Real>().readout(l, w, channels, range, x, energies, adjoints, scratch);
+    const std::size_t begin = range.begin, rows = range.end - range.begin;
+    std::fill_n(forces + 3 * begin, 3 * rows, 0.0);
+    if (virials != nullptr) std::fill_n(virials + 9 * begin, 9 * rows, 0.0);
+  });
+  *energy = 0.0;
+  for (int i = 0; i < owned; ++i) *energy += energies[i];
+  std::fill_n(strain, 9, 0.0);
+}
+
+// transposed kernel, attended chi, scale, owned; adjoints -> the same
+template <typename Real>
+void run_exchange_adjoint(Call& call) {
+  const Layout& l = call.layout;
+  ExchangeWeights<Real> w{};
+  w.kernel_t = call.in<Real>({l.feature_width + l.degrees, l.feature_stride + kQuad});
+  const Real* attended = call.in<Real>({kAny, l.order_stride});
+  const Real* scale = call.in<Real>({kAny, kQuad});
+  const int owned = call.count();
+  std::int64_t extents[3];
+  Real* adjoints = call.out<Real>({kAny, kAny, l.message_stride}, extents);
+  call.for_rows<Real>(owned, [&](Range range, Real* scratch) {
+    body<Real>().exchange_adjoint(l, w, static_cast<int>(extents[1]), range, attended, scale, adjoints, scratch);
+  });
+}
+
+// Strain gradients of the ranges, added up in order.
+class StrainSums {
+ public:
+  double* of(int range) { return sums_[range]; }
+  void add_to(double* strain, int ranges) const {
+    for (int k = 0; k < ranges; ++k)
+      for (int c = 0; c < 9; ++c) strain[c] += sums_[k][c];
+  }
+
+ private:
+  double sums_[kMostRanges][16] = {};  // a cache line and more for each
+};
+
+// filter weights with transpose, transposed projections, projections, pairs, owned;
+// strain gradient, adjoints of projections, adjoints, forces, [atom virials] -> the same
+template <typename Real>
+void run_layer_adjoint(Call& call) {
+  const Layout& l = call.layout;
+  const FilterWeights<Real> w = filter_weights<Real>(call, true);
+  ProjectionWeights<Real> projection{};
+  projection.feature_t = call.in<Real>({3, l.head_features, l.feature_stride});
+  projection.geometric_t = call.in<Real>({l.degrees, 2, l.block_width, l.block_stride});
+  const Real* projections = call.in<Real>({kAny, l.row_stride});
+  PairTable<Real> table{};
+  const Pairs pairs = pair_table(call, table);
+  const int owned = call.count();
+  std::int64_t extents[3];
+  double* strain = call.out<double>({3, 3});
+  Real* row_gradients = call.out<Real>({pairs.rows, kAny, l.row_stride}, extents);
+  const int channels = static_cast<int>(extents[1]);
+  Real* adjoints = call.out<Real>({pairs.rows, channels, l.message_stride});
+  Gradients gradients{};
+  gradients.forces = call.out<double>({pairs.rows, 3});
+  gradients.atom_virials = call.has_more_results() ? call.out<double>({pairs.rows, 3, 3}) : nullptr;
+  const Body<Real>& kernels = body<Real>();
+  StrainSums strains;
+  call.for_ranges(pairs.ranges, [&](int k, Range range) {
+    const std::size_t width = static_cast<std::size_t>(channels) * l.row_stride;
+    std::fill_n(row_gradients + range.begin * width, (range.end - range.begin) * width, Real(0));
+    kernels.messages_adjoint(l, w, table, channels, range, projections, adjoints, row_gradients, gradients, strains.of(k),
+                             call.scratch<Real>(channels));
+  });
+  strains.add_to(strain, pairs.ranges[0]);
+  call.for_rows<Real>(owned, [&](Range range, Real* scratch) {
+    kernels.project_adjoint(l, projection, channels, range, row_gradients, adjoints, scratch);
+  });
+}
+
+// values, table, species, adjoints, pairs, owned, rows in use; strain gradient, adjoints of coefficients, forces, [atom virials]
+// -> the same
+template <typename Real>
+void run_first_layer_adjoint(Call& call) {
+  const Layout& l = call.layout;
+  FirstLayerWeights<Real> w{};
+  w.values = call.in<Real>({l.elements, l.feature_stride});
+  w.table = call.in<Real>({l.elements, l.elements, l.nodes, 2 * kQuad});
+  const auto* species = call.in<std::int32_t>({kAny});
+  std::int64_t extents[3];
+  const Real* adjoints = call.in<Real>({kAny, kAny, l.message_stride}, extents);
+  const int channels = static_cast<int>(extents[1]);
+  PairTable<Real> table{};
+  const Pairs pairs = pair_table(call, table);
+  const int used = call.count();
+  double* strain = call.out<double>({3, 3});
+  Real* coefficients = call.out<Real>({pairs.rows, channels, l.elements, kQuad});
+  Gradients gradients{};
+  gradients.forces = call.out<double>({pairs.rows, 3});
+  gradients.atom_virials = call.has_more_results() ? call.out<double>({pairs.rows, 3, 3}) : nullptr;
+  const Body<Real>& kernels = body<Real>();
+  call.for_rows<Real>(used, [&](Range range, Real*) {
+    kernels.first_features_adjoint(l, w, channels, range, adjoints, coefficients);
+  });
+  StrainSums strains;
+  call.for_ranges(pairs.ranges, [&](int k, Range range) {
+    kernels.first_messages_adjoint(l, w, table, channels, range, species, adjoints, coefficients, gradients, strains.of(k));
+  });
+  strains.add_to(strain, pairs.ranges[0]);
+}
+
+template <void (*run_float)(Call&), void (*run_double)(Call&)>
+ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results, ffi::Dictionary attributes) {
+  try {
+    Call call(pool, arguments, results, attributes);
+    const std::int64_t bytes = integer(attributes, "real_bytes");
+    if (bytes != 4 && bytes != 8) throw std::invalid_argument("'real_bytes' is neither 4 nor 8");
+    (bytes == 4 ? run_float : run_double)(call);
+  } catch (const std::exception& error) {
+    return ffi::Error(ffi::ErrorCode::kInvalidArgument, std::string("so3krates kernel: ") + error.what());
+  }
+  return ffi::Error::Success();
+}
+
+template <void (*run_float)(Call&), void (*run_double)(Call&)>
+XLA_FFI_Error* entry(XLA_FFI_CallFrame* frame) {
+  static auto* handler =
+      ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs().To(handle<run_float, run_double>).release();
+  return handler->Call(frame);
+}
+
+}  // namespace
+
+#define SO3KRATES_KERNEL(name) {"so3krates_" #name, reinterpret_cast<void*>(entry<run_##name<float>, run_##name<double>>)}
+
+const Kernel* so3krates_kernels(std::size_t* count) {
+  static const Kernel kernels[] = {
+      SO3KRATES_KERNEL(pairs),           SO3KRATES_KERNEL(first_layer),   SO3KRATES_KERNEL(project),
+      SO3KRATES_KERNEL(layer),           SO3KRATES_KERNEL(readout),       SO3KRATES_KERNEL(exchange_adjoint),
+      SO3KRATES_KERNEL(layer_adjoint),   SO3KRATES_KERNEL(first_layer_adjoint),
+  };
+  *count = sizeof kernels / sizeof kernels[0];
+  return kernels;
+}
+
+}  // namespace so3krates::kernels

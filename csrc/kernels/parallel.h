@@ -1,0 +1,37 @@
+// Work shared with XLA's own threads, which idle during a custom call: no threads of our own, and as many as the client has.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace so3krates::kernels {
+
+// Runs task(k) for k in [0, count) and returns when all are done. The caller takes tasks too, so that nothing waits for a busy pool.
+template <typename Task>
+void parallel(xla::ffi::ThreadPool& pool, int count, const Task& task) {
+  struct Job {
+    std::atomic<int> next{0}, done{0};
+  };
+  const auto job = std::make_shared<Job>();
+  const auto work = [job, count, &task] {
+    // A helper that comes late finds no task left and never touches `task`.
+    for (int k; (k = job->next.fetch_add(1)) < count;) {
+      task(k);
+      job->done.fetch_add(1, std::memory_order_release);
+    }
+  };
+  const int helpers = std::min<int>(count, static_cast<int>(pool.num_threads())) - 1;
+  for (int k = 0; k < helpers; ++k) {
+    auto helper = work;
+    pool.Schedule(std::move(helper));
+  }
+  work();
+  while (job->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
+}
+
+}  // namespace so3krates::kernels

