@@ -26,14 +26,15 @@ struct EvaluatorOptions {
 
 // Atoms and candidate lists as the host sees them. All pointers are borrowed for the duration of the call.
 struct Neighbourhood {
-  int owned = 0;                           // rows [0, owned) are computed here
-  int rows = 0;                            // rows [owned, rows) belong to other ranks
-  int atoms = 0;                           // positions, periodic images included
-  const int *row_of_atom = nullptr;        // [atoms] row of each atom; an image has its original's row
-  const int *atom_of_row = nullptr;        // [rows] atom whose position is the row's
-  const int *species = nullptr;            // [rows] index into Bundle::elements
-  const int *candidate_count = nullptr;    // [owned]
-  const int *const *candidates = nullptr;  // [owned][candidate_count] atoms within cutoff + skin, both directions of each pair
+  int owned = 0;                         // rows [0, owned) are computed here
+  int rows = 0;                          // rows [owned, rows) belong to other ranks
+  int atoms = 0;                         // positions, periodic images included
+  const int* row_of_atom = nullptr;      // [atoms] row of each atom; an image has its original's row
+  const int* atom_of_row = nullptr;      // [rows] atom whose position is the row's
+  const int* species = nullptr;          // [rows] index into Bundle::elements
+  const int* candidate_count = nullptr;  // [owned]
+  const int* const* candidates =
+      nullptr;  // [owned][candidate_count] atoms within cutoff + skin, both directions of each pair
 };
 
 // Overwrites the rows of other ranks with their owners' values.
@@ -41,25 +42,27 @@ class Halo {
  public:
   virtual ~Halo() = default;
   // data: host memory, `rows` rows of `row_bytes` bytes, row-major; rows [owned, rows) are to be filled.
-  virtual void refresh(void *data, std::size_t row_bytes, int owned, int rows) = 0;
+  virtual void refresh(void* data, std::size_t row_bytes, int owned, int rows) = 0;
 };
 
 // Pointers stay valid until the next call of evaluate or set_neighbourhood.
 struct Results {
   double energy = 0.0;                    // eV, sum over owned rows, shifts included
-  const double *atom_energies = nullptr;  // [owned] eV, shifts included
-  const double *forces = nullptr;         // [owned][3] eV/A
-  double strain_gradient[3][3] = {};      // eV, dE/d(strain), [position component][force component]; stress = this / volume (ASE sign)
+  const double* atom_energies = nullptr;  // [owned] eV, shifts included
+  const double* forces = nullptr;         // [owned][3] eV/A
+  double strain_gradient[3][3] =
+      {};  // eV, dE/d(strain), [position component][force component]; stress = this / volume (ASE sign)
 };
 
 // What the evaluator holds and has done, for logs.
 struct Report {
-  std::string platform;             // e.g. "cpu: AMD EPYC ..., 2 threads"
-  std::size_t rung_rows = 0;        // capacities of the rung in use
+  std::string platform;       // e.g. "cpu: AMD EPYC ..., 2 threads"
+  std::size_t rung_rows = 0;  // capacities of the rung in use
   std::size_t rung_atoms = 0;
   std::size_t rung_candidates = 0;
   std::size_t rung_neighbours = 0;
-  std::size_t buffer_bytes = 0;     // arrays on the device at that rung (address space; untouched pages cost nothing on a CPU)
+  std::size_t buffer_bytes =
+      0;  // arrays on the device at that rung (address space; untouched pages cost nothing on a CPU)
   std::size_t temporary_bytes = 0;  // largest scratch memory of a program
   double compile_seconds = 0.0;     // spent in compiling or loading programs so far
   int programs_compiled = 0;        // by XLA
@@ -71,15 +74,15 @@ struct Report {
 class Evaluator {
  public:
   // The bundle is copied; the bytes behind it are shared.
-  Evaluator(const Bundle &bundle, const EvaluatorOptions &options);
+  Evaluator(const Bundle& bundle, const EvaluatorOptions& options);
   ~Evaluator();
-  Evaluator(const Evaluator &) = delete;
-  Evaluator &operator=(const Evaluator &) = delete;
+  Evaluator(const Evaluator&) = delete;
+  Evaluator& operator=(const Evaluator&) = delete;
 
-  void set_neighbourhood(const Neighbourhood &neighbourhood);
+  void set_neighbourhood(const Neighbourhood& neighbourhood);
   // positions: [atoms][3] in A, borrowed for the call. halo: required when rows > owned.
-  const Results &evaluate(const double *positions, Halo *halo = nullptr);
-  const Report &report() const;
+  const Results& evaluate(const double* positions, Halo* halo = nullptr);
+  const Report& report() const;
 
  private:
   class Implementation;

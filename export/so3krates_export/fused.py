@@ -156,7 +156,8 @@ def _filter_weights(config: ModelConfig, layer: Params) -> dict[str, np.ndarray]
     hidden_in = np.zeros((len(config.degrees) + 1, w.hidden_stride))
     tables, outs = [], []
     for k, name in enumerate(FILTERS):
-        radial, (dense_0, dense_1) = layer[name]["radial"]["dense_0"], layer[name]["spherical"].values()
+        radial, spherical = layer[name]["radial"]["dense_0"], layer[name]["spherical"]
+        dense_0, dense_1 = spherical["dense_0"], spherical["dense_1"]
         own = slice(k * w.hidden, (k + 1) * w.hidden)
         hidden_in[:-1, own] = _invariant_factors(config)[:, None] * dense_0["kernel"]
         hidden_in[-1, own] = dense_0["bias"]
