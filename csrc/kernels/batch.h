@@ -22,37 +22,52 @@ struct Batch {
   alignas(64) Real harmonics[kBatch][kMostOrders];
 };
 
-// Walks over the pairs that rows [begin, end) list.
-struct PairCursor {
-  int row, slot;
-};
-
-// Fills the next batch; false when no pair is left. Unused places hold copies of the batch's first pair.
+// Walks over the pairs of a visit.
 template <typename Real>
-bool next_batch(const PairTable<Real>& pairs, int end, PairCursor& cursor, Batch<Real>& batch) {
-  int n = 0;
-  for (; cursor.row < end && n < kBatch; ++cursor.row, cursor.slot = 0) {
-    const std::size_t start = static_cast<std::size_t>(cursor.row) * pairs.slots;
-    const int count = pairs.counts[cursor.row];
-    for (; cursor.slot < count && n < kBatch; ++cursor.slot, ++n) {
-      const int neighbour = pairs.neighbours[start + cursor.slot];
-      batch.centre[n] = cursor.row;
-      batch.is_two_sided[n] = neighbour >= 0;
-      batch.other[n] = neighbour >= 0 ? neighbour : ~neighbour;
-      for (int a = 0; a < 3; ++a) batch.vector[a][n] = pairs.vectors[3 * (start + cursor.slot) + a];
+class PairCursor {
+ public:
+  PairCursor(const PairTable<Real>& pairs, Visit visit) : pairs_(pairs), visit_(visit), place_(visit.begin) { enter_row(); }
+
+  // Fills the next batch; false when no pair is left. Unused places hold copies of the batch's first pair.
+  bool next(Batch<Real>& batch) {
+    int n = 0;
+    while (place_ < visit_.end && n < kBatch) {
+      const std::size_t start = static_cast<std::size_t>(row_) * pairs_.slots;
+      for (; slot_ < end_ && n < kBatch; ++slot_, ++n) {
+        const int neighbour = pairs_.neighbours[start + slot_];
+        batch.centre[n] = row_;
+        batch.is_two_sided[n] = neighbour >= 0;
+        batch.other[n] = neighbour >= 0 ? neighbour : ~neighbour;
+        for (int a = 0; a < 3; ++a) batch.vector[a][n] = pairs_.vectors[3 * (start + slot_) + a];
+      }
+      if (slot_ < end_) break;
+      ++place_;
+      enter_row();
     }
-    if (cursor.slot < count) break;
+    batch.count = n;
+    if (n == 0) return false;
+    for (; n < kBatch; ++n) {
+      batch.centre[n] = batch.centre[0];
+      batch.other[n] = batch.other[0];
+      batch.is_two_sided[n] = false;
+      for (int a = 0; a < 3; ++a) batch.vector[a][n] = batch.vector[a][0];
+    }
+    return true;
   }
-  batch.count = n;
-  if (n == 0) return false;
-  for (; n < kBatch; ++n) {
-    batch.centre[n] = batch.centre[0];
-    batch.other[n] = batch.other[0];
-    batch.is_two_sided[n] = false;
-    for (int a = 0; a < 3; ++a) batch.vector[a][n] = batch.vector[a][0];
+
+ private:
+  void enter_row() {
+    if (place_ >= visit_.end) return;
+    row_ = pairs_.order[place_];
+    const int* ends = pairs_.ends + static_cast<std::size_t>(row_) * kRounds;
+    slot_ = visit_.round == 0 ? 0 : ends[visit_.round - 1];
+    end_ = ends[visit_.round];
   }
-  return true;
-}
+
+  const PairTable<Real>& pairs_;
+  const Visit visit_;
+  int place_, row_ = 0, slot_ = 0, end_ = 0;
+};
 
 // Cutoff function and its derivative at distances d (SPEC 1.2.4).
 template <typename V>

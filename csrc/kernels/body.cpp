@@ -25,19 +25,19 @@ Body<Real> make() {
   b.readout = readout<Real>;
   b.messages = messages<Real>;
   b.messages_adjoint = [](const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs,
-                          int channels, Range range, const Real* rows, const Real* sums_adjoint, Real* row_gradients,
+                          int channels, Visit visit, const Real* rows, const Real* sums_adjoint, Real* row_gradients,
                           const Gradients& gradients, double* strain, Real* memory) {
     const auto adjoint = channels == 1 ? messages_adjoint<Real, 1> : messages_adjoint<Real, 4>;
-    adjoint(layout, weights, pairs, range, rows, sums_adjoint, row_gradients, gradients, strain, memory);
+    adjoint(layout, weights, pairs, visit, rows, sums_adjoint, row_gradients, gradients, strain, memory);
   };
   b.first_messages = first_messages<Real>;
   b.first_features = first_features<Real>;
   b.first_features_adjoint = first_features_adjoint<Real>;
   b.first_messages_adjoint = [](const Layout& layout, const FirstLayerWeights<Real>& weights, const PairTable<Real>& pairs,
-                                int channels, Range range, const int* species, const Real* sums_adjoint,
+                                int channels, Visit visit, const int* species, const Real* sums_adjoint,
                                 const Real* coefficients_adjoint, const Gradients& gradients, double* strain) {
     const auto adjoint = channels == 1 ? first_messages_adjoint<Real, 1> : first_messages_adjoint<Real, 4>;
-    adjoint(layout, weights, pairs, range, species, sums_adjoint, coefficients_adjoint, gradients, strain);
+    adjoint(layout, weights, pairs, visit, species, sums_adjoint, coefficients_adjoint, gradients, strain);
   };
   return b;
 }

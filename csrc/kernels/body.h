@@ -7,7 +7,7 @@
 
 namespace so3krates::kernels {
 
-// Functions work on the rows or pairs of one range; `memory` is scratch of `scratch` numbers, 64-byte aligned. Arrays are described
+// Functions work on a range of rows or on the pairs of a visit; `memory` is scratch of `scratch` numbers, 64-byte aligned. Arrays are described
 // where the functions are defined: edges.h, first_layer.h, nodes.h.
 template <typename Real>
 struct Body {
@@ -22,19 +22,19 @@ struct Body {
                            const Real* scale, Real* adjoints, Real* memory);
   double (*readout)(const Layout&, const ReadoutWeights<Real>&, int channels, Range, const Real* x, double* energies,
                     Real* adjoints, Real* memory);
-  void (*messages)(const Layout&, const FilterWeights<Real>&, const PairTable<Real>&, Range, const Real* rows, Real* x,
+  void (*messages)(const Layout&, const FilterWeights<Real>&, const PairTable<Real>&, Visit, const Real* rows, Real* x,
                    Real* chi, Real* memory);
-  void (*messages_adjoint)(const Layout&, const FilterWeights<Real>&, const PairTable<Real>&, int channels, Range,
+  void (*messages_adjoint)(const Layout&, const FilterWeights<Real>&, const PairTable<Real>&, int channels, Visit,
                            const Real* rows, const Real* sums_adjoint, Real* row_gradients, const Gradients&,
                            double* strain, Real* memory);
-  void (*first_messages)(const Layout&, const FirstLayerWeights<Real>&, const PairTable<Real>&, Range, const int* species,
+  void (*first_messages)(const Layout&, const FirstLayerWeights<Real>&, const PairTable<Real>&, Visit, const int* species,
                          Real* coefficients, Real* chi);
   void (*first_features)(const Layout&, const FirstLayerWeights<Real>&, Range, const int* species,
                          const Real* coefficients, Real* x);
   void (*first_features_adjoint)(const Layout&, const FirstLayerWeights<Real>&, int channels, Range,
                                  const Real* sums_adjoint, Real* coefficients);
   void (*first_messages_adjoint)(const Layout&, const FirstLayerWeights<Real>&, const PairTable<Real>&, int channels,
-                                 Range, const int* species, const Real* sums_adjoint, const Real* coefficients_adjoint,
+                                 Visit, const int* species, const Real* sums_adjoint, const Real* coefficients_adjoint,
                                  const Gradients&, double* strain);
 };
 

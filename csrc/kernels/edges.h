@@ -81,6 +81,8 @@ template <typename Real, bool with_slope>
 void degree_filters(const Layout& layout, const Degrees<Real>& degrees, const FilterWeights<Real>& weights,
                     const Batch<Real>& batch, const Real* rows, const FilterScratch<Real>& s) {
   using V = Vector<Real>;
+  const int hidden_stride = layout.hidden_stride;
+  const Real* bias = weights.hidden_in + layout.degrees * hidden_stride;
   for (int e = 0; e < kBatch; ++e) {
     const Real* chi_i = rows + static_cast<std::size_t>(batch.centre[e]) * layout.row_stride + layout.chi;
     const Real* chi_j = rows + static_cast<std::size_t>(batch.other[e]) * layout.row_stride + layout.chi;
@@ -88,14 +90,14 @@ void degree_filters(const Layout& layout, const Degrees<Real>& degrees, const Fi
     for (int m = 0; m < layout.order_stride; m += kLanes<Real>)
       store<V>(difference + m, load<V>(chi_j + m) - load<V>(chi_i + m));
     const Quad<Real> invariants = degrees.contract(layout, difference, difference);
-    const Real* bias = weights.hidden_in + layout.degrees * layout.hidden_stride;
-    for (int n = 0; n < layout.hidden_stride; n += kLanes<Real>) {
+    V factor[kMostDegrees];
+    for (int l = 0; l < layout.degrees; ++l) factor[l] = splat<V>(invariants[l]);
+    for (int n = 0; n < hidden_stride; n += kLanes<Real>) {
       V sum = load<V>(bias + n);
-      for (int l = 0; l < layout.degrees; ++l)
-        sum += load<V>(weights.hidden_in + l * layout.hidden_stride + n) * invariants[l];
+      for (int l = 0; l < layout.degrees; ++l) sum += load<V>(weights.hidden_in + l * hidden_stride + n) * factor[l];
       const V gate = sigmoid(sum), value = sum * gate;
-      store<V>(s.hidden + e * layout.hidden_stride + n, value);
-      if (with_slope) store<V>(s.hidden_slope + e * layout.hidden_stride + n, gate + value * (Real(1) - gate));
+      store<V>(s.hidden + e * hidden_stride + n, value);
+      if (with_slope) store<V>(s.hidden_slope + e * hidden_stride + n, gate + value * (Real(1) - gate));
     }
   }
   const Segments inner{layout.hidden};
@@ -106,26 +108,37 @@ void degree_filters(const Layout& layout, const Degrees<Real>& degrees, const Fi
                            s.filter + layout.feature_stride, layout.filter_stride);
 }
 
-// Cubic B-spline from its four coefficients.
+// Cubic B-splines of one pair, all filters' features.
 template <typename Real>
 struct Spline {
   using V = Vector<Real>;
   V weight[4];
-  const Real* coefficients;
-  int stride;
+  const Real* coefficients[4];
 
   SO3KRATES_INLINE Spline(const Layout& layout, const Real* table, const Real (*weights)[kBatch], const Batch<Real>& batch,
-                          int e)
-      : coefficients(table + static_cast<std::size_t>(batch.node[e]) * layout.filter_stride),
-        stride(layout.filter_stride) {
-    for (int k = 0; k < 4; ++k) weight[k] = splat<V>(weights[k][e]);
+                          int e) {
+    for (int k = 0; k < 4; ++k) {
+      weight[k] = splat<V>(weights[k][e]);
+      coefficients[k] = table + static_cast<std::size_t>(batch.node[e] + k) * layout.filter_stride;
+    }
+  }
+  SO3KRATES_INLINE V at(int f) const {
+    return (weight[0] * load<V>(coefficients[0] + f) + weight[1] * load<V>(coefficients[1] + f)) +
+           (weight[2] * load<V>(coefficients[2] + f) + weight[3] * load<V>(coefficients[3] + f));
   }
 };
 
-template <typename V>
-SO3KRATES_INLINE V combine(const V weight[4], const V c[4]) {
-  return (weight[0] * c[0] + weight[1] * c[1]) + (weight[2] * c[2] + weight[3] * c[3]);
-}
+// Where the parts of a row of projections, or of their adjoints, begin.
+template <typename Real>
+struct Ends {
+  Real *query, *key, *value, *geometric_query, *geometric_key;
+  SO3KRATES_INLINE Ends(const Layout& layout, Real* row)
+      : query(row),
+        key(row + layout.key),
+        value(row + layout.value),
+        geometric_query(row + layout.geometric_query),
+        geometric_key(row + layout.geometric_key) {}
+};
 
 // Adds the messages of one pair to features and Euclidean variables.
 template <typename Real, bool both>
@@ -134,37 +147,33 @@ SO3KRATES_INLINE void add_messages(const Layout& layout, const Degrees<Real>& de
   using V = Vector<Real>;
   constexpr int lanes = kLanes<Real>;
   const std::size_t i = batch.centre[e], j = batch.other[e];
-  const Real *row_i = rows + i * layout.row_stride, *row_j = rows + j * layout.row_stride;
+  const Ends<const Real> at_i(layout, rows + i * layout.row_stride), at_j(layout, rows + j * layout.row_stride);
   Real *x_i = x + i * layout.feature_stride, *x_j = x + j * layout.feature_stride;
   Real *chi_i = chi + i * layout.order_stride, *chi_j = chi + j * layout.order_stride;
   const Spline<Real> spline(layout, table, batch.spline, batch, e);
-  const auto filter_at = [&](int f) {
-    V c[4];
-    for (int k = 0; k < 4; ++k) c[k] = load<V>(spline.coefficients + k * spline.stride + f);
-    return load<V>(filter + f) + combine<V>(spline.weight, c);
-  };
   const Real phi = batch.cutoff[e];
+  const int width = layout.feature_width, block = layout.block_stride, geometric = layout.feature_stride;
 
   V a_ij{}, a_ji{};
-  for (int f = 0; f < layout.feature_width; f += lanes) {
-    const V w = filter_at(f);
-    a_ij += w * (load<V>(row_i + f) * load<V>(row_j + layout.key + f));
-    if (both) a_ji += w * (load<V>(row_j + f) * load<V>(row_i + layout.key + f));
+  for (int f = 0; f < width; f += lanes) {
+    const V w = load<V>(filter + f) + spline.at(f);
+    a_ij += w * (load<V>(at_i.query + f) * load<V>(at_j.key + f));
+    if (both) a_ji += w * (load<V>(at_j.query + f) * load<V>(at_i.key + f));
   }
   const V alpha_ij = repeat<V>(head_sums(fold(a_ij), layout.group) * phi);
   const V alpha_ji = repeat<V>(head_sums(fold(a_ji), layout.group) * phi);
-  for (int f = 0; f < layout.feature_width; f += lanes) {
-    add_to<V>(x_i + f, alpha_ij * load<V>(row_j + layout.value + f));
-    if (both) add_to<V>(x_j + f, alpha_ji * load<V>(row_i + layout.value + f));
+  for (int f = 0; f < width; f += lanes) {
+    add_to<V>(x_i + f, alpha_ij * load<V>(at_j.value + f));
+    if (both) add_to<V>(x_j + f, alpha_ji * load<V>(at_i.value + f));
   }
 
   Quad<Real> b_ij[kMostDegrees] = {}, b_ji[kMostDegrees] = {};
-  for (int l = 0; l < layout.degrees; ++l) {
+  for (int l = 0, start = 0; l < layout.degrees; ++l, start += block) {
     V ij{}, ji{};
-    for (int f = l * layout.block_stride; f < (l + 1) * layout.block_stride; f += lanes) {
-      const V w = filter_at(layout.feature_stride + f);
-      ij += w * (load<V>(row_i + layout.geometric_query + f) * load<V>(row_j + layout.geometric_key + f));
-      if (both) ji += w * (load<V>(row_j + layout.geometric_query + f) * load<V>(row_i + layout.geometric_key + f));
+    for (int f = start; f < start + block; f += lanes) {
+      const V w = load<V>(filter + geometric + f) + spline.at(geometric + f);
+      ij += w * (load<V>(at_i.geometric_query + f) * load<V>(at_j.geometric_key + f));
+      if (both) ji += w * (load<V>(at_j.geometric_query + f) * load<V>(at_i.geometric_key + f));
     }
     b_ij[l] = fold(ij);
     b_ji[l] = fold(ji);
@@ -178,16 +187,16 @@ SO3KRATES_INLINE void add_messages(const Layout& layout, const Degrees<Real>& de
   }
 }
 
-// Adds the messages of all pairs of a range to features x [rows][feature_stride] and Euclidean variables chi [rows][order_stride];
+// Adds the messages of all pairs of a visit to features x [rows][feature_stride] and Euclidean variables chi [rows][order_stride];
 // rows: projections of all atoms.
 template <typename Real>
-void messages(const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs, Range range,
+void messages(const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs, Visit visit,
               const Real* rows, Real* x, Real* chi, Real* memory) {
   const FilterScratch<Real> s = filter_scratch(layout, 0, memory);
   const Degrees<Real> degrees(layout);
   Batch<Real> batch;
-  PairCursor cursor{range.begin, 0};
-  while (next_batch(pairs, range.end, cursor, batch)) {
+  PairCursor<Real> cursor(pairs, visit);
+  while (cursor.next(batch)) {
     fill_geometry(layout, batch);
     degree_filters<Real, false>(layout, degrees, weights, batch, rows, s);
     for (int e = 0; e < batch.count; ++e) {
@@ -218,98 +227,91 @@ SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<R
   using Q = Quad<Real>;
   constexpr int lanes = kLanes<Real>;
   const std::size_t i = batch.centre[e], j = batch.other[e];
-  const Real *row_i = rows + i * layout.row_stride, *row_j = rows + j * layout.row_stride;
-  Real *to_i = row_gradients + i * channels * layout.row_stride, *to_j = row_gradients + j * channels * layout.row_stride;
-  const Real *from_i = sums_adjoint + i * channels * layout.message_stride,
-             *from_j = sums_adjoint + j * channels * layout.message_stride;
+  const Ends<const Real> at_i(layout, rows + i * layout.row_stride), at_j(layout, rows + j * layout.row_stride);
+  const Ends<Real> to_i(layout, row_gradients + i * channels * layout.row_stride),
+      to_j(layout, row_gradients + j * channels * layout.row_stride);
+  const Real *lambda_i = sums_adjoint + i * channels * layout.message_stride,
+             *lambda_j = sums_adjoint + j * channels * layout.message_stride;
   Real* filter = s.filter + e * layout.filter_stride;
   Real* filter_adjoint = s.adjoint + e * layout.filter_stride;
-  const int channel_stride = kBatch * layout.filter_stride;
+  // Strides between channels.
+  const int of_filter = kBatch * layout.filter_stride, of_row = layout.row_stride, of_lambda = layout.message_stride;
+  const int width = layout.feature_width, block = layout.block_stride, geometric = layout.feature_stride;
   const Spline<Real> spline(layout, table, batch.spline, batch, e), slope(layout, table, batch.spline_slope, batch, e);
   const Real phi = batch.cutoff[e];
   const Real r[3] = {batch.vector[0][e], batch.vector[1][e], batch.vector[2][e]};
   const Real minus_r[3] = {-r[0], -r[1], -r[2]};
-  // w, kept in `filter`, and its derivative with respect to the distance.
-  const auto filter_at = [&](int f, V& w, V& w_slope) {
-    V c[4];
-    for (int k = 0; k < 4; ++k) c[k] = load<V>(spline.coefficients + k * spline.stride + f);
-    w = load<V>(filter + f) + combine<V>(spline.weight, c);
-    w_slope = combine<V>(slope.weight, c);
-    store<V>(filter + f, w);
-  };
 
   // Feature attention: coefficients, their derivatives with respect to the distance, and their adjoints.
   V a_ij{}, a_ji{}, da_ij{}, da_ji{}, p_ij[channels] = {}, p_ji[channels] = {};
-  for (int f = 0; f < layout.feature_width; f += lanes) {
-    V w, w_slope;
-    filter_at(f, w, w_slope);
-    const V ij = load<V>(row_i + f) * load<V>(row_j + layout.key + f);
-    const V ji = load<V>(row_j + f) * load<V>(row_i + layout.key + f);
+  for (int f = 0; f < width; f += lanes) {
+    const V w = load<V>(filter + f) + spline.at(f), w_slope = slope.at(f);
+    store<V>(filter + f, w);
+    const V ij = load<V>(at_i.query + f) * load<V>(at_j.key + f), ji = load<V>(at_j.query + f) * load<V>(at_i.key + f);
     a_ij += w * ij;
     a_ji += w * ji;
     da_ij += w_slope * ij;
     da_ji += w_slope * ji;
-    const V v_i = load<V>(row_i + layout.value + f), v_j = load<V>(row_j + layout.value + f);
+    const V v_i = load<V>(at_i.value + f), v_j = load<V>(at_j.value + f);
     for (int c = 0; c < channels; ++c) {
-      p_ij[c] += load<V>(from_i + c * layout.message_stride + f) * v_j;
-      p_ji[c] += load<V>(from_j + c * layout.message_stride + f) * v_i;
+      p_ij[c] += load<V>(lambda_i + c * of_lambda + f) * v_j;
+      p_ji[c] += load<V>(lambda_j + c * of_lambda + f) * v_i;
     }
   }
-  const Q alpha_ij = head_sums(fold(a_ij), layout.group), alpha_ji = head_sums(fold(a_ji), layout.group);
-  const Q slope_ij = fold(da_ij), slope_ji = fold(da_ji);  // not summed over the lanes of a head: that is done below
-  const Q raw_ij = fold(a_ij), raw_ji = fold(a_ji);
-  Q of_ij[channels], of_ji[channels], ji_about_own[channels];
+  const Q raw_ij = fold(a_ij), raw_ji = fold(a_ji), slope_ij = fold(da_ij), slope_ji = fold(da_ji);
+  Q of_ij[channels], of_ji[channels], about_j[channels], cutoff_adjoint[channels], distance_adjoint[channels];
   for (int c = 0; c < channels; ++c) {
     of_ij[c] = head_sums(fold(p_ij[c]), layout.group);
-    ji_about_own[c] = head_sums(fold(p_ji[c]), layout.group);
+    about_j[c] = head_sums(fold(p_ji[c]), layout.group);
   }
-  Q cutoff_adjoint[channels], distance_adjoint[channels];
   for (int c = 0; c < channels; ++c) {
-    of_ji[c] = moved(ji_about_own, c, r);
+    of_ji[c] = moved(about_j, c, r);
+    // The lanes of a head hold parts of its coefficient: `sum` below completes them.
     cutoff_adjoint[c] = of_ij[c] * raw_ij + of_ji[c] * raw_ji;
     distance_adjoint[c] = (of_ij[c] * slope_ij + of_ji[c] * slope_ji) * phi;
   }
-  const V g_ij = repeat<V>(alpha_ij * phi), g_ji = repeat<V>(alpha_ji * phi);
+  const V alpha_ij = repeat<V>(head_sums(raw_ij, layout.group) * phi);
+  const V alpha_ji = repeat<V>(head_sums(raw_ji, layout.group) * phi);
   V s_ij[channels], s_ji[channels];
   for (int c = 0; c < channels; ++c) {
     s_ij[c] = repeat<V>(of_ij[c] * phi);
     s_ji[c] = repeat<V>(of_ji[c] * phi);
   }
-  for (int f = 0; f < layout.feature_width; f += lanes) {
+  for (int f = 0; f < width; f += lanes) {
     const V w = load<V>(filter + f);
-    const V q_i = load<V>(row_i + f), k_i = load<V>(row_i + layout.key + f);
-    const V q_j = load<V>(row_j + f), k_j = load<V>(row_j + layout.key + f);
+    const V q_i = load<V>(at_i.query + f), k_i = load<V>(at_i.key + f);
+    const V q_j = load<V>(at_j.query + f), k_j = load<V>(at_j.key + f);
     const V ij = q_i * k_j, ji = q_j * k_i, w_k_j = w * k_j, w_q_j = w * q_j;
-    V lambda_i[channels], lambda_j[channels];
+    V own[channels], other[channels];
     for (int c = 0; c < channels; ++c) {
-      lambda_i[c] = load<V>(from_i + c * layout.message_stride + f);
-      lambda_j[c] = load<V>(from_j + c * layout.message_stride + f);
-      Real* to = to_i + c * layout.row_stride + f;
-      add_to<V>(to, s_ij[c] * w_k_j);
-      add_to<V>(to + layout.key, s_ji[c] * w_q_j);
-      add_to<V>(to + layout.value, g_ji * moved(lambda_j, c, r));
-      store<V>(filter_adjoint + c * channel_stride + f, s_ij[c] * ij + s_ji[c] * ji);
+      own[c] = load<V>(lambda_i + c * of_lambda + f);
+      other[c] = load<V>(lambda_j + c * of_lambda + f);
+    }
+    for (int c = 0; c < channels; ++c) {
+      add_to<V>(to_i.query + c * of_row + f, s_ij[c] * w_k_j);
+      add_to<V>(to_i.key + c * of_row + f, s_ji[c] * w_q_j);
+      add_to<V>(to_i.value + c * of_row + f, alpha_ji * moved(other, c, r));
+      store<V>(filter_adjoint + c * of_filter + f, s_ij[c] * ij + s_ji[c] * ji);
     }
     if (both) {
       const V w_k_i = w * k_i, w_q_i = w * q_i;
       for (int c = 0; c < channels; ++c) {
-        Real* to = to_j + c * layout.row_stride + f;
-        add_to<V>(to, moved(s_ji, c, minus_r) * w_k_i);
-        add_to<V>(to + layout.key, moved(s_ij, c, minus_r) * w_q_i);
-        add_to<V>(to + layout.value, g_ij * moved(lambda_i, c, minus_r));
+        add_to<V>(to_j.query + c * of_row + f, moved(s_ji, c, minus_r) * w_k_i);
+        add_to<V>(to_j.key + c * of_row + f, moved(s_ij, c, minus_r) * w_q_i);
+        add_to<V>(to_j.value + c * of_row + f, alpha_ij * moved(own, c, minus_r));
       }
     }
   }
 
-  // Geometric attention: coefficients first.
+  // Geometric attention, the same way; its lambda are contracted with the harmonics first.
   Q b_ij[kMostDegrees] = {}, b_ji[kMostDegrees] = {}, db_ij[kMostDegrees] = {}, db_ji[kMostDegrees] = {};
-  for (int l = 0; l < layout.degrees; ++l) {
+  for (int l = 0, start = 0; l < layout.degrees; ++l, start += block) {
     V ij{}, ji{}, dij{}, dji{};
-    for (int f = l * layout.block_stride; f < (l + 1) * layout.block_stride; f += lanes) {
-      V w, w_slope;
-      filter_at(layout.feature_stride + f, w, w_slope);
-      const V product_ij = load<V>(row_i + layout.geometric_query + f) * load<V>(row_j + layout.geometric_key + f);
-      const V product_ji = load<V>(row_j + layout.geometric_query + f) * load<V>(row_i + layout.geometric_key + f);
+    for (int f = start; f < start + block; f += lanes) {
+      const V w = load<V>(filter + geometric + f) + spline.at(geometric + f), w_slope = slope.at(geometric + f);
+      store<V>(filter + geometric + f, w);
+      const V product_ij = load<V>(at_i.geometric_query + f) * load<V>(at_j.geometric_key + f);
+      const V product_ji = load<V>(at_j.geometric_query + f) * load<V>(at_i.geometric_key + f);
       ij += w * product_ij;
       ji += w * product_ji;
       dij += w_slope * product_ij;
@@ -325,12 +327,11 @@ SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<R
   const Q dbeta_ji = sums(db_ji[0], db_ji[1], db_ji[2], db_ji[3]);
   const Real* harmonics = batch.harmonics[e];
   for (int c = 0; c < channels; ++c) {
-    of_ij[c] = degrees.contract(layout, harmonics, from_i + c * layout.message_stride + layout.feature_stride);
-    ji_about_own[c] =
-        degrees.contract(layout, harmonics, from_j + c * layout.message_stride + layout.feature_stride) * degrees.parity;
+    of_ij[c] = degrees.contract(layout, harmonics, lambda_i + c * of_lambda + geometric);
+    about_j[c] = degrees.contract(layout, harmonics, lambda_j + c * of_lambda + geometric) * degrees.parity;
   }
   for (int c = 0; c < channels; ++c) {
-    of_ji[c] = moved(ji_about_own, c, r);
+    of_ji[c] = moved(about_j, c, r);
     geometry[c].cutoff[e] = sum(cutoff_adjoint[c] + of_ij[c] * beta_ij + of_ji[c] * beta_ji);
     geometry[c].distance[e] = sum(distance_adjoint[c] + (of_ij[c] * dbeta_ij + of_ji[c] * dbeta_ji) * phi);
     of_ij[c] *= phi;
@@ -339,37 +340,34 @@ SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<R
   for (int m = 0; m < layout.order_stride; m += lanes) {
     const V along_ij = degrees.template spread<V>(layout, beta_ij * phi, m);
     const V along_ji = degrees.template spread<V>(layout, beta_ji * phi * degrees.parity, m);
-    V lambda_j[channels];
+    V other[channels];
     for (int c = 0; c < channels; ++c) {
-      lambda_j[c] = load<V>(from_j + c * layout.message_stride + layout.feature_stride + m);
+      other[c] = load<V>(lambda_j + c * of_lambda + geometric + m);
       store<V>(geometry[c].harmonics[e] + m,
-               along_ij * load<V>(from_i + c * layout.message_stride + layout.feature_stride + m) +
-                   along_ji * moved(lambda_j, c, r));
+               along_ij * load<V>(lambda_i + c * of_lambda + geometric + m) + along_ji * moved(other, c, r));
     }
   }
-  for (int l = 0; l < layout.degrees; ++l) {
+  for (int l = 0, start = 0; l < layout.degrees; ++l, start += block) {
     Real of_ij_l[channels], of_ji_l[channels];
     for (int c = 0; c < channels; ++c) {
       of_ij_l[c] = of_ij[c][l];
       of_ji_l[c] = of_ji[c][l];
     }
-    for (int f = l * layout.block_stride; f < (l + 1) * layout.block_stride; f += lanes) {
-      const V w = load<V>(filter + layout.feature_stride + f);
-      const V q_i = load<V>(row_i + layout.geometric_query + f), k_i = load<V>(row_i + layout.geometric_key + f);
-      const V q_j = load<V>(row_j + layout.geometric_query + f), k_j = load<V>(row_j + layout.geometric_key + f);
+    for (int f = start; f < start + block; f += lanes) {
+      const V w = load<V>(filter + geometric + f);
+      const V q_i = load<V>(at_i.geometric_query + f), k_i = load<V>(at_i.geometric_key + f);
+      const V q_j = load<V>(at_j.geometric_query + f), k_j = load<V>(at_j.geometric_key + f);
       const V ij = q_i * k_j, ji = q_j * k_i, w_k_j = w * k_j, w_q_j = w * q_j;
       for (int c = 0; c < channels; ++c) {
-        Real* to = to_i + c * layout.row_stride + f;
-        add_to<V>(to + layout.geometric_query, w_k_j * of_ij_l[c]);
-        add_to<V>(to + layout.geometric_key, w_q_j * of_ji_l[c]);
-        store<V>(filter_adjoint + c * channel_stride + layout.feature_stride + f, ij * of_ij_l[c] + ji * of_ji_l[c]);
+        add_to<V>(to_i.geometric_query + c * of_row + f, w_k_j * of_ij_l[c]);
+        add_to<V>(to_i.geometric_key + c * of_row + f, w_q_j * of_ji_l[c]);
+        store<V>(filter_adjoint + c * of_filter + geometric + f, ij * of_ij_l[c] + ji * of_ji_l[c]);
       }
       if (both) {
         const V w_k_i = w * k_i, w_q_i = w * q_i;
         for (int c = 0; c < channels; ++c) {
-          Real* to = to_j + c * layout.row_stride + f;
-          add_to<V>(to + layout.geometric_query, w_k_i * moved(of_ji_l, c, minus_r));
-          add_to<V>(to + layout.geometric_key, w_q_i * moved(of_ij_l, c, minus_r));
+          add_to<V>(to_j.geometric_query + c * of_row + f, w_k_i * moved(of_ji_l, c, minus_r));
+          add_to<V>(to_j.geometric_key + c * of_row + f, w_q_i * moved(of_ij_l, c, minus_r));
         }
       }
     }
@@ -423,15 +421,15 @@ void degree_filters_adjoint(const Layout& layout, const Degrees<Real>& degrees, 
 
 // Adjoint of `messages`: adds to the adjoints of the projections, to forces, strain gradient and per-atom virials.
 template <typename Real, int channels>
-void messages_adjoint(const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs, Range range,
+void messages_adjoint(const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs, Visit visit,
                       const Real* rows, const Real* sums_adjoint, Real* row_gradients, const Gradients& gradients,
                       double* strain, Real* memory) {
   const FilterScratch<Real> s = filter_scratch(layout, channels, memory);
   const Degrees<Real> degrees(layout);
   Batch<Real> batch;
   GeometryAdjoint<Real> geometry[channels] = {};
-  PairCursor cursor{range.begin, 0};
-  while (next_batch(pairs, range.end, cursor, batch)) {
+  PairCursor<Real> cursor(pairs, visit);
+  while (cursor.next(batch)) {
     fill_geometry(layout, batch);
     degree_filters<Real, true>(layout, degrees, weights, batch, rows, s);
     for (int e = 0; e < batch.count; ++e) {

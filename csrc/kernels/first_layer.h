@@ -31,15 +31,15 @@ SO3KRATES_INLINE FirstCoefficients<Real> first_coefficients(const Layout& layout
 // Sums of the coefficients over the neighbours of each species, `coefficients` [rows][elements][kQuad], and of the geometric messages,
 // `chi` [rows][order_stride]. Both start as zero.
 template <typename Real>
-void first_messages(const Layout& layout, const FirstLayerWeights<Real>& weights, const PairTable<Real>& pairs, Range range,
+void first_messages(const Layout& layout, const FirstLayerWeights<Real>& weights, const PairTable<Real>& pairs, Visit visit,
                     const int* species, Real* coefficients, Real* chi) {
   using V = Vector<Real>;
   using Q = Quad<Real>;
   const Degrees<Real> degrees(layout);
   const int stride = layout.elements * kQuad;
   Batch<Real> batch;
-  PairCursor cursor{range.begin, 0};
-  while (next_batch(pairs, range.end, cursor, batch)) {
+  PairCursor<Real> cursor(pairs, visit);
+  while (cursor.next(batch)) {
     fill_geometry(layout, batch);
     for (int e = 0; e < batch.count; ++e) {
       const std::size_t i = batch.centre[e], j = batch.other[e];
@@ -94,15 +94,15 @@ void first_features_adjoint(const Layout& layout, const FirstLayerWeights<Real>&
 // Adjoint of first_messages: adds to forces, strain gradient and per-atom virials.
 template <typename Real, int channels>
 void first_messages_adjoint(const Layout& layout, const FirstLayerWeights<Real>& weights, const PairTable<Real>& pairs,
-                            Range range, const int* species, const Real* sums_adjoint, const Real* coefficients_adjoint,
+                            Visit visit, const int* species, const Real* sums_adjoint, const Real* coefficients_adjoint,
                             const Gradients& gradients, double* strain) {
   using V = Vector<Real>;
   using Q = Quad<Real>;
   const Degrees<Real> degrees(layout);
   Batch<Real> batch;
   GeometryAdjoint<Real> geometry[channels] = {};
-  PairCursor cursor{range.begin, 0};
-  while (next_batch(pairs, range.end, cursor, batch)) {
+  PairCursor<Real> cursor(pairs, visit);
+  while (cursor.next(batch)) {
     fill_geometry(layout, batch);
     for (int e = 0; e < batch.count; ++e) {
       const std::size_t i = batch.centre[e], j = batch.other[e];

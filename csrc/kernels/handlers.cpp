@@ -2,7 +2,7 @@
 // last and share their memory with the results.
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -93,7 +93,7 @@ class Call {
         pool_(pool),
         arguments_(arguments),
         results_(results),
-        wanted_ranges_(static_cast<int>(integer(attributes, "ranges"))) {}
+        threads_(static_cast<int>(integer(attributes, "threads"))) {}
 
   template <typename T>
   const T* in(std::initializer_list<std::int64_t> shape, std::int64_t* extents = nullptr) {
@@ -111,20 +111,26 @@ class Call {
   }
   int count() { return *in<std::int32_t>({}); }
   bool has_more_results() const { return result_ < results_.size(); }
-  int ranges_wanted() const {
-    return wanted_ranges_ > 0 ? wanted_ranges_ : static_cast<int>(std::max<std::int64_t>(1, pool_.num_threads()));
+  int threads() const {
+    return threads_ > 0 ? threads_ : static_cast<int>(std::max<std::int64_t>(1, pool_.num_threads()));
   }
 
-  // task(k) for the ranges of pairs.
-  template <typename Task>
-  void for_ranges(const std::int32_t* ranges, const Task& task) {
-    parallel(pool_, ranges[0], [&](int k) { task(k, Range{ranges[1 + k], ranges[2 + k]}); });
+  // start(rows of the order) for all of them, then task(k, visit) for all pairs, round by round.
+  template <typename Start, typename Task>
+  void for_pairs(const Schedule& schedule, const Start& start, const Task& task) {
+    for (int round = 0; round < kRounds; ++round)
+      parallel(pool_, schedule.task_count(round), [&](int k) {
+        const Visit visit = schedule.task(round, k);
+        if (round == 0) start(Range{visit.begin, visit.end});
+        task(k, visit);
+      });
   }
+  void run(int count, const std::function<void(int)>& task) { parallel(pool_, count, task); }
   // task(range, scratch) for pieces of rows [0, rows) that may be handled in any order.
   template <typename Real, typename Task>
   void for_rows(int rows, const Task& task) {
     constexpr int piece = 96;
-    const int pieces = std::max(1, std::min(4 * ranges_wanted(), rows / piece));
+    const int pieces = std::max(1, std::min(4 * threads(), rows / piece));
     parallel(pool_, pieces, [&](int k) {
       const auto bound = [&](int n) { return static_cast<int>(static_cast<std::int64_t>(rows) * n / pieces); };
       task(Range{bound(k), bound(k + 1)}, scratch<Real>(0));
@@ -172,7 +178,7 @@ class Call {
   ffi::ThreadPool pool_;
   ffi::RemainingArgs arguments_;
   ffi::RemainingRets results_;
-  int wanted_ranges_;
+  int threads_;
   std::size_t argument_ = 0, result_ = 0;
 };
 
@@ -188,7 +194,7 @@ FilterWeights<Real> filter_weights(Call& call, bool with_transpose) {
 }
 
 struct Pairs {
-  const std::int32_t* ranges;
+  const Schedule* schedule;
   std::int64_t rows;
 };
 
@@ -197,9 +203,10 @@ Pairs pair_table(Call& call, PairTable<Real>& table) {
   std::int64_t extents[3];
   table.vectors = call.in<Real>({kAny, kAny, 3}, extents);
   table.neighbours = call.in<std::int32_t>({extents[0], extents[1]});
-  table.counts = call.in<std::int32_t>({extents[0]});
+  table.ends = call.in<std::int32_t>({extents[0], kRounds});
+  table.order = call.in<std::int32_t>({extents[0]});
   table.slots = static_cast<int>(extents[1]);
-  return {call.in<std::int32_t>({kRangeEntries}), extents[0]};
+  return {reinterpret_cast<const Schedule*>(call.in<std::int32_t>({kScheduleEntries})), extents[0]};
 }
 
 template <typename Real>
@@ -212,7 +219,7 @@ ExchangeWeights<Real> exchange_weights(Call& call) {
   return w;
 }
 
-// positions, row_of_atom, atom_of_row, candidates, candidate_count, owned; vectors, neighbours, counts, ranges -> the same, needed
+// positions, row_of_atom, atom_of_row, candidates, candidate_count, owned; vectors, neighbours, ends, order, schedule -> the same, needed
 template <typename Real>
 void run_pairs(Call& call) {
   std::int64_t extents[3];
@@ -224,18 +231,16 @@ void run_pairs(Call& call) {
   c.width = static_cast<int>(extents[1]);
   c.candidate_count = call.in<std::int32_t>({extents[0]});
   const int owned = call.count();
-  Real* vectors = call.out<Real>({extents[0], kAny, 3}, extents);
-  const int slots = static_cast<int>(extents[1]);
-  auto* neighbours = call.out<std::int32_t>({extents[0], slots});
-  auto* counts = call.out<std::int32_t>({extents[0]});
-  auto* ranges = call.out<std::int32_t>({kRangeEntries});
+  PairArrays<Real> arrays{};
+  arrays.vectors = call.out<Real>({extents[0], kAny, 3}, extents);
+  arrays.slots = static_cast<int>(extents[1]);
+  arrays.neighbours = call.out<std::int32_t>({extents[0], extents[1]});
+  arrays.ends = call.out<std::int32_t>({extents[0], kRounds});
+  arrays.order = call.out<std::int32_t>({extents[0]});
+  arrays.schedule = reinterpret_cast<Schedule*>(call.out<std::int32_t>({kScheduleEntries}));
   auto* needed = call.out<std::int32_t>({});
-  make_ranges(c.candidate_count, owned, call.ranges_wanted(), ranges);
-  std::int32_t most[kMostRanges] = {};
-  call.for_ranges(ranges, [&](int k, Range range) {
-    most[k] = list_pairs(c, call.layout.cutoff, range, slots, vectors, neighbours, counts);
-  });
-  *needed = *std::max_element(most, most + ranges[0]);
+  const auto parallel = [&](int count, const std::function<void(int)>& task) { call.run(count, task); };
+  *needed = list_pairs<Real>(c, call.layout.cutoff, owned, call.threads(), parallel, arrays);
 }
 
 // embedding, values, table, exchange kernel and bias, species, pairs, owned;
@@ -259,11 +264,15 @@ void run_first_layer(Call& call) {
   Real* chi = call.out<Real>({pairs.rows, l.order_stride});
   Real* scale = call.out<Real>({pairs.rows, kQuad});
   const Body<Real>& kernels = body<Real>();
-  call.for_ranges(pairs.ranges, [&](int, Range range) {
-    const std::size_t begin = range.begin, rows = range.end - range.begin;
-    std::fill_n(coefficients + begin * l.elements * kQuad, rows * l.elements * kQuad, Real(0));
-    std::fill_n(attended + begin * l.order_stride, rows * l.order_stride, Real(0));
-    kernels.first_messages(l, w, table, range, species, coefficients, attended);
+  const auto start = [&](Range range) {
+    for (int p = range.begin; p < range.end; ++p) {
+      const std::size_t i = table.order[p];
+      std::fill_n(coefficients + i * l.elements * kQuad, l.elements * kQuad, Real(0));
+      std::fill_n(attended + i * l.order_stride, l.order_stride, Real(0));
+    }
+  };
+  call.for_pairs(*pairs.schedule, start, [&](int, Visit visit) {
+    kernels.first_messages(l, w, table, visit, species, coefficients, attended);
   });
   call.for_rows<Real>(owned, [&](Range range, Real* scratch) {
     kernels.first_features(l, w, range, species, coefficients, x);
@@ -304,11 +313,15 @@ void run_layer(Call& call) {
   Real* next_chi = call.out<Real>({pairs.rows, l.order_stride});
   Real* scale = call.out<Real>({pairs.rows, kQuad});
   const Body<Real>& kernels = body<Real>();
-  call.for_ranges(pairs.ranges, [&](int, Range range) {
-    const std::size_t begin = range.begin, rows = range.end - range.begin;
-    std::copy_n(x + begin * l.feature_stride, rows * l.feature_stride, next_x + begin * l.feature_stride);
-    std::copy_n(chi + begin * l.order_stride, rows * l.order_stride, attended + begin * l.order_stride);
-    kernels.messages(l, w, table, range, projections, next_x, attended, call.scratch<Real>(0));
+  const auto start = [&](Range range) {
+    for (int p = range.begin; p < range.end; ++p) {
+      const std::size_t i = table.order[p];
+      std::copy_n(x + i * l.feature_stride, l.feature_stride, next_x + i * l.feature_stride);
+      std::copy_n(chi + i * l.order_stride, l.order_stride, attended + i * l.order_stride);
+    }
+  };
+  call.for_pairs(*pairs.schedule, start, [&](int, Visit visit) {
+    kernels.messages(l, w, table, visit, projections, next_x, attended, call.scratch<Real>(0));
   });
   call.for_rows<Real>(owned, [&](Range range, Real* scratch) {
     kernels.exchange(l, exchange, range, attended, next_x, next_chi, scale, scratch);
@@ -363,17 +376,17 @@ void run_exchange_adjoint(Call& call) {
   });
 }
 
-// Strain gradients of the ranges, added up in order.
+// Strain gradients of the tasks of each round, added up in order.
 class StrainSums {
  public:
-  double* of(int range) { return sums_[range]; }
-  void add_to(double* strain, int ranges) const {
-    for (int k = 0; k < ranges; ++k)
+  double* of(int task) { return sums_[task]; }
+  void add_to(double* strain) const {
+    for (int k = 0; k < kMostThreads; ++k)
       for (int c = 0; c < 9; ++c) strain[c] += sums_[k][c];
   }
 
  private:
-  double sums_[kMostRanges][16] = {};  // a cache line and more for each
+  double sums_[kMostThreads][16] = {};  // a cache line and more for each
 };
 
 // filter weights with transpose, transposed projections, projections, pairs, owned;
@@ -399,13 +412,15 @@ void run_layer_adjoint(Call& call) {
   gradients.atom_virials = call.has_more_results() ? call.out<double>({pairs.rows, 3, 3}) : nullptr;
   const Body<Real>& kernels = body<Real>();
   StrainSums strains;
-  call.for_ranges(pairs.ranges, [&](int k, Range range) {
+  const auto start = [&](Range range) {
     const std::size_t width = static_cast<std::size_t>(channels) * l.row_stride;
-    std::fill_n(row_gradients + range.begin * width, (range.end - range.begin) * width, Real(0));
-    kernels.messages_adjoint(l, w, table, channels, range, projections, adjoints, row_gradients, gradients, strains.of(k),
+    for (int p = range.begin; p < range.end; ++p) std::fill_n(row_gradients + table.order[p] * width, width, Real(0));
+  };
+  call.for_pairs(*pairs.schedule, start, [&](int k, Visit visit) {
+    kernels.messages_adjoint(l, w, table, channels, visit, projections, adjoints, row_gradients, gradients, strains.of(k),
                              call.scratch<Real>(channels));
   });
-  strains.add_to(strain, pairs.ranges[0]);
+  strains.add_to(strain);
   call.for_rows<Real>(owned, [&](Range range, Real* scratch) {
     kernels.project_adjoint(l, projection, channels, range, row_gradients, adjoints, scratch);
   });
@@ -436,10 +451,10 @@ void run_first_layer_adjoint(Call& call) {
     kernels.first_features_adjoint(l, w, channels, range, adjoints, coefficients);
   });
   StrainSums strains;
-  call.for_ranges(pairs.ranges, [&](int k, Range range) {
-    kernels.first_messages_adjoint(l, w, table, channels, range, species, adjoints, coefficients, gradients, strains.of(k));
+  call.for_pairs(*pairs.schedule, [](Range) {}, [&](int k, Visit visit) {
+    kernels.first_messages_adjoint(l, w, table, channels, visit, species, adjoints, coefficients, gradients, strains.of(k));
   });
-  strains.add_to(strain, pairs.ranges[0]);
+  strains.add_to(strain);
 }
 
 template <void (*run_float)(Call&), void (*run_double)(Call&)>

@@ -13,6 +13,8 @@ constexpr int kPadding = 16;     // elements; a whole number of vectors on every
 constexpr int kMostDegrees = 4;  // degrees 1 to 4
 constexpr int kMostOrders = 32;  // 3 + 5 + 7 + 9, padded
 constexpr int kQuad = 4;         // heads or degrees handled at once
+constexpr int kRounds = 8;       // in which threads visit pairs
+constexpr int kMostThreads = 64;
 
 enum class Cutoff : std::int64_t { cosine = 0, phys = 1, polynomial = 2, exponential = 3 };
 
@@ -45,13 +47,19 @@ struct Layout {
   double spline_start, spline_step;  // in exp(-d / A)
 };
 
-// Pairs as `pairs` leaves them; a neighbour n >= 0 stands for both directions, ~n for the listing row's side alone.
+// Pairs as pairs.h lists them; a neighbour n >= 0 stands for both directions, ~n for the listing row's side alone.
 template <typename Real>
 struct PairTable {
   const Real* vectors;    // [rows][slots][3] neighbour minus row, A
   const int* neighbours;  // [rows][slots]
-  const int* counts;      // [rows]
+  const int* ends;        // [rows][kRounds] end of each round's slots; the first round's start at 0
+  const int* order;       // [rows] in which owned rows are visited
   int slots;
+};
+
+// The pairs that rows order[begin, end) list for one round.
+struct Visit {
+  int begin, end, round;
 };
 
 template <typename Real>
@@ -100,7 +108,7 @@ struct Gradients {
   double* atom_virials;  // [rows][3][3] or null
 };
 
-// Rows [begin, end), handled by one thread; pairs inside are visited once.
+// Rows [begin, end), handled by one thread.
 struct Range {
   int begin, end;
 };

@@ -1,57 +1,173 @@
 #include "pairs.h"
 
 #include <algorithm>
+#include <array>
+#include <vector>
 
 namespace so3krates::kernels {
+namespace {
 
-void make_ranges(const std::int32_t* candidate_count, int owned, int wanted, std::int32_t* ranges) {
-  constexpr int fewest_rows = 16;  // less is not worth a thread
-  const int count = std::clamp(std::min(wanted, owned / fewest_rows), 1, kMostRanges);
-  std::int64_t total = 0;
-  for (int i = 0; i < owned; ++i) total += candidate_count[i] + 1;
-  ranges[0] = count;
-  ranges[1] = 0;
-  std::int64_t before = 0;
-  int row = 0;
-  for (int k = 1; k <= count; ++k) {
-    for (; row < owned && before < total * k / count; ++row) before += candidate_count[row] + 1;
-    ranges[1 + k] = k == count ? owned : row;
+// Bits of x, 10 of them, at every third place.
+std::uint32_t spread_bits(std::uint32_t x) {
+  x = (x | x << 16) & 0x030000ff;
+  x = (x | x << 8) & 0x0300f00f;
+  x = (x | x << 4) & 0x030c30c3;
+  return (x | x << 2) & 0x09249249;
+}
+
+// Rows along a Morton curve through cells of the cutoff's size.
+void sort_rows(const Candidates& c, double cutoff, int owned, std::int32_t* order) {
+  if (owned == 0) return;
+  double low[3], high[3];
+  const auto position = [&](int row) { return c.positions + 3 * static_cast<std::size_t>(c.atom_of_row[row]); };
+  std::copy_n(position(0), 3, low);
+  std::copy_n(position(0), 3, high);
+  for (int i = 1; i < owned; ++i)
+    for (int a = 0; a < 3; ++a) {
+      low[a] = std::min(low[a], position(i)[a]);
+      high[a] = std::max(high[a], position(i)[a]);
+    }
+  constexpr double most_cells = 1023;
+  double scale[3];
+  for (int a = 0; a < 3; ++a) scale[a] = 1.0 / std::max(cutoff, (high[a] - low[a]) / most_cells);
+  std::vector<std::pair<std::uint32_t, std::int32_t>> keys(owned);
+  for (int i = 0; i < owned; ++i) {
+    std::uint32_t key = 0;
+    for (int a = 0; a < 3; ++a) {
+      // Positions that are not finite are the host's to report: they must not lead outside the curve.
+      const double cell = (position(i)[a] - low[a]) * scale[a];
+      key |= spread_bits(cell >= 0 && cell <= most_cells ? static_cast<std::uint32_t>(cell) : 0) << a;
+    }
+    keys[i] = {key, i};
+  }
+  std::sort(keys.begin(), keys.end());
+  for (int i = 0; i < owned; ++i) order[i] = keys[i].second;
+}
+
+void cut_blocks(const Candidates& c, int owned, int threads, const std::int32_t* order, Schedule& s) {
+  constexpr int fewest_rows = 32;  // less is not worth a thread
+  s.threads = std::clamp(std::min(threads, owned / fewest_rows), 1, kMostThreads);
+  const int blocks = 2 * s.threads;
+  std::int64_t total = 0, before = 0;
+  for (int i = 0; i < owned; ++i) total += c.candidate_count[i] + 1;
+  s.bounds[0] = 0;
+  for (int b = 1, p = 0; b <= blocks; ++b) {
+    for (; p < owned && before < total * b / blocks; ++p) before += c.candidate_count[order[p]] + 1;
+    s.bounds[b] = b == blocks ? owned : p;
   }
 }
+
+// Gives each pair of blocks that have pairs in common a round in which neither is busy, those with many first.
+// shared: numbers of pairs, [blocks][blocks], lower block first. Returns rounds in the same place.
+std::vector<int> assign_rounds(const std::vector<std::int64_t>& shared, Schedule& s) {
+  const int blocks = 2 * s.threads;
+  std::fill_n(s.tasks, kRounds, 0);
+  s.tasks[0] = s.threads;
+  std::vector<int> rounds(shared.size(), 0), pairs;
+  for (int a = 0; a < blocks; ++a)
+    for (int b = a + 1; b < blocks; ++b)
+      if (a / 2 != b / 2 && shared[a * blocks + b] > 0) pairs.push_back(a * blocks + b);
+  std::sort(pairs.begin(), pairs.end(),
+            [&](int p, int q) { return shared[p] != shared[q] ? shared[p] > shared[q] : p < q; });
+  std::array<std::array<bool, 2 * kMostThreads>, kRounds> is_busy{};
+  for (const int pair : pairs) {
+    const int a = pair / blocks, b = pair % blocks;
+    int round = 1;
+    while (round < kRounds - 1 && (is_busy[round][a] || is_busy[round][b])) ++round;
+    rounds[pair] = round;
+    if (round == kRounds - 1) {
+      s.tasks[round] = 1;
+    } else {
+      is_busy[round][a] = is_busy[round][b] = true;
+      s.block[round][s.tasks[round]++] = a;
+    }
+  }
+  return rounds;
+}
+
+}  // namespace
 
 template <typename Real>
-int list_pairs(const Candidates& c, double cutoff, Range range, int slots, Real* vectors, std::int32_t* neighbours,
-               std::int32_t* counts) {
-  const double square = cutoff * cutoff;
-  int most = 0;
-  for (int i = range.begin; i < range.end; ++i) {
-    const double* own = c.positions + 3 * static_cast<std::size_t>(c.atom_of_row[i]);
-    const std::int32_t* list = c.candidates + static_cast<std::size_t>(i) * c.width;
-    std::int32_t* neighbour = neighbours + static_cast<std::size_t>(i) * slots;
-    Real* vector = vectors + 3 * static_cast<std::size_t>(i) * slots;
-    int needed = 0;
-    for (int k = 0; k < c.candidate_count[i]; ++k) {
-      const double* other = c.positions + 3 * static_cast<std::size_t>(list[k]);
-      const double x = other[0] - own[0], y = other[1] - own[1], z = other[2] - own[2];
-      if (!(x * x + y * y + z * z < square)) continue;
-      const int j = c.row_of_atom[list[k]];
-      const bool is_inside = j >= range.begin && j < range.end && j != i;
-      if (is_inside && j < i) continue;
-      if (needed < slots) {
-        neighbour[needed] = is_inside ? j : ~j;
-        vector[3 * needed] = static_cast<Real>(x);
-        vector[3 * needed + 1] = static_cast<Real>(y);
-        vector[3 * needed + 2] = static_cast<Real>(z);
-      }
-      ++needed;
+int list_pairs(const Candidates& c, double cutoff, int owned, int threads, const Parallel& parallel,
+               const PairArrays<Real>& arrays) {
+  Schedule& s = *arrays.schedule;
+  sort_rows(c, cutoff, owned, arrays.order);
+  cut_blocks(c, owned, threads, arrays.order, s);
+  const int blocks = 2 * s.threads;
+  std::vector<std::int32_t> place(owned);  // in the order
+  std::vector<std::uint8_t> block_of(owned);
+  for (int b = 0; b < blocks; ++b)
+    for (int p = s.bounds[b]; p < s.bounds[b + 1]; ++p) {
+      place[arrays.order[p]] = p;
+      block_of[arrays.order[p]] = static_cast<std::uint8_t>(b);
     }
-    counts[i] = std::min(needed, slots);
-    most = std::max(most, needed);
+  std::vector<std::vector<std::int64_t>> shared(s.threads, std::vector<std::int64_t>(blocks * blocks, 0));
+  std::vector<int> most(s.threads, 0);
+  const double square = cutoff * cutoff;
+
+  parallel(s.threads, [&](int thread) {
+    for (int p = s.bounds[2 * thread]; p < s.bounds[2 * thread + 2]; ++p) {
+      const int i = arrays.order[p];
+      const double* own = c.positions + 3 * static_cast<std::size_t>(c.atom_of_row[i]);
+      const std::int32_t* list = c.candidates + static_cast<std::size_t>(i) * c.width;
+      const std::size_t start = static_cast<std::size_t>(i) * arrays.slots;
+      int needed = 0;
+      for (int k = 0; k < c.candidate_count[i]; ++k) {
+        const double* other = c.positions + 3 * static_cast<std::size_t>(list[k]);
+        const double x = other[0] - own[0], y = other[1] - own[1], z = other[2] - own[2];
+        if (!(x * x + y * y + z * z < square)) continue;
+        const int j = c.row_of_atom[list[k]];
+        const bool is_two_sided = j < owned && j != i;
+        if (is_two_sided && place[j] < p) continue;  // the other row lists it
+        if (needed < arrays.slots) {
+          arrays.neighbours[start + needed] = is_two_sided ? j : ~j;
+          Real* vector = arrays.vectors + 3 * (start + needed);
+          vector[0] = static_cast<Real>(x);
+          vector[1] = static_cast<Real>(y);
+          vector[2] = static_cast<Real>(z);
+          if (is_two_sided) ++shared[thread][block_of[i] * blocks + block_of[j]];
+        }
+        ++needed;
+      }
+      std::fill_n(arrays.ends + static_cast<std::size_t>(i) * kRounds, kRounds, std::min(needed, arrays.slots));
+      most[thread] = std::max(most[thread], needed);
+    }
+  });
+
+  for (int t = 1; t < s.threads; ++t)
+    for (int k = 0; k < blocks * blocks; ++k) shared[0][k] += shared[t][k];
+  const std::vector<int> rounds = assign_rounds(shared[0], s);
+  if (s.threads > 1) {
+    parallel(s.threads, [&](int thread) {  // each row's slots by round
+      std::vector<std::int32_t> neighbours(arrays.slots);
+      std::vector<Real> vectors(3 * static_cast<std::size_t>(arrays.slots));
+      for (int p = s.bounds[2 * thread]; p < s.bounds[2 * thread + 2]; ++p) {
+        const int i = arrays.order[p];
+        std::int32_t* ends = arrays.ends + static_cast<std::size_t>(i) * kRounds;
+        const int count = ends[0];
+        std::int32_t* own = arrays.neighbours + static_cast<std::size_t>(i) * arrays.slots;
+        Real* own_vectors = arrays.vectors + 3 * static_cast<std::size_t>(i) * arrays.slots;
+        std::copy_n(own, count, neighbours.begin());
+        std::copy_n(own_vectors, 3 * count, vectors.begin());
+        const auto round_of = [&](int slot) {
+          const int j = neighbours[slot];
+          return j < 0 ? 0 : rounds[block_of[i] * blocks + block_of[j]];
+        };
+        std::int32_t next[kRounds + 1] = {};
+        for (int k = 0; k < count; ++k) ++next[round_of(k) + 1];
+        for (int r = 0; r < kRounds; ++r) ends[r] = next[r + 1] += next[r];
+        for (int k = 0; k < count; ++k) {
+          const int to = next[round_of(k)]++;
+          own[to] = neighbours[k];
+          std::copy_n(&vectors[3 * k], 3, own_vectors + 3 * to);
+        }
+      }
+    });
   }
-  return most;
+  return *std::max_element(most.begin(), most.end());
 }
 
-template int list_pairs<float>(const Candidates&, double, Range, int, float*, std::int32_t*, std::int32_t*);
-template int list_pairs<double>(const Candidates&, double, Range, int, double*, std::int32_t*, std::int32_t*);
+template int list_pairs<float>(const Candidates&, double, int, int, const Parallel&, const PairArrays<float>&);
+template int list_pairs<double>(const Candidates&, double, int, int, const Parallel&, const PairArrays<double>&);
 
 }  // namespace so3krates::kernels

@@ -1,14 +1,12 @@
-// The table of pairs within the cutoff, and how rows are shared out among threads.
+// The table of pairs within the cutoff, and the order in which threads visit it.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "layout.h"
 
 namespace so3krates::kernels {
-
-constexpr int kMostRanges = 256;
-constexpr int kRangeEntries = kMostRanges + 2;  // how many, then their bounds
 
 // What the host gives; see docs/bundle.md.
 struct Candidates {
@@ -17,14 +15,40 @@ struct Candidates {
   int width;  // capacity of a candidate list
 };
 
-// Splits the owned rows into at most `wanted` contiguous ranges with equal numbers of candidates.
-void make_ranges(const std::int32_t* candidate_count, int owned, int wanted, std::int32_t* ranges);
+// Owned rows stand in an order that keeps neighbours in space together, cut into two blocks for each thread with equal numbers of
+// candidates. A pair of owned rows is visited once, with both directions, in one of a few rounds: no two tasks of a round share a
+// block, so that no two threads write the same row, without locks and always in the same order. In the first round each thread
+// takes the pairs within its two blocks, in the next ones pairs between two blocks, in the last one thread takes what is left.
+struct Schedule {
+  std::int32_t threads;
+  std::int32_t bounds[2 * kMostThreads + 1];         // of the blocks
+  std::int32_t tasks[kRounds];                       // in each round
+  std::int32_t block[kRounds][kMostThreads];         // a task's block: it visits the pairs that this block's rows list for the round
+  std::int32_t task_count(int round) const { return tasks[round]; }
+  Visit task(int round, int k) const {
+    if (round == 0) return {bounds[2 * k], bounds[2 * k + 2], 0};
+    if (round == kRounds - 1) return {0, bounds[2 * threads], round};
+    return {bounds[block[round][k]], bounds[block[round][k] + 1], round};
+  }
+};
 
-// Lists the pairs of one range's rows: a pair of two of its rows once, with both directions; a pair with another range's row, another
-// rank's row or an image of the same row for this row alone (layout.h, PairTable). Vectors are formed in float64 and cast.
-// Returns the largest number of slots that a row needs, which may exceed `slots`: the surplus is left out.
+constexpr int kScheduleEntries = sizeof(Schedule) / sizeof(std::int32_t);
+
+// Runs task(k) for k in [0, count), on several threads.
+using Parallel = std::function<void(int count, const std::function<void(int)>& task)>;
+
 template <typename Real>
-int list_pairs(const Candidates& candidates, double cutoff, Range range, int slots, Real* vectors, std::int32_t* neighbours,
-               std::int32_t* counts);
+struct PairArrays {
+  Real* vectors;
+  std::int32_t *neighbours, *ends, *order;  // layout.h, PairTable
+  int slots;
+  Schedule* schedule;
+};
+
+// Fills the table for `owned` rows. A pair with another rank's row or with an image of the same row is listed one-sided. Vectors are
+// formed in float64 and cast. Returns the largest number of slots that a row needs, which may exceed `slots`: the surplus is left out.
+template <typename Real>
+int list_pairs(const Candidates& candidates, double cutoff, int owned, int threads, const Parallel& parallel,
+               const PairArrays<Real>& arrays);
 
 }  // namespace so3krates::kernels

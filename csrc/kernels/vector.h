@@ -144,6 +144,19 @@ SO3KRATES_INLINE Vector<float> square_root(Vector<float> v) {
 template <typename Real>
 constexpr bool kIsDouble = sizeof(Real) == 8;
 
+// 1 / n!
+template <typename Real>
+struct InverseFactorials {
+  Real of[32];
+  constexpr InverseFactorials() : of() {
+    double value = 1;
+    for (int n = 0; n < 32; ++n) {
+      if (n > 0) value /= n;
+      of[n] = static_cast<Real>(value);
+    }
+  }
+};
+
 // exp(x) to rounding: x = n log 2 + r, Taylor series of exp(r).
 template <typename V>
 SO3KRATES_INLINE V exponential(V x) {
@@ -160,9 +173,10 @@ SO3KRATES_INLINE V exponential(V x) {
   const V shifted = x * Real(1.44269504088896340736) + round;
   const V n = shifted - round;
   const V r = (x - n * log2_high) - n * log2_low;
-  V sum = splat<V>(Real(1));
+  constexpr InverseFactorials<Real> c;
+  V sum = splat<V>(c.of[degree]);
 #pragma GCC unroll 16
-  for (int k = degree; k >= 1; --k) sum = sum * r * (Real(1) / k) + Real(1);
+  for (int k = degree - 1; k >= 0; --k) sum = sum * r + c.of[k];
   const BitVector power = ((BitVector)shifted + (kIsDouble<Real> ? 1023 : 127)) << mantissa;
   return sum * (V)power;
 }
@@ -177,12 +191,14 @@ template <typename V>
 SO3KRATES_INLINE void sine_cosine(V x, V& sine, V& cosine) {
   using Real = ElementOf<V>;
   constexpr int terms = kIsDouble<Real> ? 11 : 7;
-  const V square = x * x;
-  sine = cosine = splat<V>(Real(1));
+  constexpr InverseFactorials<Real> c;
+  const V square = -x * x;
+  sine = splat<V>(c.of[2 * terms + 1]);
+  cosine = splat<V>(c.of[2 * terms]);
 #pragma GCC unroll 16
-  for (int k = terms; k >= 1; --k) {
-    sine = Real(1) - sine * square * (Real(1) / (2 * k * (2 * k + 1)));
-    cosine = Real(1) - cosine * square * (Real(1) / (2 * k * (2 * k - 1)));
+  for (int k = terms - 1; k >= 0; --k) {
+    sine = sine * square + c.of[2 * k + 1];
+    cosine = cosine * square + c.of[2 * k];
   }
   sine *= x;
 }

@@ -20,7 +20,8 @@ from .plan import Array, Call, Plan, Refresh
 # As in csrc/kernels/layout.h and pairs.h.
 PADDING = 16
 QUAD = 4
-RANGE_ENTRIES = 258
+ROUNDS = 8
+SCHEDULE_ENTRIES = 1 + (2 * 64 + 1) + ROUNDS + ROUNDS * 64
 
 
 class FusedError(ValueError):
@@ -231,11 +232,11 @@ def _readout_weights(config: ModelConfig, readout: Params) -> dict[str, np.ndarr
     }
 
 
-def build_fused_plan(config: ModelConfig, precision: str, elements: int, channels: int = 1, ranges: int = 0) -> Plan:
+def build_fused_plan(config: ModelConfig, precision: str, elements: int, channels: int = 1, threads: int = 0) -> Plan:
     """The stages as custom calls; arguments as in `plan.build_plan`.
 
-    config: of a tabulated network. elements: number of species. ranges: pieces that rows are split into for threads, 0: one
-    for each thread of the client. Every array that a call fills is handed in and updated in place.
+    config: of a tabulated network. elements: number of species. threads: how many the pairs are shared out among, 0: the
+    client's. Every array that a call fills is handed in and updated in place.
     """
     check_fused(config)
     w, real = widths(config), precision
@@ -251,8 +252,9 @@ def build_fused_plan(config: ModelConfig, precision: str, elements: int, channel
         "row_count": Array("int32", (), "input"),
         "vectors": Array(real, ("rows", "neighbours", 3), "state"),
         "neighbours": Array("int32", ("rows", "neighbours"), "state"),
-        "counts": Array("int32", ("rows",), "state"),
-        "ranges": Array("int32", (RANGE_ENTRIES,), "state"),
+        "ends": Array("int32", ("rows", ROUNDS), "state"),
+        "order": Array("int32", ("rows",), "state"),
+        "schedule": Array("int32", (SCHEDULE_ENTRIES,), "state"),
         "coefficients": Array(real, ("rows", channels, elements, QUAD), "state"),
         "adjoints": Array(real, ("rows", channels, w.message_stride), "state"),
         "neighbours_needed": Array("int32", (), "output"),
@@ -272,8 +274,8 @@ def build_fused_plan(config: ModelConfig, precision: str, elements: int, channel
         arrays["projections"] = Array(real, ("rows", w.row_stride), "state")
         arrays["projection_adjoints"] = Array(real, ("rows", channels, w.row_stride), "state")
 
-    builder = _Builder(arrays, _attributes(config, precision, elements, ranges))
-    table = ["vectors", "neighbours", "counts", "ranges"]
+    builder = _Builder(arrays, _attributes(config, precision, elements, threads))
+    table = ["vectors", "neighbours", "ends", "order", "schedule"]
     gradients = ["forces", *virials]
 
     def state(k: int) -> list[str]:
@@ -335,7 +337,7 @@ def build_fused_plan(config: ModelConfig, precision: str, elements: int, channel
     return Plan(arrays, builder.programs, builder.steps)
 
 
-def _attributes(config: ModelConfig, precision: str, elements: int, ranges: int) -> dict[str, Any]:
+def _attributes(config: ModelConfig, precision: str, elements: int, threads: int) -> dict[str, Any]:
     """What the kernels need to know besides their arguments."""
     least, spacing = spline_range(config.radial_functions, config.cutoff, config.spline_start)
     whole = {
@@ -348,7 +350,7 @@ def _attributes(config: ModelConfig, precision: str, elements: int, ranges: int)
         "polynomial_order": config.polynomial_order,
         "nodes": config.radial_functions,
         "real_bytes": np.dtype(precision).itemsize,
-        "ranges": ranges,
+        "threads": threads,
     }
     numbers = {"cutoff": config.cutoff, "spline_start": least, "spline_step": spacing}
     return (

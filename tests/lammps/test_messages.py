@@ -7,6 +7,7 @@ import pytest
 from ase import Atoms
 from decks import Bench, lammps_instance
 from so3krates.lammps import LammpsError, run_deck
+from so3krates_export import read_bundle, write_bundle
 from structures import structure
 
 NO_VALUE = "pair_style so3krates verbose\npair_style so3krates"
@@ -111,7 +112,7 @@ def test_log_says_what_was_loaded(bench32: Bench, gan_cell: Atoms) -> None:
     log = run_deck(deck + "run 0\n", bench32.folder)
     for words in (
         "atom types  1 = Ga, 2 = N",
-        "cutoff      5 A",
+        f"cutoff      {read_bundle(bench32.bundle).manifest['cutoff']:g} A",
         "float32",
         "message-passing steps",
         "device      cpu",
@@ -124,8 +125,6 @@ def test_log_says_what_was_loaded(bench32: Bench, gan_cell: Atoms) -> None:
 def test_not_a_number_stops_the_run(bench64: Bench, gan_cell: Atoms, tmp_path: Path) -> None:
     """A potential with a broken weight: the refusal names step, atom and place."""
     import numpy as np
-    from so3krates_export import read_bundle, write_bundle
-
     bundle = read_bundle(bench64.bundle)
     weights = {name: np.array(value) for name, value in bundle.tensors.items()}
     for name, value in weights.items():

@@ -31,6 +31,14 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Most of the time would be compilation of programs that run once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def params64(config: ModelConfig, scale: float = 1.5):
     # Larger than an initial network's, for forces of a size that matters.
     return jax.tree.map(lambda v: scale * jnp.asarray(v, jnp.float64), init_params(config, 0))

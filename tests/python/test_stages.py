@@ -32,6 +32,14 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Most of the time would be compilation of programs that run once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def params64(config: ModelConfig):
     # Larger than an initial network's, so that three layers of attention matter.
     return jax.tree.map(lambda v: 1.5 * jnp.asarray(v, jnp.float64), init_params(config, 0))
@@ -146,6 +154,7 @@ def test_nothing_scatters(channels):
 
 def test_scratch_memory_does_not_grow_with_the_number_of_atoms():
     """Temporary bytes of every compiled program at 1k, 8k and 64k rows."""
+    jax.config.update("jax_disable_most_optimizations", False)  # as in a bundle
     weights = {k: np.asarray(v, "float32") for k, v in weight_arrays(init_params(SMALL, 0), [31, 7]).items()}
     plan = build_plan(SMALL, "float32", list(weights))
     scratch = []

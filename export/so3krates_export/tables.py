@@ -1,0 +1,141 @@
+"""How fine the radial tables must be: the grid whose forces agree with the network's own to a tolerance."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from ase.data import atomic_numbers, covalent_radii
+from matscipy.neighbours import neighbour_list
+from so3krates.model.config import ModelConfig
+from so3krates.model.network import Params
+from so3krates.model.potential import Batch, predict
+from so3krates.model.reductions import tabulated
+
+TOLERANCE = 2e-5  # eV/A
+START = 0.5  # A, the shortest distance that tables resolve
+GRIDS = (128, 192, 256, 384, 512, 768, 1024, 2048)
+
+
+class TableError(ValueError):
+    """No grid is fine enough; the message has the numbers."""
+
+
+class Tables(NamedTuple):
+    """A tabulated network and what is known of its error."""
+
+    config: ModelConfig
+    params: Params
+    nodes: int  # of each spline
+    force_error: float  # eV/A, largest component over the structures
+    largest_force: float  # eV/A, there
+    structures: int
+
+    def describe(self) -> dict[str, float | int]:
+        """For a manifest."""
+        return {
+            "nodes": self.nodes,
+            "start": START,
+            "force_error": self.force_error,
+            "largest_force": self.largest_force,
+            "structures": self.structures,
+        }
+
+
+def choose_tables(
+    config: ModelConfig, params: Params, elements: tuple[str, ...], tolerance: float = TOLERANCE
+) -> Tables:
+    """The coarsest grid whose forces differ from the network's by less than `tolerance` (eV/A), in float64.
+
+    Compared on structures made from the elements' radii (see `structures_for`). Raises TableError where none suffices.
+    """
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
+        structures = structures_for(elements)
+        batch = _batch(structures, config.cutoff)
+        forces = _forces(config, params, batch)
+        if not np.isfinite(forces).all():
+            raise TableError(
+                "the network's forces on the structures that tables are checked with are not finite: export without tables"
+            )
+        for nodes in GRIDS:
+            reduced = tabulated(config, params, nodes, START)
+            error = float(np.abs(_forces(*reduced, batch) - forces).max())
+            if error < tolerance:
+                return Tables(*reduced, nodes, error, float(np.abs(forces).max()), len(structures))
+    raise TableError(
+        f"tables of {GRIDS[-1]} nodes change forces by {error:.1e} eV/A, and {tolerance:.1e} is allowed: "
+        "allow more, or export without tables"
+    )
+
+
+def structures_for(elements: tuple[str, ...]) -> list[Atoms]:
+    """Structures with near and far neighbours of all pairs of elements: rattled lattices of several densities, and clusters.
+
+    Deterministic. Neighbours are 0.85 to 1.3 times the sum of covalent radii apart, less the rattling.
+    """
+    random = np.random.default_rng(0)
+    bond = 2 * float(np.mean([covalent_radii[atomic_numbers[e]] for e in elements]))
+    structures = []
+    # Nearest neighbours of a cubic cell of edge a: a sqrt(3) / 4 in diamond, a in the simple cubic lattice.
+    for lattice, edge, repeat in (("diamond", 4 / np.sqrt(3), 1), ("sc", 1.0, 2)):
+        for stretch, rattling in ((0.92, 0.05), (1.0, 0.1), (1.0, 0.2), (1.2, 0.1)):
+            atoms = bulk("X", lattice, a=stretch * bond * edge, cubic=True).repeat(repeat)
+            atoms.symbols = _mixed(random, elements, len(atoms))
+            atoms.positions += random.normal(0.0, rattling, atoms.positions.shape)
+            structures.append(atoms)
+    # The closest approach of each pair of elements that a simulation may meet.
+    numbers = [atomic_numbers[e] for e in elements]
+    for i, first in enumerate(numbers):
+        for second in numbers[i:]:
+            contact = covalent_radii[first] + covalent_radii[second]
+            for stretch in (0.85, 1.3):
+                triangle = np.array([[0.0, 0.0, 0.0], [1.0, 0.1, 0.0], [0.2, 1.1, 0.3]]) * stretch * contact
+                structures.append(Atoms([first, second, first], positions=triangle))
+    return structures
+
+
+def _mixed(random: np.random.Generator, elements: tuple[str, ...], count: int) -> list[str]:
+    return list(random.permutation([elements[k % len(elements)] for k in range(count)]))
+
+
+def _batch(structures: list[Atoms], cutoff: float) -> Batch:
+    """All structures as one graph."""
+    pairs, offset = [], 0
+    for atoms in structures:
+        i, j, shift = _neighbours(atoms, cutoff)
+        pairs.append((i + offset, j + offset, shift))
+        offset += len(atoms)
+    i, j, shift = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    counts = np.bincount(i, minlength=offset)
+    slot = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)
+    neighbours = np.tile(np.arange(offset, dtype=np.int32)[:, None], (1, counts.max()))
+    shifts, mask = np.zeros((*neighbours.shape, 3)), np.zeros(neighbours.shape, bool)
+    neighbours[i, slot], shifts[i, slot], mask[i, slot] = j, shift, True
+    return Batch(
+        species=jnp.asarray(np.concatenate([a.numbers for a in structures]), jnp.int32),
+        positions=jnp.asarray(np.concatenate([a.positions for a in structures])),
+        cells=jnp.asarray(np.stack([a.cell.array for a in structures])),
+        structure=jnp.asarray(np.repeat(np.arange(len(structures)), [len(a) for a in structures]), jnp.int32),
+        neighbours=jnp.asarray(neighbours),
+        shifts=jnp.asarray(shifts),
+        mask=jnp.asarray(mask),
+        atom_mask=jnp.ones(offset, bool),
+    )
+
+
+def _neighbours(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if atoms.cell.rank == 3:
+        return neighbour_list("ijS", atoms, cutoff)
+    boxed = atoms.copy()
+    boxed.center(vacuum=cutoff)
+    boxed.pbc = False
+    return neighbour_list("ijS", boxed, cutoff)
+
+
+def _forces(config: ModelConfig, params: Params, batch: Batch) -> np.ndarray:
+    return np.asarray(jax.jit(lambda p, b: predict(config, p, b).forces)(params, batch))
