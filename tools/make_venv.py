@@ -1,49 +1,53 @@
-"""Make a virtual environment with pip, also where Debian's python3 comes without ensurepip; standard library only."""
+"""Make a virtual environment with all that pyproject.toml asks for; standard library only."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import re
 import subprocess
 import sys
-import tempfile
-import urllib.request
 import venv
 from pathlib import Path
 
 LEAST_PYTHON = (3, 11)
-INDEX = "https://pypi.org/simple/pip/"
+EXTRAS = ("cpu", "test", "lint")
 
 
-def main(folder: str) -> None:
-    """Make `folder` anew; ends the program with a line that says why when that is not possible."""
+def main(folder: Path) -> None:
+    """Make `folder` when it is missing and install what is missing in it; ends with a line that says why it cannot."""
     if sys.version_info < LEAST_PYTHON:
         found = ".".join(map(str, sys.version_info[:3]))
         sys.exit(f"{sys.executable} is Python {found}, 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ...")
-    has_pip = importlib.util.find_spec("ensurepip") is not None
-    venv.create(folder, with_pip=has_pip, clear=True, symlinks=True)
-    if not has_pip:
-        with tempfile.TemporaryDirectory() as scratch:
-            wheel = _newest_pip(Path(scratch))
-            python = Path(folder) / "bin" / "python"
-            subprocess.run([python, wheel / "pip", "install", "--quiet", wheel], check=True)
+    python = folder / "bin" / "python"
+    if not (folder / "bin" / "pip").is_file():
+        make(folder)
+    # The build uses these wheels too, so that they are fetched once and are found again at run time.
+    sys.exit(subprocess.run([python, "-m", "pip", "install", *requirements(Path("pyproject.toml"))]).returncode)
 
 
-def _newest_pip(folder: Path) -> Path:
-    """Download pip's newest release, a wheel that runs without being installed."""
-    page = urllib.request.urlopen(INDEX).read().decode()
-    links = re.findall(r'href="([^"#]+/pip-([0-9]+(?:\.[0-9]+)*)-py3-none-any\.whl)#sha256=([0-9a-f]{64})"', page)
-    if not links:
-        sys.exit(f"no pip found at {INDEX}: install pip and venv for {sys.executable}")
-    url, _, digest = max(links, key=lambda link: tuple(map(int, link[1].split("."))))
-    data = urllib.request.urlopen(url).read()
-    if hashlib.sha256(data).hexdigest() != digest:
-        sys.exit(f"{url} arrived damaged: try again")
-    path = folder / url.rsplit("/", 1)[1]
-    path.write_bytes(data)
-    return path
+def make(folder: Path) -> None:
+    """Make an environment that has pip: Python's own copy or, where Debian left that out, through the system's pip."""
+    if importlib.util.find_spec("ensurepip"):
+        venv.create(folder, with_pip=True, clear=True, symlinks=True)
+    elif importlib.util.find_spec("pip"):
+        venv.create(folder, clear=True, symlinks=True)
+        install = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet", "pip"]
+        subprocess.run(install, check=True)
+    else:
+        sys.exit(
+            f"{sys.executable} has neither ensurepip nor pip, so no environment can be made: "
+            "apt install python3-venv, or make PYTHON=/path/to/another/python3.11 ..."
+        )
+
+
+def requirements(project: Path) -> list[str]:
+    """What the project needs to be built, to run, and for the extras."""
+    import tomllib
+
+    content = tomllib.loads(project.read_text())
+    optional = content["project"]["optional-dependencies"]
+    groups = [content["build-system"]["requires"], content["project"]["dependencies"], *(optional[e] for e in EXTRAS)]
+    return [requirement for group in groups for requirement in group]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(Path(sys.argv[1]))

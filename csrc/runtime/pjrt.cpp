@@ -13,8 +13,10 @@
 #include <utility>
 
 #include "host_cpu.h"
+#include "registry.h"
 #include "sha256.h"
 #include "xla/pjrt/c/pjrt_c_api.h"
+#include "xla/pjrt/c/pjrt_c_api_ffi_extension.h"
 
 namespace so3krates::pjrt {
 namespace {
@@ -94,6 +96,32 @@ std::string with_remedy(const std::string& message) {
   return message;
 }
 
+const PJRT_Extension_Base* extension(const PJRT_Api* api, PJRT_Extension_Type type) {
+  const PJRT_Extension_Base* found = api->extension_start;
+  while (found != nullptr && found->type != type) found = found->next;
+  return found;
+}
+
+bool is_gpu(const PJRT_Api* api) { return extension(api, PJRT_Extension_Type_Gpu_Custom_Call) != nullptr; }
+
+// Makes the fused kernels known to a CPU plugin that takes custom calls.
+void register_kernels(const PJRT_Api* api) {
+  const auto* ffi = reinterpret_cast<const PJRT_FFI_Extension*>(extension(api, PJRT_Extension_Type_FFI));
+  if (ffi == nullptr || is_gpu(api)) return;
+  constexpr std::string_view platform = "Host";
+  std::size_t count = 0;
+  const kernels::Kernel* all = kernels::so3krates_kernels(&count);
+  for (const kernels::Kernel* kernel = all; kernel != all + count; ++kernel) {
+    auto args = SIZED(PJRT_FFI_Register_Handler_Args);
+    args.target_name = kernel->name;
+    args.target_name_size = std::strlen(kernel->name);
+    args.handler = kernel->handler;
+    args.platform_name = platform.data();
+    args.platform_name_size = platform.size();
+    check(api, ffi->register_handler(&args), std::string("registering kernel ") + kernel->name);
+  }
+}
+
 const PJRT_Api* open_plugin(const std::string& path) {
   const std::string operation = "loading the PJRT plugin " + path;
   // TensorFlow's library writes to stderr as it is loaded, unless these kernels, which XLA does not use, are off.
@@ -114,6 +142,7 @@ const PJRT_Api* open_plugin(const std::string& path) {
                 std::to_string(PJRT_API_MINOR) + ": install a plugin release that matches");
   auto args = SIZED(PJRT_Plugin_Initialize_Args);
   call(api, &PJRT_Api::PJRT_Plugin_Initialize, args, operation);
+  register_kernels(api);
   return api;
 }
 
@@ -142,12 +171,6 @@ std::map<std::string, std::string> attributes(const PJRT_Api* api) {
     values.emplace(std::string(item.name, item.name_size), value);
   }
   return values;
-}
-
-bool is_gpu(const PJRT_Api* api) {
-  for (const PJRT_Extension_Base* e = api->extension_start; e != nullptr; e = e->next)
-    if (e->type == PJRT_Extension_Type_Gpu_Custom_Call) return true;
-  return false;
 }
 
 PJRT_NamedValue option(const char* name, PJRT_NamedValue_Type type) {

@@ -12,12 +12,15 @@ from ase.data import atomic_numbers
 from so3krates.storage import Model
 
 from .bundle import write_bundle
+from .fused import build_fused_plan, fused_weights
 from .ladder import Rung, default_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
 from .plan import Array, Call, Plan, build_plan, weight_arrays
+from .tables import TOLERANCE, choose_tables
 
 PRECISIONS = ("float32", "float64")
 PLATFORMS = ("cpu", "cuda")
+BODIES = ("xla", "fused")
 
 
 def export_model(
@@ -26,21 +29,38 @@ def export_model(
     precision: str = "float32",
     platform: str = "cpu",
     ladder: list[Rung] | None = None,
+    body: str = "xla",
+    tables: float | None = None,
 ) -> None:
     """Writes `model` as a bundle (docs/bundle.md) whose network computes in `precision`.
 
-    Raises ValueError for an unknown precision or platform.
+    body: "xla", programs for any device, or "fused", calls of the CPU kernels. tables: largest change of a force (eV/A) for which
+    radial filter networks may become tables; None: no tables in the body "xla", `tables.TOLERANCE` in "fused", which needs them.
+    Raises ValueError for an unknown precision, platform or body, FusedError for a network that the kernels do not compute,
+    TableError where no table is fine enough.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision = {precision!r}: known are {', '.join(PRECISIONS)}")
     if platform not in PLATFORMS:
         raise ValueError(f"platform = {platform!r}: known are {', '.join(PLATFORMS)}")
+    if body not in BODIES:
+        raise ValueError(f"body = {body!r}: known are {', '.join(BODIES)}")
+    if body == "fused" and platform != "cpu":
+        raise ValueError(f"body = 'fused' is for the platform 'cpu', not {platform!r}: take body 'xla'")
     ladder = default_ladder() if ladder is None else ladder
-    weights = weight_arrays(model.params, [atomic_numbers[element] for element in model.elements])
-    weights = {name: np.asarray(value, precision) for name, value in weights.items()}
+    numbers = [atomic_numbers[element] for element in model.elements]
+    config, params, record = model.config, model.params, None
+    if tables is not None or body == "fused":
+        found = choose_tables(config, params, model.elements, TOLERANCE if tables is None else tables)
+        config, params, record = found.config, found.params, found.describe()
     # Positions are float64 whatever the network's precision.
     with jax.enable_x64(True):
-        plan = build_plan(model.config, precision, list(weights))
+        weights = fused_weights(config, params, numbers) if body == "fused" else weight_arrays(params, numbers)
+        weights = {name: np.asarray(value, precision) for name, value in weights.items()}
+        if body == "fused":
+            plan = build_fused_plan(config, precision, len(numbers))
+        else:
+            plan = build_plan(config, precision, list(weights))
         tensors, programs = _lower(plan, weights, ladder, platform)
     manifest = {
         "format": "so3krates-bundle",
@@ -54,6 +74,8 @@ def export_model(
         "units": "metal",
         "precision": precision,
         "platform": platform,
+        "body": body,
+        "tables": record,
         "stablehlo_version": STABLEHLO_VERSION,
         "training": model.training,
         "ladder": [rung._asdict() for rung in ladder],

@@ -369,7 +369,9 @@ class _Builder:
         self.programs: dict[str, Callable[..., tuple[jax.Array, ...]]] = {}
         self.steps: list[Call | Refresh] = []
 
-    def call(self, kernel: str, inputs: list[str], into: list[str], first: list[str] = (), last: list[str] = ()) -> None:
+    def call(
+        self, kernel: str, inputs: list[str], into: list[str], first: list[str] = (), last: list[str] = ()
+    ) -> None:
         """Results are `first`, `into` (updated in place), `last`."""
         new = {name: self._arrays[name] for name in (*first, *last)}
         before = len(first)

@@ -25,14 +25,16 @@ class Rung(NamedTuple):
 def default_ladder(most_rows: int = 4 * 1024**2) -> list[Rung]:
     """Rungs in the order in which they are tried: few neighbours before many, few rows before many.
 
-    Sizes grow by powers of two because memory beyond the actual counts is reserved and never touched on a CPU. The room for
-    periodic images (`atoms`) suits thin cells: 4096 plus as many again as there are rows.
+    Sizes grow by powers of two because memory beyond the actual counts is reserved and never touched on a CPU. The
+    room for periodic images (`atoms`) suits thin cells: 4096 plus as many again as there are rows.
     """
     rows = [256, 1024, 4096, 16384, 65536]
     while rows[-1] < most_rows:
         rows.append(2 * rows[-1])
     return [
-        Rung(rows=r, atoms=2 * r + 4096, candidates=3 * k, neighbours=k) for k in (64, 128, 256, 512, 1024) for r in rows
+        Rung(rows=r, atoms=2 * r + 4096, candidates=3 * k, neighbours=k)
+        for k in (64, 128, 256, 512, 1024)
+        for r in rows
     ]
 
 
@@ -52,9 +54,9 @@ def lower_ladder(
 ) -> dict[tuple[int, ...], bytes]:
     """Artifacts of function(*arguments) for all rungs, keyed by the sizes that its arguments use (see `sizes_key`).
 
-    The function is traced for two sets of sizes only. Writing the second set's numbers into the first program must give the
-    second program to the letter, which shows that a program depends on its sizes through these numbers alone; those of the
-    other rungs are then written the same way. Raises AssertionError if it does not.
+    The function is traced for two sets of sizes only. Writing the second set's numbers into the first program must
+    give the second program to the letter, which shows that a program depends on its sizes through these numbers alone;
+    those of the other rungs are then written the same way. Raises AssertionError if it does not.
     """
     texts = []
     for rung in _TRACED:

@@ -1,4 +1,4 @@
-"""Import of models trained with the original code: folders of mlff and tools.mlff (SPEC 1.11)."""
+"""Import of models trained with the original code: folders of mlff and tools.mlff (docs/model.md)."""
 
 from __future__ import annotations
 

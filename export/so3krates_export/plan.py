@@ -132,7 +132,8 @@ def build_plan(config: ModelConfig, precision: str, weight_names: list[str], cha
             "layer",
             lambda *a: stages.layer(config, *a),
             (
-                builder.weights(k, "layer"), *state(k), projections, table, "owned_count", (*attended(k), *state(k + 1)),
+                builder.weights(k, "layer"), *state(k), projections, table, "owned_count",
+                (*attended(k), *state(k + 1)),
             ),
             (*attended(k), *state(k + 1)),
         )  # fmt: skip

@@ -55,6 +55,12 @@ def _is_for_the_user(error: Exception) -> bool:
     return frame is not None and frame.tb_frame.f_globals.get("__name__", "").split(".")[0] in OUR_PACKAGES
 
 
+def _console() -> Console:
+    """Output of commands; tables in files and pipes are wide enough to be read."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
 def _quoted(path: Path) -> str:
     return f'"{path}"' if " " in str(path) else str(path)
 
@@ -88,7 +94,7 @@ def train(
 
     frames_train, frames_valid = load_frames(run.data)
     test_frames = read_frames(test, run.data.keys) if test is not None else []
-    console = Console()
+    console = _console()
     console.print(f"{len(frames_train)} frames to train, {len(frames_valid)} to validate; writing to {output}")
     result = run_training(run, frames_train, frames_valid, output, resume=resume)
     console.print(f"Ended after {result.steps} steps ({result.seconds:.0f} s): {result.reason}.")
@@ -119,7 +125,7 @@ def evaluate(
     frames = read_frames(data, LabelKeys(energy_key or None, forces_key or None, stress_key or None))
     both = predictions_of(model, frames, float64), reference(frames)
     errors = error_table(*both)
-    Console().print(rich_table({data.stem: errors}))
+    _console().print(rich_table({data.stem: errors}))
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         (output / "errors.json").write_text(json.dumps({data.stem: as_json(errors)}, indent=1) + "\n")
@@ -140,7 +146,7 @@ def export(
 
     loaded = Model.load(model)
     export_model(loaded, output, precision=precision, platform=platform)
-    Console().print(
+    _console().print(
         f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}). In a deck:\n"
         f"  pair_style so3krates\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",
         highlight=False,
@@ -153,7 +159,7 @@ def info(path: Annotated[Path, typer.Argument(help="A bundle or a model folder."
     """What a bundle or a model folder holds."""
     from so3krates.describe import describe
 
-    Console().print(describe(path))
+    _console().print(describe(path))
 
 
 @app.command("import-mlff")
@@ -170,7 +176,7 @@ def import_mlff(
     model = mlff.import_mlff(module_dir, elements=symbols, checkpoint=checkpoint)
     model.save(output)
     shifts = ", ".join(f"{symbol} {model.energy_shifts[symbol]:.6f}" for symbol in model.elements)
-    console = Console()
+    console = _console()
     console.print(
         f"Read {model.training['checkpoint'] if model.training else module_dir} of {module_dir}", soft_wrap=True
     )
@@ -211,11 +217,11 @@ def sample(
     crystal = sampling.wurtzite() if structure is None else ase.io.read(structure)
     if relax:
         crystal = sampling.relax_crystal(crystal, teacher)
-    with progress_display(Console()) as report:
+    with progress_display(_console()) as report:
         labelled = sampling.label_frames(sampling.harmonic_frames(crystal, teacher, plan, report), teacher, report)
     ase.io.write(output, labelled, format="extxyz")
     lengths = ", ".join(f"{length:.4f}" for length in crystal.cell.lengths())
-    Console().print(f"Wrote {len(labelled)} frames of {len(labelled[0])} atoms to {output}; lattice {lengths} A")
+    _console().print(f"Wrote {len(labelled)} frames of {len(labelled[0])} atoms to {output}; lattice {lengths} A")
 
 
 @app.command()
@@ -227,7 +233,7 @@ def demo(
     """The whole way in a few minutes: sample GaN, train, export, run LAMMPS, compare."""
     from so3krates.demo import run_demo
 
-    run_demo(folder, Console())
+    run_demo(folder, _console())
 
 
 @app.command()
@@ -235,7 +241,7 @@ def doctor() -> None:
     """What is installed, what is missing, and how to get it."""
     from so3krates.lammps import doctor as checks
 
-    console = Console()
+    console = _console()
     report = checks.report()
     for check in report:
         mark = "[green]ok  [/]" if check.ok else "[bold red]bad [/]"

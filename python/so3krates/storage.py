@@ -13,7 +13,7 @@ import tomli_w
 from ase.data import atomic_numbers
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from .model.config import ConfigError, ModelConfig
 from .model.network import Params, init_params
@@ -70,7 +70,7 @@ class Model:
         if self.training is not None:
             config["training"] = _plain(self.training)
         weights = {name: np.ascontiguousarray(array) for name, array in flat_params(self.params).items()}
-        save_file(weights, folder / WEIGHTS_FILE)
+        (folder / WEIGHTS_FILE).write_bytes(save(weights))
         (folder / CONFIG_FILE).write_text(tomli_w.dumps(config), encoding="utf-8")
         return folder
 

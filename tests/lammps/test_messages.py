@@ -125,6 +125,7 @@ def test_log_says_what_was_loaded(bench32: Bench, gan_cell: Atoms) -> None:
 def test_not_a_number_stops_the_run(bench64: Bench, gan_cell: Atoms, tmp_path: Path) -> None:
     """A potential with a broken weight: the refusal names step, atom and place."""
     import numpy as np
+
     bundle = read_bundle(bench64.bundle)
     weights = {name: np.array(value) for name, value in bundle.tensors.items()}
     for name, value in weights.items():

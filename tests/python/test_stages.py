@@ -163,7 +163,10 @@ def test_scratch_memory_does_not_grow_with_the_number_of_atoms():
         scratch.append({name: p.memory_analysis().temp_size_in_bytes for name, p in programs.items()})
     assert scratch[0]["layer_adjoint"] > 10_000  # the blocks themselves
     for name in scratch[0]:
-        assert scratch[1][name] <= scratch[0][name] + 1024 and scratch[2][name] <= scratch[0][name] + 1024, (name, scratch)
+        assert scratch[1][name] <= scratch[0][name] + 1024 and scratch[2][name] <= scratch[0][name] + 1024, (
+            name,
+            scratch,
+        )
 
 
 def test_a_ladder_from_one_trace_equals_lowering_each_rung():
@@ -175,7 +178,9 @@ def test_a_ladder_from_one_trace_equals_lowering_each_rung():
     artifacts = lower_ladder(plan.programs[call.program], arguments, plan.donated(call), rungs, "cpu")
     for rung in rungs:
         shapes = specs(plan, weights, rung)
-        text = lower_text(plan.programs[call.program], [shapes[name] for name in call.inputs], plan.donated(call), "cpu")
+        text = lower_text(
+            plan.programs[call.program], [shapes[name] for name in call.inputs], plan.donated(call), "cpu"
+        )
         assert artifacts[(rung.rows, rung.neighbours)] == serialise(text)
 
 

@@ -164,7 +164,7 @@ def _names(atoms: Atoms) -> set[str]:
 
 
 def _read_mlff(path: Path) -> list[Atoms]:
-    """Frames of an npz with z, R and optionally E, F, stress, pbc, unit_cell, node_mask (SPEC 2.3).
+    """Frames of an npz with z, R and optionally E, F, stress, pbc, unit_cell, node_mask (docs/model.md).
 
     The frame axis may be missing where all frames share a value. Atoms with z = 0 are padding.
     """

@@ -22,7 +22,7 @@ def elements_of(frames: Sequence[Atoms]) -> list[str]:
 def energy_shifts(frames: Sequence[Atoms], mode: str | Mapping[str, float]) -> dict[str, float]:
     """Shift in eV of each element in the frames.
 
-    `mode`: "mean", the mean energy per atom for every element (SPEC 2.4); "lse", least squares of the
+    `mode`: "mean", the mean energy per atom for every element (docs/model.md); "lse", least squares of the
     energies over the composition, the solution nearest to the mean where the compositions do not decide;
     "none", zeros; or a table of shifts that covers every element. Raises DataError otherwise.
     """

@@ -18,7 +18,7 @@ class Split(NamedTuple):
 
 
 def fraction_split(count: int, train_fraction: float, seed: int) -> Split:
-    """The split of mlff for `train_split` and `seed_data` (SPEC 2.3): one frame is always left over."""
+    """The split of mlff for `train_split` and `seed_data` (docs/model.md): one frame is always left over."""
     n_train = int(np.floor(train_fraction * count))
     n_valid = count - n_train - 1
     if n_train < 1 or n_valid < 0:

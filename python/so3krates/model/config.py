@@ -37,7 +37,9 @@ class ModelConfig:
     layer_normalization: bool = False  # normalise features before attention and before the exchange block
     residual_mlp_1: bool = False  # residual network after the attention
     residual_mlp_2: bool = False  # residual network after the exchange block
-    float32_invariants: bool = False  # round the exchange block's Clebsch-Gordan factors to float32, as the original code does
+    float32_invariants: bool = (
+        False  # round the exchange block's Clebsch-Gordan factors to float32, as the original code does
+    )
 
     def __post_init__(self) -> None:
         for name in ("degrees", "radial_filter_features", "spherical_filter_features", "readout_features"):

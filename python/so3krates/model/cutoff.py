@@ -1,4 +1,4 @@
-"""Cutoff functions: 1 at distance 0, exactly 0 from the cutoff on (SPEC 1.2.4)."""
+"""Cutoff functions: 1 at distance 0, exactly 0 from the cutoff on (docs/model.md)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,7 @@ def cutoff_function(distance: jax.Array, config: ModelConfig) -> jax.Array:
         value = 1.0 - 6.0 * x**5 + 15.0 * x**4 - 10.0 * x**3
     elif config.cutoff_function == "polynomial":
         p = config.polynomial_order
-        value = (
-            1.0
-            - 0.5 * (p + 1) * (p + 2) * x**p
-            + p * (p + 2) * x ** (p + 1)
-            - 0.5 * p * (p + 1) * x ** (p + 2)
-        )
+        value = 1.0 - 0.5 * (p + 1) * (p + 2) * x**p + p * (p + 2) * x ** (p + 1) - 0.5 * p * (p + 1) * x ** (p + 2)
     else:  # exponential
         value = jnp.exp(-(x * x) / ((1.0 - x) * (1.0 + x)))
     return jnp.where(inside, value, 0.0)

@@ -1,4 +1,4 @@
-"""What an edge vector contributes: length, direction, cutoff and radial basis (SPEC 1.2)."""
+"""What an edge vector contributes: length, direction, cutoff and radial basis (docs/model.md)."""
 
 from __future__ import annotations
 

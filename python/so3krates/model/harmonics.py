@@ -1,4 +1,4 @@
-"""Real spherical harmonics and the invariants of Euclidean variables (SPEC 1.2.5, 1.4)."""
+"""Real spherical harmonics and the invariants of Euclidean variables (docs/model.md)."""
 
 from __future__ import annotations
 

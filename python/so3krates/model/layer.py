@@ -1,4 +1,4 @@
-"""One message-passing layer: projections, filters, attention, exchange (SPEC 1.5)."""
+"""One message-passing layer: projections, filters, attention, exchange (docs/model.md)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class HeadDense(nn.Module):
 
 
 class Filter(nn.Module):
-    """w = MLP_radial(basis) + MLP_spherical(invariants) (SPEC 1.5b)."""
+    """w = MLP_radial(basis) + MLP_spherical(invariants) (docs/model.md)."""
 
     radial_widths: tuple[int, ...]
     spherical_widths: tuple[int, ...]
@@ -129,7 +129,7 @@ class Layer(nn.Module):
     def attend(
         self, centre: Centre, other: Other, filters: Filters, cutoff: jax.Array, harmonics: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Message of one edge: feature attention (SPEC 1.5c) and geometric attention (1.5d).
+        """Message of one edge: feature attention (docs/model.md) and geometric attention.
 
         Returns (..., F) and (..., orders). No softmax and no normalisation by the number of neighbours.
         """
@@ -152,7 +152,7 @@ class Layer(nn.Module):
         return self.attend(centre, other, filters, geometry.cutoff, geometry.harmonics)
 
     def exchange(self, x: jax.Array, chi: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Exchange block (SPEC 1.5f) on features and Euclidean variables after the attention's residual."""
+        """Exchange block (docs/model.md) on features and Euclidean variables after the attention's residual."""
         c = self.config
         if c.residual_mlp_1:
             x = self.residual_1(x)

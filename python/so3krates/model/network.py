@@ -1,4 +1,4 @@
-"""The So3krates network: species and edge vectors in, energies of atoms out (SPEC 1)."""
+"""The So3krates network: species and edge vectors in, energies of atoms out (docs/model.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Energy, forces and strain gradient of batches of structures by automatic differentiation (SPEC 2.1)."""
+"""Energy, forces and strain gradient of batches of structures by automatic differentiation (docs/model.md)."""
 
 from __future__ import annotations
 

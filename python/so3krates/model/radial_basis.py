@@ -1,4 +1,4 @@
-"""Radial basis functions of the edge length (SPEC 1.2.3)."""
+"""Radial basis functions of the edge length (docs/model.md)."""
 
 from __future__ import annotations
 

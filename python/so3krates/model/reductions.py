@@ -28,7 +28,11 @@ def tabulated(config: ModelConfig, params: Params, nodes: int, start: float = 0.
     Needs jax's x64 mode.
     """
     reduced = dataclasses.replace(
-        config, radial_basis="spline", radial_functions=nodes, spline_start=start, radial_filter_features=(config.features,)
+        config,
+        radial_basis="spline",
+        radial_functions=nodes,
+        spline_start=start,
+        radial_filter_features=(config.features,),
     )
     result = dict(params)
     for k in range(config.layers):
@@ -62,7 +66,7 @@ def _spline_coefficients(config: ModelConfig, params: Params, nodes: int, start:
 
 
 class FirstLayer(NamedTuple):
-    """The first layer's attention: its input depends on the species alone and its Euclidean variables are zero (SPEC 1.5, end)."""
+    """The first layer's attention: its input depends on the species alone and its Euclidean variables are zero (docs/model.md, end)."""
 
     values: np.ndarray  # (S, F) what a neighbour of each species sends
     heads: np.ndarray  # (S, S, nodes, H) coefficients of alpha / phi: centre, neighbour

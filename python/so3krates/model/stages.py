@@ -1,11 +1,11 @@
 """The exported computation: small programs that run in order, each writing only the rows of owned atoms.
 
-Rows are atoms; arrays have the capacity of a rung, programs loop over the actual counts. Every array that a stage fills is handed in
-(`into`) and updated in place. A pair of atoms is in both atoms' lists, so the adjoint of row i visits i <- j and j <- i
-together and adds to row i alone: nothing scatters (docs/architecture.md).
+Rows are atoms; arrays have the capacity of a rung, programs loop over the actual counts. Every array that a stage
+fills is handed in (`into`) and updated in place. A pair of atoms is in both atoms' lists, so the adjoint of row i
+visits i <- j and j <- i together and adds to row i alone: nothing scatters (docs/architecture.md).
 
-Adjoints carry C channels: 1 for forces; 4 for forces and per-atom virials, where channels 1..3 are the first moments of channel 0
-about the row's own atom (SPEC 3.5). Going from atom j to atom i moves the origin: mu_a <- mu_a + r_ij,a lambda.
+Adjoints carry C channels: 1 for forces; 4 for forces and per-atom virials, where channels 1..3 are the first moments
+of channel 0 about the row's own atom (docs/model.md). Going from atom j to atom i moves the origin: mu_a <- mu_a + r_ij,a lambda.
 """
 
 from __future__ import annotations
@@ -100,10 +100,12 @@ def neighbours(
         difference = _take(positions, atoms) - _take(positions, _blocks(start, atom_of_row))[:, None]
         inside = valid & (jnp.sum(difference * difference, -1) < cutoff * cutoff)
         # Running counts as a product with a triangle, exact in float32: a scan would be unrolled for every capacity.
-        before = lax.broadcasted_iota(jnp.int32, (width, width), 0) <= lax.broadcasted_iota(jnp.int32, (width, width), 1)
+        before = lax.broadcasted_iota(jnp.int32, (width, width), 0) <= lax.broadcasted_iota(
+            jnp.int32, (width, width), 1
+        )
         rank = (inside.astype(jnp.float32) @ before.astype(jnp.float32)).astype(jnp.int32)
         count = jnp.sum(inside, axis=1, dtype=jnp.int32)
-        # The k-th neighbour is the candidate before which k + 1 ranks have not been reached: a search instead of a scatter.
+        # The k-th neighbour is the candidate before which k + 1 ranks have not been reached: a search, not a scatter.
         position = jnp.sum(rank[:, None, :] <= jnp.arange(slots, dtype=jnp.int32)[:, None], axis=-1, dtype=jnp.int32)
         position = jnp.where(position < width, position, 0)
         chosen = jax.vmap(_take)((difference, atoms), position)
@@ -127,9 +129,7 @@ def embed(
     return _for_blocks(count, body, (x, chi))
 
 
-def project(
-    config: ModelConfig, params: Params, x: jax.Array, count: jax.Array, into: Projections
-) -> Projections:
+def project(config: ModelConfig, params: Params, x: jax.Array, count: jax.Array, into: Projections) -> Projections:
     """Projections of the first `count` rows; x: (N, F)."""
 
     def body(start: jax.Array, carry: Projections) -> Projections:
@@ -161,9 +161,7 @@ def layer(
 
         def gather(slot: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             vectors, rows = _slots(config, start, slot, table, owned)
-            messages = _apply(
-                config, params, "messages", own, _take(other, rows), edge_geometry(config, vectors)
-            )
+            messages = _apply(config, params, "messages", own, _take(other, rows), edge_geometry(config, vectors))
             return jax.tree.map(lambda total, message: total + message.sum(1), sums, messages)
 
         sums = _for_slots(start, table, owned, gather, _blocks(start, (x, chi)))
@@ -185,7 +183,7 @@ class ReadoutArrays(NamedTuple):
 def readout(
     config: ModelConfig, params: Params, x: jax.Array, owned: jax.Array, into: ReadoutArrays
 ) -> tuple[jax.Array, jax.Array, ReadoutArrays]:
-    """Energies of owned atoms, their sum (float64, eV), a strain gradient of zero and the adjoints of the last layer's output."""
+    """Energies of owned atoms, their sum (float64, eV), a zero strain gradient, adjoints of the last layer's output."""
     head = MLP((*config.readout_features, 1))
 
     def body(start: jax.Array, carry: tuple[jax.Array, ReadoutArrays]) -> tuple[jax.Array, ReadoutArrays]:
@@ -253,10 +251,11 @@ def layer_adjoint(
     strain_gradient: jax.Array,
     into: AdjointArrays,
 ) -> tuple[jax.Array, AdjointArrays]:
-    """Adjoint of projections and attention: adjoints of the layer's input, forces, strain gradient, per-atom virials.
+    """Adjoint of projections and attention: adjoints of the layer's input, forces, strain gradient, virials.
 
     x, chi: the layer's input. message_adjoint: (N, C, F) and (N, C, orders) of all rows, from `exchange_adjoint`.
-    strain_gradient: (3, 3) float64, dE/d(strain) so far. Per-atom virials W_i[a, b] = sum_k (r_k - r_i)_a dU_k/dr_i,b (SPEC 3.3).
+    strain_gradient: (3, 3) float64, dE/d(strain) so far.
+    Per-atom virials W_i[a, b] = sum_k (r_k - r_i)_a dU_k/dr_i,b (docs/model.md).
     """
     channels = message_adjoint[0].shape[1]
     centre, other = projections.ends(chi)
@@ -273,7 +272,7 @@ def layer_adjoint(
             far_centre, far_other, far_adjoint = _take((centre, other, message_adjoint), rows)
 
             def pair(own: tuple[Centre, Other], vectors: jax.Array) -> tuple[tuple[jax.Array, jax.Array], ...]:
-                """Messages in both directions, as functions of what belongs to the row: its projections and the vectors."""
+                """Messages in both directions, as functions of what belongs to the row: projections and vectors."""
                 geometry = edge_geometry(config, vectors)
                 own_centre, own_other = own
                 filters = _apply(config, params, "filters", geometry.basis, far_other.chi - own_centre.chi)
@@ -327,7 +326,9 @@ def _row_counts(start: jax.Array, table: Table, owned: jax.Array) -> jax.Array:
     return jnp.where(_used(start, owned), _blocks(start, table.counts), 0)
 
 
-def _for_slots(start: jax.Array, table: Table, owned: jax.Array, body: Callable[[jax.Array, Any], Any], carry: Any) -> Any:
+def _for_slots(
+    start: jax.Array, table: Table, owned: jax.Array, body: Callable[[jax.Array, Any], Any], carry: Any
+) -> Any:
     """body(first slot, carry) for every block of slots that a row of this block uses."""
     most = _row_counts(start, table, owned).max()
     return lax.fori_loop(0, (most + SLOT_BLOCK - 1) // SLOT_BLOCK, lambda s, c: body(s * SLOT_BLOCK, c), carry)

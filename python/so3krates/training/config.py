@@ -82,7 +82,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Loss, optimiser and course of a run; the defaults are those of the published GaN potential (SPEC 2)."""
+    """Loss, optimiser and course of a run; the defaults are those of the published GaN potential (docs/model.md)."""
 
     energy_weight: float = 0.001  # weights are normalised to a sum of 1
     force_weight: float = 1.0
@@ -150,7 +150,7 @@ class TrainingConfig:
         )
 
     def batch_size_for(self, n_train: int) -> int:
-        """Structures per step: the setting, or the original's choice by the number of training frames (SPEC 2.3)."""
+        """Structures per step: the setting, or the original's choice by the number of training frames (docs/model.md)."""
         if self.batch_size is not None:
             return min(self.batch_size, n_train)
         for limit, size in ((500, 1), (1000, 5), (10_000, 10)):
@@ -227,7 +227,7 @@ class RunConfig:
         Path(path).write_text(tomli_w.dumps(self.to_dict()))
 
 
-# The published GaN run: tools.mlff's settings of SPEC 2, energies shifted by their mean.
+# The published GaN run: tools.mlff's settings of docs/model.md, energies shifted by their mean.
 PRESETS: dict[str, RunConfig] = {
     "gan": RunConfig(MODEL_PRESETS["gan"], DataConfig(energy_shift="mean"), TrainingConfig()),
 }

@@ -1,4 +1,4 @@
-"""The loss of energies, forces and virials, and the errors that are shown beside it (SPEC 2.2)."""
+"""The loss of energies, forces and virials, and the errors that are shown beside it (docs/model.md)."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Errors:
 def pairs(predicted: Properties, labels: Properties) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Property -> (predicted, label), flat, where there is a label, in the units of `ROWS`.
 
-    Energies are per atom. With the means removed, prediction and label each lose their own mean (SPEC 2.6).
+    Energies are per atom. With the means removed, prediction and label each lose their own mean (docs/model.md).
     """
     found = {
         "energy": (predicted.energies / predicted.atoms, labels.energies / labels.atoms),

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule with optax (SPEC 2.5)."""
+"""Optimiser and learning-rate schedule with optax (docs/model.md)."""
 
 from __future__ import annotations
 

@@ -310,7 +310,7 @@ class _Run:
         self._show(message)
 
     def _recover(self, loss: float) -> str:
-        """Back to the best weights with fresh moments; step count and learning rate go on (SPEC 2.5)."""
+        """Back to the best weights with fresh moments; step count and learning rate go on (docs/model.md)."""
         best = self.best
         best.recoveries += 1
         best.fruitless += 1

@@ -1,0 +1,231 @@
+"""The fused CPU kernels in JAX's runtime: equal to the `xla` stages of the same tabulated network, in float64, for any threads and ranks."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from helpers import host_inputs
+from so3krates.kernels import register_kernels
+from so3krates.model import ModelConfig, init_params
+from so3krates.model.reductions import tabulated
+from so3krates_export.fused import FusedError, build_fused_plan, fused_weights
+from so3krates_export.ladder import Rung
+from so3krates_export.plan import Call, Plan, build_plan, weight_arrays
+
+PARITY = 1e-10  # relative, float64
+SINGLE = 2e-5  # relative, float32
+SIGNAL = 1e-2  # eV, eV/A
+NUMBERS = [31, 7]
+RUNG = Rung(rows=256, atoms=4096, candidates=192, neighbours=64)
+CONFIGS = {
+    "two heads": ModelConfig(features=24, heads=2, layers=3, degrees=(1, 2, 3), cutoff=5.0),
+    "four degrees": ModelConfig(features=48, heads=4, layers=2, degrees=(1, 2, 3, 4), cutoff=4.0, cutoff_function="polynomial"),
+    "three heads": ModelConfig(
+        features=24, heads=3, layers=3, degrees=(1, 3), cutoff=4.5, cutoff_function="exponential",
+        spherical_filter_features=(5, 24), readout_features=(17,),
+    ),
+    "one head": ModelConfig(features=20, heads=1, layers=2, degrees=(2,), cutoff=5.0, cutoff_function="phys"),
+    "one layer": ModelConfig(features=24, heads=4, layers=1, degrees=(1, 2), cutoff=5.0, float32_invariants=True),
+}  # fmt: skip
+OUTPUTS = ("energy", "atom_energies", "forces", "strain_gradient", "atom_virials")
+
+
+@pytest.fixture(autouse=True)
+def kernels():
+    with jax.enable_x64(True):
+        assert "so3krates_layer_adjoint" in register_kernels()
+        yield
+
+
+@functools.cache
+def network(name: str):
+    """A tabulated network whose biases are not zero."""
+    config = CONFIGS[name]
+    random = np.random.default_rng(5)
+    params = jax.tree.map(lambda v: 1.5 * jnp.asarray(v, jnp.float64), init_params(config, 0))
+    params = jax.tree.map(lambda v: v + 0.05 * random.normal(size=v.shape) if v.ndim == 1 else v, params)
+    return tabulated(config, params, 64)
+
+
+@functools.cache
+def crystal() -> Atoms:
+    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat((4, 4, 3))
+    atoms.positions += np.random.default_rng(0).normal(0.0, 0.1, atoms.positions.shape)
+    return atoms
+
+
+def tiny() -> Atoms:
+    atoms = bulk("GaN", "zincblende", a=4.5)
+    atoms.positions += np.random.default_rng(1).normal(0.0, 0.1, atoms.positions.shape)
+    return atoms
+
+
+def cluster() -> Atoms:
+    return Atoms("Ga4N5", positions=np.random.default_rng(2).uniform(0.0, 6.0, (9, 3)))
+
+
+def specs(plan: Plan, weights: dict[str, np.ndarray], rung: Rung) -> dict[str, jax.ShapeDtypeStruct]:
+    sizes = rung._asdict()
+    arrays = {n: jax.ShapeDtypeStruct(tuple(sizes.get(d, d) for d in a.shape), a.dtype) for n, a in plan.arrays.items()}
+    return arrays | {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in weights.items()}
+
+
+@functools.cache
+def programs(name: str, body: str, channels: int, threads: int = 1, precision: str = "float64", rung: Rung = RUNG):
+    """Plan, weights, shapes and compiled programs."""
+    config, params = network(name)
+    if body == "fused":
+        weights = fused_weights(config, params, NUMBERS)
+        plan = build_fused_plan(config, precision, len(NUMBERS), channels, threads)
+    else:
+        weights = weight_arrays(params, NUMBERS)
+        plan = build_plan(config, precision, list(weights), channels)
+    weights = {key: np.asarray(value, precision) for key, value in weights.items()}
+    shapes, compiled = specs(plan, weights, rung), {}
+    for call in plan.steps:
+        if isinstance(call, Call) and call.program not in compiled:
+            jitted = jax.jit(plan.programs[call.program], donate_argnums=plan.donated(call), keep_unused=True)
+            compiled[call.program] = jitted.lower(*[shapes[n] for n in call.inputs]).compile()
+    return plan, weights, shapes, compiled
+
+
+def run(
+    ranks: list[dict[str, np.ndarray]], ids: list[np.ndarray], *arguments, **options
+) -> list[dict[str, np.ndarray]]:
+    """All arrays of every rank after one pass. ids: atom of each rank's row; what no stage writes holds NaN."""
+    plan, weights, shapes, compiled = programs(*arguments, **options)
+    states = []
+    for inputs in ranks:
+        arrays = {
+            n: jnp.full(s.shape, np.nan if np.issubdtype(s.dtype, np.floating) else -1, s.dtype)
+            for n, s in shapes.items()
+        }
+        states.append(arrays | {n: jnp.asarray(v) for n, v in (weights | inputs).items()})
+    for step in plan.steps:
+        if isinstance(step, Call):
+            for arrays in states:
+                results = compiled[step.program](*[arrays[n] for n in step.inputs])
+                arrays |= dict(zip(step.outputs, results, strict=True))
+            continue
+        for name in step.arrays:
+            owned = [int(arrays["owned_count"]) for arrays in states]
+            values = [np.array(arrays[name]) for arrays in states]
+            by_atom = {atom: values[r][k] for r in range(len(states)) for k, atom in enumerate(ids[r][: owned[r]])}
+            for r, arrays in enumerate(states):
+                for k in range(owned[r], len(ids[r])):
+                    values[r][k] = by_atom[ids[r][k]]
+                arrays[name] = jnp.asarray(values[r])
+    return [{name: np.asarray(value) for name, value in arrays.items()} for arrays in states]
+
+
+def run_one(atoms: Atoms, name: str, *arguments, **options) -> dict[str, np.ndarray]:
+    rung = options.get("rung", RUNG)
+    inputs = host_inputs(atoms, ["Ga", "N"], CONFIGS[name].cutoff + 0.7, rung)
+    return run([inputs], [np.arange(len(atoms))], name, *arguments, **options)[0]
+
+
+def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], n: int, tolerance: float) -> None:
+    for key in OUTPUTS:
+        if key not in expected:
+            continue
+        a, b = (d[key][:n] if d[key].ndim and key != "strain_gradient" else d[key] for d in (found, expected))
+        scale = np.abs(b).max()
+        assert scale > SIGNAL, key
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale, err_msg=key)
+
+
+@pytest.mark.parametrize("make", [crystal, tiny, cluster])
+@pytest.mark.parametrize(("name", "channels"), [(n, c) for n in CONFIGS for c in (1, 4) if c == 1 or n != "one head"])
+def test_fused_equals_xla(name, channels, make):
+    atoms = make()
+    expected = run_one(atoms, name, "xla", channels)
+    found = run_one(atoms, name, "fused", channels)
+    assert ("atom_virials" in expected) == (channels == 4)
+    close(found, expected, len(atoms), PARITY)
+    assert np.isnan(found["forces"][len(atoms) :]).all()  # rows beyond the owned ones are left alone
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("threads", [2, 3, 6])
+def test_any_number_of_threads_gives_the_same(threads, channels):
+    atoms = crystal()
+    expected = run_one(atoms, "two heads", "xla", channels)
+    found = run_one(atoms, "two heads", "fused", channels, threads)
+    assert found["schedule"][0] == threads
+    # Pairs of different threads' rows are visited in rounds of their own.
+    assert found["ends"][: len(atoms), -1].sum() > found["ends"][: len(atoms), 0].sum() > 0
+    close(found, expected, len(atoms), PARITY)
+    again = run_one(atoms, "two heads", "fused", channels, threads)
+    for key in OUTPUTS[: 4 + (channels == 4)]:
+        np.testing.assert_array_equal(found[key], again[key])
+
+
+def test_every_pair_is_listed_once():
+    atoms = crystal()
+    n = len(atoms)
+    for threads in (1, 3):
+        found = run_one(atoms, "two heads", "fused", 1, threads)
+        ends = found["ends"][:n, -1]
+        listed = [(i, found["neighbours"][i, k]) for i in range(n) for k in range(ends[i])]
+        directed = sum(2 if j >= 0 else 1 for _, j in listed)
+        expected = run_one(atoms, "two heads", "xla", 1)
+        assert directed == expected["counts"][:n].sum()
+        assert sorted(found["order"][:n]) == list(range(n))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_two_ranks_are_one(channels):
+    atoms = crystal()
+    n, cut = len(atoms), 2 * len(atoms) // 3
+    expected = run_one(atoms, "two heads", "xla", channels)
+    ids = [np.arange(n), np.roll(np.arange(n), -cut)]
+    ranks = []
+    for own, owned in zip(ids, (cut, n - cut), strict=True):
+        inputs = host_inputs(atoms[own], ["Ga", "N"], CONFIGS["two heads"].cutoff + 0.7, RUNG)
+        ranks.append(inputs | {"owned_count": np.int32(owned)})
+    found = run(ranks, ids, "two heads", "fused", channels, 2)
+    total = sum(f["energy"] for f in found)
+    assert abs(total - expected["energy"]) < PARITY * abs(expected["energy"])
+    strain = sum(f["strain_gradient"] for f in found)
+    np.testing.assert_allclose(strain, expected["strain_gradient"], atol=PARITY * np.abs(strain).max())
+    for key in ("atom_energies", "forces", "atom_virials")[: 2 + (channels == 4)]:
+        joined = np.concatenate([found[0][key][:cut], found[1][key][: n - cut]])
+        np.testing.assert_allclose(joined, expected[key][:n], atol=PARITY * np.abs(joined).max())
+        assert np.abs(joined).max() > SIGNAL
+        assert np.isnan(found[0][key][cut:]).all()
+
+
+def test_single_precision():
+    atoms = crystal()
+    expected = run_one(atoms, "two heads", "xla", 4)
+    close(run_one(atoms, "two heads", "fused", 4, 2, "float32"), expected, len(atoms), SINGLE)
+
+
+def test_more_neighbours_than_slots_are_reported():
+    rung = RUNG._replace(neighbours=8)
+    found = run_one(tiny(), "two heads", "fused", 1, rung=rung)
+    enough = run_one(tiny(), "two heads", "fused", 1)
+    assert found["neighbours_needed"] == enough["neighbours_needed"] > 8
+
+
+def test_networks_that_the_kernels_do_not_compute_are_refused():
+    config, params = network("two heads")
+    with pytest.raises(FusedError, match=r"do not compute layer_normalization: export with body 'xla'"):
+        build_fused_plan(ModelConfig(**{**config.to_dict(), "layer_normalization": True}), "float32", 2)
+    with pytest.raises(FusedError, match="without tables"):
+        fused_weights(CONFIGS["two heads"], params, NUMBERS)
+
+
+def test_a_wrong_shape_is_refused():
+    plan, weights, shapes, _ = programs("two heads", "fused", 1)
+    call = next(c for c in plan.steps if isinstance(c, Call) and c.program == "project")
+    arguments = [jnp.zeros(shapes[n].shape, shapes[n].dtype) for n in call.inputs]
+    arguments[0] = arguments[0][:-1]
+    with pytest.raises(Exception, match=r"argument 0 has shape \[11, 3, 32\] .* expects \[12, 3, 32\]"):
+        jax.block_until_ready(jax.jit(plan.programs["project"])(*arguments))

@@ -1,0 +1,130 @@
+"""Reductions of a network: splines for the radial filters, the collapsed first layer; and the choice of the grid."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from helpers import batch_of
+from so3krates.model import ModelConfig, init_params, predict
+from so3krates.model.config import ConfigError
+from so3krates.model.radial_basis import spline_basis
+from so3krates.model.reductions import collapsed_first_layer, tabulated
+from so3krates_export.tables import TableError, choose_tables, structures_for
+
+UNITY = 1e-14  # sums of splines
+COLLAPSED = 1e-13  # coefficients of the first layer, relative
+TOLERANCE = 2e-5  # eV/A, tables
+DERIVATIVE = 2e-8  # eV/A, central differences of 1e-4 A
+SIGNAL = 1e-2  # eV/A
+SMALL = ModelConfig(features=24, heads=2, layers=2, degrees=(1, 2, 3), cutoff=5.0)
+
+
+@pytest.fixture(autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def params64(config: ModelConfig):
+    return jax.tree.map(lambda v: 1.5 * jnp.asarray(v, jnp.float64), init_params(config, 0))
+
+
+def crystal() -> Atoms:
+    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat((2, 2, 1))
+    atoms.positions += np.random.default_rng(0).normal(0.0, 0.1, atoms.positions.shape)
+    return atoms
+
+
+def test_splines_add_up_to_one_and_are_constant_outside_their_range():
+    distances = jnp.linspace(0.1, 6.0, 200)
+    basis = spline_basis(distances, 20, 5.0, 0.8)
+    np.testing.assert_allclose(basis.sum(-1), 1.0, atol=UNITY)
+    assert ((np.asarray(basis) > 0).sum(-1) <= 4).all()
+    slopes = jax.vmap(jax.jacfwd(lambda d: spline_basis(d, 20, 5.0, 0.8)))(distances)
+    outside = (distances < 0.8) | (distances > 5.0)
+    assert np.abs(slopes[outside]).max() == 0.0 and np.abs(slopes[~outside]).max() > SIGNAL
+
+
+@pytest.mark.parametrize("finer", [False, True])
+def test_tables_converge(finer):
+    params, batch = params64(SMALL), batch_of(crystal(), SMALL.cutoff)
+    exact = predict(SMALL, params, batch).forces
+    nodes = (128, 256) if not finer else (256, 512)
+    errors = [np.abs(predict(*tabulated(SMALL, params, n), batch).forces - exact).max() for n in nodes]
+    assert np.abs(exact).max() > SIGNAL and errors[0] > 1e-9
+    assert errors[1] < errors[0] / 5
+
+
+def test_forces_of_a_tabulated_network_are_the_derivatives_of_its_energy():
+    config, params = tabulated(SMALL, params64(SMALL), 40)
+    atoms, step = crystal(), 1e-4
+    forces = predict(config, params, batch_of(atoms, config.cutoff)).forces
+    energies = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[3, 1] += sign * step
+        energies.append(float(predict(config, params, batch_of(moved, config.cutoff)).energies[0]))
+    assert abs(forces[3, 1]) > SIGNAL
+    assert abs((energies[1] - energies[0]) / (2 * step) - forces[3, 1]) < DERIVATIVE
+
+
+def test_the_collapsed_first_layer_is_the_first_layer():
+    """Attention coefficients of every ordered pair of species at several distances."""
+    from so3krates.model.layer import Layer
+
+    config, params = tabulated(SMALL, params64(SMALL), 48)
+    numbers = [31, 7]
+    first = collapsed_first_layer(config, params, numbers)
+    layer, x = params["layers_0"], params["embedding"]["embedding"][np.asarray(numbers)]
+    chi = jnp.zeros((2, config.orders))
+    centre, other = Layer(config).apply({"params": layer}, x, chi, method="project")
+    distances = jnp.asarray([0.3, 1.9, 3.3, 4.9])
+    basis = spline_basis(distances, 48, config.cutoff, config.spline_start)
+    filters = Layer(config).apply({"params": layer}, basis, jnp.zeros((4, config.orders)), method="filters")
+    for name, heads, query, key, w in (
+        ("heads", config.heads, centre.query, other.key, filters.feature),
+        ("degrees", 3, centre.geometric_query, other.geometric_key, filters.geometric),
+    ):
+        products = (query[:, None, None] * w * key[None, :, None]).reshape(2, 2, 4, heads, -1)
+        plain = products.sum(-1) / np.sqrt(products.shape[-1])
+        collapsed = np.einsum("dn,ijnh->ijdh", basis, getattr(first, name))
+        assert np.abs(plain).max() > 1e-3
+        np.testing.assert_allclose(collapsed, plain, atol=COLLAPSED * np.abs(plain).max())
+    np.testing.assert_array_equal(first.values, other.value)
+
+
+def test_the_grid_is_the_coarsest_that_is_fine_enough():
+    found = choose_tables(SMALL, params64(SMALL), ("Ga", "N"), TOLERANCE)
+    assert 0 < found.force_error < TOLERANCE and found.largest_force > SIGNAL
+    assert found.config.radial_functions == found.nodes == found.describe()["nodes"]
+    looser = choose_tables(SMALL, params64(SMALL), ("Ga", "N"), 1.0)
+    assert looser.nodes <= found.nodes
+    # On structures that the choice has not seen.
+    batch = batch_of(crystal(), SMALL.cutoff)
+    change = predict(found.config, found.params, batch).forces - predict(SMALL, params64(SMALL), batch).forces
+    assert 0 < np.abs(change).max() < 2 * TOLERANCE
+
+
+def test_impossible_tolerances_are_refused():
+    with pytest.raises(TableError, match=r"tables of \d+ nodes change forces by .*, and 1\.0e-30 is allowed"):
+        choose_tables(SMALL, params64(SMALL), ("Ga",), 1e-30)
+
+
+def test_structures_cover_all_pairs_of_elements():
+    structures = structures_for(("Ga", "N", "Al"))
+    assert {frozenset(s.get_chemical_symbols()) for s in structures} >= {
+        frozenset(pair) for pair in (("Ga", "N"), ("N", "Al"), ("Ga", "Al"), ("Ga",), ("N",), ("Al",))
+    }
+    again = structures_for(("Ga", "N", "Al"))
+    assert all(np.array_equal(a.positions, b.positions) for a, b in zip(structures, again, strict=True))
+
+
+def test_spline_settings_are_checked():
+    with pytest.raises(ConfigError, match="spline_start"):
+        ModelConfig(spline_start=6.0)
+    with pytest.raises(ConfigError, match="radial_functions"):
+        ModelConfig(radial_basis="spline", radial_functions=3)
