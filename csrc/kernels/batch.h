@@ -6,7 +6,7 @@
 
 namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
 
-constexpr int kBatch = 64;  // pairs; a multiple of the lanes and of a tile's rows
+constexpr int kBatch = 32;  // pairs; a multiple of the lanes and of a tile's rows
 
 template <typename Real>
 struct Batch {

@@ -5,7 +5,8 @@ fills is handed in (`into`) and updated in place. A pair of atoms is in both ato
 visits i <- j and j <- i together and adds to row i alone: nothing scatters (docs/architecture.md).
 
 Adjoints carry C channels: 1 for forces; 4 for forces and per-atom virials, where channels 1..3 are the first moments
-of channel 0 about the row's own atom (docs/model.md). Going from atom j to atom i moves the origin: mu_a <- mu_a + r_ij,a lambda.
+of channel 0 about the row's own atom (docs/model.md). Going from atom j to atom i moves the origin:
+mu_a <- mu_a + r_ij,a lambda.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class TrainingConfig:
         )
 
     def batch_size_for(self, n_train: int) -> int:
-        """Structures per step: the setting, or the original's choice by the number of training frames (docs/model.md)."""
+        """Structures per step: the setting, or the original's choice by the number of training frames."""
         if self.batch_size is not None:
             return min(self.batch_size, n_train)
         for limit, size in ((500, 1), (1000, 5), (10_000, 10)):
