@@ -1,9 +1,9 @@
-# make demo | test | lint: each sets up .venv first when it is missing or older than the sources.
+# make demo | test | bench | lint: each sets up .venv first when it is missing or older than the sources.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := CMakeLists.txt $(shell find csrc python export -type f ! -name '*.so' ! -name '*.pyc')
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test bench lint
 
 setup: .venv/ready
 
@@ -20,7 +20,10 @@ demo: setup
 	@$(BIN)/so3krates demo
 
 test: setup
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+bench: setup
+	@$(BIN)/python bench/bench.py
 
 lint: setup
 	@$(BIN)/ruff check .

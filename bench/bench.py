@@ -1,4 +1,4 @@
-"""`make bench`: atom-steps per second, memory and start-up of every body on this machine, against the plain formulation in JAX.
+"""`make bench`: speed, memory and start-up of every body on this machine, against the plain formulation in JAX.
 
 Each measurement is a process of its own, so that threads and memory are its own; they run one after the other. Writes
 build/bench/bench.json and build/bench/bench.png and prints a table.
@@ -114,7 +114,7 @@ atom_style atomic
 read_data data.lmp
 mass 1 69.723
 mass 2 14.007
-pair_style so3krates
+pair_style so3krates threads {threads}
 pair_coeff * * {bundle} Ga N
 velocity all create 300 1
 fix 1 all nve
@@ -132,8 +132,7 @@ def measure_lammps(atoms: Atoms, threads: int) -> dict[str, Any]:
     atoms.write(folder / "data.lmp", format="lammps-data", specorder=["Ga", "N"])
     steps = max(10, min(200, int(20000 * SECONDS * threads / len(atoms) / 2)))
     start = time.perf_counter()
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    log = run_deck(DECK.format(bundle=(OUT / "fused.so3k").resolve(), steps=steps), folder)
+    log = run_deck(DECK.format(bundle=(OUT / "fused.so3k").resolve(), steps=steps, threads=threads), folder)
     total = time.perf_counter() - start
     loop = float(re.findall(r"Loop time of (\S+) on", log)[-1])
     memory = [float(m) for m in re.findall(r"Per MPI rank memory allocation .* = \S+ \| \S+ \| (\S+) Mbytes", log)]
@@ -243,9 +242,8 @@ def in_process(body: str, atoms: int, threads: int) -> dict[str, Any] | None:
 
 def table(results: list[dict[str, Any]]) -> str:
     """One line for each measurement; the ratio is to `plain` with the same threads at its largest common size."""
-    lines = [
-        f"{'body':8} {'atoms':>7} {'threads':>7} {'atom-steps/s':>13} {'us/atom':>8} {'vs plain':>8} {'kB/atom':>8} {'start, s':>14}"
-    ]
+    titles = ("body", "atoms", "threads", "atom-steps/s", "us/atom", "vs plain", "kB/atom", "start, s")
+    lines = ["{:8} {:>7} {:>7} {:>13} {:>8} {:>8} {:>8} {:>14}".format(*titles)]
     plain = {(r["atoms"], r["threads"]): r["atoms"] / r["median"] for r in results if r["body"] == "plain"}
     for r in results:
         speed = r["atoms"] / r["median"]
@@ -254,7 +252,8 @@ def table(results: list[dict[str, Any]]) -> str:
         memory = f"{r['bytes'] / r['atoms'] / 1000:.1f}" if "bytes" in r else ""
         start = f"{r['startup_cold']:.1f}" + (f" / {r['startup_cached']:.2f}" if "startup_cached" in r else "")
         lines.append(
-            f"{r['body']:8} {r['atoms']:7} {r['threads']:7} {speed:13.0f} {1e6 / speed:8.2f} {ratio:>8} {memory:>8} {start:>14}"
+            f"{r['body']:8} {r['atoms']:7} {r['threads']:7} {speed:13.0f} {1e6 / speed:8.2f} {ratio:>8} {memory:>8} "
+            f"{start:>14}"
         )
     return "\n".join(lines)
 

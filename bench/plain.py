@@ -1,4 +1,4 @@
-"""The yardstick: So3krates as a list of directed edges in JAX, segment sums and automatic differentiation, as the original code has it."""
+"""The yardstick: So3krates as a list of directed edges in JAX, segment sums, autodiff, as the original has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-// A batch of pairs and the functions of their vectors, computed for all of them at once (SPEC 1.2). Nothing of it outlives the batch.
+// A batch of pairs and the functions of their vectors, computed for all of them at once (docs/model.md). Nothing of it
+// outlives the batch.
 #pragma once
 
 #include "layout.h"
@@ -12,11 +13,11 @@ template <typename Real>
 struct Batch {
   int count;
   int centre[kBatch], other[kBatch];
-  bool is_two_sided[kBatch];  // both rows are updated; otherwise the centre's alone
+  bool is_two_sided[kBatch];           // both rows are updated; otherwise the centre's alone
   alignas(64) Real vector[3][kBatch];  // r_other - r_centre, A
   alignas(64) Real unit[3][kBatch];
   alignas(64) Real inverse_distance[kBatch];
-  alignas(64) Real cutoff[kBatch], cutoff_slope[kBatch];       // phi and its derivative
+  alignas(64) Real cutoff[kBatch], cutoff_slope[kBatch];        // phi and its derivative
   alignas(64) Real spline[4][kBatch], spline_slope[4][kBatch];  // weights of four nodes and their derivatives
   int node[kBatch];                                             // the first of them
   alignas(64) Real harmonics[kBatch][kMostOrders];
@@ -26,7 +27,9 @@ struct Batch {
 template <typename Real>
 class PairCursor {
  public:
-  PairCursor(const PairTable<Real>& pairs, Visit visit) : pairs_(pairs), visit_(visit), place_(visit.begin) { enter_row(); }
+  PairCursor(const PairTable<Real>& pairs, Visit visit) : pairs_(pairs), visit_(visit), place_(visit.begin) {
+    enter_row();
+  }
 
   // Fills the next batch; false when no pair is left. Unused places hold copies of the batch's first pair.
   bool next(Batch<Real>& batch) {
@@ -69,7 +72,7 @@ class PairCursor {
   int place_, row_ = 0, slot_ = 0, end_ = 0;
 };
 
-// Cutoff function and its derivative at distances d (SPEC 1.2.4).
+// Cutoff function and its derivative at distances d (docs/model.md).
 template <typename V>
 SO3KRATES_INLINE void cutoff_function(const Layout& layout, V d, V& value, V& slope) {
   using Real = ElementOf<V>;
@@ -155,7 +158,8 @@ SO3KRATES_INLINE Dual<V> operator-(const Dual<V>& a, ElementOf<V> s) {
   return {a.value - s, {a.slope[0], a.slope[1], a.slope[2]}};
 }
 
-// Real spherical harmonics of one degree, m = -l..l, of the unit vector (x, y, z) (SPEC 1.2.5); T is a vector or its dual.
+// Real spherical harmonics of one degree, m = -l..l, of the unit vector (x, y, z) (docs/model.md); T is a vector or its
+// dual.
 template <typename T, typename Emit, typename Real>
 SO3KRATES_INLINE void harmonics_of_degree(int degree, T x, T y, T z, Real, Emit&& emit) {
   const T xx = x * x, yy = y * y, zz = z * z;
@@ -182,7 +186,8 @@ SO3KRATES_INLINE void harmonics_of_degree(int degree, T x, T y, T z, Real, Emit&
     const Real d = c(0.94617469575756001809);  // 3 sqrt(5 / pi) / 4
     const Real e = c(0.66904654355728916795);  // 3 sqrt(5 / 2 pi) / 4
     const Real f = c(0.10578554691520430380);  // 3 / 16 sqrt(1 / pi)
-    emit(0, a * (x * y * (xx - yy))), emit(1, b * (y * z * (c(3) * xx - yy))), emit(2, d * (x * y * (c(7) * zz - c(1))));
+    emit(0, a * (x * y * (xx - yy))), emit(1, b * (y * z * (c(3) * xx - yy))),
+        emit(2, d * (x * y * (c(7) * zz - c(1))));
     emit(3, e * (y * z * (c(7) * zz - c(3)))), emit(4, f * (zz * (c(35) * zz - c(30)) - c(-3)));
     emit(5, e * (x * z * (c(7) * zz - c(3)))), emit(6, c(0.5) * d * ((xx - yy) * (c(7) * zz - c(1))));
     emit(7, b * (x * z * (xx - c(3) * yy)));
@@ -252,14 +257,13 @@ void geometry_adjoint(const Layout& layout, const Batch<Real>& batch, GeometryAd
     }
     const V radial = along[0] * u[0] + along[1] * u[1] + along[2] * u[2];
     const V inverse = load<V>(batch.inverse_distance + e);
-    const V distance =
-        load<V>(adjoint.cutoff + e) * load<V>(batch.cutoff_slope + e) + load<V>(adjoint.distance + e);
+    const V distance = load<V>(adjoint.cutoff + e) * load<V>(batch.cutoff_slope + e) + load<V>(adjoint.distance + e);
     for (int a = 0; a < 3; ++a) store<V>(adjoint.vector[a] + e, (along[a] - radial * u[a]) * inverse + distance * u[a]);
   }
 }
 
-// Adds the derivatives with respect to the pairs' vectors, channel by channel, to what they contribute to: forces, strain gradient and
-// per-atom virials. A pair that its other row visits too counts half in the strain gradient.
+// Adds the derivatives with respect to the pairs' vectors, channel by channel, to what they contribute to: forces,
+// strain gradient and per-atom virials. A pair that its other row visits too counts half in the strain gradient.
 template <typename Real, int channels>
 void add_vector_gradients(const Batch<Real>& batch, const GeometryAdjoint<Real>* adjoints, const Gradients& gradients,
                           double* strain) {

@@ -1,5 +1,5 @@
-// Compiled once per instruction set; SO3KRATES_KERNEL_SET is its name. Uses no library code, whose functions the linker would share
-// between the instruction sets.
+// Compiled once per instruction set; SO3KRATES_KERNEL_SET is its name. Uses no library code, whose functions the linker
+// would share between the instruction sets.
 #include "body.h"
 
 #include "edges.h"
@@ -33,9 +33,10 @@ Body<Real> make() {
   b.first_messages = first_messages<Real>;
   b.first_features = first_features<Real>;
   b.first_features_adjoint = first_features_adjoint<Real>;
-  b.first_messages_adjoint = [](const Layout& layout, const FirstLayerWeights<Real>& weights, const PairTable<Real>& pairs,
-                                int channels, Visit visit, const int* species, const Real* sums_adjoint,
-                                const Real* coefficients_adjoint, const Gradients& gradients, double* strain) {
+  b.first_messages_adjoint = [](const Layout& layout, const FirstLayerWeights<Real>& weights,
+                                const PairTable<Real>& pairs, int channels, Visit visit, const int* species,
+                                const Real* sums_adjoint, const Real* coefficients_adjoint, const Gradients& gradients,
+                                double* strain) {
     const auto adjoint = channels == 1 ? first_messages_adjoint<Real, 1> : first_messages_adjoint<Real, 4>;
     adjoint(layout, weights, pairs, visit, species, sums_adjoint, coefficients_adjoint, gradients, strain);
   };
@@ -47,7 +48,11 @@ Body<Real> make() {
 // Functions, so that nothing of this file runs before the processor is known to be able to.
 Body<float> body_float();
 Body<double> body_double();
-Body<float> body_float() { return make<float>(); }
-Body<double> body_double() { return make<double>(); }
+Body<float> body_float() {
+  return make<float>();
+}
+Body<double> body_double() {
+  return make<double>();
+}
 
 }  // namespace so3krates::kernels::SO3KRATES_KERNEL_SET

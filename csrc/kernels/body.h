@@ -7,8 +7,8 @@
 
 namespace so3krates::kernels {
 
-// Functions work on a range of rows or on the pairs of a visit; `memory` is scratch of `scratch` numbers, 64-byte aligned. Arrays are described
-// where the functions are defined: edges.h, first_layer.h, nodes.h.
+// Functions work on a range of rows or on the pairs of a visit; `memory` is scratch of `scratch` numbers, 64-byte
+// aligned. Arrays are described where the functions are defined: edges.h, first_layer.h, nodes.h.
 template <typename Real>
 struct Body {
   std::size_t (*scratch)(const Layout&, int channels);
@@ -27,8 +27,8 @@ struct Body {
   void (*messages_adjoint)(const Layout&, const FilterWeights<Real>&, const PairTable<Real>&, int channels, Visit,
                            const Real* rows, const Real* sums_adjoint, Real* row_gradients, const Gradients&,
                            double* strain, Real* memory);
-  void (*first_messages)(const Layout&, const FirstLayerWeights<Real>&, const PairTable<Real>&, Visit, const int* species,
-                         Real* coefficients, Real* chi);
+  void (*first_messages)(const Layout&, const FirstLayerWeights<Real>&, const PairTable<Real>&, Visit,
+                         const int* species, Real* coefficients, Real* chi);
   void (*first_features)(const Layout&, const FirstLayerWeights<Real>&, Range, const int* species,
                          const Real* coefficients, Real* x);
   void (*first_features_adjoint)(const Layout&, const FirstLayerWeights<Real>&, int channels, Range,
@@ -38,8 +38,8 @@ struct Body {
                                  const Gradients&, double* strain);
 };
 
-// The best that this processor runs, or the one that the environment variable SO3KRATES_KERNELS names (generic, avx2, avx512).
-// Throws std::runtime_error for a name that is unknown here or an instruction set that the processor lacks.
+// The best that this processor runs, or the one that the environment variable SO3KRATES_KERNELS names (generic, avx2,
+// avx512). Throws std::runtime_error for a name that is unknown here or an instruction set that the processor lacks.
 template <typename Real>
 const Body<Real>& body();
 // Its name.

@@ -7,10 +7,10 @@
 
 namespace so3krates::kernels {
 
-#define SO3KRATES_DECLARE(set)  \
-  namespace set {               \
-  Body<float> body_float();     \
-  Body<double> body_double();   \
+#define SO3KRATES_DECLARE(set) \
+  namespace set {              \
+  Body<float> body_float();    \
+  Body<double> body_double();  \
   }
 SO3KRATES_DECLARE(generic)
 #ifdef __x86_64__
@@ -42,7 +42,8 @@ Set choose() {
   for (const Set& set : sets) {
     if (wanted == nullptr ? set.is_available : set.name == std::string(wanted)) {
       if (!set.is_available)
-        throw std::runtime_error(std::string("SO3KRATES_KERNELS asks for ") + wanted + ", which this processor does not run");
+        throw std::runtime_error(std::string("SO3KRATES_KERNELS asks for ") + wanted +
+                                 ", which this processor does not run");
       return set;
     }
   }
@@ -66,6 +67,8 @@ const Body<double>& body<double>() {
   static const Body<double> functions = chosen().body_double();
   return functions;
 }
-const char* instruction_set() { return chosen().name; }
+const char* instruction_set() {
+  return chosen().name;
+}
 
 }  // namespace so3krates::kernels

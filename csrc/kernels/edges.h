@@ -1,5 +1,6 @@
-// Messages of one layer along pairs of atoms, and their adjoint (SPEC 1.5a-d). A pair is visited once for both of its directions,
-// i <- j and j <- i, which share their filters; only the centre's row is written where the pair is not two-sided.
+// Messages of one layer along pairs of atoms, and their adjoint (docs/model.md). A pair is visited once for both of its
+// directions, i <- j and j <- i, which share their filters; only the centre's row is written where the pair is not
+// two-sided.
 #pragma once
 
 #include "batch.h"
@@ -12,11 +13,11 @@ namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
 // Filters of a batch before the radial part is added, and what their adjoint needs.
 template <typename Real>
 struct FilterScratch {
-  Real* difference;    // [kBatch][kMostOrders] chi_j - chi_i
-  Real* hidden;        // [kBatch][hidden_stride] both filters
-  Real* hidden_slope;  // the derivative of silu
-  Real* filter;        // [kBatch][filter_stride]
-  Real* adjoint;       // [channels][kBatch][filter_stride]
+  Real* difference;      // [kBatch][kMostOrders] chi_j - chi_i
+  Real* hidden;          // [kBatch][hidden_stride] both filters
+  Real* hidden_slope;    // the derivative of silu
+  Real* filter;          // [kBatch][filter_stride]
+  Real* adjoint;         // [channels][kBatch][filter_stride]
   Real* hidden_adjoint;  // [channels][kBatch][hidden_stride]
 };
 
@@ -76,7 +77,8 @@ struct Degrees {
   }
 };
 
-// Degree part of both filters, w = MLP_spherical(I(chi_j - chi_i)); the radial part is added pair by pair from the table.
+// Degree part of both filters, w = MLP_spherical(I(chi_j - chi_i)); the radial part is added pair by pair from the
+// table.
 template <typename Real, bool with_slope>
 void degree_filters(const Layout& layout, const Degrees<Real>& degrees, const FilterWeights<Real>& weights,
                     const Batch<Real>& batch, const Real* rows, const FilterScratch<Real>& s) {
@@ -115,8 +117,8 @@ struct Spline {
   V weight[4];
   const Real* coefficients[4];
 
-  SO3KRATES_INLINE Spline(const Layout& layout, const Real* table, const Real (*weights)[kBatch], const Batch<Real>& batch,
-                          int e) {
+  SO3KRATES_INLINE Spline(const Layout& layout, const Real* table, const Real (*weights)[kBatch],
+                          const Batch<Real>& batch, int e) {
     for (int k = 0; k < 4; ++k) {
       weight[k] = splat<V>(weights[k][e]);
       coefficients[k] = table + static_cast<std::size_t>(batch.node[e] + k) * layout.filter_stride;
@@ -143,7 +145,8 @@ struct Ends {
 // Adds the messages of one pair to features and Euclidean variables.
 template <typename Real, bool both>
 SO3KRATES_INLINE void add_messages(const Layout& layout, const Degrees<Real>& degrees, const Real* table,
-                                   const Batch<Real>& batch, int e, const Real* filter, const Real* rows, Real* x, Real* chi) {
+                                   const Batch<Real>& batch, int e, const Real* filter, const Real* rows, Real* x,
+                                   Real* chi) {
   using V = Vector<Real>;
   constexpr int lanes = kLanes<Real>;
   const std::size_t i = batch.centre[e], j = batch.other[e];
@@ -187,8 +190,8 @@ SO3KRATES_INLINE void add_messages(const Layout& layout, const Degrees<Real>& de
   }
 }
 
-// Adds the messages of all pairs of a visit to features x [rows][feature_stride] and Euclidean variables chi [rows][order_stride];
-// rows: projections of all atoms.
+// Adds the messages of all pairs of a visit to features x [rows][feature_stride] and Euclidean variables chi
+// [rows][order_stride]; rows: projections of all atoms.
 template <typename Real>
 void messages(const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs, Visit visit,
               const Real* rows, Real* x, Real* chi, Real* memory) {
@@ -216,12 +219,13 @@ SO3KRATES_INLINE T moved(const T* channel, int c, const Real* r) {
 }
 
 // Adjoint of add_messages. All channels are taken about the centre; what the other row gets is moved to that row.
-//   rows, row_gradients: projections and their adjoints ([rows][channels][row_stride]); sums_adjoint: [rows][channels][message_stride].
+//   rows, row_gradients: projections and their adjoints ([rows][channels][row_stride]); sums_adjoint:
+//   [rows][channels][message_stride].
 // Replaces `filter` by w and writes the filters' adjoints and those of the geometry.
 template <typename Real, int channels, bool both>
 SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<Real>& degrees, const Real* table,
-                                           const Batch<Real>& batch, int e, const FilterScratch<Real>& s, const Real* rows,
-                                           const Real* sums_adjoint, Real* row_gradients,
+                                           const Batch<Real>& batch, int e, const FilterScratch<Real>& s,
+                                           const Real* rows, const Real* sums_adjoint, Real* row_gradients,
                                            GeometryAdjoint<Real>* geometry) {
   using V = Vector<Real>;
   using Q = Quad<Real>;
@@ -379,16 +383,29 @@ template <typename Real, int channels>
 void degree_filters_adjoint(const Layout& layout, const Degrees<Real>& degrees, const FilterWeights<Real>& weights,
                             const Batch<Real>& batch, const FilterScratch<Real>& s, Real* row_gradients) {
   using V = Vector<Real>;
+  const int whole = layout.hidden / kQuad * kQuad;
   for (int c = 0; c < channels; ++c) {
     const Real* adjoint = s.adjoint + c * kBatch * layout.filter_stride;
     Real* hidden_adjoint = s.hidden_adjoint + c * kBatch * layout.hidden_stride;
     multiply<1, false, Real>(kBatch, adjoint, layout.filter_stride, {layout.feature_width}, weights.hidden_out_t,
-                             layout.hidden_columns, layout.hidden_columns, hidden_adjoint, layout.hidden_stride);
-    // The second overwrites the first's padding.
+                             layout.hidden_columns, whole, hidden_adjoint, layout.hidden_stride);
     multiply<1, false, Real>(kBatch, adjoint + layout.feature_stride, layout.filter_stride,
                              {layout.block_width, layout.degrees, layout.block_stride},
                              weights.hidden_out_t + layout.feature_width * layout.hidden_columns, layout.hidden_columns,
-                             layout.hidden_columns, hidden_adjoint + layout.hidden, layout.hidden_stride);
+                             whole, hidden_adjoint + layout.hidden, layout.hidden_stride);
+    // The columns that do not fill four: sums along rows.
+    for (int n = whole; n < layout.hidden; ++n) {
+      const Real* out = weights.hidden_out + n * layout.filter_stride;
+      for (int e = 0; e < batch.count; ++e) {
+        const Real* row = adjoint + e * layout.filter_stride;
+        V feature{}, geometric{};
+        for (int f = 0; f < layout.feature_width; f += kLanes<Real>) feature += load<V>(row + f) * load<V>(out + f);
+        for (int f = layout.feature_stride; f < layout.filter_stride; f += kLanes<Real>)
+          geometric += load<V>(row + f) * load<V>(out + f);
+        hidden_adjoint[e * layout.hidden_stride + n] = sum(fold(feature));
+        hidden_adjoint[e * layout.hidden_stride + layout.hidden + n] = sum(fold(geometric));
+      }
+    }
   }
   for (int e = 0; e < batch.count; ++e) {
     const std::size_t i = batch.centre[e], j = batch.other[e];
@@ -402,8 +419,7 @@ void degree_filters_adjoint(const Layout& layout, const Degrees<Real>& degrees, 
         for (int l = 0; l < layout.degrees; ++l)
           totals[l] += through * load<V>(weights.hidden_in + l * layout.hidden_stride + n);
       }
-      of_invariants[c] =
-          Real(2) * sums(fold(totals[0]), fold(totals[1]), fold(totals[2]), fold(totals[3]));
+      of_invariants[c] = Real(2) * sums(fold(totals[0]), fold(totals[1]), fold(totals[2]), fold(totals[3]));
     }
     for (int c = 0; c < channels; ++c) {
       Real* to_i = row_gradients + (i * channels + c) * layout.row_stride + layout.chi;
@@ -412,8 +428,7 @@ void degree_filters_adjoint(const Layout& layout, const Degrees<Real>& degrees, 
       for (int m = 0; m < layout.order_stride; m += kLanes<Real>) {
         const V difference = load<V>(s.difference + e * kMostOrders + m);
         add_to<V>(to_i + m, -difference * degrees.template spread<V>(layout, of_invariants[c], m));
-        if (batch.is_two_sided[e])
-          add_to<V>(to_j + m, difference * degrees.template spread<V>(layout, about_j, m));
+        if (batch.is_two_sided[e]) add_to<V>(to_j + m, difference * degrees.template spread<V>(layout, about_j, m));
       }
     }
   }
@@ -421,9 +436,9 @@ void degree_filters_adjoint(const Layout& layout, const Degrees<Real>& degrees, 
 
 // Adjoint of `messages`: adds to the adjoints of the projections, to forces, strain gradient and per-atom virials.
 template <typename Real, int channels>
-void messages_adjoint(const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs, Visit visit,
-                      const Real* rows, const Real* sums_adjoint, Real* row_gradients, const Gradients& gradients,
-                      double* strain, Real* memory) {
+void messages_adjoint(const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs,
+                      Visit visit, const Real* rows, const Real* sums_adjoint, Real* row_gradients,
+                      const Gradients& gradients, double* strain, Real* memory) {
   const FilterScratch<Real> s = filter_scratch(layout, channels, memory);
   const Degrees<Real> degrees(layout);
   Batch<Real> batch;

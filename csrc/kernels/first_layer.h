@@ -1,5 +1,5 @@
-// The first layer and its adjoint. Its input depends on the species alone and its Euclidean variables are zero, so the attention
-// coefficients are functions of the distance, one set for each ordered pair of species (SPEC 1.5, end).
+// The first layer and its adjoint. Its input depends on the species alone and its Euclidean variables are zero, so the
+// attention coefficients are functions of the distance, one set for each ordered pair of species (docs/model.md).
 #pragma once
 
 #include "batch.h"
@@ -17,7 +17,8 @@ struct FirstCoefficients {
 
 template <typename Real>
 SO3KRATES_INLINE FirstCoefficients<Real> first_coefficients(const Layout& layout, const Real* table, int species_i,
-                                                            int species_j, int node, const Real (*weights)[kBatch], int e) {
+                                                            int species_j, int node, const Real (*weights)[kBatch],
+                                                            int e) {
   const Real* c =
       table + ((static_cast<std::size_t>(species_i) * layout.elements + species_j) * layout.nodes + node) * 2 * kQuad;
   FirstCoefficients<Real> result{};
@@ -28,11 +29,11 @@ SO3KRATES_INLINE FirstCoefficients<Real> first_coefficients(const Layout& layout
   return result;
 }
 
-// Sums of the coefficients over the neighbours of each species, `coefficients` [rows][elements][kQuad], and of the geometric messages,
-// `chi` [rows][order_stride]. Both start as zero.
+// Sums of the coefficients over the neighbours of each species, `coefficients` [rows][elements][kQuad], and of the
+// geometric messages, `chi` [rows][order_stride]. Both start as zero.
 template <typename Real>
-void first_messages(const Layout& layout, const FirstLayerWeights<Real>& weights, const PairTable<Real>& pairs, Visit visit,
-                    const int* species, Real* coefficients, Real* chi) {
+void first_messages(const Layout& layout, const FirstLayerWeights<Real>& weights, const PairTable<Real>& pairs,
+                    Visit visit, const int* species, Real* coefficients, Real* chi) {
   using V = Vector<Real>;
   using Q = Quad<Real>;
   const Degrees<Real> degrees(layout);
@@ -80,12 +81,14 @@ template <typename Real>
 void first_features_adjoint(const Layout& layout, const FirstLayerWeights<Real>& weights, int channels, Range range,
                             const Real* sums_adjoint, Real* coefficients) {
   using V = Vector<Real>;
-  const std::size_t begin = static_cast<std::size_t>(range.begin) * channels, end = static_cast<std::size_t>(range.end) * channels;
+  const std::size_t begin = static_cast<std::size_t>(range.begin) * channels,
+                    end = static_cast<std::size_t>(range.end) * channels;
   for (std::size_t i = begin; i < end; ++i)
     for (int s = 0; s < layout.elements; ++s) {
       V total{};
       for (int f = 0; f < layout.feature_stride; f += kLanes<Real>)
-        total += load<V>(sums_adjoint + i * layout.message_stride + f) * load<V>(weights.values + s * layout.feature_stride + f);
+        total += load<V>(sums_adjoint + i * layout.message_stride + f) *
+                 load<V>(weights.values + s * layout.feature_stride + f);
       // Each lane holds part of its head: the coefficients it multiplies are the same in all of them.
       store<Quad<Real>>(coefficients + (i * layout.elements + s) * kQuad, fold(total));
     }
@@ -108,7 +111,7 @@ void first_messages_adjoint(const Layout& layout, const FirstLayerWeights<Real>&
       const std::size_t i = batch.centre[e], j = batch.other[e];
       const Real phi = batch.cutoff[e];
       const Real r[3] = {batch.vector[0][e], batch.vector[1][e], batch.vector[2][e]};
-      const auto coefficients = [&](std::size_t to, std::size_t from, const Real (*w)[kBatch]) {
+      const auto coefficients = [&](std::size_t to, std::size_t from, const Real(*w)[kBatch]) {
         return first_coefficients(layout, weights.table, species[to], species[from], batch.node[e], w, e);
       };
       const FirstCoefficients<Real> ij = coefficients(i, j, batch.spline), ji = coefficients(j, i, batch.spline);
@@ -121,12 +124,13 @@ void first_messages_adjoint(const Layout& layout, const FirstLayerWeights<Real>&
         heads_ij[c] = load<Q>(coefficients_adjoint + ((i * channels + c) * layout.elements + species[j]) * kQuad);
         heads_ji[c] = load<Q>(coefficients_adjoint + ((j * channels + c) * layout.elements + species[i]) * kQuad);
         degrees_ij[c] = degrees.contract(layout, batch.harmonics[e], from_i + c * layout.message_stride);
-        degrees_ji[c] = degrees.contract(layout, batch.harmonics[e], from_j + c * layout.message_stride) * degrees.parity;
+        degrees_ji[c] =
+            degrees.contract(layout, batch.harmonics[e], from_j + c * layout.message_stride) * degrees.parity;
       }
       for (int c = 0; c < channels; ++c) {
         const Q to_heads = moved(heads_ji, c, r), to_degrees = moved(degrees_ji, c, r);
-        geometry[c].cutoff[e] = sum(heads_ij[c] * ij.heads + degrees_ij[c] * ij.degrees + to_heads * ji.heads +
-                                    to_degrees * ji.degrees);
+        geometry[c].cutoff[e] =
+            sum(heads_ij[c] * ij.heads + degrees_ij[c] * ij.degrees + to_heads * ji.heads + to_degrees * ji.degrees);
         geometry[c].distance[e] = phi * sum(heads_ij[c] * slope_ij.heads + degrees_ij[c] * slope_ij.degrees +
                                             to_heads * slope_ji.heads + to_degrees * slope_ji.degrees);
       }

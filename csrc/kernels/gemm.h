@@ -17,8 +17,9 @@ constexpr int kTileRows = 8, kTileColumns = 3;
 constexpr int kTileRows = 4, kTileColumns = 3;
 #endif
 
-// c[r][columns] (+)= sum_k a[r][k] b[k][columns] for `rows` rows and `columns` vectors. With group = 1, a[r][k] is a number; with
-// group > 1 it is that many numbers, repeated over the lanes: a matrix of its own for each of `group` interleaved heads.
+// c[r][columns] (+)= sum_k a[r][k] b[k][columns] for `rows` rows and `columns` vectors. With group = 1, a[r][k] is a
+// number; with group > 1 it is that many numbers, repeated over the lanes: a matrix of its own for each of `group`
+// interleaved heads.
 template <typename V, int rows, int columns, int group, bool accumulate, typename Real = ElementOf<V>>
 SO3KRATES_INLINE void tile(const Real* a, std::ptrdiff_t a_stride, Segments segments, const Real* b,
                            std::ptrdiff_t b_stride, Real* c, std::ptrdiff_t c_stride) {
@@ -26,8 +27,7 @@ SO3KRATES_INLINE void tile(const Real* a, std::ptrdiff_t a_stride, Segments segm
 #pragma GCC unroll 8
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < columns; ++v)
-      total[r][v] = accumulate ? load<V>(c + r * c_stride + v * kLanesOf<V>) : V{};
+    for (int v = 0; v < columns; ++v) total[r][v] = accumulate ? load<V>(c + r * c_stride + v * kLanesOf<V>) : V{};
   for (int segment = 0; segment < segments.count; ++segment) {
     const Real* left = a + segment * segments.stride;
     for (int k = 0; k < segments.length; ++k, left += group, b += b_stride) {
@@ -64,7 +64,8 @@ SO3KRATES_INLINE void column_of_tiles(int rows, const Real* a, std::ptrdiff_t a_
     tile<V, kTileRows, columns, group, accumulate>(a + r * a_stride, a_stride, segments, b, b_stride, c + r * c_stride,
                                                    c_stride);
   for (; r < rows; ++r)
-    tile<V, 1, columns, group, accumulate>(a + r * a_stride, a_stride, segments, b, b_stride, c + r * c_stride, c_stride);
+    tile<V, 1, columns, group, accumulate>(a + r * a_stride, a_stride, segments, b, b_stride, c + r * c_stride,
+                                           c_stride);
 }
 
 // The same for any number of rows and `columns` numbers, a multiple of four.
@@ -89,8 +90,8 @@ __attribute__((noinline)) void multiply(int rows, const Real* a, std::ptrdiff_t 
 
 // With the layout's group.
 template <bool accumulate, typename Real>
-inline void multiply_heads(int group, int rows, const Real* a, std::ptrdiff_t a_stride, Segments segments, const Real* b,
-                           std::ptrdiff_t b_stride, int columns, Real* c, std::ptrdiff_t c_stride) {
+inline void multiply_heads(int group, int rows, const Real* a, std::ptrdiff_t a_stride, Segments segments,
+                           const Real* b, std::ptrdiff_t b_stride, int columns, Real* c, std::ptrdiff_t c_stride) {
   const auto product = group == 1   ? multiply<1, accumulate, Real>
                        : group == 2 ? multiply<2, accumulate, Real>
                                     : multiply<4, accumulate, Real>;

@@ -1,5 +1,5 @@
-// The kernels as XLA custom calls. Arguments come by position as so3krates_export/fused.py gives them; arrays that a call fills come
-// last and share their memory with the results.
+// The kernels as XLA custom calls. Arguments come by position as so3krates_export/fused.py gives them; arrays that a
+// call fills come last and share their memory with the results.
 #include <algorithm>
 #include <cstdlib>
 #include <functional>
@@ -17,11 +17,14 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-int rounded_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
+int rounded_up(int n, int unit) {
+  return (n + unit - 1) / unit * unit;
+}
 
 std::int64_t integer(const ffi::Dictionary& attributes, const char* name) {
   const auto value = attributes.get<std::int64_t>(name);
-  if (!value.has_value()) throw std::invalid_argument(std::string("no whole number '") + name + "' among the attributes");
+  if (!value.has_value())
+    throw std::invalid_argument(std::string("no whole number '") + name + "' among the attributes");
   return *value;
 }
 
@@ -33,7 +36,8 @@ double number(const ffi::Dictionary& attributes, const char* name) {
 
 Layout layout_from(const ffi::Dictionary& attributes) {
   Layout l{};
-  const int features = static_cast<int>(integer(attributes, "features")), heads = static_cast<int>(integer(attributes, "heads"));
+  const int features = static_cast<int>(integer(attributes, "features")),
+            heads = static_cast<int>(integer(attributes, "heads"));
   const auto degrees = attributes.get<ffi::Span<const std::int64_t>>("degrees");
   if (!degrees.has_value() || degrees->size() < 1 || degrees->size() > kMostDegrees)
     throw std::invalid_argument("'degrees' needs 1 to 4 entries");
@@ -88,7 +92,8 @@ constexpr std::int64_t kAny = -1;
 // One custom call: its arguments and results in turn, checked.
 class Call {
  public:
-  Call(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results, const ffi::Dictionary& attributes)
+  Call(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results,
+       const ffi::Dictionary& attributes)
       : layout(layout_from(attributes)),
         pool_(pool),
         arguments_(arguments),
@@ -98,14 +103,16 @@ class Call {
   template <typename T>
   const T* in(std::initializer_list<std::int64_t> shape, std::int64_t* extents = nullptr) {
     const auto buffer = arguments_.get<ffi::AnyBuffer>(argument_);
-    if (!buffer.has_value()) throw std::invalid_argument("there are only " + std::to_string(arguments_.size()) + " arguments");
+    if (!buffer.has_value())
+      throw std::invalid_argument("there are only " + std::to_string(arguments_.size()) + " arguments");
     check<T>(*buffer, shape, extents, "argument " + std::to_string(argument_++));
     return static_cast<const T*>(buffer->untyped_data());
   }
   template <typename T>
   T* out(std::initializer_list<std::int64_t> shape, std::int64_t* extents = nullptr) {
     auto buffer = results_.get<ffi::AnyBuffer>(result_);
-    if (!buffer.has_value()) throw std::invalid_argument("there are only " + std::to_string(results_.size()) + " results");
+    if (!buffer.has_value())
+      throw std::invalid_argument("there are only " + std::to_string(results_.size()) + " results");
     check<T>(**buffer, shape, extents, "result " + std::to_string(result_++));
     return static_cast<T*>((*buffer)->untyped_data());
   }
@@ -166,7 +173,8 @@ class Call {
     if (is_right) return;
     const auto list = [](const std::int64_t* begin, std::size_t size) {
       std::string text;
-      for (std::size_t k = 0; k < size; ++k) text += (k ? ", " : "") + (begin[k] == kAny ? "any" : std::to_string(begin[k]));
+      for (std::size_t k = 0; k < size; ++k)
+        text += (k ? ", " : "") + (begin[k] == kAny ? "any" : std::to_string(begin[k]));
       return "[" + text + "]";
     };
     throw std::invalid_argument(what + " has shape " + list(found.begin(), found.size()) + " and type " +
@@ -219,7 +227,8 @@ ExchangeWeights<Real> exchange_weights(Call& call) {
   return w;
 }
 
-// positions, row_of_atom, atom_of_row, candidates, candidate_count, owned; vectors, neighbours, ends, order, schedule -> the same, needed
+// positions, row_of_atom, atom_of_row, candidates, candidate_count, owned; vectors, neighbours, ends, order, schedule
+// -> the same, needed
 template <typename Real>
 void run_pairs(Call& call) {
   std::int64_t extents[3];
@@ -291,12 +300,12 @@ void run_project(Call& call) {
   const Real* chi = call.in<Real>({kAny, l.order_stride});
   const int used = call.count();
   Real* projections = call.out<Real>({kAny, l.row_stride});
-  call.for_rows<Real>(used, [&](Range range, Real* scratch) {
-    body<Real>().project(l, w, range, x, chi, projections, scratch);
-  });
+  call.for_rows<Real>(
+      used, [&](Range range, Real* scratch) { body<Real>().project(l, w, range, x, chi, projections, scratch); });
 }
 
-// filter weights, exchange kernel and bias, x, chi, projections, pairs, owned; attended chi, next x, next chi, scale -> the same
+// filter weights, exchange kernel and bias, x, chi, projections, pairs, owned; attended chi, next x, next chi, scale ->
+// the same
 template <typename Real>
 void run_layer(Call& call) {
   const Layout& l = call.layout;
@@ -328,7 +337,8 @@ void run_layer(Call& call) {
   });
 }
 
-// hidden kernel, its transpose and bias, output kernel and bias, x, owned; atom energies, adjoints, forces, [atom virials]
+// hidden kernel, its transpose and bias, output kernel and bias, x, owned; atom energies, adjoints, forces, [atom
+// virials]
 // -> energy, strain gradient, the same
 template <typename Real>
 void run_readout(Call& call) {
@@ -417,8 +427,8 @@ void run_layer_adjoint(Call& call) {
     for (int p = range.begin; p < range.end; ++p) std::fill_n(row_gradients + table.order[p] * width, width, Real(0));
   };
   call.for_pairs(*pairs.schedule, start, [&](int k, Visit visit) {
-    kernels.messages_adjoint(l, w, table, channels, visit, projections, adjoints, row_gradients, gradients, strains.of(k),
-                             call.scratch<Real>(channels));
+    kernels.messages_adjoint(l, w, table, channels, visit, projections, adjoints, row_gradients, gradients,
+                             strains.of(k), call.scratch<Real>(channels));
   });
   strains.add_to(strain);
   call.for_rows<Real>(owned, [&](Range range, Real* scratch) {
@@ -426,7 +436,8 @@ void run_layer_adjoint(Call& call) {
   });
 }
 
-// values, table, species, adjoints, pairs, owned, rows in use; strain gradient, adjoints of coefficients, forces, [atom virials]
+// values, table, species, adjoints, pairs, owned, rows in use; strain gradient, adjoints of coefficients, forces, [atom
+// virials]
 // -> the same
 template <typename Real>
 void run_first_layer_adjoint(Call& call) {
@@ -447,18 +458,21 @@ void run_first_layer_adjoint(Call& call) {
   gradients.forces = call.out<double>({pairs.rows, 3});
   gradients.atom_virials = call.has_more_results() ? call.out<double>({pairs.rows, 3, 3}) : nullptr;
   const Body<Real>& kernels = body<Real>();
-  call.for_rows<Real>(used, [&](Range range, Real*) {
-    kernels.first_features_adjoint(l, w, channels, range, adjoints, coefficients);
-  });
+  call.for_rows<Real>(
+      used, [&](Range range, Real*) { kernels.first_features_adjoint(l, w, channels, range, adjoints, coefficients); });
   StrainSums strains;
-  call.for_pairs(*pairs.schedule, [](Range) {}, [&](int k, Visit visit) {
-    kernels.first_messages_adjoint(l, w, table, channels, visit, species, adjoints, coefficients, gradients, strains.of(k));
-  });
+  call.for_pairs(
+      *pairs.schedule, [](Range) {},
+      [&](int k, Visit visit) {
+        kernels.first_messages_adjoint(l, w, table, channels, visit, species, adjoints, coefficients, gradients,
+                                       strains.of(k));
+      });
   strains.add_to(strain);
 }
 
 template <void (*run_float)(Call&), void (*run_double)(Call&)>
-ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results, ffi::Dictionary attributes) {
+ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results,
+                  ffi::Dictionary attributes) {
   try {
     Call call(pool, arguments, results, attributes);
     const std::int64_t bytes = integer(attributes, "real_bytes");
@@ -472,20 +486,27 @@ ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::Remai
 
 template <void (*run_float)(Call&), void (*run_double)(Call&)>
 XLA_FFI_Error* entry(XLA_FFI_CallFrame* frame) {
-  static auto* handler =
-      ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs().To(handle<run_float, run_double>).release();
+  static auto* handler = ffi::Ffi::Bind()
+                             .Ctx<ffi::ThreadPool>()
+                             .RemainingArgs()
+                             .RemainingRets()
+                             .Attrs()
+                             .To(handle<run_float, run_double>)
+                             .release();
   return handler->Call(frame);
 }
 
 }  // namespace
 
-#define SO3KRATES_KERNEL(name) {"so3krates_" #name, reinterpret_cast<void*>(entry<run_##name<float>, run_##name<double>>)}
+#define SO3KRATES_KERNEL(name) \
+  {"so3krates_" #name, reinterpret_cast<void*>(entry<run_##name<float>, run_##name<double>>)}
 
 const Kernel* so3krates_kernels(std::size_t* count) {
   static const Kernel kernels[] = {
-      SO3KRATES_KERNEL(pairs),           SO3KRATES_KERNEL(first_layer),   SO3KRATES_KERNEL(project),
-      SO3KRATES_KERNEL(layer),           SO3KRATES_KERNEL(readout),       SO3KRATES_KERNEL(exchange_adjoint),
-      SO3KRATES_KERNEL(layer_adjoint),   SO3KRATES_KERNEL(first_layer_adjoint),
+      SO3KRATES_KERNEL(pairs),         SO3KRATES_KERNEL(first_layer),
+      SO3KRATES_KERNEL(project),       SO3KRATES_KERNEL(layer),
+      SO3KRATES_KERNEL(readout),       SO3KRATES_KERNEL(exchange_adjoint),
+      SO3KRATES_KERNEL(layer_adjoint), SO3KRATES_KERNEL(first_layer_adjoint),
   };
   *count = sizeof kernels / sizeof kernels[0];
   return kernels;

@@ -1,8 +1,10 @@
-// How rows of atoms, weights and pairs lie in memory: shared by the exporter (so3krates_export/fused.py), the handlers and the kernels.
+// How rows of atoms, weights and pairs lie in memory: shared by the exporter (so3krates_export/fused.py), the handlers
+// and the kernels.
 //
-// Features lie interleaved: feature n of head h at n * group + h, where `group` is the number of heads rounded up to 1, 2 or 4, so
-// that sums over a head's features are additions of whole vectors. The geometric attention's features lie degree by degree, each
-// degree's padded. All widths are padded to kPadding elements with zeros; strides count elements.
+// Features lie interleaved: feature n of head h at n * group + h, where `group` is the number of heads rounded up to 1,
+// 2 or 4, so that sums over a head's features are additions of whole vectors. The geometric attention's features lie
+// degree by degree, each degree's padded. All widths are padded to kPadding elements with zeros; strides count
+// elements.
 #pragma once
 
 #include <cstdint>
@@ -31,9 +33,9 @@ struct Layout {
   int orders, order_stride;
   // Filters: features, then geometric blocks; both hidden layers side by side.
   int filter_stride;
-  int hidden, hidden_stride;      // of one filter; of both, padded
-  int hidden_columns;             // of one filter, a multiple of four
-  int readout, readout_stride;    // hidden layer of the energy head
+  int hidden, hidden_stride;    // of one filter; of both, padded
+  int hidden_columns;           // of one filter, a multiple of four
+  int readout, readout_stride;  // hidden layer of the energy head
   int elements;
   // A row of projections or of their adjoints: query, key, value, geometric query, geometric key, Euclidean variables.
   int key, value, geometric_query, geometric_key, chi, row_stride;
@@ -64,10 +66,10 @@ struct Visit {
 
 template <typename Real>
 struct FilterWeights {
-  const Real* table;          // [nodes][filter_stride] spline coefficients of the radial filters, all biases folded in
-  const Real* hidden_in;      // [degrees + 1][hidden_stride] invariants -> hidden, last row the bias
-  const Real* hidden_out;     // [hidden][filter_stride]
-  const Real* hidden_out_t;   // [feature_width + degrees * block_width][hidden_columns]
+  const Real* table;         // [nodes][filter_stride] spline coefficients of the radial filters, all biases folded in
+  const Real* hidden_in;     // [degrees + 1][hidden_stride] invariants -> hidden, last row the bias
+  const Real* hidden_out;    // [hidden][filter_stride]
+  const Real* hidden_out_t;  // [feature_width + degrees * block_width][hidden_columns]
 };
 
 template <typename Real>

@@ -1,5 +1,5 @@
-// What happens at each atom: projections, exchange block, energy head, and their adjoints (SPEC 1.5c-f, 1.6). Rows are handled
-// kNodeBlock at a time.
+// What happens at each atom: projections, exchange block, energy head, and their adjoints (docs/model.md). Rows are
+// handled kNodeBlock at a time.
 #pragma once
 
 #include "gemm.h"
@@ -33,8 +33,8 @@ SO3KRATES_INLINE void for_blocks(Range range, Body&& body) {
 
 // Queries, keys, values and Euclidean variables of rows.
 template <typename Real>
-void project(const Layout& layout, const ProjectionWeights<Real>& w, Range range, const Real* x, const Real* chi, Real* rows,
-             Real* memory) {
+void project(const Layout& layout, const ProjectionWeights<Real>& w, Range range, const Real* x, const Real* chi,
+             Real* rows, Real* memory) {
   const int natural_stride = layout.degrees * layout.block_width;
   for_blocks(range, [&](std::size_t start, int count) {
     const Real* x_block = x + start * layout.feature_stride;
@@ -47,11 +47,12 @@ void project(const Layout& layout, const ProjectionWeights<Real>& w, Range range
       });
     for (int l = 0; l < layout.degrees; ++l)
       for (int part = 0; part < 2; ++part)
-        multiply<1, false, Real>(count, memory + l * layout.block_width, natural_stride, {layout.block_width},
-                                 w.geometric + (l * layout.block_width * 2 + part) * layout.block_stride,
-                                 2 * layout.block_stride, layout.block_stride,
-                                 block + (part == 0 ? layout.geometric_query : layout.geometric_key) + l * layout.block_stride,
-                                 layout.row_stride);
+        multiply<1, false, Real>(
+            count, memory + l * layout.block_width, natural_stride, {layout.block_width},
+            w.geometric + (l * layout.block_width * 2 + part) * layout.block_stride, 2 * layout.block_stride,
+            layout.block_stride,
+            block + (part == 0 ? layout.geometric_query : layout.geometric_key) + l * layout.block_stride,
+            layout.row_stride);
     for (int a = 0; a < count; ++a)
       for (int m = 0; m < layout.order_stride; ++m)
         block[a * layout.row_stride + layout.chi + m] = chi[(start + a) * layout.order_stride + m];
@@ -85,15 +86,17 @@ void project_adjoint(const Layout& layout, const ProjectionWeights<Real>& w, int
         }
       });
       for (int m = 0; m < layout.order_stride; ++m)
-        block[a * layout.message_stride + layout.feature_stride + m] += gradients[a * layout.row_stride + layout.chi + m];
+        block[a * layout.message_stride + layout.feature_stride + m] +=
+            gradients[a * layout.row_stride + layout.chi + m];
     }
   });
 }
 
-// Exchange block in place: x [rows][feature_stride]; chi -> next_chi [rows][order_stride]; scale [rows][kQuad] keeps b_l.
+// Exchange block in place: x [rows][feature_stride]; chi -> next_chi [rows][order_stride]; scale [rows][kQuad] keeps
+// b_l.
 template <typename Real>
-void exchange(const Layout& layout, const ExchangeWeights<Real>& w, Range range, const Real* chi, Real* x, Real* next_chi,
-              Real* scale, Real* memory) {
+void exchange(const Layout& layout, const ExchangeWeights<Real>& w, Range range, const Real* chi, Real* x,
+              Real* next_chi, Real* scale, Real* memory) {
   const int width = layout.feature_width, in_stride = width + kQuad, out_stride = layout.feature_stride + kQuad;
   Real* in = memory;
   Real* out = memory + kNodeBlock * in_stride;
@@ -108,7 +111,8 @@ void exchange(const Layout& layout, const ExchangeWeights<Real>& w, Range range,
         in[a * in_stride + width + l] = invariant;
       }
     }
-    multiply<1, false, Real>(count, in, in_stride, {width + layout.degrees}, w.kernel, out_stride, out_stride, out, out_stride);
+    multiply<1, false, Real>(count, in, in_stride, {width + layout.degrees}, w.kernel, out_stride, out_stride, out,
+                             out_stride);
     for (int a = 0; a < count; ++a) {
       Real* x_row = x + (start + a) * layout.feature_stride;
       const Real* out_row = out + a * out_stride;
@@ -139,11 +143,13 @@ void exchange_adjoint(const Layout& layout, const ExchangeWeights<Real>& w, int 
       for (int f = 0; f < width; ++f) in[a * in_stride + f] = row[f];
       for (int l = 0, first = 0; l < layout.degrees; ++l) {
         Real total = 0;
-        for (int m = 0; m < 2 * layout.degree[l] + 1; ++m, ++first) total += row[layout.feature_stride + first] * chi_row[first];
+        for (int m = 0; m < 2 * layout.degree[l] + 1; ++m, ++first)
+          total += row[layout.feature_stride + first] * chi_row[first];
         in[a * in_stride + width + l] = total;
       }
     }
-    multiply<1, false, Real>(count, in, in_stride, {width + layout.degrees}, w.kernel_t, out_stride, out_stride, out, out_stride);
+    multiply<1, false, Real>(count, in, in_stride, {width + layout.degrees}, w.kernel_t, out_stride, out_stride, out,
+                             out_stride);
     for (int a = 0; a < count; ++a) {
       Real* row = adjoints + (start + a) * layout.message_stride;
       const Real* out_row = out + a * out_stride;
@@ -153,12 +159,14 @@ void exchange_adjoint(const Layout& layout, const ExchangeWeights<Real>& w, int 
       Real* chi_adjoint = row + layout.feature_stride;
       for (int l = 0, first = 0; l < layout.degrees; ++l)
         for (int m = 0; m < 2 * layout.degree[l] + 1; ++m, ++first)
-          chi_adjoint[first] = chi_adjoint[first] * (1 + b[l]) + 2 * chi_row[first] * out_row[layout.feature_stride + l];
+          chi_adjoint[first] =
+              chi_adjoint[first] * (1 + b[l]) + 2 * chi_row[first] * out_row[layout.feature_stride + l];
     }
   });
 }
 
-// Energies of rows (float64, eV), returned summed, and the adjoints [rows][channels][message_stride] of the features in channel 0.
+// Energies of rows (float64, eV), returned summed, and the adjoints [rows][channels][message_stride] of the features in
+// channel 0.
 template <typename Real>
 double readout(const Layout& layout, const ReadoutWeights<Real>& w, int channels, Range range, const Real* x,
                double* energies, Real* adjoints, Real* memory) {
@@ -166,13 +174,14 @@ double readout(const Layout& layout, const ReadoutWeights<Real>& w, int channels
   double total = 0;
   Real* hidden = memory;
   for_blocks(range, [&](std::size_t start, int count) {
-    multiply<1, false, Real>(count, x + start * layout.feature_stride, layout.feature_stride, {layout.feature_width}, w.hidden,
-                             layout.readout_stride, layout.readout_stride, hidden, layout.readout_stride);
+    multiply<1, false, Real>(count, x + start * layout.feature_stride, layout.feature_stride, {layout.feature_width},
+                             w.hidden, layout.readout_stride, layout.readout_stride, hidden, layout.readout_stride);
     for (int a = 0; a < count; ++a) {
       V energy{};
       for (int n = 0; n < layout.readout_stride; n += kLanes<Real>) {
         Real* at = hidden + a * layout.readout_stride + n;
-        const V sum = load<V>(at) + load<V>(w.bias + n), gate = sigmoid(sum), value = sum * gate, out = load<V>(w.out + n);
+        const V sum = load<V>(at) + load<V>(w.bias + n), gate = sigmoid(sum), value = sum * gate,
+                out = load<V>(w.out + n);
         energy += out * value;
         store<V>(at, out * (gate + value * (Real(1) - gate)));
       }

@@ -1,4 +1,5 @@
-// Work shared with XLA's own threads, which idle during a custom call: no threads of our own, and as many as the client has.
+// Work shared with XLA's own threads, which idle during a custom call: no threads of our own, and as many as the client
+// has.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +12,8 @@
 
 namespace so3krates::kernels {
 
-// Runs task(k) for k in [0, count) and returns when all are done. The caller takes tasks too, so that nothing waits for a busy pool.
+// Runs task(k) for k in [0, count) and returns when all are done. The caller takes tasks too, so that nothing waits for
+// a busy pool.
 template <typename Task>
 void parallel(xla::ffi::ThreadPool& pool, int count, const Task& task) {
   struct Job {

@@ -1,5 +1,5 @@
-// Vectors of the instruction set that this file is compiled for, on GCC's vector extensions. Included once per instruction set, each
-// in its own namespace.
+// Vectors of the instruction set that this file is compiled for, on GCC's vector extensions. Included once per
+// instruction set, each in its own namespace.
 #pragma once
 
 #ifdef __x86_64__

@@ -102,7 +102,9 @@ const PJRT_Extension_Base* extension(const PJRT_Api* api, PJRT_Extension_Type ty
   return found;
 }
 
-bool is_gpu(const PJRT_Api* api) { return extension(api, PJRT_Extension_Type_Gpu_Custom_Call) != nullptr; }
+bool is_gpu(const PJRT_Api* api) {
+  return extension(api, PJRT_Extension_Type_Gpu_Custom_Call) != nullptr;
+}
 
 // Makes the fused kernels known to a CPU plugin that takes custom calls.
 void register_kernels(const PJRT_Api* api) {

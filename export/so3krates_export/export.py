@@ -34,10 +34,11 @@ def export_model(
 ) -> None:
     """Writes `model` as a bundle (docs/bundle.md) whose network computes in `precision`.
 
-    body: "xla", programs for any device, or "fused", calls of the CPU kernels. tables: largest change of a force (eV/A) for which
-    radial filter networks may become tables; None: no tables in the body "xla", `tables.TOLERANCE` in "fused", which needs them.
-    Raises ValueError for an unknown precision, platform or body, FusedError for a network that the kernels do not compute,
-    TableError where no table is fine enough.
+    body: "xla", programs for any device, or "fused", calls of the CPU kernels. tables: largest change of a force (eV/A)
+    for which radial filter networks may become tables; None: none in "xla", `tables.TOLERANCE` in "fused", which needs
+    them.
+    Raises ValueError for an unknown precision, platform or body, FusedError for a network that the kernels do not
+    compute, TableError where no table is fine enough.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision = {precision!r}: known are {', '.join(PRECISIONS)}")

@@ -1,4 +1,4 @@
-"""The stages as fused CPU kernels (csrc/kernels): weights and arrays in the kernels' layout, and the plan that calls them."""
+"""The stages as fused CPU kernels (csrc/kernels): weights in their layout, and the plan that calls them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def check_fused(config: ModelConfig) -> None:
 
 
 def fused_weights(config: ModelConfig, params: Params, atomic_numbers: list[int]) -> dict[str, np.ndarray]:
-    """Weights of a tabulated network in the kernels' layout, float64, by their names in the plan. Needs jax's x64 mode."""
+    """Weights of a tabulated network in the kernels' layout, float64, by their names in the plan. Needs x64 mode."""
     check_fused(config)
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     w = widths(config)
@@ -235,7 +235,7 @@ def _readout_weights(config: ModelConfig, readout: Params) -> dict[str, np.ndarr
 def build_fused_plan(config: ModelConfig, precision: str, elements: int, channels: int = 1, threads: int = 0) -> Plan:
     """The stages as custom calls; arguments as in `plan.build_plan`.
 
-    config: of a tabulated network. elements: number of species. threads: how many the pairs are shared out among, 0: the
+    config: of a tabulated network. elements: number of species. threads: how many share the pairs, 0: the
     client's. Every array that a call fills is handed in and updated in place.
     """
     check_fused(config)

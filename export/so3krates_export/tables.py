@@ -64,7 +64,7 @@ def choose_tables(
         scale = np.maximum(1.0, np.linalg.norm(forces, axis=1, keepdims=True) / LARGE_FORCE)
         if not np.isfinite(forces).all():
             raise TableError(
-                "the network's forces on the structures that tables are checked with are not finite: export without tables"
+                "the network's forces on the structures that check tables are not finite: export without tables"
             )
         for nodes in GRIDS:
             reduced = tabulated(config, params, nodes, START)
@@ -80,8 +80,8 @@ def choose_tables(
 def structures_for(elements: tuple[str, ...]) -> list[Atoms]:
     """Structures like those that a potential of these elements is trained on, and random ones. Deterministic.
 
-    Lattices of two sublattices with neighbours at about the sum of covalent radii, strained and rattled, the elements taking
-    turns; disordered ones, less dense; and triangles of all pairs of elements.
+    Lattices of two sublattices with neighbours at about the sum of covalent radii, strained and rattled, the elements
+    taking turns; disordered ones, less dense; and triangles of all pairs of elements.
     """
     random = np.random.default_rng(0)
     radii = {e: covalent_radii[atomic_numbers[e]] for e in elements}

@@ -1,4 +1,4 @@
-"""The fused CPU kernels in JAX's runtime: equal to the `xla` stages of the same tabulated network, in float64, for any threads and ranks."""
+"""The fused CPU kernels in JAX's runtime: equal to the `xla` stages in float64, for any threads and ranks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ NUMBERS = [31, 7]
 RUNG = Rung(rows=256, atoms=4096, candidates=192, neighbours=64)
 CONFIGS = {
     "two heads": ModelConfig(features=24, heads=2, layers=3, degrees=(1, 2, 3), cutoff=5.0),
-    "four degrees": ModelConfig(features=48, heads=4, layers=2, degrees=(1, 2, 3, 4), cutoff=4.0, cutoff_function="polynomial"),
+    "four degrees": ModelConfig(
+        features=48, heads=4, layers=2, degrees=(1, 2, 3, 4), cutoff=4.0, cutoff_function="polynomial"
+    ),
     "three heads": ModelConfig(
         features=24, heads=3, layers=3, degrees=(1, 3), cutoff=4.5, cutoff_function="exponential",
         spherical_filter_features=(5, 24), readout_features=(17,),
@@ -223,7 +225,7 @@ def test_networks_that_the_kernels_do_not_compute_are_refused():
 
 
 def test_a_wrong_shape_is_refused():
-    plan, weights, shapes, _ = programs("two heads", "fused", 1)
+    plan, _, shapes, _ = programs("two heads", "fused", 1)
     call = next(c for c in plan.steps if isinstance(c, Call) and c.program == "project")
     arguments = [jnp.zeros(shapes[n].shape, shapes[n].dtype) for n in call.inputs]
     arguments[0] = arguments[0][:-1]

@@ -1,4 +1,4 @@
-"""Bundles with the body "fused" in the C++ evaluator: equal to the body "xla", on every instruction set of this processor."""
+"""Bundles with the body "fused" in the C++ evaluator: equal to "xla", on every instruction set of this processor."""
 
 from __future__ import annotations
 

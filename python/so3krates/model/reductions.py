@@ -1,4 +1,4 @@
-"""Networks that are cheaper and the same, or nearly so: radial filter networks as splines, the first layer by pairs of species."""
+"""Networks that are cheaper and nearly the same: radial filters as splines, the first layer by pairs of species."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ FILTERS = ("feature_filter", "geometric_filter")
 def tabulated(config: ModelConfig, params: Params, nodes: int, start: float = 0.5) -> tuple[ModelConfig, Params]:
     """The network with its radial filter networks, functions of distance only, replaced by cubic splines in exp(-d).
 
-    The result is a network of its own, radial_basis = "spline" with one linear layer, whose forces are the exact derivatives of its
-    energy. `nodes` coefficients reach from `start` (A) to the cutoff; below `start` the filters are constant.
+    The result is a network of its own, radial_basis = "spline" with one linear layer, whose forces are the exact
+    derivatives of its energy. `nodes` coefficients reach from `start` (A) to the cutoff; below `start` the filters
+    are constant.
     Needs jax's x64 mode.
     """
     reduced = dataclasses.replace(
@@ -66,7 +67,7 @@ def _spline_coefficients(config: ModelConfig, params: Params, nodes: int, start:
 
 
 class FirstLayer(NamedTuple):
-    """The first layer's attention: its input depends on the species alone and its Euclidean variables are zero (docs/model.md, end)."""
+    """The first layer's attention, whose input depends on the species alone (docs/model.md)."""
 
     values: np.ndarray  # (S, F) what a neighbour of each species sends
     heads: np.ndarray  # (S, S, nodes, H) coefficients of alpha / phi: centre, neighbour
