@@ -111,7 +111,7 @@ def run_demo(folder: str | Path, console: Console) -> None:
         _compare(folder, model, console)
     console.print(
         f"\n[bold]Done in {(time.monotonic() - began) / 60:.1f} minutes.[/] Everything is in {folder}:\n"
-        f"  {TRAINING_DATA}, {TEST_DATA}     labelled structures\n"
+        f"  {TRAINING_DATA}, {TEST_DATA}       labelled structures\n"
         "  model/                          weights; report/errors.txt, report/parity.png, report/learning_curve.png\n"
         "  gan.so3k                        the potential for LAMMPS\n"
         "  in.gan, gan.data, log.lammps    the run\n"

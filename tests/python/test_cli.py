@@ -168,3 +168,12 @@ def test_energy_drift() -> None:
     assert energy_drift(times, energies, 8) == pytest.approx(3e-5, rel=0.3)
     with pytest.raises(ValueError, match="at least three"):
         energy_drift(times[:2], energies[:2], 8)
+
+
+def test_demo_uses_every_frame_that_it_samples() -> None:
+    from so3krates.demo import PLAN, SETTINGS
+
+    states = len(PLAN.strains) * len(PLAN.temperatures)
+    assert PLAN.strains == (-0.01, 0.0, 0.01, 0.02, 0.03)
+    assert (min(PLAN.temperatures), max(PLAN.temperatures)) == (100.0, 900.0)
+    assert SETTINGS.data.n_train + SETTINGS.data.n_valid == PLAN.total - states  # one of each state is kept for testing
