@@ -138,6 +138,10 @@ def export(
     output: Output = Path("potential.so3k"),
     precision: Annotated[str, typer.Option(help="Arithmetic of the network: float32 or float64.")] = "float32",
     platform: Annotated[str, typer.Option(help="Where it will run: cpu or cuda.")] = "cpu",
+    body: Annotated[str, typer.Option(help="xla: runs everywhere; fused: CPU kernels, faster.")] = "xla",
+    tables: Annotated[
+        float | None, typer.Option(help="Largest change of a force by tables of the radial filters, eV/A.")
+    ] = None,
 ) -> None:
     """Write a model as the one file that LAMMPS runs."""
     from so3krates_export.export import export_model
@@ -145,9 +149,9 @@ def export(
     from so3krates.storage import Model
 
     loaded = Model.load(model)
-    export_model(loaded, output, precision=precision, platform=platform)
+    export_model(loaded, output, precision=precision, platform=platform, body=body, tables=tables)
     _console().print(
-        f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}). In a deck:\n"
+        f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}, body {body}). In a deck:\n"
         f"  pair_style so3krates\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",
         highlight=False,
         soft_wrap=True,

@@ -38,6 +38,14 @@ CONFIGS = {
 OUTPUTS = ("energy", "atom_energies", "forces", "strain_gradient", "atom_virials")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Most of the time would be compilation of programs that run once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(autouse=True)
 def kernels():
     with jax.enable_x64(True):
