@@ -18,7 +18,7 @@ from so3krates_export.tables import TableError, choose_tables, structures_for
 UNITY = 1e-14  # sums of splines
 COLLAPSED = 1e-13  # coefficients of the first layer, relative
 TOLERANCE = 2e-5  # eV/A, tables
-DERIVATIVE = 1e-6  # eV/A, central differences of 1e-4 A
+DERIVATIVE = 2e-8  # eV/A, central differences of 2e-5 A
 SIGNAL = 1e-2  # eV/A
 SMALL = ModelConfig(features=24, heads=2, layers=2, degrees=(1, 2, 3), cutoff=5.0)
 
@@ -69,7 +69,7 @@ def test_tables_converge(finer):
 
 def test_forces_of_a_tabulated_network_are_the_derivatives_of_its_energy():
     config, params = tabulated(SMALL, params64(SMALL), 40)
-    atoms, step = crystal(), 1e-4
+    atoms, step = crystal(), 2e-5
     forces = predict(config, params, batch_of(atoms, config.cutoff)).forces
     energies = []
     for sign in (1, -1):
