@@ -71,6 +71,14 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
     "donated twice": (lambda m: step(m)["inputs"].append("edges"), 'updates "edges" in place, but reads it twice'),
     "refresh of an input": (lambda m: step(m, 2).update(refresh=["species"]), 'refreshes "species"'),
     "refresh of a matrix": (lambda m: step(m, 2).update(refresh=["strain_gradient"]), 'refreshes "strain_gradient"'),
+    "no atom virials": (
+        lambda m: m["schedules"].update(virials=m["schedules"]["forces"]),
+        'schedule "virials" never computes "atom_vi',
+    ),
+    "refresh at once": (
+        lambda m: m["schedules"]["forces"].insert(0, {"refresh": ["slopes"]}),
+        "refreshes rows before it computes",
+    ),
     "no energy": (lambda m: m["schedules"]["forces"].pop(), 'never computes "energy"'),
 }
 

@@ -58,15 +58,19 @@ py::list ladder_of(const Bundle& bundle) {
   return ladder;
 }
 
-// A Python callable f(rows, owned), rows being uint8 [rows, row_bytes] in the evaluator's own memory.
+// A Python callable f(arrays, owned), each array being uint8 [rows, row_bytes] in the evaluator's own memory.
 class PythonHalo : public so3krates::Halo {
  public:
   explicit PythonHalo(py::function function) : function_(std::move(function)) {}
-  void refresh(void* data, std::size_t row_bytes, int owned, int rows) override {
+  void refresh(const std::vector<so3krates::RowArray>& arrays, int owned, int rows) override {
     const py::gil_scoped_acquire lock;
-    const py::capsule not_owned(data, [](void*) {});
-    const std::vector<py::ssize_t> shape = {rows, static_cast<py::ssize_t>(row_bytes)};
-    function_(py::array_t<std::uint8_t>(shape, static_cast<std::uint8_t*>(data), not_owned), owned);
+    py::list views;
+    for (const so3krates::RowArray& array : arrays) {
+      const py::capsule not_owned(array.data, [](void*) {});
+      const std::vector<py::ssize_t> shape = {rows, static_cast<py::ssize_t>(array.row_bytes)};
+      views.append(py::array_t<std::uint8_t>(shape, static_cast<std::uint8_t*>(array.data), not_owned));
+    }
+    function_(views, owned);
   }
 
  private:
@@ -107,19 +111,21 @@ class Evaluator {
     atoms_ = n.atoms;
   }
 
-  py::dict evaluate(const Doubles& positions, const std::optional<py::function>& halo) {
+  py::dict evaluate(const Doubles& positions, const std::optional<py::function>& halo, bool with_virials) {
     require(positions.ndim() == 2 && positions.shape(0) == atoms_ && positions.shape(1) == 3,
             "positions must have the shape [" + std::to_string(atoms_) + ", 3] of the neighbourhood");
     std::unique_ptr<PythonHalo> python_halo;
     if (halo) python_halo = std::make_unique<PythonHalo>(*halo);
     const so3krates::Results& results = [&]() -> const so3krates::Results& {
       const py::gil_scoped_release unlock;
-      return evaluator_.evaluate(positions.data(), python_halo.get());
+      return evaluator_.evaluate(positions.data(), python_halo.get(), with_virials);
     }();
-    const std::vector<py::ssize_t> matrix = {3, 3}, vectors = {owned_, 3};
-    return py::dict("energy"_a = results.energy, "atom_energies"_a = Doubles(owned_, results.atom_energies),
-                    "forces"_a = Doubles(vectors, results.forces),
-                    "strain_gradient"_a = Doubles(matrix, &results.strain_gradient[0][0]));
+    const std::vector<py::ssize_t> matrix = {3, 3}, vectors = {owned_, 3}, matrices = {owned_, 3, 3};
+    py::dict found("energy"_a = results.energy, "atom_energies"_a = Doubles(owned_, results.atom_energies),
+                   "forces"_a = Doubles(vectors, results.forces),
+                   "strain_gradient"_a = Doubles(matrix, &results.strain_gradient[0][0]));
+    if (with_virials) found["atom_virials"] = Doubles(matrices, results.atom_virials);
+    return found;
   }
 
   py::dict report() const {
@@ -128,8 +134,10 @@ class Evaluator {
                     "rung_candidates"_a = r.rung_candidates, "rung_neighbours"_a = r.rung_neighbours,
                     "buffer_bytes"_a = r.buffer_bytes, "temporary_bytes"_a = r.temporary_bytes,
                     "compile_seconds"_a = r.compile_seconds, "programs_compiled"_a = r.programs_compiled,
-                    "programs_loaded"_a = r.programs_loaded, "climbs"_a = r.climbs,
-                    "cache_warning"_a = r.cache_warning);
+                    "programs_loaded"_a = r.programs_loaded, "climbs"_a = r.climbs, "cache_warning"_a = r.cache_warning,
+                    "halo_row_bytes"_a = r.halo_row_bytes, "halo_bytes"_a = r.halo_bytes,
+                    "list_seconds"_a = r.list_seconds, "program_seconds"_a = r.program_seconds,
+                    "halo_seconds"_a = r.halo_seconds, "result_seconds"_a = r.result_seconds);
   }
 
  private:
@@ -182,10 +190,10 @@ PYBIND11_MODULE(_harness, m) {
       .def("set_neighbourhood", &Evaluator::set_neighbourhood, "owned"_a, "rows"_a, "row_of_atom"_a, "atom_of_row"_a,
            "species"_a, "candidate_count"_a, "candidates"_a,
            "Candidates are concatenated over the owned rows. All arrays are copied.")
-      .def(
-          "evaluate", &Evaluator::evaluate, "positions"_a, "halo"_a = py::none(),
-          "positions: [atoms, 3] A. Returns energy (eV), atom_energies (owned,), forces (owned, 3) and strain_gradient "
-          "(3, 3). halo(rows, owned), rows being uint8 [rows, row_bytes], fills rows[owned:] in place.")
+      .def("evaluate", &Evaluator::evaluate, "positions"_a, "halo"_a = py::none(), "with_virials"_a = false,
+           "positions: [atoms, 3] A. Returns energy (eV), atom_energies (owned,), forces (owned, 3), strain_gradient "
+           "(3, 3) and, where asked for, atom_virials (owned, 3, 3). halo(arrays, owned) fills rows [owned:] of each "
+           "array, uint8 [rows, row_bytes], in place.")
       .def("report", &Evaluator::report);
 
   bind_pjrt(m);

@@ -266,8 +266,7 @@ void run_first_layer(Call& call) {
   PairTable<Real> table{};
   const Pairs pairs = pair_table(call, table);
   const int owned = call.count();
-  // Room for all channels of the adjoint; its front is used as [rows][elements][kQuad].
-  Real* coefficients = call.out<Real>({pairs.rows, kAny, l.elements, kQuad});
+  Real* coefficients = call.out<Real>({pairs.rows, l.elements, kQuad});
   Real* attended = call.out<Real>({pairs.rows, l.order_stride});
   Real* x = call.out<Real>({pairs.rows, l.feature_stride});
   Real* chi = call.out<Real>({pairs.rows, l.order_stride});

@@ -9,15 +9,24 @@
 #include <lammps/neigh_list.h>
 #include <lammps/neighbor.h>
 #include <lammps/update.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <map>
+#include <thread>
 
 using namespace LAMMPS_NS;
 
 namespace {
 
 constexpr double MIB = 1024.0 * 1024.0;
+constexpr double LARGE_SHIFT = 50.0;  // eV; energies per atom beyond it drown the heat flux in rounding and noise
+
+// Components of LAMMPS' virials, xx yy zz xy xz yz and, per atom about centroids, yx zx zy: of the position, of the
+// force.
+constexpr int kFirst[9] = {0, 1, 2, 0, 0, 1, 1, 2, 2}, kSecond[9] = {0, 1, 2, 1, 2, 2, 0, 0, 1};
 
 std::string joined(const std::vector<std::string>& words) {
   std::string text;
@@ -25,7 +34,7 @@ std::string joined(const std::vector<std::string>& words) {
   return text;
 }
 
-// Ends the run. On one rank cleanly, so that a Python program may go on; where other ranks may not have failed, at
+// Ends the run. On one rank cleanly, so that a Python program may go on; where other ranks may wait for this one, at
 // once.
 [[noreturn]] void fail(LAMMPS* lmp, const std::string& message) {
   if (lmp->comm->nprocs == 1) lmp->error->all(FLERR, message);
@@ -42,6 +51,66 @@ auto reported(LAMMPS* lmp, Call&& call) {
   }
 }
 
+// The same where all ranks come to: if it fails on any of them, all end together with one message, the lowest rank's.
+template <typename Call>
+void reported_together(LAMMPS* lmp, Call&& call) {
+  std::string message;
+  int failed = lmp->comm->nprocs;
+  try {
+    call();
+  } catch (const so3krates::Error& failure) {
+    message = std::string("pair_style so3krates: ") + failure.what();
+    failed = lmp->comm->me;
+  }
+  int first = failed;
+  MPI_Allreduce(&failed, &first, 1, MPI_INT, MPI_MIN, lmp->world);
+  if (first == lmp->comm->nprocs) return;
+  int length = static_cast<int>(message.size());
+  MPI_Bcast(&length, 1, MPI_INT, first, lmp->world);
+  message.resize(length);
+  MPI_Bcast(message.data(), length, MPI_CHAR, first, lmp->world);
+  lmp->error->all(FLERR, message);
+}
+
+// LAMMPS' communication as the evaluator sees it. No base class of the pair style, whose destructor may throw.
+class PairHalo : public so3krates::Halo {
+ public:
+  explicit PairHalo(PairSo3krates& pair) : pair_(pair) {}
+  void refresh(const std::vector<so3krates::RowArray>& arrays, int /*owned*/, int /*rows*/) override {
+    pair_.refresh(arrays);
+  }
+
+ private:
+  PairSo3krates& pair_;
+};
+
+// Ranks on this rank's machine, and which of them it is.
+struct Machine {
+  int ranks = 1, rank = 0;
+  int cores = 1;  // that any of them may use
+};
+
+Machine machine_of(LAMMPS* lmp) {
+  MPI_Comm local;
+  MPI_Comm_split_type(lmp->world, MPI_COMM_TYPE_SHARED, lmp->comm->me, MPI_INFO_NULL, &local);
+  Machine machine;
+  MPI_Comm_size(local, &machine.ranks);
+  MPI_Comm_rank(local, &machine.rank);
+  cpu_set_t mine, all;
+  CPU_ZERO(&mine);
+  CPU_ZERO(&all);
+  sched_getaffinity(0, sizeof(mine), &mine);
+  MPI_Allreduce(&mine, &all, sizeof(mine), MPI_BYTE, MPI_BOR, local);
+  MPI_Comm_free(&local);
+  machine.cores = std::max(1, CPU_COUNT(&all));
+  return machine;
+}
+
+// Doubles that hold `bytes` bytes.
+int doubles(std::size_t bytes) {
+  return static_cast<int>((bytes + sizeof(double) - 1) / sizeof(double));
+}
+
 }  // namespace
 
 PairSo3krates::PairSo3krates(LAMMPS* lmp) : Pair(lmp) {
@@ -50,8 +119,8 @@ PairSo3krates::PairSo3krates(LAMMPS* lmp) : Pair(lmp) {
   one_coeff = 1;
   manybody_flag = 1;
   no_virial_fdotr_compute = 1;  // forces never reach ghosts
-  centroidstressflag = CENTROID_NOTAVAIL;
-  comm_forward = 1;
+  centroidstressflag = CENTROID_AVAIL;
+  comm_forward = 2;
 }
 
 PairSo3krates::~PairSo3krates() {
@@ -68,7 +137,7 @@ void PairSo3krates::allocate() {
 }
 
 void PairSo3krates::settings(int narg, char** arg) {
-  const char* known = "device cpu|cuda[:INDEX], threads N, cache DIR|off, plugin PATH, verbose yes|no";
+  const char* known = "device cpu|cuda[:INDEX], threads N, cache DIR|off, plugin PATH, shifts yes|no, verbose yes|no";
   options_ = {};
   verbose_ = false;
   for (int i = 0; i < narg; i += 2) {
@@ -83,6 +152,8 @@ void PairSo3krates::settings(int narg, char** arg) {
       options_.cache = value;
     else if (key == "plugin")
       options_.plugin = value;
+    else if (key == "shifts")
+      options_.shifts = utils::logical(FLERR, value, false, lmp) != 0;
     else if (key == "verbose")
       verbose_ = utils::logical(FLERR, value, false, lmp) != 0;
     else
@@ -104,8 +175,8 @@ void PairSo3krates::coeff(int narg, char** arg) {
 
   file_ = arg[2];
   const std::string found = utils::get_potential_file_path(file_);
-  bundle_ = reported(lmp, [&] {
-    return std::make_unique<const so3krates::Bundle>(so3krates::Bundle::read(found.empty() ? file_ : found));
+  reported_together(lmp, [&] {
+    bundle_ = std::make_unique<const so3krates::Bundle>(so3krates::Bundle::read(found.empty() ? file_ : found));
   });
   evaluator_.reset();
 
@@ -137,12 +208,6 @@ void PairSo3krates::coeff(int narg, char** arg) {
 }
 
 void PairSo3krates::init_style() {
-  if (comm->nprocs > 1)
-    error->all(
-        FLERR,
-        "pair_style so3krates: {} MPI ranks, but this version runs on one. Start LAMMPS without mpiexec (it uses "
-        "the cores of the machine as threads)",
-        comm->nprocs);
   if (bundle_->units != update->unit_style)
     error->all(FLERR, "pair_style so3krates: the deck has units {} but {} is in units {}. Write: units {}",
                update->unit_style, file_, bundle_->units, bundle_->units);
@@ -162,10 +227,26 @@ void PairSo3krates::init_style() {
 
   neighbor->add_request(this, NeighConst::REQ_FULL);
 
-  if (evaluator_) return;
-  evaluator_ = reported(lmp, [&] { return std::make_unique<so3krates::Evaluator>(*bundle_, options_); });
+  if (!evaluator_) open_evaluator();
+  // LAMMPS makes its buffers for as many numbers per atom as the style of the deck, which may be hybrid, asks for.
+  comm_forward = std::max(2, doubles_moved_);
+  force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
+}
+
+void PairSo3krates::open_evaluator() {
+  so3krates::EvaluatorOptions options = options_;
+  const Machine machine = machine_of(lmp);
+  if (options.threads == 0) {
+    const int own = static_cast<int>(std::thread::hardware_concurrency());
+    options.threads = std::max(1, std::min(own, machine.cores / machine.ranks));
+  }
+  if (options.device == "cuda" && machine.ranks > 1) options.device += ":" + std::to_string(machine.rank);
+  reported_together(lmp, [&] { evaluator_ = std::make_unique<so3krates::Evaluator>(*bundle_, options); });
+  // Each array of a refresh may need a number more than its share.
+  doubles_moved_ = doubles(evaluator_->report().halo_row_bytes) + 8;
   known_list_ = nullptr;
   reported_climbs_ = -1;
+  reported_ = {};
   log_potential();
 }
 
@@ -175,61 +256,69 @@ double PairSo3krates::init_one(int /*i*/, int /*j*/) {
 
 void PairSo3krates::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
-  if (vflag_atom)
-    error->all(
-        FLERR,
-        "pair_style so3krates: per-atom virials (compute stress/atom, compute heat/flux) are not provided by this "
-        "version. Remove that compute; pressure and compute pe/atom work");
-  if (list->inum == 0) return;
-
-  if (neighbourhood_is_stale()) update_neighbourhood();
-  const so3krates::Results& results =
-      reported(lmp, [&]() -> const so3krates::Results& { return evaluator_->evaluate(atom->x[0]); });
+  if (lists_are_new()) {
+    number_rows();
+    update_lists();
+    set_neighbourhood();
+  } else if (types_have_changed()) {
+    set_neighbourhood();
+  }
+  const bool with_virials = vflag_atom || cvflag_atom;
+  if (with_virials) warn_of_shifts();
+  PairHalo halo(*this);
+  const double* positions = row_of_atom_.empty() ? nullptr : atom->x[0];
+  const so3krates::Results& results = reported(lmp, [&]() -> const so3krates::Results& {
+    return evaluator_->evaluate(positions, comm->nprocs > 1 ? &halo : nullptr, with_virials);
+  });
   check_finite(results);
   tally(results);
   log_report(evaluator_->report());
 }
 
-bool PairSo3krates::neighbourhood_is_stale() const {
-  const std::size_t atoms = atom->nlocal + atom->nghost;
-  if (neighbor->ago == 0 || neighbor->lastcall != known_build_ || list != known_list_ || row_of_atom_.size() != atoms ||
-      species_.size() != static_cast<std::size_t>(list->inum))
-    return true;
-  // Types may change between rebuilds (fix atom/swap).
-  for (int row = 0; row < list->inum; row++)
-    if (species_[row] != element_of_type_[atom->type[list->ilist[row]]]) return true;
+// All ranks come to the same answer.
+bool PairSo3krates::lists_are_new() const {
+  return neighbor->ago == 0 || neighbor->lastcall != known_build_ || list != known_list_;
+}
+
+// Types may change between rebuilds (fix atom/swap).
+bool PairSo3krates::types_have_changed() const {
+  for (std::size_t row = 0; row < species_.size(); row++)
+    if (species_[row] != element_of_type_[atom->type[atom_of_row_[row]]]) return true;
   return false;
 }
 
-// Every atom learns its row; a ghost learns it from its owner, so that no atom map is needed.
+// Every atom learns its row. A ghost learns from its owner whose it is, so that no atom map is needed: images of own
+// atoms have their row, all images of another rank's atom share a further one.
 void PairSo3krates::number_rows() {
-  row_of_atom_.assign(atom->nlocal + atom->nghost, -1);
-  for (int row = 0; row < list->inum; row++) row_of_atom_[list->ilist[row]] = row;
+  const int atoms = atom->nlocal + atom->nghost;
+  owner_rank_.assign(atoms, comm->me);
+  owner_row_.assign(atoms, -1);
+  atom_of_row_.assign(list->ilist, list->ilist + list->inum);
+  for (int row = 0; row < list->inum; row++) owner_row_[list->ilist[row]] = row;
   comm->forward_comm(this);
-  // Atoms of another pair style are in no list: any row will do, as it is never read.
-  std::replace(row_of_atom_.begin(), row_of_atom_.end(), -1, 0);
+
+  row_of_atom_ = owner_row_;
+  std::map<int, std::vector<int>> known;  // by rank, then by its row
+  for (int i = atom->nlocal; i < atoms; i++) {
+    if (owner_row_[i] < 0 || owner_rank_[i] == comm->me) continue;
+    std::vector<int>& rows = known[owner_rank_[i]];
+    if (owner_row_[i] >= static_cast<int>(rows.size())) rows.resize(owner_row_[i] + 1, -1);
+    int& row = rows[owner_row_[i]];
+    if (row < 0) {
+      row = static_cast<int>(atom_of_row_.size());
+      atom_of_row_.push_back(i);
+    }
+    row_of_atom_[i] = row;
+  }
 }
 
-int PairSo3krates::pack_forward_comm(int n, int* atoms, double* buffer, int /*pbc_flag*/, int* /*pbc*/) {
-  for (int k = 0; k < n; k++) buffer[k] = row_of_atom_[atoms[k]];
-  return n;
-}
-
-void PairSo3krates::unpack_forward_comm(int n, int first, double* buffer) {
-  for (int k = 0; k < n; k++) row_of_atom_[first + k] = static_cast<int>(buffer[k]);
-}
-
-void PairSo3krates::update_neighbourhood() {
-  number_rows();
-
-  const int rows = list->inum;
-  species_.resize(rows);
-  candidate_count_.resize(rows);
-  candidates_.resize(rows);
+void PairSo3krates::update_lists() {
+  const int owned = list->inum;
+  candidate_count_.resize(owned);
+  candidates_.resize(owned);
   std::size_t entries = 0;
-  for (int row = 0; row < rows; row++) {
+  for (int row = 0; row < owned; row++) {
     const int i = list->ilist[row];
-    species_[row] = element_of_type_[atom->type[i]];
     candidate_count_[row] = list->numneigh[i];
     candidates_[row] = list->firstneigh[i];
     entries += list->numneigh[i];
@@ -238,31 +327,80 @@ void PairSo3krates::update_neighbourhood() {
   if (atom->molecular != Atom::ATOMIC) {
     unmasked_.resize(entries);
     int* next = unmasked_.data();
-    for (int row = 0; row < rows; row++) {
+    for (int row = 0; row < owned; row++) {
       const int* masked = candidates_[row];
       candidates_[row] = next;
       next = std::transform(masked, masked + candidate_count_[row], next, [](int j) { return j & NEIGHMASK; });
     }
   }
 
+  known_list_ = list;
+  known_build_ = neighbor->lastcall;
+  if (verbose_ && comm->me == 0)
+    utils::logmesg(
+        lmp, "So3krates: step {}: {}{} atoms, {} rows of other ranks, {} with images, on average {:.1f} candidates\n",
+        update->ntimestep, comm->nprocs > 1 ? "rank 0 has " : "", owned, atom_of_row_.size() - owned,
+        row_of_atom_.size(), owned == 0 ? 0.0 : static_cast<double>(entries) / owned);
+}
+
+void PairSo3krates::set_neighbourhood() {
+  species_.resize(atom_of_row_.size());
+  for (std::size_t row = 0; row < species_.size(); row++)
+    species_[row] = element_of_type_[atom->type[atom_of_row_[row]]];
+
   so3krates::Neighbourhood neighbourhood;
-  neighbourhood.owned = rows;
-  neighbourhood.rows = rows;
+  neighbourhood.owned = list->inum;
+  neighbourhood.rows = static_cast<int>(atom_of_row_.size());
   neighbourhood.atoms = static_cast<int>(row_of_atom_.size());
   neighbourhood.row_of_atom = row_of_atom_.data();
-  neighbourhood.atom_of_row = list->ilist;
+  neighbourhood.atom_of_row = atom_of_row_.data();
   neighbourhood.species = species_.data();
   neighbourhood.candidate_count = candidate_count_.data();
   neighbourhood.candidates = candidates_.data();
   reported(lmp, [&] { evaluator_->set_neighbourhood(neighbourhood); });
+}
 
-  known_list_ = list;
-  known_build_ = neighbor->lastcall;
-  if (verbose_ && comm->me == 0)
-    utils::logmesg(lmp, "So3krates: step {}: {} atoms, {} with images, at most {} and on average {:.1f} candidates\n",
-                   update->ntimestep, rows, neighbourhood.atoms,
-                   *std::max_element(candidate_count_.begin(), candidate_count_.end()),
-                   static_cast<double>(entries) / rows);
+void PairSo3krates::refresh(const std::vector<so3krates::RowArray>& arrays) {
+  int width = 0;
+  for (const auto& array : arrays) width += doubles(array.row_bytes);
+  moving_ = &arrays;
+  comm->forward_comm(this, width);
+  moving_ = nullptr;
+}
+
+// Rows as bytes while they are refreshed, otherwise the owner's rank and row.
+int PairSo3krates::pack_forward_comm(int n, int* atoms, double* buffer, int /*pbc_flag*/, int* /*pbc*/) {
+  double* next = buffer;
+  for (int k = 0; k < n; k++) {
+    const int i = atoms[k];
+    if (moving_ == nullptr) {
+      *next++ = owner_rank_[i];
+      *next++ = owner_row_[i];
+      continue;
+    }
+    for (const auto& array : *moving_) {
+      if (row_of_atom_[i] >= 0)
+        std::memcpy(next, static_cast<const char*>(array.data) + row_of_atom_[i] * array.row_bytes, array.row_bytes);
+      next += doubles(array.row_bytes);
+    }
+  }
+  return static_cast<int>(next - buffer);
+}
+
+void PairSo3krates::unpack_forward_comm(int n, int first, double* buffer) {
+  const double* next = buffer;
+  for (int i = first; i < first + n; i++) {
+    if (moving_ == nullptr) {
+      owner_rank_[i] = static_cast<int>(*next++);
+      owner_row_[i] = static_cast<int>(*next++);
+      continue;
+    }
+    for (const auto& array : *moving_) {
+      if (row_of_atom_[i] >= list->inum)
+        std::memcpy(static_cast<char*>(array.data) + row_of_atom_[i] * array.row_bytes, next, array.row_bytes);
+      next += doubles(array.row_bytes);
+    }
+  }
 }
 
 void PairSo3krates::check_finite(const so3krates::Results& results) const {
@@ -295,10 +433,32 @@ void PairSo3krates::tally(const so3krates::Results& results) {
   if (eflag_atom)
     for (int row = 0; row < list->inum; row++) eatom[list->ilist[row]] += results.atom_energies[row];
   if (vflag_global) {
-    const int first[6] = {0, 1, 2, 0, 0, 1}, second[6] = {0, 1, 2, 1, 2, 2};
     const auto& g = results.strain_gradient;
-    for (int k = 0; k < 6; k++) virial[k] -= 0.5 * (g[first[k]][second[k]] + g[second[k]][first[k]]);
+    for (int k = 0; k < 6; k++) virial[k] -= 0.5 * (g[kFirst[k]][kSecond[k]] + g[kSecond[k]][kFirst[k]]);
   }
+  if (vflag_atom || cvflag_atom)
+    for (int row = 0; row < list->inum; row++) {
+      const int i = list->ilist[row];
+      const double* w = results.atom_virials + 9 * row;  // [position component][force component]
+      const auto entry = [w](int a, int b) { return w[3 * a + b]; };
+      if (vflag_atom)
+        for (int k = 0; k < 6; k++) vatom[i][k] += 0.5 * (entry(kFirst[k], kSecond[k]) + entry(kSecond[k], kFirst[k]));
+      if (cvflag_atom)
+        for (int k = 0; k < 9; k++) cvatom[i][k] += entry(kFirst[k], kSecond[k]);
+    }
+}
+
+// Energies of atoms carry heat where atoms move: constant shifts are then noise.
+void PairSo3krates::warn_of_shifts() {
+  if (has_warned_of_shifts_ || !options_.shifts || !cvflag_atom) return;
+  has_warned_of_shifts_ = true;
+  double largest = 0.0;
+  for (const double shift : bundle_->energy_shifts) largest = std::max(largest, std::abs(shift));
+  if (largest > LARGE_SHIFT && comm->me == 0)
+    error->warning(FLERR,
+                   "pair_style so3krates: energies per atom hold the shifts of the elements, up to {:.6g} eV, which "
+                   "only add noise to a heat flux. Write: pair_style so3krates shifts no",
+                   largest);
 }
 
 void PairSo3krates::log_potential() const {
@@ -331,9 +491,24 @@ void PairSo3krates::log_report(const so3krates::Report& report) {
   reported_climbs_ = report.climbs;
 }
 
+// After each run: where this rank's time went.
+void PairSo3krates::finish() {
+  if (!verbose_ || !evaluator_) return;
+  const so3krates::Report& now = evaluator_->report();
+  if (comm->me == 0)
+    utils::logmesg(
+        lmp,
+        "So3krates: on rank 0, programs {:.3f} s, exchange of rows {:.3f} s ({:.3f} MiB), lists {:.3f} s, results "
+        "{:.3f} s\n",
+        now.program_seconds - reported_.program_seconds, now.halo_seconds - reported_.halo_seconds,
+        (now.halo_bytes - reported_.halo_bytes) / MIB, now.list_seconds - reported_.list_seconds,
+        now.result_seconds - reported_.result_seconds);
+  reported_ = now;
+}
+
 double PairSo3krates::memory_usage() {
   const auto bytes = [](const auto& values) { return static_cast<double>(values.capacity() * sizeof(values[0])); };
   // The evaluator's own memory may be a device's, and is in the log.
-  return Pair::memory_usage() + bytes(row_of_atom_) + bytes(species_) + bytes(candidate_count_) + bytes(candidates_) +
-         bytes(unmasked_);
+  return Pair::memory_usage() + bytes(row_of_atom_) + bytes(atom_of_row_) + bytes(owner_rank_) + bytes(owner_row_) +
+         bytes(species_) + bytes(candidate_count_) + bytes(candidates_) + bytes(unmasked_);
 }

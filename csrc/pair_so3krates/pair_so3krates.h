@@ -21,19 +21,27 @@ class PairSo3krates : public Pair {
   void init_style() override;
   double init_one(int i, int j) override;
   void compute(int eflag, int vflag) override;
+  void finish() override;
 
   int pack_forward_comm(int n, int* atoms, double* buffer, int pbc_flag, int* pbc) override;
   void unpack_forward_comm(int n, int first, double* buffer) override;
   double memory_usage() override;
 
+  // Overwrites the rows of other ranks' atoms.
+  void refresh(const std::vector<so3krates::RowArray>& arrays);
+
  private:
   void allocate();
+  void open_evaluator();
   void log_potential() const;
   void log_report(const so3krates::Report& report);
 
-  bool neighbourhood_is_stale() const;
+  bool lists_are_new() const;
+  bool types_have_changed() const;
   void number_rows();
-  void update_neighbourhood();
+  void update_lists();
+  void set_neighbourhood();
+  void warn_of_shifts();
   void check_finite(const so3krates::Results& results) const;
   void tally(const so3krates::Results& results);
 
@@ -44,15 +52,22 @@ class PairSo3krates : public Pair {
   std::unique_ptr<so3krates::Evaluator> evaluator_;
   std::vector<int> element_of_type_;  // index into Bundle::elements, -1 for NULL; from 1
 
-  // Row r of the evaluator is the r-th atom of LAMMPS' list.
-  std::vector<int> row_of_atom_;           // owned atoms, then ghosts
+  // Row r of the evaluator is the r-th atom of LAMMPS' list; then come the atoms of other ranks, each once.
+  std::vector<int> row_of_atom_;           // owned atoms, then ghosts; -1: of another pair style
+  std::vector<int> atom_of_row_;           // [rows]
   std::vector<int> species_;               // [rows]
-  std::vector<int> candidate_count_;       // [rows]
-  std::vector<int*> candidates_;           // [rows]
+  std::vector<int> candidate_count_;       // [list->inum]
+  std::vector<int*> candidates_;           // [list->inum]
   std::vector<int> unmasked_;              // their storage where LAMMPS' own entries carry special-bond bits
-  const NeighList* known_list_ = nullptr;  // what set_neighbourhood was last told
+  const NeighList* known_list_ = nullptr;  // what the above was made from
   bigint known_build_ = -1;                // step at which that list was built
   int reported_climbs_ = -1;               // -1: no evaluation has been reported
+  so3krates::Report reported_;             // at the end of the last run
+  bool has_warned_of_shifts_ = false;
+  int doubles_moved_ = 0;  // most that a refresh moves for one atom
+
+  std::vector<int> owner_rank_, owner_row_;                   // of every atom, while rows are numbered
+  const std::vector<so3krates::RowArray>* moving_ = nullptr;  // while rows are refreshed
 };
 
 }  // namespace LAMMPS_NS

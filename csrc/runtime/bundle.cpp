@@ -27,8 +27,10 @@ constexpr std::int64_t kLargestBuffer = std::int64_t{1} << 48;  // bytes; keeps 
 constexpr std::int64_t kLargestInteger = INT64_MAX;
 
 // Buffers that a host fills and reads.
+const std::string kVirials = "atom_virials";  // of the schedule "virials" alone
+
 struct Contract {
-  const char* name;
+  std::string name;
   DType dtype;
   Names shape;
   Role role;
@@ -49,6 +51,7 @@ const std::vector<Contract>& contracts() {
       {"forces", DType::f64, {"rows", "3"}, Role::output},
       {"strain_gradient", DType::f64, {"3", "3"}, Role::output},
       {"neighbours_needed", DType::i32, {}, Role::output},
+      {kVirials, DType::f64, {"rows", "3", "3"}, Role::output},
   };
   return all;
 }
@@ -359,6 +362,7 @@ void read_buffers(const Json& manifest, Bundle& bundle) {
   }
   for (const Contract& contract : contracts()) {
     const auto found = bundle.buffers.find(contract.name);
+    if (contract.name == kVirials && found == bundle.buffers.end()) continue;
     need(found != bundle.buffers.end() && found->second.role == contract.role &&
              found->second.dtype == contract.dtype && found->second.shape == contract.shape,
          "manifest: buffer " + quoted(contract.name) + " is not an " + describe(contract));
@@ -433,11 +437,21 @@ void read_schedules(const Json& manifest, Bundle& bundle) {
       schedule.push_back(read_step(step, where, bundle));
     }
   }
-  std::set<std::string> written;
-  for (const Step& step : bundle.schedules["forces"]) written.insert(step.outputs.begin(), step.outputs.end());
-  for (const Contract& contract : contracts())
-    need(contract.role == Role::input || written.count(contract.name) > 0,
-         "manifest: the schedule \"forces\" never computes " + quoted(contract.name));
+  for (const char* name : {"forces", "virials"}) {
+    const auto schedule = bundle.schedules.find(name);
+    if (schedule == bundle.schedules.end()) continue;
+    const std::string where = std::string("manifest: the schedule ") + quoted(name);
+    std::set<std::string> written;
+    for (const Step& step : schedule->second) {
+      written.insert(step.outputs.begin(), step.outputs.end());
+      need(step.refresh.empty() || written.count("neighbours_needed") > 0,
+           where + " refreshes rows before it computes \"neighbours_needed\"");
+    }
+    for (const Contract& contract : contracts())
+      need(contract.role == Role::input || (contract.name == kVirials && schedule->first == "forces") ||
+               written.count(contract.name) > 0,
+           where + " never computes " + quoted(contract.name));
+  }
 }
 
 }  // namespace

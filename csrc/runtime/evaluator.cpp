@@ -1,4 +1,4 @@
-// Runs the schedule "forces" of a bundle on one device. Knows docs/bundle.md and nothing of the network behind it.
+// Runs the schedules of a bundle on one device. Knows docs/bundle.md and nothing of the network behind it.
 #include "evaluator.h"
 
 #include <sys/mman.h>
@@ -44,6 +44,38 @@ std::size_t bytes_of(const std::vector<std::int64_t>& shape, DType dtype) {
   return bytes;
 }
 
+// Of an array whose first dimension are the rows.
+std::size_t bytes_of_row(const std::vector<std::int64_t>& shape, DType dtype) {
+  return bytes_of({shape.begin() + 1, shape.end()}, dtype);
+}
+
+std::size_t halo_row_bytes(const Bundle& bundle) {
+  std::size_t most = 0;
+  for (const auto& [name, schedule] : bundle.schedules)
+    for (const Step& step : schedule) {
+      std::size_t bytes = 0;
+      for (const std::string& array : step.refresh) {
+        const BufferSpec& spec = bundle.buffers.at(array);
+        bytes += bytes_of_row(bundle.shape_of(spec, bundle.ladder.front()), spec.dtype);
+      }
+      most = std::max(most, bytes);
+    }
+  return most;
+}
+
+// Adds the time of its life to `seconds`.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& seconds) : seconds_(seconds) {}
+  ~Stopwatch() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  double& seconds_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
 bool fits(const Rung& demand, const Rung& rung) {
   return demand.rows <= rung.rows && demand.atoms <= rung.atoms && demand.candidates <= rung.candidates &&
          demand.neighbours <= rung.neighbours;
@@ -60,13 +92,13 @@ void need(bool condition, const std::string& message) {
   if (!condition) throw Error("the neighbourhood is not valid: " + message);
 }
 
-// All of values[0, count) lie in [0, limit).
-void check_indices(const int* values, int count, int limit, const char* what) {
+// All of values[0, count) lie in [least, limit).
+void check_indices(const int* values, int count, int limit, const char* what, int least = 0) {
   if (values == nullptr && count > 0) need(false, std::string(what) + " is a null pointer");
   for (int i = 0; i < count; ++i)
-    if (values[i] < 0 || values[i] >= limit)
+    if (values[i] < least || values[i] >= limit)
       need(false, std::string(what) + " holds " + std::to_string(values[i]) + " at " + std::to_string(i) +
-                      ", which is not within 0 and " + std::to_string(limit - 1));
+                      ", which is not within " + std::to_string(least) + " and " + std::to_string(limit - 1));
 }
 
 // Returns the length of the longest candidate list.
@@ -74,7 +106,7 @@ int check(const Neighbourhood& n, int elements) {
   need(
       n.owned >= 0 && n.rows >= n.owned && n.atoms >= 0,
       std::to_string(n.owned) + " owned of " + std::to_string(n.rows) + " rows, " + std::to_string(n.atoms) + " atoms");
-  check_indices(n.row_of_atom, n.atoms, n.rows, "row_of_atom");
+  check_indices(n.row_of_atom, n.atoms, n.rows, "row_of_atom", -1);
   check_indices(n.atom_of_row, n.rows, n.atoms, "atom_of_row");
   check_indices(n.species, n.rows, elements, "species");
   check_indices(n.candidate_count, n.owned, INT32_MAX, "candidate_count");
@@ -82,6 +114,8 @@ int check(const Neighbourhood& n, int elements) {
   int longest = 0;
   for (int i = 0; i < n.owned; ++i) {
     check_indices(n.candidates[i], n.candidate_count[i], n.atoms, "a candidate list");
+    for (int k = 0; k < n.candidate_count[i]; ++k)
+      if (n.row_of_atom[n.candidates[i][k]] < 0) need(false, "a candidate list holds an atom without a row");
     longest = std::max(longest, n.candidate_count[i]);
   }
   return longest;
@@ -115,7 +149,7 @@ class Evaluator::Implementation {
   Implementation& operator=(const Implementation&) = delete;
 
   void set_neighbourhood(const Neighbourhood& neighbourhood);
-  const Results& evaluate(const double* positions, Halo* halo);
+  const Results& evaluate(const double* positions, Halo* halo, bool with_virials);
   const Report& report() const { return report_; }
 
  private:
@@ -135,13 +169,16 @@ class Evaluator::Implementation {
   void send(const std::string& name, const T* values, std::size_t count);
   pjrt::Buffer& buffer(const std::string& name);
   const pjrt::Executable& program(const std::string& name);
-  void run(Halo* halo);
+  int neighbours_needed();
+  bool run(const std::vector<Step>& schedule, Halo* halo);
   void run_program(const Step& step);
-  void refresh(const std::string& name, Halo& halo);
-  void collect();
+  void refresh(const std::vector<std::string>& names, Halo& halo);
+  RowArray in_host_memory(const std::string& name);
+  void collect(bool with_virials);
   void forget_computed();
 
   const Bundle bundle_;
+  const bool has_shifts_;
   ProgramCache cache_;
   std::shared_ptr<pjrt::Client> client_;
   Report report_;
@@ -159,16 +196,21 @@ class Evaluator::Implementation {
   std::size_t rung_;  // the ladder's length: none yet
 
   Results results_;
-  std::vector<double> atom_energies_, forces_;
+  std::vector<double> atom_energies_, forces_, atom_virials_;
 };
 
 Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorOptions& options)
-    : bundle_(bundle), cache_(options.cache), client_(open_device(bundle, options)), rung_(bundle.ladder.size()) {
+    : bundle_(bundle),
+      has_shifts_(options.shifts),
+      cache_(options.cache),
+      client_(open_device(bundle, options)),
+      rung_(bundle.ladder.size()) {
   report_.platform = client_->platform() + ": " + client_->device_kind();
   if (client_->platform() == "cpu") {
     const int threads = options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
     report_.platform += ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads");
   }
+  report_.halo_row_bytes = halo_row_bytes(bundle_);
   upload_weights();
 }
 
@@ -202,6 +244,7 @@ void Evaluator::Implementation::refuse(const Rung& demand) const {
 }
 
 void Evaluator::Implementation::set_neighbourhood(const Neighbourhood& n) {
+  const Stopwatch watch(report_.list_seconds);
   ready_ = false;
   const int candidates = check(n, static_cast<int>(bundle_.elements.size()));
   // What was needed once will be needed again; but it must not keep out another system.
@@ -314,10 +357,9 @@ const pjrt::Executable& Evaluator::Implementation::program(const std::string& na
   auto found = programs_.find(tensor);
   if (found == programs_.end()) {
     const Tensor& artifact = bundle_.tensors.at(tensor);
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch(report_.compile_seconds);
     bool is_loaded = false;
     pjrt::Executable executable = compile_or_load(*client_, cache_, artifact.data, artifact.bytes, name, &is_loaded);
-    report_.compile_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     ++(is_loaded ? report_.programs_loaded : report_.programs_compiled);
     report_.cache_warning = cache_.warning();
     found = programs_.emplace(tensor, std::move(executable)).first;
@@ -327,6 +369,7 @@ const pjrt::Executable& Evaluator::Implementation::program(const std::string& na
 
 void Evaluator::Implementation::run_program(const Step& step) {
   const pjrt::Executable& executable = program(step.run);
+  const Stopwatch watch(report_.program_seconds);
   // A result that is not an update in place comes in new memory: the old one goes first.
   for (const std::string& name : step.outputs)
     if (std::find(step.inputs.begin(), step.inputs.end(), name) == step.inputs.end()) buffers_.erase(name);
@@ -340,44 +383,79 @@ void Evaluator::Implementation::run_program(const Step& step) {
   for (std::size_t i = 0; i < results.size(); ++i) buffers_[step.outputs[i]] = std::move(results[i]);
 }
 
-// Without owned rows nothing is computed, but other ranks may still wait for this one to exchange rows.
-void Evaluator::Implementation::run(Halo* halo) {
-  for (const Step& step : bundle_.schedules.at("forces")) {
+int Evaluator::Implementation::neighbours_needed() {
+  int neighbours = 0;
+  if (owned_ > 0) buffer("neighbours_needed").download(&neighbours, sizeof(neighbours));
+  return neighbours;
+}
+
+// Runs to the end and returns true, or returns false as soon as the rung is known to be too small. That is known before
+// the first rows are exchanged, so that no rank exchanges more often than the others. Without owned rows nothing is
+// computed, but other ranks may wait for this one.
+bool Evaluator::Implementation::run(const std::vector<Step>& schedule, Halo* halo) {
+  bool is_large_enough = false;
+  for (const Step& step : schedule) {
     if (!step.run.empty()) {
       if (owned_ > 0) run_program(step);
     } else if (halo != nullptr) {
-      for (const std::string& name : step.refresh) refresh(name, *halo);
+      is_large_enough = is_large_enough || neighbours_needed() <= rung().neighbours;
+      if (!is_large_enough) return false;
+      refresh(step.refresh, *halo);
     }
+  }
+  return is_large_enough || neighbours_needed() <= rung().neighbours;
+}
+
+void Evaluator::Implementation::refresh(const std::vector<std::string>& names, Halo& halo) {
+  std::vector<RowArray> arrays;
+  for (const std::string& name : names) {
+    const Stopwatch watch(report_.program_seconds);  // waits for the programs
+    arrays.push_back(in_host_memory(name));
+    report_.halo_bytes += arrays.back().row_bytes * static_cast<std::size_t>(rows_ - owned_);
+  }
+  const Stopwatch watch(report_.halo_seconds);
+  halo.refresh(arrays, owned_, rows_);
+  for (std::size_t k = 0; k < names.size(); ++k) {
+    pjrt::Buffer& rows = buffer(names[k]);
+    if (rows.host_pointer() == nullptr)
+      rows = client_->borrow(arrays[k].data, bundle_.buffers.at(names[k]).dtype, shape_of(names[k]));
   }
 }
 
-void Evaluator::Implementation::refresh(const std::string& name, Halo& halo) {
+// On a CPU the array itself, elsewhere a copy.
+RowArray Evaluator::Implementation::in_host_memory(const std::string& name) {
   const DType dtype = bundle_.buffers.at(name).dtype;
   const std::vector<std::int64_t> shape = shape_of(name);
-  const std::size_t row_bytes = bytes_of({shape.begin() + 1, shape.end()}, dtype);
+  const std::size_t row_bytes = bytes_of_row(shape, dtype);
   pjrt::Buffer& rows = buffer(name);
-  if (const void* data = rows.host_pointer()) {
-    halo.refresh(const_cast<void*>(data), row_bytes, owned_, rows_);
-    return;
-  }
+  if (const void* data = rows.host_pointer()) return {const_cast<void*>(data), row_bytes};
   HostMemory& memory = refresh_memory_[name];
   if (!memory) memory = allocate_host(bytes_of(shape, dtype));
   rows.download(memory.get(), row_bytes * static_cast<std::size_t>(rows_));
-  halo.refresh(memory.get(), row_bytes, owned_, rows_);
-  rows = client_->borrow(memory.get(), dtype, shape);
+  return {memory.get(), row_bytes};
 }
 
 // ---- to the host
 
-void Evaluator::Implementation::collect() {
+void Evaluator::Implementation::collect(bool with_virials) {
+  {
+    const Stopwatch watch(report_.program_seconds);  // waits for the programs
+    buffer("forces").host_pointer();
+  }
+  const Stopwatch watch(report_.result_seconds);
   const auto owned = static_cast<std::size_t>(owned_);
   atom_energies_.resize(owned);
   forces_.resize(3 * owned);
+  if (with_virials) {
+    atom_virials_.resize(9 * owned);
+    buffer("atom_virials").download(atom_virials_.data(), atom_virials_.size() * sizeof(double));
+  }
   buffer("energy").download(&results_.energy, sizeof(double));
   buffer("strain_gradient").download(results_.strain_gradient, sizeof(results_.strain_gradient));
   buffer("atom_energies").download(atom_energies_.data(), atom_energies_.size() * sizeof(double));
   buffer("forces").download(forces_.data(), forces_.size() * sizeof(double));
 
+  if (!has_shifts_) return;
   const auto* species = static_cast<const int*>(input_memory_.at("species").get());
   std::vector<double> counts(bundle_.elements.size());
   for (std::size_t i = 0; i < owned; ++i) {
@@ -387,28 +465,29 @@ void Evaluator::Implementation::collect() {
   for (std::size_t s = 0; s < counts.size(); ++s) results_.energy += counts[s] * bundle_.energy_shifts[s];
 }
 
-const Results& Evaluator::Implementation::evaluate(const double* positions, Halo* halo) {
+const Results& Evaluator::Implementation::evaluate(const double* positions, Halo* halo, bool with_virials) {
   if (!ready_) throw Error("evaluate was called without a neighbourhood: call set_neighbourhood first");
   if (positions == nullptr && atoms_ > 0) throw Error("evaluate was called with a null pointer for positions");
   if (rows_ > owned_ && halo == nullptr)
     throw Error(std::to_string(rows_ - owned_) + " rows belong to other ranks, but evaluate was given no halo");
+  const auto schedule = bundle_.schedules.find(with_virials ? "virials" : "forces");
+  if (schedule == bundle_.schedules.end())
+    throw Error(bundle_.path + ": has no per-atom virials: export the model again with this version of so3krates");
   results_ = Results();
   try {
-    for (bool is_done = false; !is_done;) {
+    send("positions", positions, 3 * static_cast<std::size_t>(atoms_));
+    while (!run(schedule->second, halo)) {
+      climb(neighbours_needed());
       send("positions", positions, 3 * static_cast<std::size_t>(atoms_));
-      run(halo);
-      int neighbours = 0;
-      if (owned_ > 0) buffer("neighbours_needed").download(&neighbours, sizeof(neighbours));
-      is_done = neighbours <= rung().neighbours;
-      if (!is_done) climb(neighbours);
     }
-    if (owned_ > 0) collect();
+    if (owned_ > 0) collect(with_virials);
   } catch (...) {
     forget_computed();
     throw;
   }
   results_.atom_energies = atom_energies_.data();
   results_.forces = forces_.data();
+  if (with_virials) results_.atom_virials = atom_virials_.data();
   return results_;
 }
 
@@ -426,8 +505,8 @@ Evaluator::~Evaluator() = default;
 void Evaluator::set_neighbourhood(const Neighbourhood& neighbourhood) {
   implementation_->set_neighbourhood(neighbourhood);
 }
-const Results& Evaluator::evaluate(const double* positions, Halo* halo) {
-  return implementation_->evaluate(positions, halo);
+const Results& Evaluator::evaluate(const double* positions, Halo* halo, bool with_virials) {
+  return implementation_->evaluate(positions, halo, with_virials);
 }
 const Report& Evaluator::report() const {
   return implementation_->report();

@@ -12,6 +12,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "bundle.h"
 
@@ -22,6 +23,7 @@ struct EvaluatorOptions {
   std::string plugin;          // path of the PJRT plugin; empty: the one installed for the device
   std::string cache;           // folder of compiled programs; empty: the user's cache folder; "off": none
   int threads = 0;             // host threads of the CPU device; 0: every core this process may use
+  bool shifts = true;          // whether energies hold the bundle's energy shifts
 };
 
 // Atoms and candidate lists as the host sees them. All pointers are borrowed for the duration of the call.
@@ -29,7 +31,7 @@ struct Neighbourhood {
   int owned = 0;                         // rows [0, owned) are computed here
   int rows = 0;                          // rows [owned, rows) belong to other ranks
   int atoms = 0;                         // positions, periodic images included
-  const int* row_of_atom = nullptr;      // [atoms] row of each atom; an image has its original's row
+  const int* row_of_atom = nullptr;      // [atoms] row of each atom; an image has its original's row; -1: no candidate
   const int* atom_of_row = nullptr;      // [rows] atom whose position is the row's
   const int* species = nullptr;          // [rows] index into Bundle::elements
   const int* candidate_count = nullptr;  // [owned]
@@ -37,19 +39,26 @@ struct Neighbourhood {
       nullptr;  // [owned][candidate_count] atoms within cutoff + skin, both directions of each pair
 };
 
+// An array of the computation in host memory: rows of `row_bytes` bytes each.
+struct RowArray {
+  void* data;
+  std::size_t row_bytes;
+};
+
 // Overwrites the rows of other ranks with their owners' values.
 class Halo {
  public:
   virtual ~Halo() = default;
-  // data: host memory, `rows` rows of `row_bytes` bytes, row-major; rows [owned, rows) are to be filled.
-  virtual void refresh(void* data, std::size_t row_bytes, int owned, int rows) = 0;
+  // Rows [owned, rows) of every array are to be filled. All ranks come here the same number of times in an evaluation.
+  virtual void refresh(const std::vector<RowArray>& arrays, int owned, int rows) = 0;
 };
 
 // Pointers stay valid until the next call of evaluate or set_neighbourhood.
 struct Results {
-  double energy = 0.0;                    // eV, sum over owned rows, shifts included
-  const double* atom_energies = nullptr;  // [owned] eV, shifts included
+  double energy = 0.0;                    // eV, sum over owned rows
+  const double* atom_energies = nullptr;  // [owned] eV
   const double* forces = nullptr;         // [owned][3] eV/A
+  const double* atom_virials = nullptr;   // [owned][3][3] eV, [position component][force component]; where asked for
   double strain_gradient[3][3] =
       {};  // eV, dE/d(strain), [position component][force component]; stress = this / volume (ASE sign)
 };
@@ -69,6 +78,10 @@ struct Report {
   int programs_loaded = 0;          // from the cache
   int climbs = 0;                   // times a capacity was outgrown
   std::string cache_warning;        // why compiled programs are not kept on disk; empty: they are, or need not be
+  std::size_t halo_row_bytes = 0;   // largest number of bytes that a refresh moves for one row
+  // Seconds of host time so far: candidate lists, programs (on a CPU: until they are done), refreshes, results.
+  double list_seconds = 0.0, program_seconds = 0.0, halo_seconds = 0.0, result_seconds = 0.0;
+  std::size_t halo_bytes = 0;  // of rows of other ranks refreshed so far
 };
 
 class Evaluator {
@@ -80,8 +93,9 @@ class Evaluator {
   Evaluator& operator=(const Evaluator&) = delete;
 
   void set_neighbourhood(const Neighbourhood& neighbourhood);
-  // positions: [atoms][3] in A, borrowed for the call. halo: required when rows > owned.
-  const Results& evaluate(const double* positions, Halo* halo = nullptr);
+  // positions: [atoms][3] in A, borrowed for the call. halo: required when rows > owned. with_virials: per-atom virials
+  // too, at about twice the cost; the same on all ranks.
+  const Results& evaluate(const double* positions, Halo* halo = nullptr, bool with_virials = false);
   const Report& report() const;
 
  private:

@@ -40,6 +40,9 @@ OUTPUTS = {
     "strain_gradient": ("float64", [3, 3]),
     "neighbours_needed": ("int32", []),
 }
+VIRIALS = {"atom_virials": ("float64", ["rows", 3, 3])}
+# What a schedule computes; "virials" is optional.
+SCHEDULES = {"forces": OUTPUTS, "virials": OUTPUTS | VIRIALS}
 
 _WEIGHT_DTYPES = ("float32", "float64", "int32")
 _LARGEST_SIZE = 2**31 - 1
@@ -272,7 +275,8 @@ def _validate_buffers(manifest: Mapping[str, Any]) -> None:
             )
         _need(_is_one_of(buffer.get("role"), ROLES), f'manifest: buffer "{name}" has an unknown role')
         _need(buffer["role"] != "input" or name in INPUTS, f'manifest: no host fills an input named "{name}"')
-    for role, contract in (("input", INPUTS), ("output", OUTPUTS)):
+    virials = {name: VIRIALS[name] for name in VIRIALS if name in buffers}
+    for role, contract in (("input", INPUTS), ("output", OUTPUTS | virials)):
         for name, (dtype, shape) in contract.items():
             found = buffers.get(name)
             _need(
@@ -304,9 +308,18 @@ def _validate_schedules(manifest: Mapping[str, Any], tensors: Mapping[str, np.nd
         _need(type(steps) is list, f'manifest: schedule "{name}" is not a list of steps')
         for index, step in enumerate(steps):
             _validate_step(step, f'manifest: step {index} of schedule "{name}"', manifest, tensors)
-    written = {name for step in schedules["forces"] for name in step.get("outputs", ())}
-    for name in OUTPUTS:
-        _need(name in written, f'manifest: the schedule "forces" never computes "{name}"')
+    for schedule, contract in SCHEDULES.items():
+        if schedule not in schedules:
+            continue
+        where, written = f'manifest: the schedule "{schedule}"', set()
+        for step in schedules[schedule]:
+            written.update(step.get("outputs", ()))
+            _need(
+                not step.get("refresh") or "neighbours_needed" in written,
+                f'{where} refreshes rows before it computes "neighbours_needed"',
+            )
+        for name in contract:
+            _need(name in written, f'{where} never computes "{name}"')
 
 
 def _validate_step(step: Any, where: str, manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from .bundle import write_bundle
 from .fused import build_fused_plan, fused_weights
 from .ladder import Rung, default_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
-from .plan import Array, Call, Plan, build_plan, weight_arrays
+from .plan import VIRIAL_CHANNELS, Array, Call, Plan, build_plan, weight_arrays
 from .tables import TOLERANCE, choose_tables
 
 PRECISIONS = ("float32", "float64")
 PLATFORMS = ("cpu", "cuda")
 BODIES = ("xla", "fused")
+SCHEDULES = {"forces": 1, "virials": VIRIAL_CHANNELS}  # channels of the adjoint
 
 
 def export_model(
@@ -58,11 +60,14 @@ def export_model(
     with jax.enable_x64(True):
         weights = fused_weights(config, params, numbers) if body == "fused" else weight_arrays(params, numbers)
         weights = {name: np.asarray(value, precision) for name, value in weights.items()}
-        if body == "fused":
-            plan = build_fused_plan(config, precision, len(numbers))
-        else:
-            plan = build_plan(config, precision, list(weights))
-        tensors, programs = _lower(plan, weights, ladder, platform)
+        plans = {
+            schedule: build_fused_plan(config, precision, len(numbers), channels)
+            if body == "fused"
+            else build_plan(config, precision, list(weights), channels)
+            for schedule, channels in SCHEDULES.items()
+        }
+        tensors, programs = _lower(plans.values(), weights, ladder, platform)
+    arrays = {name: array for plan in plans.values() for name, array in plan.arrays.items()}
     manifest = {
         "format": "so3krates-bundle",
         "version": 1,
@@ -80,21 +85,22 @@ def export_model(
         "stablehlo_version": STABLEHLO_VERSION,
         "training": model.training,
         "ladder": [rung._asdict() for rung in ladder],
-        "buffers": {name: {**array._asdict(), "shape": list(array.shape)} for name, array in plan.arrays.items()},
+        "buffers": {name: {**array._asdict(), "shape": list(array.shape)} for name, array in arrays.items()},
         "programs": programs,
-        "schedules": {"forces": _steps(plan)},
+        "schedules": {schedule: _steps(plan) for schedule, plan in plans.items()},
     }
     write_bundle(path, manifest, weights | tensors)
 
 
 def _lower(
-    plan: Plan, weights: dict[str, np.ndarray], ladder: list[Rung], platform: str
+    plans: Iterable[Plan], weights: dict[str, np.ndarray], ladder: list[Rung], platform: str
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Program tensors by name, and for every program the name of its tensor on each rung."""
     tensors: dict[str, np.ndarray] = {}
     programs: dict[str, list[str]] = {}
-    for call in plan.steps:
-        if not isinstance(call, Call) or call.program in programs:
+    calls = [(plan, step) for plan in plans for step in plan.steps if isinstance(step, Call)]
+    for plan, call in calls:
+        if call.program in programs:
             continue
         arguments = [_argument(plan, weights, name) for name in call.inputs]
         artifacts = lower_ladder(plan.programs[call.program], arguments, plan.donated(call), ladder, platform)

@@ -15,7 +15,7 @@ from so3krates.model.network import Params
 from so3krates.model.radial_basis import spline_range
 from so3krates.model.reductions import FILTERS, collapsed_first_layer
 
-from .plan import Array, Call, Plan, Refresh
+from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name
 
 # As in csrc/kernels/layout.h and pairs.h.
 PADDING = 16
@@ -240,7 +240,10 @@ def build_fused_plan(config: ModelConfig, precision: str, elements: int, channel
     """
     check_fused(config)
     w, real = widths(config), precision
-    virials = ["atom_virials"] if channels == 4 else []
+    virials = ["atom_virials"] if channels == VIRIAL_CHANNELS else []
+    adjoints, coefficients_adjoint, projection_adjoints = (
+        adjoint_name(name, channels) for name in ("adjoints", "coefficients_adjoint", "projection_adjoints")
+    )
     arrays = {
         "positions": Array("float64", ("atoms", 3), "input"),
         "row_of_atom": Array("int32", ("atoms",), "input"),
@@ -255,8 +258,9 @@ def build_fused_plan(config: ModelConfig, precision: str, elements: int, channel
         "ends": Array("int32", ("rows", ROUNDS), "state"),
         "order": Array("int32", ("rows",), "state"),
         "schedule": Array("int32", (SCHEDULE_ENTRIES,), "state"),
-        "coefficients": Array(real, ("rows", channels, elements, QUAD), "state"),
-        "adjoints": Array(real, ("rows", channels, w.message_stride), "state"),
+        "coefficients": Array(real, ("rows", elements, QUAD), "state"),
+        coefficients_adjoint: Array(real, ("rows", channels, elements, QUAD), "state"),
+        adjoints: Array(real, ("rows", channels, w.message_stride), "state"),
         "neighbours_needed": Array("int32", (), "output"),
         "energy": Array("float64", (), "output"),
         "atom_energies": Array("float64", ("rows",), "output"),
@@ -272,7 +276,7 @@ def build_fused_plan(config: ModelConfig, precision: str, elements: int, channel
         arrays[f"euclidean_{k + 1}"] = Array(real, ("rows", w.order_stride), "state")
     if config.layers > 1:
         arrays["projections"] = Array(real, ("rows", w.row_stride), "state")
-        arrays["projection_adjoints"] = Array(real, ("rows", channels, w.row_stride), "state")
+        arrays[projection_adjoints] = Array(real, ("rows", channels, w.row_stride), "state")
 
     builder = _Builder(arrays, _attributes(config, precision, elements, threads))
     table = ["vectors", "neighbours", "ends", "order", "schedule"]
@@ -313,17 +317,20 @@ def build_fused_plan(config: ModelConfig, precision: str, elements: int, channel
         "readout",
         [*head, state(config.layers)[0], "owned_count"],
         first=["energy", "strain_gradient"],
-        into=["atom_energies", "adjoints", *gradients],
+        into=["atom_energies", adjoints, *gradients],
+        channels=channels,
     )
     for k in reversed(range(config.layers)):
         kept = [f"attended_euclidean_{k}", f"exchange_scale_{k}"]
-        builder.call("exchange_adjoint", [*weights(k, "exchange_t"), *kept, "owned_count"], into=["adjoints"])
-        builder.refresh(["adjoints"])
+        inputs = [*weights(k, "exchange_t"), *kept, "owned_count"]
+        builder.call("exchange_adjoint", inputs, into=[adjoints], channels=channels)
+        builder.refresh([adjoints])
         if k == 0:
             builder.call(
                 "first_layer_adjoint",
-                [*first[1:], "species", "adjoints", *table, "row_count"],
-                into=["strain_gradient", "coefficients", *gradients],
+                [*first[1:], "species", adjoints, *table, "row_count"],
+                into=["strain_gradient", coefficients_adjoint, *gradients],
+                channels=channels,
             )
             break
         if k + 1 < config.layers:
@@ -332,7 +339,8 @@ def build_fused_plan(config: ModelConfig, precision: str, elements: int, channel
         builder.call(
             "layer_adjoint",
             [*weights(k, *names), "projections", *table, "owned_count"],
-            into=["strain_gradient", "projection_adjoints", "adjoints", *gradients],
+            into=["strain_gradient", projection_adjoints, adjoints, *gradients],
+            channels=channels,
         )
     return Plan(arrays, builder.programs, builder.steps)
 
@@ -370,9 +378,15 @@ class _Builder:
         self.steps: list[Call | Refresh] = []
 
     def call(
-        self, kernel: str, inputs: list[str], into: list[str], first: list[str] = (), last: list[str] = ()
+        self,
+        kernel: str,
+        inputs: list[str],
+        into: list[str],
+        first: list[str] = (),
+        last: list[str] = (),
+        channels: int = 1,
     ) -> None:
-        """Results are `first`, `into` (updated in place), `last`."""
+        """Results are `first`, `into` (updated in place), `last`; channels: of the adjoints among them."""
         new = {name: self._arrays[name] for name in (*first, *last)}
         before = len(first)
 
@@ -390,9 +404,9 @@ class _Builder:
                 )
             )
 
-        program.__name__ = kernel
-        self.programs.setdefault(kernel, program)
-        self.steps.append(Call(kernel, (*inputs, *into), (*first, *into, *last)))
+        program.__name__ = adjoint_name(kernel, channels)
+        self.programs.setdefault(program.__name__, program)
+        self.steps.append(Call(program.__name__, (*inputs, *into), (*first, *into, *last)))
 
     def refresh(self, names: list[str]) -> None:
         self.steps.append(Refresh(tuple(names)))

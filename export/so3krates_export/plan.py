@@ -35,6 +35,14 @@ class Refresh(NamedTuple):
     arrays: tuple[str, ...]
 
 
+VIRIAL_CHANNELS = 4  # of the adjoint that gives per-atom virials
+
+
+def adjoint_name(name: str, channels: int) -> str:
+    """Name of an array or a program whose shapes depend on the number of adjoint channels."""
+    return name if channels == 1 else f"{name}_{channels}"
+
+
 class Plan(NamedTuple):
     """All that is needed to run a network stage by stage."""
 
@@ -59,9 +67,14 @@ def weight_arrays(params: Params, atomic_numbers: list[int]) -> dict[str, np.nda
 def build_plan(config: ModelConfig, precision: str, weight_names: list[str], channels: int = 1) -> Plan:
     """The stages for energies, forces and strain gradient; channels = 4 adds per-atom virials.
 
-    precision: numpy name of the network's dtype. weight_names: as given by `weight_arrays`.
+    precision: numpy name of the network's dtype. weight_names: as given by `weight_arrays`. Plans of different channels
+    share the arrays and programs that do not depend on them.
     """
     f, m = config.features, config.orders
+    adjoint, message_adjoint = (
+        tuple(adjoint_name(f"{kind}_{part}", channels) for part in ("features", "euclidean"))
+        for kind in ("adjoint", "message_adjoint")
+    )
     arrays = {
         "positions": Array("float64", ("atoms", 3), "input"),
         "row_of_atom": Array("int32", ("atoms",), "input"),
@@ -74,16 +87,15 @@ def build_plan(config: ModelConfig, precision: str, weight_names: list[str], cha
         "vectors": Array(precision, ("rows", "neighbours", 3), "state"),
         "neighbours": Array("int32", ("rows", "neighbours"), "state"),
         "counts": Array("int32", ("rows",), "state"),
-        "adjoint_features": Array(precision, ("rows", channels, f), "state"),
-        "adjoint_euclidean": Array(precision, ("rows", channels, m), "state"),
-        "message_adjoint_features": Array(precision, ("rows", channels, f), "state"),
-        "message_adjoint_euclidean": Array(precision, ("rows", channels, m), "state"),
         "neighbours_needed": Array("int32", (), "output"),
         "energy": Array("float64", (), "output"),
         "atom_energies": Array("float64", ("rows",), "output"),
         "forces": Array("float64", ("rows", 3), "output"),
         "strain_gradient": Array("float64", (3, 3), "output"),
     }
+    for features, euclidean in (adjoint, message_adjoint):
+        arrays[features] = Array(precision, ("rows", channels, f), "state")
+        arrays[euclidean] = Array(precision, ("rows", channels, m), "state")
     for name in stages.Projections._fields:
         arrays[name] = Array(precision, ("rows", f), "state")
     for k in range(config.layers + 1):
@@ -93,15 +105,13 @@ def build_plan(config: ModelConfig, precision: str, weight_names: list[str], cha
         arrays[f"attended_features_{k}"] = Array(precision, ("rows", f), "state")
         arrays[f"attended_euclidean_{k}"] = Array(precision, ("rows", m), "state")
     virials = None
-    if channels == 4:
+    if channels == VIRIAL_CHANNELS:
         arrays["atom_virials"] = Array("float64", ("rows", 3, 3), "output")
         virials = "atom_virials"
 
     builder = _Builder(weight_names)
     table = stages.Table("vectors", "neighbours", "counts")
     projections = stages.Projections(*stages.Projections._fields)
-    adjoint = ("adjoint_features", "adjoint_euclidean")
-    message_adjoint = ("message_adjoint_features", "message_adjoint_euclidean")
 
     def state(k: int) -> tuple[str, str]:
         return f"features_{k}", f"euclidean_{k}"
@@ -141,14 +151,14 @@ def build_plan(config: ModelConfig, precision: str, weight_names: list[str], cha
             builder.refresh(state(k + 1))
     readout = stages.ReadoutArrays("atom_energies", *adjoint, "forces", virials)
     builder.call(
-        "readout",
+        adjoint_name("readout", channels),
         lambda *a: stages.readout(config, *a),
         (builder.readout_weights(), state(config.layers)[0], "owned_count", readout),
         ("energy", "strain_gradient", readout),
     )
     for k in reversed(range(config.layers)):
         builder.call(
-            "exchange_adjoint",
+            adjoint_name("exchange_adjoint", channels),
             lambda *a: stages.exchange_adjoint(config, *a),
             (builder.weights(k, "exchange"), *attended(k), adjoint, "owned_count", message_adjoint),
             message_adjoint,
@@ -158,7 +168,7 @@ def build_plan(config: ModelConfig, precision: str, weight_names: list[str], cha
             project(k)
         into = stages.AdjointArrays(*adjoint, "forces", virials)
         builder.call(
-            "layer_adjoint",
+            adjoint_name("layer_adjoint", channels),
             lambda *a: stages.layer_adjoint(config, *a),
             (
                 builder.weights(k, "layer_adjoint"), *state(k), projections, message_adjoint, table, "owned_count",

@@ -213,14 +213,15 @@ def test_ghosts_are_refreshed(path, cache):
     whole = Evaluator(str(path), cache=str(cache), threads=2)
     host = lists(atoms)
     whole.set_neighbourhood(**host.arguments)
-    expected = whole.evaluate(host.positions, lambda rows, owned: recorded.append(rows.copy()))
+    expected = whole.evaluate(host.positions, lambda arrays, owned: recorded.append(arrays[0].copy()))
     assert [rows.shape for rows in recorded] == [(32, 8)]
 
     energy, gradient = 0.0, np.zeros((3, 3))
     for half in (np.arange(0, 32, 2), np.arange(1, 32, 2)):
         host = lists(atoms, half)
 
-        def fill(rows: np.ndarray, owned: int, order: np.ndarray = host.order) -> None:
+        def fill(arrays: list[np.ndarray], owned: int, order: np.ndarray = host.order) -> None:
+            (rows,) = arrays
             assert rows.shape == (32, 8) and owned == 16
             np.testing.assert_allclose(rows[:owned].view(float), recorded[0][order[:owned]].view(float), rtol=SAME)
             rows[owned:] = recorded[0][order[owned:]]
@@ -232,21 +233,21 @@ def test_ghosts_are_refreshed(path, cache):
         energy += found["energy"]
         gradient += found["strain_gradient"]
 
-        wrong = part.evaluate(host.positions, lambda rows, owned: rows[owned:].fill(0))
+        wrong = part.evaluate(host.positions, lambda arrays, owned: arrays[0][owned:].fill(0))
         assert np.abs(wrong["forces"] - expected["forces"][half]).max() > 1e-3
     assert energy == pytest.approx(expected["energy"], rel=ENERGY)
     np.testing.assert_allclose(gradient, expected["strain_gradient"], atol=1e-11)
 
 
 def test_a_halo_that_fails(evaluator):
-    def fail(rows: np.ndarray, owned: int) -> None:
+    def fail(arrays: list[np.ndarray], owned: int) -> None:
         raise KeyError("the other rank is gone")
 
     host = lists(gan(), np.array([1, 2]))
     evaluator.set_neighbourhood(**host.arguments)
     with pytest.raises(KeyError, match="the other rank is gone"):
         evaluator.evaluate(host.positions, fail)
-    assert evaluator.evaluate(host.positions, lambda rows, owned: None)["forces"].shape == (2, 3)
+    assert evaluator.evaluate(host.positions, lambda arrays, owned: None)["forces"].shape == (2, 3)
 
 
 def test_ghosts_without_a_halo(evaluator):
@@ -264,7 +265,7 @@ def test_no_owned_rows(rows, evaluator):
     host = lists(gan() if rows else Atoms(), np.zeros(0, int))
     calls: list[tuple[int, ...]] = []
     evaluator.set_neighbourhood(**host.arguments)
-    found = evaluator.evaluate(host.positions.reshape(-1, 3), lambda rows, owned: calls.append((*rows.shape, owned)))
+    found = evaluator.evaluate(host.positions.reshape(-1, 3), lambda a, owned: calls.append((*a[0].shape, owned)))
     assert calls == [(rows, 8, 0)]
     assert found["energy"] == 0.0 and found["forces"].shape == (0, 3) and found["atom_energies"].shape == (0,)
     assert not found["strain_gradient"].any()
@@ -400,7 +401,8 @@ def spoil(name: str, index: int, value: int) -> Callable[[dict[str, Any]], None]
 
 
 BAD_NEIGHBOURHOODS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "row of atom": (spoil("row_of_atom", 5, 4), "row_of_atom holds 4 at 5, which is not within 0 and 3"),
+    "row of atom": (spoil("row_of_atom", 5, 4), "row_of_atom holds 4 at 5, which is not within -1 and 3"),
+    "atom without a row": (lambda a: a["row_of_atom"].fill(-1), "a candidate list holds an atom without a row"),
     "atom of row": (spoil("atom_of_row", 2, -1), "atom_of_row holds -1 at 2, which is not within 0 and "),
     "species": (spoil("species", 3, 2), "species holds 2 at 3, which is not within 0 and 1"),
     "candidate": (spoil("candidates", 0, 100000), "a candidate list holds 100000 at 0"),
