@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from ase.build import bulk
 
 OUT = Path("build/bench")
 SIZES = {864: (6, 6, 6), 4000: (10, 10, 10), 32000: (20, 20, 20), 256000: (40, 40, 40)}
-BODIES = ("plain", "xla", "fused", "lammps")
+BODIES = ("plain", "xla", "fused", "virials", "lammps")
 LARGEST = {"plain": 4000, "xla": 4000}  # atoms: more do not fit or take minutes a step
 SECONDS = 8.0  # of measuring
 FEWEST, MOST = 5, 60  # steps
@@ -67,6 +68,31 @@ def timed(step) -> dict[str, float]:
     return {"median": statistics.median(times), "fastest": min(times), "steps": len(times)}
 
 
+def filter_flops(atoms: Atoms) -> float:
+    """Floating-point operations per atom and step in the products with the degree filters' matrices.
+
+    A pair has three of them in every layer but the first: forward, again in the adjoint, and transposed.
+    """
+    from matscipy.neighbours import neighbour_list
+
+    config = model().config
+    pairs = len(neighbour_list("i", atoms, config.cutoff)) / 2 / len(atoms)
+    hidden, out = config.spherical_filter_features
+    return (config.layers - 1) * pairs * 3 * 2 * (2 * hidden * out)
+
+
+def measure_peak(threads: int) -> dict[str, float]:
+    """Floating-point operations per second of a large float32 matrix product."""
+    import jax
+    import jax.numpy as jnp
+
+    n = 2048
+    a = jnp.ones((n, n), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    seconds = timed(lambda: jax.block_until_ready(product(a, a)))["median"]
+    return {"flops": 2 * n**3 / seconds}
+
+
 def resident_bytes() -> int:
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -92,7 +118,11 @@ def measure_plain(atoms: Atoms, threads: int) -> dict[str, Any]:
 
 
 def measure_bundle(atoms: Atoms, threads: int, body: str) -> dict[str, Any]:
+    """body: "xla", "fused", or "virials", which is fused with per-atom virials at every step."""
     from so3krates.runtime import Runtime
+
+    with_virials = body == "virials"
+    body = "fused" if with_virials else body
 
     cache = OUT / "cache" / f"{body}-{threads}-{len(atoms)}"
     startups = []
@@ -102,9 +132,9 @@ def measure_bundle(atoms: Atoms, threads: int, body: str) -> dict[str, Any]:
         runtime.evaluate(bulk("GaN", "wurtzite", a=3.19, c=5.19))
         startups.append(time.perf_counter() - start)
     before = resident_bytes()
-    runtime.evaluate(atoms)
+    runtime.evaluate(atoms, with_virials)
     memory = resident_bytes() - before
-    result = timed(lambda: runtime.evaluate(atoms))
+    result = timed(lambda: runtime.evaluate(atoms, with_virials))
     return result | {"startup_cold": startups[0], "startup_cached": startups[1], "bytes": memory}
 
 
@@ -114,34 +144,46 @@ atom_style atomic
 read_data data.lmp
 mass 1 69.723
 mass 2 14.007
-pair_style so3krates threads {threads}
+pair_style so3krates threads {threads} verbose yes
 pair_coeff * * {bundle} Ga N
+neighbor 0.5 bin
 velocity all create 300 1
 fix 1 all nve
 thermo 1000
 run 3
 run {steps}
+run {steps}
+run {steps}
+neigh_modify every 1 delay 0 check no
+run {steps}
 """
 
 
-def measure_lammps(atoms: Atoms, threads: int) -> dict[str, Any]:
+def measure_lammps(atoms: Atoms, threads: int, ranks: int = 1) -> dict[str, Any]:
+    """Molecular dynamics with `threads` per rank; the last run makes neighbour lists anew at every step."""
     from so3krates.lammps.run import run_deck
 
     folder = OUT / "lammps"
     folder.mkdir(parents=True, exist_ok=True)
     atoms.write(folder / "data.lmp", format="lammps-data", specorder=["Ga", "N"])
-    steps = max(10, min(200, int(20000 * SECONDS * threads / len(atoms) / 2)))
+    steps = max(3, min(100, int(10000 * SECONDS * threads * ranks / len(atoms) / 3)))
     start = time.perf_counter()
-    log = run_deck(DECK.format(bundle=(OUT / "fused.so3k").resolve(), steps=steps, threads=threads), folder)
+    deck = DECK.format(bundle=(OUT / "fused.so3k").resolve(), steps=steps, threads=threads)
+    log = run_deck(deck, folder, ranks=ranks)
     total = time.perf_counter() - start
-    loop = float(re.findall(r"Loop time of (\S+) on", log)[-1])
-    memory = [float(m) for m in re.findall(r"Per MPI rank memory allocation .* = \S+ \| \S+ \| (\S+) Mbytes", log)]
+    _, *loops, rebuilding = [float(t) / steps for t in re.findall(r"Loop time of (\S+) on", log)]
+    halo = re.findall(r"programs (\S+) s, exchange of rows (\S+) s \((\S+) MiB\)", log)[-1]
+    others = sum(int(n) for n in re.findall(r"atoms, (\d+) rows of other ranks", log)[-1:])
     return {
-        "median": loop / steps,
-        "fastest": loop / steps,
-        "steps": steps,
-        "startup_cold": total - loop,
-        "lammps_mb": memory[-1:],
+        "median": statistics.median(loops),
+        "fastest": min(loops),
+        "steps": 3 * steps,
+        "startup_cold": total - steps * (sum(loops) + rebuilding),
+        "rebuild": rebuilding / statistics.median(loops) - 1.0,
+        "bytes": 1024.0 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * ranks,
+        "halo_rows": others,
+        "halo_bytes_per_row": float(halo[2]) * 1024**2 / (steps * others) if others else 0.0,
+        "halo_share": float(halo[1]) / (float(halo[0]) + float(halo[1])),
     }
 
 
@@ -222,8 +264,12 @@ def worker(body: str, atoms: int, threads: int) -> dict[str, Any]:
         return measure_plain(crystal, threads)
     if body == "lammps":
         return measure_lammps(crystal, threads)
+    if body == "ranks":
+        return measure_lammps(crystal, 1, ranks=threads)
     if body == "stages":
-        return measure_stages(crystal, threads)
+        return measure_stages(crystal, threads) | {"filter_flops": filter_flops(crystal)}
+    if body == "peak":
+        return measure_peak(threads)
     return measure_bundle(crystal, threads, body)
 
 
@@ -258,6 +304,50 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def details(results: list[dict[str, Any]]) -> str:
+    """Costs of what comes with molecular dynamics: lists, exchange between ranks, per-atom virials."""
+    speeds = {(r["body"], r["atoms"], r["threads"]): r["atoms"] / r["median"] for r in results}
+    lines = []
+    for r in results:
+        key = (r["atoms"], r["threads"])
+        name = f"{r['atoms']} atoms, {r['threads']} " + ("ranks" if r["body"] == "ranks" else "threads")
+        if r["body"] == "lammps":
+            lines.append(f"{name}: new lists at every step cost {r['rebuild']:.1%} of a step")
+        if r["body"] == "virials" and ("fused", *key) in speeds:
+            ratio = speeds["fused", *key] / speeds["virials", *key]
+            lines.append(f"{name}: a step with per-atom virials costs {ratio:.2f} times one without")
+        if r["body"] == "ranks" and ("lammps", *key) in speeds:
+            ratio = speeds["ranks", *key] / speeds["lammps", *key]
+            lines.append(
+                f"{name} run at {ratio:.2f} times the speed of one rank with as many threads: rank 0 has "
+                f"{r['halo_rows']} rows of others, {r['halo_bytes_per_row']:.0f} bytes for each and step, "
+                f"{r['halo_share']:.1%} of its time"
+            )
+    largest = sorted((r["atoms"], r["bytes"]) for r in results if r["body"] == "lammps")
+    if largest and largest[-1][0] > largest[0][0]:
+        (few, small), (many, large) = largest[0], largest[-1]
+        lines.append(f"LAMMPS takes {(large - small) / (many - few) / 1000:.1f} kB for each further atom, all told")
+    return "\n".join(lines)
+
+
+def profile(stages: dict[str, float], peak: float) -> str:
+    """Where a step's time goes, on one thread."""
+    times = {name: seconds for name, seconds in stages.items() if name != "filter_flops"}
+    total, rate = sum(times.values()), stages["filter_flops"] / sum(times.values())
+    lines = [f"  {name:20} {1e6 * t:7.3f} us/atom {t / total:6.1%}" for name, t in times.items()]
+    lines.append(
+        f"  {total * 1e6:.1f} us/atom, one thread; the filters' products, {stages['filter_flops'] / 1e6:.2f} MFLOP/atom, "
+        f"alone make {rate / 1e9:.1f} GFLOP/s; a large float32 matrix product reaches {peak / 1e9:.1f}"
+    )
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """Processor and number of cores."""
+    model_name = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[:1]
+    return f"{model_name[0] if model_name else 'unknown processor'}, {os.cpu_count()} cores"
+
+
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
@@ -265,7 +355,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), constrained_layout=True)
-    for body in BODIES:
+    for body in (*BODIES, "ranks"):
         for threads in sorted({r["threads"] for r in results}):
             points = [
                 (r["atoms"], 1e6 * r["median"] / r["atoms"])
@@ -284,6 +374,7 @@ def main() -> None:
     parser.add_argument("--atoms", type=int, nargs="*", default=[864, 4000, 32000])
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--bodies", nargs="*", default=list(BODIES))
+    parser.add_argument("--ranks", type=int, default=2, help="MPI ranks of one thread each, beside one rank")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -300,12 +391,19 @@ def main() -> None:
                     if found is not None:
                         results.append({"body": body, "atoms": atoms, "threads": threads, **found})
                         print(table(results[-1:]).splitlines()[1], flush=True)
-    stages = in_process("stages", min(options.atoms), max(options.threads)) if "fused" in options.bodies else None
-    (OUT / "bench.json").write_text(json.dumps({"results": results, "stages": stages}, indent=1))
+    for atoms in options.atoms if options.ranks > 1 else ():
+        found = in_process("ranks", atoms, options.ranks)
+        if found is not None:
+            results.append({"body": "ranks", "atoms": atoms, "threads": options.ranks, **found})
+            print(table(results[-1:]).splitlines()[1], flush=True)
+    stages = in_process("stages", min(options.atoms), 1) if "fused" in options.bodies else None
+    peak = in_process("peak", min(options.atoms), 1)
+    report = {"results": results, "stages": stages, "peak": peak, "machine": machine()}
+    (OUT / "bench.json").write_text(json.dumps(report, indent=1))
     plot(results, OUT / "bench.png")
-    print(table(results))
-    for name, seconds in (stages or {}).items():
-        print(f"  {name:20} {1e6 * seconds:7.3f} us/atom {seconds / sum(stages.values()):6.1%}")
+    print(f"{report['machine']}\n{table(results)}\n{details(results)}")
+    if stages and peak:
+        print(profile(stages, peak["flops"]))
 
 
 if __name__ == "__main__":
