@@ -336,7 +336,7 @@ def profile(stages: dict[str, float], peak: float) -> str:
     total, rate = sum(times.values()), stages["filter_flops"] / sum(times.values())
     lines = [f"  {name:20} {1e6 * t:7.3f} us/atom {t / total:6.1%}" for name, t in times.items()]
     lines.append(
-        f"  {total * 1e6:.1f} us/atom, one thread; the filters' products, {stages['filter_flops'] / 1e6:.2f} MFLOP/atom, "
+        f"  {total * 1e6:.1f} us/atom; the filters' products, {stages['filter_flops'] / 1e6:.2f} MFLOP/atom, "
         f"alone make {rate / 1e9:.1f} GFLOP/s; a large float32 matrix product reaches {peak / 1e9:.1f}"
     )
     return "\n".join(lines)
