@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from so3krates.training.config import RunConfig
+    from so3krates.training.config import DataConfig, RunConfig
 
 OUR_PACKAGES = ("so3krates", "so3krates_export")
 
@@ -69,6 +69,12 @@ def _escape(text: str) -> str:
     return text.replace("[", r"\[")
 
 
+EnergyKey = Annotated[str | None, typer.Option(help="Short for --set data.energy_key=NAME; '' for none.")]
+ForcesKey = Annotated[str | None, typer.Option(help="Short for --set data.forces_key=NAME; '' for none.")]
+StressKey = Annotated[str | None, typer.Option(help="Short for --set data.stress_key=NAME; '' for none.")]
+DataSettings = Annotated[
+    list[str] | None, typer.Option("--set", help="How the data are to be read, as in --set data.energy_unit=Hartree.")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="What is written.")]
 
 
@@ -99,7 +105,8 @@ def train(
     result = run_training(run, frames_train, frames_valid, output, resume=resume)
     console.print(f"Ended after {result.steps} steps ({result.seconds:.0f} s): {result.reason}.")
     sets = {"train": frames_train, "valid": frames_valid, "test": test_frames}
-    write_report(output / "report", result.model, sets, result.metrics_file, console, float64=run.training.float64)
+    options = {"float64": run.training.float64, "tag_key": run.data.tag_key}
+    write_report(output / "report", result.model, sets, result.metrics_file, console, **options)
     console.print(f"Model: {output}. Next: so3krates export {output} -o {output.name}.so3k")
 
 
@@ -107,29 +114,35 @@ def train(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model folder or a bundle.")],
     data: Annotated[Path, typer.Argument(help="Labelled frames.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tables and parity plots.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tables and figures.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="The tables in one JSON file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Parity plots in one file.")] = None,
     float64: Annotated[bool, typer.Option("--float64", help="A model folder in float64.")] = False,
-    energy_key: str = "energy",
-    forces_key: str = "forces",
-    stress_key: str = "stress",
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    setting: DataSettings = None,
 ) -> None:
     """Errors of a model folder or a bundle on labelled frames."""
     if float64:
         _use_float64()
-    import json
-
-    from so3krates.data import LabelKeys, read_frames
+    from so3krates.data import read_frames
     from so3krates.predictions import predictions_of
-    from so3krates.training import as_json, error_table, parity_plot, reference, rich_table
+    from so3krates.training import Results, parity_plot, reference, result_tables, write_json, write_results
 
-    frames = read_frames(data, LabelKeys(energy_key or None, forces_key or None, stress_key or None))
+    settings = _data_config(setting, energy_key, forces_key, stress_key)
+    frames = read_frames(data, settings.keys)
     both = predictions_of(model, frames, float64), reference(frames)
-    errors = error_table(*both)
-    _console().print(rich_table({data.stem: errors}))
+    sets = {data.stem: Results(frames, *both, settings.tag_key)}
+    console = _console()
+    for table in result_tables(sets):
+        console.print(table)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "errors.json").write_text(json.dumps({data.stem: as_json(errors)}, indent=1) + "\n")
-        parity_plot(output / "parity.png", {data.stem: both})
+        write_results(output, sets)
+    if json_file is not None:
+        write_json(json_file, sets)
+    if plot is not None:
+        parity_plot(plot, {data.stem: both})
 
 
 @app.command()
@@ -278,6 +291,19 @@ def _run_config(config: Path | None, preset: str | None, data: Path | None, sett
             content["data"].pop(name, None)
         content["data"]["file"] = str(data)
     return training_config.RunConfig.from_dict(content)
+
+
+def _data_config(settings: list[str] | None, *keys: str | None) -> DataConfig:
+    """Section [data] from `--set` and the short options of the energy, forces and stress key."""
+    from so3krates.training.config import RunConfig
+
+    content: dict[str, Any] = {"data": {}}
+    for name, key in zip(("energy_key", "forces_key", "stress_key"), keys, strict=True):
+        if key is not None:
+            content["data"][name] = key
+    for setting in settings or []:
+        _set(content, setting)
+    return RunConfig.from_dict(content).data
 
 
 def _set(content: dict[str, Any], setting: str) -> None:

@@ -83,11 +83,21 @@ def test_train_and_evaluate(data_file: Path, tmp_path: Path) -> None:
     saved = tomllib.loads((tmp_path / "model" / "config.toml").read_text())
     assert saved["training"]["settings"]["training"]["epochs"] == 2
 
-    code, output, error = run("evaluate", tmp_path / "model", data_file, "-o", tmp_path / "errors")
+    files = ("--json", tmp_path / "e.json", "--plot", tmp_path / "p.pdf")
+    code, output, error = run("evaluate", tmp_path / "model", data_file, "-o", tmp_path / "errors", *files)
     assert code == 0, error
     again = json.loads((tmp_path / "errors" / "errors.json").read_text())
     assert again["data"]["forces"]["rmse"] == pytest.approx(errors["test"]["forces"]["rmse"], rel=1e-4)
     assert (tmp_path / "errors" / "parity.png").is_file()
+    assert (tmp_path / "p.pdf").stat().st_size > 1000
+    assert json.loads((tmp_path / "e.json").read_text()) == again
+    assert set(again["data"]["by_element"]) == {"Ga", "N"}
+    code, output, error = run(
+        "evaluate", tmp_path / "model", data_file, "--json", tmp_path / "h.json", "--set", "data.forces_unit=Hartree/A"
+    )
+    assert code == 0, error
+    other = json.loads((tmp_path / "h.json").read_text())
+    assert other["data"]["forces"]["rmse"] > 10 * again["data"]["forces"]["rmse"]
 
 
 def test_a_setting_keeps_what_follows_from_it() -> None:

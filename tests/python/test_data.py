@@ -8,7 +8,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.neighborlist import primitive_neighbor_list
@@ -30,6 +30,7 @@ from so3krates.data import (
 )
 
 SHARED = Path(__file__).parents[3] / "shared"
+HARTREE = 27.2  # eV, what a last decimal in atomic units weighs, over less than one Bohr
 TEXT = 1e-7  # extxyz keeps eight decimals
 EXACT = 1e-12  # float64 arithmetic of small numbers
 OFFSET = 1e-8  # eV, a total energy of 1e7 eV has digits to 2e-9
@@ -79,6 +80,51 @@ def test_stress_is_taken_in_every_layout_and_under_other_keys(
     assert energy == -3.5
     assert np.all(forces == 1)
     np.testing.assert_allclose(full, STRESS, atol=TEXT)
+
+
+def test_units_signs_and_virials_lead_to_the_same_labels(tmp_path: Path, rng: np.random.Generator) -> None:
+    atoms = crystal(rng)
+    forces, volume = rng.normal(size=(4, 3)), atoms.cell.volume
+    plain = with_labels(atoms, Labels(-3.5, forces, STRESS))
+    other = atoms.copy()
+    other.set_cell(atoms.cell.array / units.Bohr)
+    other.positions /= units.Bohr
+    other.info.update(e=-3.5 / units.Hartree, s=-STRESS / units.GPa, v=-STRESS * volume / units.Hartree)
+    other.info["order"] = (-10 * STRESS / units.GPa)[[0, 1, 2, 0, 1, 2], [0, 1, 2, 1, 2, 0]]
+    other.arrays["f"] = forces * units.Bohr / units.Hartree
+    ase.io.write(tmp_path / "a.extxyz", other, columns=["symbols", "positions", "f"])
+    atomic = {"energy": "e", "forces": "f", "energy_unit": "Hartree", "length_unit": "Bohr"}
+    for keys in (
+        LabelKeys(**atomic, stress="s", stress_unit="GPa", stress_sign=-1),
+        LabelKeys(**atomic, virial="v"),
+        LabelKeys(**atomic, stress="order", stress_unit="kbar", stress_sign=-1, voigt_order="xx yy zz xy yz zx"),
+    ):
+        (read,) = read_frames(tmp_path / "a.extxyz", keys)
+        np.testing.assert_allclose(read.positions, atoms.positions, atol=TEXT)
+        np.testing.assert_allclose(read.cell.array, atoms.cell.array, atol=TEXT)
+        assert labels(read).energy == pytest.approx(labels(plain).energy, abs=TEXT)
+        np.testing.assert_allclose(labels(read).forces, forces, atol=HARTREE * TEXT)
+        np.testing.assert_allclose(labels(read).stress, STRESS, atol=TEXT)
+    mixed = LabelKeys(energy="e", forces="f", stress=None, energy_unit="kcal/mol", forces_unit="Hartree/Bohr")
+    (read,) = read_frames(tmp_path / "a.extxyz", mixed)
+    np.testing.assert_allclose(labels(read).forces, forces, atol=HARTREE * TEXT)
+    assert labels(read).energy == pytest.approx(-3.5 / units.Hartree * units.kcal / units.mol, abs=TEXT)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"energy_unit": "J"}, "energy_unit = 'J': give one of eV, meV"),
+        ({"forces_unit": "eV"}, "forces_unit = 'eV': give ENERGY/LENGTH"),
+        ({"stress_unit": "Pa"}, "stress_unit = 'Pa': give GPa"),
+        ({"stress_sign": 0}, "stress_sign = 0"),
+        ({"voigt_order": "xx yy zz xy yx xz"}, "voigt_order"),
+    ],
+)
+def test_unknown_units_are_refused_by_name(given: dict, words: str) -> None:
+    with pytest.raises(DataError) as error:
+        LabelKeys(**given)
+    assert words in str(error.value)
 
 
 def test_missing_labels_are_nan(rng: np.random.Generator) -> None:
@@ -172,6 +218,12 @@ def test_npz_in_the_mlff_layout(tmp_path: Path, rng: np.random.Generator) -> Non
         np.testing.assert_allclose(labels(atoms).stress, STRESS, atol=EXACT)
         np.testing.assert_array_equal(atoms.positions, positions[f, :3])
     np.savez(tmp_path / "bad.npz", z=np.ones((2, 4)), R=positions)
+    np.savez(tmp_path / "own.npz", z=np.array([31, 7, 7, 7]), R=positions, e=energies, F=forces)
+    (own, *_) = read_frames(tmp_path / "own.npz", LabelKeys(energy="e", forces=None, energy_unit="meV"))
+    assert labels(own).energy == pytest.approx(1e-3 * energies[0, 0], abs=EXACT)
+    assert np.isnan(labels(own).forces).all()
+    with pytest.raises(DataError, match=r"own\.npz: has no energy under 'E2'; found \['F', 'R', 'e', 'z'\]"):
+        read_frames(tmp_path / "own.npz", LabelKeys(energy="E2"))
     with pytest.raises(DataError, match=r"bad\.npz: 'z' has shape \(2, 4\), expected \(3, 4\)"):
         read_frames(tmp_path / "bad.npz")
 
@@ -335,3 +387,14 @@ def test_a_public_file_with_keys_of_its_own() -> None:
         assert np.isfinite(stress).all()
     assert np.abs(labels(frames[-1]).stress).max() > 1e-3
     assert np.isnan(labels(read_frames(file)[0]).energy)
+    # The file's raw stresses are VASP's: kbar, positive under pressure, components in VASP's order.
+    vasp = LabelKeys(
+        energy="REF_energy",
+        forces="REF_forces",
+        stress="mlearn_virial_stress_raw",
+        stress_unit="kbar",
+        stress_sign=-1,
+        voigt_order="xx yy zz xy yz zx",
+    )
+    for atoms, again in zip(frames, read_frames(file, vasp), strict=True):
+        np.testing.assert_allclose(labels(again).stress, labels(atoms).stress, rtol=1e-5, atol=TEXT)

@@ -29,6 +29,7 @@ from so3krates.training import (
     Status,
     TrainingConfig,
     TrainingError,
+    breakdown,
     error_table,
     evaluate,
     load_frames,
@@ -552,13 +553,41 @@ def test_the_error_table_is_its_formulas() -> None:
     assert table["stress"].mae == pytest.approx(500 / 3)
 
 
+def test_errors_are_split_up() -> None:
+    frames = [Atoms("CuAg", np.zeros((2, 3)), info={"group": tag, "temperature_K": t}) for tag, t in
+              (("hot", 900), ("cold", 100.0), ("hot", 900))] + [Atoms("CuAg", np.zeros((2, 3)))]  # fmt: skip
+    stresses = np.full((4, 3, 3), np.nan)
+    forces = [np.array([[n + 1.0, 0, 0], [0, 10.0 * (n + 1), 0]]) for n in range(4)]
+    truth = Properties(np.full(4, 2), np.array([0.0, 1.0, 4.0, 9.0]), forces, stresses)
+    guess = truth._replace(
+        energies=truth.energies + 2 * np.array([0.1, 0.3, 0.3, 0.3]), forces=[f * [[1.5], [1.1]] for f in forces]
+    )
+    parts = breakdown(frames, guess, truth)
+    assert parts.elements["Cu"].mae == pytest.approx(1000 * np.mean([0.5, 1, 1.5, 2]) / 3)
+    assert parts.elements["Ag"].rmse == pytest.approx(1000 * np.sqrt(np.mean(np.square([1, 2, 3, 4])) / 3))
+    assert list(parts.tags) == ["cold", "hot"]
+    assert list(parts.temperatures) == [100.0, 900.0]
+    hot = parts.tags["hot"]
+    assert (hot["energy"].count, hot["energy"].mae) == (2, pytest.approx(200.0))
+    # The mean error of the whole set, 250 meV/atom, is removed and not that of the tag.
+    assert hot["energy, means removed"].rmse == pytest.approx(np.sqrt((150**2 + 50**2) / 2))
+    assert hot["stress"].count == 0
+    assert [row.atoms for row in parts.force_sizes] == [1] * 8
+    assert [row.relative for row in parts.force_sizes] == pytest.approx([0.5] * 4 + [0.1] * 4)
+    assert parts.force_sizes[-1].rmse == pytest.approx(4000 / np.sqrt(3))
+    assert list(breakdown(frames, guess, truth, "temperature_K").tags) == ["100.0", "900"]
+    json.dumps(parts.as_json(), allow_nan=False)
+
+
 def test_the_report_holds_tables_and_figures(trained: tuple, tmp_path: Path) -> None:
     result, frames, _ = trained
     tables = write_report(tmp_path, result.model, {"train": frames[:8], "test": frames[8:]}, result.metrics_file)
     stored = json.loads((tmp_path / "errors.json").read_text())
     assert stored["test"]["forces"]["rmse"] == tables["test"]["forces"].rmse
+    assert stored["test"]["by_element"]["Cu"]["rmse"] == pytest.approx(tables["test"]["forces"].rmse)
+    assert sum(row["atoms"] for row in stored["train"]["by_force_size"]) == 8 * 4
     assert "energy, means removed" in (tmp_path / "errors.txt").read_text()
-    for name in ("parity.png", "learning_curve.png"):
+    for name in ("parity.png", "learning_curve.png", "breakdown.png"):
         assert (tmp_path / name).stat().st_size > 10_000
 
 

@@ -1,7 +1,7 @@
 """Labelled structures on their way to the network: reading, splits, shifts, neighbours, batches."""
 
 from .batches import BatchShape, Buckets, FrameGraph, Targets, collate, frame_graph, frame_graphs
-from .frames import DataError, LabelKeys, Labels, labels, read_frames, with_labels
+from .frames import DataError, LabelKeys, Labels, iter_frames, labels, read_frames, with_labels
 from .neighbours import NeighbourTable, neighbour_table
 from .shifts import SHIFT_MODES, elements_of, energy_shifts, total_shift
 from .splits import Split, count_split, fraction_split
@@ -24,6 +24,7 @@ __all__ = [
     "fraction_split",
     "frame_graph",
     "frame_graphs",
+    "iter_frames",
     "labels",
     "neighbour_table",
     "read_frames",

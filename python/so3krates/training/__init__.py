@@ -1,25 +1,30 @@
 """Training: settings, loss, optimiser, the course of a run, and what it reports."""
 
+from .breakdown import Breakdown, breakdown
 from .config import PRESETS, DataConfig, RunConfig, TrainingConfig, preset
 from .evaluate import Properties, evaluate, reference
 from .metrics import Errors, as_json, error_table, rich_table
-from .plots import learning_curve, parity_plot
+from .plots import breakdown_plot, learning_curve, parity_plot
 from .progress import Status, progress_display
-from .report import write_report
+from .report import Results, result_tables, write_json, write_report, write_results
 from .sources import load_frames
 from .trainer import TrainingError, TrainingResult, train
 
 __all__ = [
     "PRESETS",
+    "Breakdown",
     "DataConfig",
     "Errors",
     "Properties",
+    "Results",
     "RunConfig",
     "Status",
     "TrainingConfig",
     "TrainingError",
     "TrainingResult",
     "as_json",
+    "breakdown",
+    "breakdown_plot",
     "error_table",
     "evaluate",
     "learning_curve",
@@ -28,7 +33,10 @@ __all__ = [
     "preset",
     "progress_display",
     "reference",
+    "result_tables",
     "rich_table",
     "train",
+    "write_json",
     "write_report",
+    "write_results",
 ]

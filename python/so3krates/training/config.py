@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from so3krates.data import SHIFT_MODES, LabelKeys
+from so3krates.data import SHIFT_MODES, DataError, LabelKeys
 from so3krates.model.config import PRESETS as MODEL_PRESETS
 from so3krates.model.config import ConfigError, ModelConfig
 
@@ -31,17 +31,31 @@ class DataConfig:
     n_train: int | None = None
     n_valid: int | None = None
     seed: int = 0  # of the split
-    energy_key: str = "energy"  # eV
-    forces_key: str = "forces"  # eV/A
-    stress_key: str = "stress"  # eV/A^3, +dE/d(strain)/V; "" leaves a label out
+    energy_key: str = "energy"  # "" leaves a label out
+    forces_key: str = "forces"
+    stress_key: str = "stress"  # +dE/d(strain)/V
+    virial_key: str = ""  # -dE/d(strain), taken instead of the stress
+    energy_unit: str = "eV"
+    length_unit: str = "A"  # of positions and cell
+    forces_unit: str = ""  # "": energy_unit/length_unit
+    stress_unit: str = ""  # "": energy_unit/length_unit^3
+    stress_sign: int = 1  # -1: stress and virial have the opposite sign in the data
+    voigt_order: str = "xx yy zz yz xz xy"  # of stresses or virials with six components
+    tag_key: str = ""  # entry of a frame's info that groups frames in error tables; "": the first of TAG_KEYS
     energy_shift: str | dict[str, float] = "lse"  # lse, mean, none, or eV per element
 
     def __post_init__(self) -> None:
         for name in ("file", "train_file", "valid_file"):
             value = getattr(self, name)
             require(value is None or isinstance(value, str), "data", name, value, "a path")
-        for name in ("energy_key", "forces_key", "stress_key"):
+        for name in ("energy_key", "forces_key", "stress_key", "virial_key", "tag_key"):
             require(isinstance(getattr(self, name), str), "data", name, getattr(self, name), "a name, or '' for none")
+        for name in ("energy_unit", "length_unit", "forces_unit", "stress_unit", "voigt_order"):
+            require(isinstance(getattr(self, name), str), "data", name, getattr(self, name), "a text")
+        try:
+            _ = self.keys
+        except DataError as error:
+            raise ConfigError(f"data.{error}") from error
         require(
             not (self.file and (self.train_file or self.valid_file)),
             "data",
@@ -77,7 +91,18 @@ class DataConfig:
     @property
     def keys(self) -> LabelKeys:
         """The label keys as the readers take them."""
-        return LabelKeys(self.energy_key or None, self.forces_key or None, self.stress_key or None)
+        return LabelKeys(
+            energy=self.energy_key or None,
+            forces=self.forces_key or None,
+            stress=self.stress_key or None,
+            virial=self.virial_key or None,
+            energy_unit=self.energy_unit,
+            length_unit=self.length_unit,
+            forces_unit=self.forces_unit,
+            stress_unit=self.stress_unit,
+            stress_sign=self.stress_sign,
+            voigt_order=self.voigt_order,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

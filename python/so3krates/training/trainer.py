@@ -410,9 +410,9 @@ def _require_labels(graphs: Sequence[FrameGraph], config: RunConfig) -> None:
 
 def _require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Refuses to resume with other settings or data; names what differs."""
-    flat = [
-        {f"{s}.{k}": v for s, values in record["config"].items() for k, v in values.items()} for record in (old, new)
-    ]
+    # Settings that are younger than the run have the values that it was trained with.
+    configs = RunConfig.from_dict(old["config"]).to_dict(), new["config"]
+    flat = [{f"{s}.{k}": v for s, values in config.items() for k, v in values.items()} for config in configs]
     free = set(FREE_SETTINGS)
     if flat[1]["training.schedule"] != "cosine":
         free.add("training.epochs")
