@@ -145,6 +145,33 @@ def evaluate(
         parity_plot(plot, {data.stem: both})
 
 
+@app.command("data")
+def inspect_data(
+    data: Annotated[Path, typer.Argument(help="Labelled frames.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="The report as JSON.")] = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    setting: DataSettings = None,
+) -> None:
+    """What a data set holds, and labels in it that look wrong."""
+    import json
+
+    from so3krates.data import data_report, iter_frames, report_tables
+
+    settings = _data_config(setting, energy_key, forces_key, stress_key)
+    report = data_report(iter_frames(data, settings.keys))
+    console = _console()
+    for table in report_tables(report):
+        console.print(table)
+    for warning in report.warnings:
+        console.print(f"[bold yellow]Suspicious:[/] {_escape(warning)}", highlight=False, soft_wrap=True)
+    if not report.warnings:
+        console.print("Nothing suspicious was found.")
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+
+
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder.")],

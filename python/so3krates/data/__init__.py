@@ -3,6 +3,7 @@
 from .batches import BatchShape, Buckets, FrameGraph, Targets, collate, frame_graph, frame_graphs
 from .frames import DataError, LabelKeys, Labels, iter_frames, labels, read_frames, with_labels
 from .neighbours import NeighbourTable, neighbour_table
+from .report import DataReport, data_report, report_tables
 from .shifts import SHIFT_MODES, elements_of, energy_shifts, total_shift
 from .splits import Split, count_split, fraction_split
 
@@ -11,6 +12,7 @@ __all__ = [
     "BatchShape",
     "Buckets",
     "DataError",
+    "DataReport",
     "FrameGraph",
     "LabelKeys",
     "Labels",
@@ -19,6 +21,7 @@ __all__ = [
     "Targets",
     "collate",
     "count_split",
+    "data_report",
     "elements_of",
     "energy_shifts",
     "fraction_split",
@@ -28,6 +31,7 @@ __all__ = [
     "labels",
     "neighbour_table",
     "read_frames",
+    "report_tables",
     "total_shift",
     "with_labels",
 ]
