@@ -199,6 +199,43 @@ def export(
 
 
 @app.command()
+def check(
+    model: Annotated[Path, typer.Argument(help="A model folder or a bundle.")],
+    structure: Annotated[
+        Path | None, typer.Argument(help="A crystal or molecule in any format of ASE; without it, a simple crystal.")
+    ] = None,
+    train_data: Annotated[Path | None, typer.Option(help="Frames that trained the model.")] = None,
+    test_data: Annotated[Path | None, typer.Option(help="Frames that did not.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the run at constant energy; 0 for none.")] = 300,
+    json_file: Annotated[Path | None, typer.Option("--json", help="The findings as JSON.")] = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    setting: DataSettings = None,
+) -> None:
+    """Symmetries, derivatives, dynamics and errors of a potential; exit code 1 where one fails."""
+    _use_float64()
+    import json
+
+    import ase.io
+
+    from so3krates import checks
+    from so3krates.progress import progress_display
+
+    settings = _data_config(setting, energy_key, forces_key, stress_key)
+    atoms = None if structure is None else ase.io.read(structure)
+    console = _console()
+    with progress_display(Console(stderr=True)) as report:
+        found = checks.check_potential(checks.open_potential(model), atoms, steps, progress=report)
+    found += checks.error_checks(model, train_data, test_data, settings.keys)
+    console.print(checks.check_table(found))
+    if json_file is not None:
+        json_file.write_text(json.dumps(checks.as_json(found), indent=1, allow_nan=False) + "\n")
+    if any(one.passed is False for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def info(path: Annotated[Path, typer.Argument(help="A bundle or a model folder.")]) -> None:
     """What a bundle or a model folder holds."""
     from so3krates.describe import describe

@@ -54,7 +54,7 @@ def test_help_is_fast_and_loads_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=SLOWEST_HELP, check=True
     )
-    for command in ("train", "evaluate", "export", "data", "info", "import-mlff", "doctor", "sample", "demo"):
+    for command in ("train", "evaluate", "export", "data", "info", "check", "import-mlff", "doctor", "sample", "demo"):
         assert command in done.stdout
     assert done.stdout.strip().endswith("[]")
 

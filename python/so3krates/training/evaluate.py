@@ -13,7 +13,8 @@ from so3krates.data import Buckets, FrameGraph, collate, frame_graphs, labels, t
 from so3krates.model.potential import predict
 from so3krates.storage import Model
 
-_predict = jax.jit(predict, static_argnums=0)
+# Energies, forces and strain gradients of a batch, compiled.
+predict_batch = jax.jit(predict, static_argnums=0)
 
 
 class Properties(NamedTuple):
@@ -38,7 +39,7 @@ def evaluate(model: Model, frames: Sequence[Atoms], batch_size: int = 8, float64
     forces: list[np.ndarray] = [np.zeros((0, 3))] * len(frames)
     stresses = np.full((len(frames), 3, 3), np.nan)
     for indices, batch, _ in ordered_batches(graphs, batch_size, dtype):
-        answer = jax.tree.map(lambda x: np.asarray(x, np.float64), _predict(model.config, params, batch))
+        answer = jax.tree.map(lambda x: np.asarray(x, np.float64), predict_batch(model.config, params, batch))
         start = 0
         for slot, index in enumerate(indices):
             atoms = frames[index]
