@@ -13,12 +13,12 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.geometry import complete_cell
+from flax.traverse_util import unflatten_dict
 from matscipy.neighbours import neighbour_list
 from so3krates import checks, cli
 from so3krates.checks import Answer, Check, check_errors, check_potential
 from so3krates.model.config import ModelConfig
-from so3krates.model.network import init_params
-from so3krates.storage import Model
+from so3krates.storage import Model, parameter_shapes
 from toy_bundle import write_toy_bundle
 from typer.testing import CliRunner
 
@@ -155,7 +155,9 @@ def quick_compilation() -> Iterator[None]:
 @pytest.mark.usefixtures("quick_compilation")
 def test_the_command_checks_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig(features=8, heads=2, layers=1, degrees=(1, 2), radial_functions=8, cutoff=3.5)
-    folder = Model(config, init_params(config, 0), ("Cu",), {"Cu": -2.5}).save(tmp_path / "model")
+    rng = np.random.default_rng(0)
+    weights = {name: 0.3 * rng.normal(size=shape) for name, shape in parameter_shapes(config).items()}
+    folder = Model(config, unflatten_dict(weights, sep="/"), ("Cu",), {"Cu": -2.5}).save(tmp_path / "model")
     ase.io.write(tmp_path / "cu.xyz", CRYSTAL, format="extxyz")
     report = {name: {"forces": {"rmse": rmse}} for name, rmse in (("train", 1.0), ("test", 3.0))}
     for rows in report.values():
