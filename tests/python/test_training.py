@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
+import pickle
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +45,7 @@ from so3krates.training import (
 from so3krates.training.loss import error_sums, loss_of, normalised_weights, unit_scales, variance_scales
 from so3krates.training.optimiser import make_optimiser, make_schedule
 from so3krates.training.step import batch_errors, initial_state, make_step
+from so3krates.training.trainer import _Run
 
 SHARED = Path(__file__).parents[3] / "shared"
 FORMULA = 1e-5  # relative, float32 against float64 numpy
@@ -276,6 +281,71 @@ def test_a_batch_has_the_gradient_of_its_structures() -> None:
         np.testing.assert_allclose(a, b, atol=GRADIENT * largest)
 
 
+# Takes the step of (config, params, batch, scales) in a file and leaves moments, loss and counts in another.
+ONE_STEP = """
+import pickle, sys
+import jax
+from so3krates.training.step import initial_state, make_step
+jax.config.update("jax_disable_most_optimizations", True)
+model, config, params, batch, scales = pickle.load(open(sys.argv[1], "rb"))
+state, result = make_step(model, config, 10)(initial_state(config, params), *batch, scales)
+found = jax.device_get((jax.tree.leaves(state.moments), result.loss, result.sums.counts))
+pickle.dump((*found, jax.device_count()), open(sys.argv[2], "wb"))
+"""
+
+
+def test_a_batch_in_parts_takes_the_same_step(tmp_path: Path) -> None:
+    frames = make_frames(3, repeat=(1, 3, 2))
+    frames[1] = label(frames[1], labels(frames[1])._replace(stress=np.full((3, 3), np.nan)))
+    graphs = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "lse"))
+    params, scales = jax.device_get(init_params(SMALL, 1)), variance_scales(graphs)
+    shape = Buckets(graphs, 2).shape(graphs[1:])
+    pieces = [collate(graphs[:2], shape), collate(graphs[2:], shape)]
+    stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *pieces)
+
+    def moments(config: TrainingConfig, batch: tuple) -> tuple:
+        state, result = make_step(SMALL, config, 10)(initial_state(config, params), *batch, scales)
+        return jax.tree.leaves(state.moments), result.loss, result.sums.counts
+
+    whole = moments(TrainingConfig(), collate(graphs, Buckets(graphs, 3).shape(graphs)))
+    largest = max(np.abs(leaf).max() for leaf in whole[0])
+    assert largest > 1e-3
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    files = [tmp_path / name for name in ("in", "out")]
+    files[0].write_bytes(pickle.dumps((SMALL, TrainingConfig(devices=2), params, stacked, scales)))
+    done = subprocess.run([sys.executable, "-c", ONE_STEP, *files], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    *shared, devices = pickle.loads(files[1].read_bytes())
+    assert devices == 2
+    for split in (moments(TrainingConfig(accumulate=2), stacked), shared):
+        assert float(split[1]) == pytest.approx(float(whole[1]), rel=FORMULA)
+        np.testing.assert_array_equal(split[2], whole[2])
+        for a, b in zip(split[0], whole[0], strict=True):
+            np.testing.assert_allclose(a, b, atol=GRADIENT * largest)
+
+
+def test_a_run_splits_its_batches(tmp_path: Path) -> None:
+    frames = make_frames(9, repeat=(1, 2))
+    config = settings(batch_size=5, accumulate=2)
+    run = _Run(config, frames, [], tmp_path / "run", quiet, False)
+    plain = _Run(settings(batch_size=5), frames, [], tmp_path / "plain", quiet, False)
+    for step in range(3):
+        batch, targets = run._batch(step)
+        assert len(batch.species) == len(targets.energies) == 2
+        assert batch.atom_mask.any(axis=1).all()
+        whole, energies = plain._batch(step)
+        assert np.sort(targets.energies[np.isfinite(targets.energies)]).tolist() == sorted(
+            energies.energies[np.isfinite(energies.energies)].tolist()
+        )
+        assert batch.mask.sum() == whole.mask.sum() > 0
+    for one in (run, plain):
+        one.checkpoints.close()
+    with pytest.raises(TrainingError, match=r"a batch of 2 structures cannot be split into .*accumulate = 3"):
+        train(settings(accumulate=3), frames, [], tmp_path / "few", quiet)
+    with pytest.raises(TrainingError, match=r"training\.devices = 3, but JAX sees"):
+        train(settings(batch_size=3, devices=3), frames, [], tmp_path / "many", quiet)
+
+
 # The course of a run
 
 
@@ -437,6 +507,15 @@ def test_the_time_limit_and_the_rate_end_a_run(tmp_path: Path) -> None:
     assert result.steps == 2 + 3
 
 
+def test_a_run_that_gets_no_better_ends(tmp_path: Path) -> None:
+    frames = make_frames(4)
+    opposite = [label(a, labels(a)._replace(forces=-labels(a).forces)) for a in frames]
+    config = settings(epochs=100, patience=3)
+    result = train(config, frames, opposite, tmp_path / "a", quiet)
+    assert result.steps == result.best_step + 3 * 2 < 60
+    assert result.reason == f"no lower validation loss in 3 validations since step {result.best_step}"
+
+
 def test_schedules() -> None:
     cosine = make_schedule(TrainingConfig(schedule="cosine", warmup_steps=10), 110)
     assert [float(cosine(t)) for t in (0, 10, 60, 110)] == pytest.approx([1e-3 / 11, 1e-3, 5.05e-4, 1e-5], rel=1e-5)
@@ -459,6 +538,11 @@ def test_optional_parts_of_the_optimiser_act() -> None:
     first, second = np.array([30.0, 40.0]) / 50, gradient["w"] * 1e-2
     mean = (0.1 * 0.9 * first + 0.1 * second) / (1 - 0.9**2)
     square = (0.001 * 0.999 * first**2 + 0.001 * second**2) / (1 - 0.999**2)
+    # The largest second moment so far, and that is the first one.
+    largest = 0.001 * gradient["w"] ** 2 / (1 - 0.999)
+    mean_of_both = (0.1 * 0.9 * gradient["w"] + 0.1 * second) / (1 - 0.9**2)
+    assert np.abs(update(amsgrad=True) - mean_of_both / np.sqrt(largest)).max() < 0.05
+    assert np.abs(update(amsgrad=True) - plain).max() > 0.1
     np.testing.assert_allclose(update(clip_norm=1.0), mean / np.sqrt(square), rtol=1e-3)
     assert np.abs(update(clip_norm=1.0) - plain).max() > 0.1
 

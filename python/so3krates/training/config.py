@@ -116,6 +116,8 @@ class TrainingConfig:
     epochs: int = 2000
     batch_size: int | None = None  # structures; absent: by the number of training frames as mlff does
     valid_batch_size: int | None = None  # absent: batch_size
+    accumulate: int = 1  # parts in which a device computes its batch one after the other, to need less memory
+    devices: int = 1  # that share a batch
     learning_rate: float = 1e-3
     learning_rate_stop: float = 1e-5  # the run ends when the schedule falls to it
     schedule: str = "exponential"  # exponential, cosine, constant
@@ -123,10 +125,12 @@ class TrainingConfig:
     decay_factor: float = 0.7
     warmup_steps: int = 0  # linear rise from 0 before the schedule
     clip_norm: float | None = None  # largest global norm of a gradient
+    amsgrad: bool = False  # instead of Adam
     weight_decay: float = 0.0  # decoupled, as in AdamW
     ema_decay: float = 0.0  # weight of the past in the running average of weights that is validated and kept; 0: none
     refit_shift: bool = False  # at the end, take the mean energy error per atom of the training frames into the shifts
     eval_every: int | None = None  # steps between validations; absent: one epoch
+    patience: int | None = None  # validations without a lower loss after which the run ends; absent: none
     checkpoint_minutes: float = 2.0  # wall time between checkpoints; a resumed run repeats at most this much
     max_minutes: float | None = None  # wall time after which the run stops with what it has
     seed_model: int = 0
@@ -144,10 +148,12 @@ class TrainingConfig:
             lambda v: is_number(v) and v >= 0,
             "a number of at least 0",
         )
-        check(("variance_scaling", "refit_shift", "float64"), lambda v: isinstance(v, bool), "true or false")
-        check(("epochs", "decay_steps"), lambda v: is_int(v, 1), "a whole number of at least 1")
+        check(("variance_scaling", "amsgrad", "refit_shift", "float64"), lambda v: isinstance(v, bool), "true or false")
         check(
-            ("batch_size", "valid_batch_size", "eval_every"),
+            ("epochs", "decay_steps", "accumulate", "devices"), lambda v: is_int(v, 1), "a whole number of at least 1"
+        )
+        check(
+            ("batch_size", "valid_batch_size", "eval_every", "patience"),
             lambda v: is_int(v, 1),
             "a whole number of at least 1, or leave it out",
             optional=True,
@@ -173,6 +179,11 @@ class TrainingConfig:
             self.force_weight,
             "at least one weight above 0",
         )
+
+    @property
+    def parts(self) -> int:
+        """Parts into which a batch is split."""
+        return self.accumulate * self.devices
 
     def batch_size_for(self, n_train: int) -> int:
         """Structures per step: the setting, or the original's choice by the number of training frames."""

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from so3krates.data import Buckets, DataError, FrameGraph, collate, elements_of, energy_shifts, frame_graphs
+from so3krates.data import BatchShape, Buckets, DataError, FrameGraph, collate, elements_of, energy_shifts, frame_graphs
 from so3krates.model.network import Params, init_params
 from so3krates.storage import Model
 
 from .checkpoints import Checkpoints
-from .config import RunConfig
+from .config import RunConfig, TrainingConfig
 from .evaluate import ordered_batches, precision
 from .interrupt import polite_interrupts
 from .loss import ErrorSums, loss_of, normalised_weights, root_mean_squares, unit_scales, variance_scales
@@ -42,7 +42,8 @@ COLUMNS = (
 MOST_RECOVERIES = 10
 # Settings that may differ when a run is resumed: they say where the data lies and how long the run goes on.
 FREE_SETTINGS = frozenset(
-    {"data.file", "data.train_file", "data.valid_file", "training.checkpoint_minutes", "training.max_minutes"}
+    {"data.file", "data.train_file", "data.valid_file", "data.tag_key"}
+    | {"training.patience", "training.checkpoint_minutes", "training.max_minutes"}
 )
 
 
@@ -135,7 +136,8 @@ class _Run:
         self.weights = normalised_weights(settings)
         self.batch_size = settings.batch_size_for(len(self.graphs))
         self.valid_batch_size = settings.valid_batch_size or self.batch_size
-        self.buckets = Buckets(self.graphs, self.batch_size)
+        _require_parts(settings, self.batch_size)
+        self.buckets = Buckets(self.graphs, -(-self.batch_size // settings.parts))
         self.steps_per_epoch = len(self.graphs) // self.batch_size
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.eval_every = settings.eval_every or self.steps_per_epoch
@@ -252,6 +254,7 @@ class _Run:
             due = self.step % self.eval_every == 0 or self.step == self.total_steps
             if due:
                 self._validate()
+                reason = reason or self._stale()
             if reason or (due and self.step == self.total_steps) or self._overdue():
                 self._save()
             if reason and not due:
@@ -289,6 +292,13 @@ class _Run:
             return f"time limit of {settings.max_minutes:g} min reached"
         return None
 
+    def _stale(self) -> str | None:
+        """Why the run ends after a validation, if it does."""
+        patience = self.config.training.patience
+        if patience is None or not self.valid_graphs or self.step - self.best.step < patience * self.eval_every:
+            return None
+        return f"no lower validation loss in {patience} validations since step {self.best.step}"
+
     def _batch(self, step: int) -> tuple[Any, Any]:
         """The batch of a step: it depends on the seed and the step alone, so that a resumed run sees the same."""
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -296,8 +306,10 @@ class _Run:
             generator = np.random.default_rng([self.config.training.seed_training, epoch])
             self.order = (epoch, generator.permutation(len(self.graphs)))
         rows = self.order[1][position * self.batch_size : (position + 1) * self.batch_size]
-        chosen = [self.graphs[i] for i in rows]
-        return collate(chosen, self.buckets.shape(chosen), self.dtype)
+        parts = [[self.graphs[i] for i in some] for some in np.array_split(rows, self.config.training.parts)]
+        shape = BatchShape(*np.max([self.buckets.shape(part) for part in parts], axis=0).tolist())
+        batches = [collate(part, shape, self.dtype) for part in parts]
+        return batches[0] if len(batches) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
 
     def _account(self, result: StepResult) -> None:
         """Adds a step to the sums, or recovers from it, and shows the run."""
@@ -406,6 +418,17 @@ def _require_labels(graphs: Sequence[FrameGraph], config: RunConfig) -> None:
                 f"training.{setting} = {weight} but none of {len(graphs)} training frames has a label for it "
                 f"(key {key!r}): name the right key under [data], or set training.{setting} = 0"
             )
+
+
+def _require_parts(settings: TrainingConfig, batch_size: int) -> None:
+    """Refuses more parts than a batch has structures, and more devices than there are."""
+    if settings.parts > batch_size:
+        raise TrainingError(
+            f"a batch of {batch_size} structures cannot be split into training.accumulate = {settings.accumulate} "
+            f"times training.devices = {settings.devices} parts: give a larger training.batch_size"
+        )
+    if settings.devices > jax.device_count():
+        raise TrainingError(f"training.devices = {settings.devices}, but JAX sees {jax.device_count()}")
 
 
 def _require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
