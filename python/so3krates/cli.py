@@ -86,6 +86,7 @@ def train(
     test: Annotated[Path | None, typer.Option(help="Labelled frames for the error table only.")] = None,
     output: Output = Path("model"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    members: Annotated[int, typer.Option("--committee", help="Models that differ in their seeds alone.")] = 1,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, as in --set training.epochs=100; may be repeated.")
     ] = None,
@@ -94,20 +95,9 @@ def train(
     run = _run_config(config, preset, data, setting or [])
     if run.training.float64:
         _use_float64()
-    from so3krates.data import read_frames
-    from so3krates.training import load_frames, write_report
-    from so3krates.training import train as run_training
+    from so3krates.training import run_session
 
-    frames_train, frames_valid = load_frames(run.data)
-    test_frames = read_frames(test, run.data.keys) if test is not None else []
-    console = _console()
-    console.print(f"{len(frames_train)} frames to train, {len(frames_valid)} to validate; writing to {output}")
-    result = run_training(run, frames_train, frames_valid, output, resume=resume)
-    console.print(f"Ended after {result.steps} steps ({result.seconds:.0f} s): {result.reason}.")
-    sets = {"train": frames_train, "valid": frames_valid, "test": test_frames}
-    options = {"float64": run.training.float64, "tag_key": run.data.tag_key}
-    write_report(output / "report", result.model, sets, result.metrics_file, console, **options)
-    console.print(f"Model: {output}. Next: so3krates export {output} -o {output.name}.so3k")
+    run_session(run, output, _console(), test, resume, members)
 
 
 @app.command()

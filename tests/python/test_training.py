@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import write
+from rich.console import Console
 from so3krates.data import Buckets, DataError, Labels, collate, energy_shifts, frame_graphs, labels, read_frames
 from so3krates.data import with_labels as label
 from so3krates.model.config import ConfigError, ModelConfig
@@ -39,6 +41,8 @@ from so3krates.training import (
     load_frames,
     preset,
     reference,
+    run_session,
+    session,
     train,
     write_report,
 )
@@ -673,6 +677,27 @@ def test_the_report_holds_tables_and_figures(trained: tuple, tmp_path: Path) -> 
     assert "energy, means removed" in (tmp_path / "errors.txt").read_text()
     for name in ("parity.png", "learning_curve.png", "breakdown.png"):
         assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_a_streamed_committee_is_trained_as_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.extxyz", make_frames(7, repeat=(1, 2)))
+    config = settings(epochs=1)
+    data = DataConfig(file=str(tmp_path / "a.extxyz"), n_train=5, n_valid=2, stream=True)
+    streamed = dataclasses.replace(config, data=data)
+    console = Console(file=io.StringIO(), width=200)
+    results = run_session(streamed, tmp_path / "s", console, tmp_path / "a.extxyz", members=2)
+    assert [result.folder.name for result in results] == ["seed-0", "seed-1"]
+    first, second = (jax.tree.leaves(result.model.params) for result in results)
+    assert max(np.abs(a - b).max() for a, b in zip(first, second, strict=True)) > 0.01
+    errors = json.loads((tmp_path / "s" / "seed-1" / "report" / "errors.json").read_text())
+    assert [errors[name]["energy"]["count"] for name in ("train", "valid", "test")] == [5, 2, 7]
+    frames = load_frames(dataclasses.replace(data, stream=False))
+    plain = train(config, *frames, tmp_path / "plain", quiet)
+    assert_same(plain.model.params, results[0].model.params)
+    assert plain.model.energy_shifts == results[0].model.energy_shifts
+    monkeypatch.setattr(session, "write_report", lambda *_, **__: None)
+    again = run_session(streamed, tmp_path / "s", console, resume=True, members=2)
+    assert_same(again[1].model.params, results[1].model.params)
 
 
 def test_frames_come_from_the_files_of_the_settings(tmp_path: Path) -> None:

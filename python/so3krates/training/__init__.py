@@ -7,7 +7,8 @@ from .metrics import Errors, as_json, error_table, rich_table
 from .plots import breakdown_plot, learning_curve, parity_plot
 from .progress import Status, progress_display
 from .report import Results, result_tables, write_json, write_report, write_results
-from .sources import load_frames
+from .session import committee, run_session
+from .sources import load_frames, load_stored
 from .trainer import TrainingError, TrainingResult, train
 
 __all__ = [
@@ -25,16 +26,19 @@ __all__ = [
     "as_json",
     "breakdown",
     "breakdown_plot",
+    "committee",
     "error_table",
     "evaluate",
     "learning_curve",
     "load_frames",
+    "load_stored",
     "parity_plot",
     "preset",
     "progress_display",
     "reference",
     "result_tables",
     "rich_table",
+    "run_session",
     "train",
     "write_json",
     "write_report",

@@ -42,6 +42,7 @@ class DataConfig:
     stress_sign: int = 1  # -1: stress and virial have the opposite sign in the data
     voigt_order: str = "xx yy zz yz xz xy"  # of stresses or virials with six components
     tag_key: str = ""  # entry of a frame's info that groups frames in error tables; "": the first of TAG_KEYS
+    stream: bool = False  # keep the frames on disk, in the folder of the run, and read them batch by batch
     energy_shift: str | dict[str, float] = "lse"  # lse, mean, none, or eV per element
 
     def __post_init__(self) -> None:
@@ -81,6 +82,7 @@ class DataConfig:
             self.n_valid,
             "n_train with it (or train_split alone)",
         )
+        require(isinstance(self.stream, bool), "data", "stream", self.stream, "true or false")
         require(is_int(self.seed), "data", "seed", self.seed, "a whole number of at least 0")
         shift = self.energy_shift
         valid = (isinstance(shift, str) and shift in SHIFT_MODES) or (

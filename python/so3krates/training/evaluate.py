@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ase import Atoms
 
-from so3krates.data import Buckets, FrameGraph, collate, frame_graphs, labels, total_shift
+from so3krates.data import Buckets, FrameGraph, collate, frame_graphs, labels, sizes_of, total_shift
 from so3krates.model.potential import predict
 from so3krates.storage import Model
 
@@ -67,10 +67,10 @@ def ordered_batches(
     graphs: Sequence[FrameGraph], batch_size: int, dtype: type
 ) -> Iterator[tuple[np.ndarray, object, object]]:
     """Every graph once, as (indices, batch, targets); frames of like size share a batch, to pad little."""
-    if not graphs:
+    if len(graphs) == 0:
         return
     buckets = Buckets(graphs, batch_size)
-    order = np.argsort([len(g.species) for g in graphs], kind="stable")
+    order = np.argsort(sizes_of(graphs)[0], kind="stable")
     # Parts of nearly equal length take fewer shapes than full ones and a remainder.
     for indices in np.array_split(order, -(-len(graphs) // buckets.structures)):
         chosen = [graphs[i] for i in indices]

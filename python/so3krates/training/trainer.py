@@ -18,7 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from so3krates.data import BatchShape, Buckets, DataError, FrameGraph, collate, elements_of, energy_shifts, frame_graphs
+from so3krates.data import (
+    BatchShape,
+    Buckets,
+    DataError,
+    FrameGraph,
+    StoredFrames,
+    StoredGraphs,
+    collate,
+    energy_shifts,
+    fit_shifts,
+    frame_graphs,
+)
 from so3krates.model.network import Params, init_params
 from so3krates.storage import Model
 
@@ -26,7 +37,7 @@ from .checkpoints import Checkpoints
 from .config import RunConfig, TrainingConfig
 from .evaluate import ordered_batches, precision
 from .interrupt import polite_interrupts
-from .loss import ErrorSums, loss_of, normalised_weights, root_mean_squares, unit_scales, variance_scales
+from .loss import ErrorSums, labels_of, loss_of, normalised_weights, root_mean_squares, unit_scales, variance_scales
 from .progress import ProgressCallback, Status, progress_display
 from .step import StepResult, TrainState, add_sums, batch_energies, batch_errors, initial_state, make_step, zero_sums
 
@@ -87,8 +98,8 @@ class _Best:
 
 def train(
     config: RunConfig,
-    frames_train: Sequence[Atoms],
-    frames_valid: Sequence[Atoms],
+    frames_train: Sequence[Atoms] | StoredFrames,
+    frames_valid: Sequence[Atoms] | StoredFrames,
     folder: str | Path,
     progress: ProgressCallback | None = None,
     resume: bool = False,
@@ -114,8 +125,8 @@ class _Run:
     def __init__(
         self,
         config: RunConfig,
-        frames_train: Sequence[Atoms],
-        frames_valid: Sequence[Atoms],
+        frames_train: Sequence[Atoms] | StoredFrames,
+        frames_valid: Sequence[Atoms] | StoredFrames,
         folder: Path,
         progress: ProgressCallback,
         resume: bool,
@@ -124,13 +135,13 @@ class _Run:
         self.began = time.monotonic()
         settings = config.training
         self.dtype = precision(settings.float64)
-        if not frames_train:
+        if len(frames_train) == 0:
             raise DataError("no frame to train on")
-        self.elements = tuple(elements_of(frames_train))
-        self.shifts = energy_shifts(frames_train, config.data.energy_shift)
+        self.shifts = _shifts(frames_train, config.data.energy_shift)
+        self.elements = tuple(self.shifts)
         cutoff = config.model.cutoff
-        self.graphs = frame_graphs(frames_train, cutoff, self.shifts, "training data")
-        self.valid_graphs = frame_graphs(frames_valid, cutoff, self.shifts, "validation data")
+        self.graphs = _graphs(frames_train, cutoff, self.shifts, "training data")
+        self.valid_graphs = _graphs(frames_valid, cutoff, self.shifts, "validation data")
         _require_labels(self.graphs, config)
         self.scales = variance_scales(self.graphs) if settings.variance_scaling else unit_scales()
         self.weights = normalised_weights(settings)
@@ -177,6 +188,9 @@ class _Run:
         digest = hashlib.sha256()
         for graphs in (self.graphs, self.valid_graphs):
             digest.update(str(len(graphs)).encode())
+            if isinstance(graphs, StoredGraphs):
+                digest.update(graphs.digest.encode())
+                continue
             for g in graphs:
                 for array in (g.species, g.positions, g.cell, np.float64(g.energy), g.forces, g.virial):
                     digest.update(np.ascontiguousarray(array).tobytes())
@@ -295,7 +309,7 @@ class _Run:
     def _stale(self) -> str | None:
         """Why the run ends after a validation, if it does."""
         patience = self.config.training.patience
-        if patience is None or not self.valid_graphs or self.step - self.best.step < patience * self.eval_every:
+        if patience is None or len(self.valid_graphs) == 0 or self.step - self.best.step < patience * self.eval_every:
             return None
         return f"no lower validation loss in {patience} validations since step {self.best.step}"
 
@@ -341,7 +355,7 @@ class _Run:
         """Errors on the validation frames, a row of metrics, and the best weights where they improved."""
         params = self.state.params if self.state.average is None else self.state.average
         train_loss = self._loss(self.sums)
-        if self.valid_graphs:
+        if len(self.valid_graphs):
             total = zero_sums()
             for _, batch, targets in ordered_batches(self.valid_graphs, self.valid_batch_size, self.dtype):
                 total = add_sums(total, batch_errors(self.config.model, params, batch, targets, self.scales))
@@ -350,7 +364,7 @@ class _Run:
         else:
             loss = train_loss
         # Without validation frames there is nothing to choose by: the last weights are kept.
-        if loss < self.best.loss or not self.valid_graphs:
+        if loss < self.best.loss or len(self.valid_graphs) == 0:
             self.best = _Best(jax.tree.map(np.array, params), loss, self.step, self.best.recoveries)
         self._write_row(train_loss)
         self._show()
@@ -404,16 +418,30 @@ class _Run:
         return left if limit is None else max(0.0, min(left, 60 * limit - (time.monotonic() - self.began)))
 
 
+def _shifts(frames: Sequence[Atoms] | StoredFrames, mode: str | Mapping[str, float]) -> dict[str, float]:
+    if isinstance(frames, StoredFrames):
+        return fit_shifts(*frames.composition(), mode)
+    return energy_shifts(frames, mode)
+
+
+def _graphs(
+    frames: Sequence[Atoms] | StoredFrames, cutoff: float, shifts: Mapping[str, float], name: str
+) -> Sequence[FrameGraph]:
+    if isinstance(frames, StoredFrames):
+        return frames.graphs(cutoff, shifts)
+    return frame_graphs(frames, cutoff, shifts, name)
+
+
 def _require_labels(graphs: Sequence[FrameGraph], config: RunConfig) -> None:
     """Refuses a weight on a target that no training frame has."""
     settings, data = config.training, config.data
     wanted = (
-        ("energy", settings.energy_weight, "energy_weight", data.energy_key),
-        ("forces", settings.force_weight, "force_weight", data.forces_key),
-        ("virial", settings.stress_weight, "stress_weight", data.stress_key),
+        (settings.energy_weight, "energy_weight", data.energy_key),
+        (settings.force_weight, "force_weight", data.forces_key),
+        (settings.stress_weight, "stress_weight", data.virial_key or data.stress_key),
     )
-    for field, weight, setting, key in wanted:
-        if weight > 0 and not any(np.isfinite(getattr(g, field)).any() for g in graphs):
+    for place, (weight, setting, key) in enumerate(wanted):
+        if weight > 0 and not any(np.isfinite(found[place]).any() for found in labels_of(graphs)):
             raise DataError(
                 f"training.{setting} = {weight} but none of {len(graphs)} training frames has a label for it "
                 f"(key {key!r}): name the right key under [data], or set training.{setting} = 0"
