@@ -18,7 +18,7 @@ from matscipy.neighbours import neighbour_list
 from so3krates import checks, cli
 from so3krates.checks import Answer, Check, check_errors, check_potential
 from so3krates.model.config import ModelConfig
-from so3krates.storage import Model, parameter_shapes
+from so3krates.storage import Model, ModelError, parameter_shapes
 from toy_bundle import write_toy_bundle
 from typer.testing import CliRunner
 
@@ -140,7 +140,7 @@ def test_a_bundle_is_checked(tmp_path: Path) -> None:
     assert set(named) == ALL
     for name in ("rotation, forces", "translation, forces", "permutation, forces", "force = -dE/dx"):
         assert named[name].passed, named[name]
-    with pytest.raises(checks.ModelError, match="the structure has Cu, the potential knows Ga, N"):
+    with pytest.raises(ModelError, match="the structure has Cu, the potential knows Ga, N"):
         check_potential(toy, CRYSTAL)
 
 

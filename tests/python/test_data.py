@@ -425,7 +425,7 @@ def test_large_files_are_stored_frame_by_frame(tmp_path: Path, rng: np.random.Ge
     assert graphs[399].positions.shape == (4, 3)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # One frame as ASE reads it takes some 5 kB, so that all of them would take 2 MB.
+    # All frames at once would take 1.7 MB.
     assert len(stored) == 400
     assert peak < STREAM_PEAK
 
