@@ -664,7 +664,10 @@ def test_errors_are_split_up() -> None:
     assert [row.relative for row in parts.force_sizes] == pytest.approx([0.5] * 4 + [0.1] * 4)
     assert parts.force_sizes[-1].rmse == pytest.approx(4000 / np.sqrt(3))
     assert list(breakdown(frames, guess, truth, "temperature_K").tags) == ["100.0", "900"]
-    json.dumps(parts.as_json(), allow_nan=False)
+    still = truth._replace(forces=[0 * f for f in truth.forces])
+    rows = json.loads(json.dumps(breakdown(frames, guess, still).as_json(), allow_nan=False))["by_force_size"]
+    assert rows[0]["relative"] is None
+    assert rows[0]["rmse"] > 0
 
 
 def test_the_report_holds_tables_and_figures(trained: tuple, tmp_path: Path) -> None:

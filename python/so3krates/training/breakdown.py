@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ class ForceBin(NamedTuple):
     high: float  # eV/A
     atoms: int
     rmse: float  # meV/A, over components
-    relative: float  # root mean square of |error| over that of |label|
+    relative: float  # root mean square of |error| over that of |label|; NaN where all labels are zero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,10 @@ class Breakdown:
             "by_element": as_json(self.elements),
             "by_tag": {tag: as_json(table) for tag, table in self.tags.items()},
             "by_temperature": {f"{t:g}": as_json(table) for t, table in self.temperatures.items()},
-            "by_force_size": [row._asdict() for row in self.force_sizes],
+            "by_force_size": [
+                {**row._asdict(), "relative": row.relative if math.isfinite(row.relative) else None}
+                for row in self.force_sizes
+            ],
         }
 
 
@@ -162,7 +166,7 @@ def _by_force(predicted: Properties, labels: Properties) -> list[ForceBin]:
     for part in np.array_split(order, min(FORCE_BINS, len(order))) if len(order) else []:
         squared = np.square(values[part] - truth[part]).sum(axis=1).mean()
         size = np.square(sizes[part]).mean()
-        relative = float(np.sqrt(squared / size)) if size > 0 else float("nan")
+        relative = float(np.sqrt(squared / size)) if size > 0 else math.nan
         low, high = float(sizes[part[0]]), float(sizes[part[-1]])
         rows.append(ForceBin(low, high, len(part), float(MILLI * np.sqrt(squared / 3)), relative))
     return rows
