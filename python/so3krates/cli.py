@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from so3krates.training.config import RunConfig
+    from so3krates.training.config import DataConfig, RunConfig
 
 OUR_PACKAGES = ("so3krates", "so3krates_export")
 
@@ -69,6 +69,12 @@ def _escape(text: str) -> str:
     return text.replace("[", r"\[")
 
 
+EnergyKey = Annotated[str | None, typer.Option(help="Short for --set data.energy_key=NAME; '' for none.")]
+ForcesKey = Annotated[str | None, typer.Option(help="Short for --set data.forces_key=NAME; '' for none.")]
+StressKey = Annotated[str | None, typer.Option(help="Short for --set data.stress_key=NAME; '' for none.")]
+DataSettings = Annotated[
+    list[str] | None, typer.Option("--set", help="How the data are to be read, as in --set data.energy_unit=Hartree.")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="What is written.")]
 
 
@@ -80,6 +86,7 @@ def train(
     test: Annotated[Path | None, typer.Option(help="Labelled frames for the error table only.")] = None,
     output: Output = Path("model"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    members: Annotated[int, typer.Option("--committee", help="Models that differ in their seeds alone.")] = 1,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, as in --set training.epochs=100; may be repeated.")
     ] = None,
@@ -88,48 +95,71 @@ def train(
     run = _run_config(config, preset, data, setting or [])
     if run.training.float64:
         _use_float64()
-    from so3krates.data import read_frames
-    from so3krates.training import load_frames, write_report
-    from so3krates.training import train as run_training
+    from so3krates.training import run_session
 
-    frames_train, frames_valid = load_frames(run.data)
-    test_frames = read_frames(test, run.data.keys) if test is not None else []
-    console = _console()
-    console.print(f"{len(frames_train)} frames to train, {len(frames_valid)} to validate; writing to {output}")
-    result = run_training(run, frames_train, frames_valid, output, resume=resume)
-    console.print(f"Ended after {result.steps} steps ({result.seconds:.0f} s): {result.reason}.")
-    sets = {"train": frames_train, "valid": frames_valid, "test": test_frames}
-    write_report(output / "report", result.model, sets, result.metrics_file, console, float64=run.training.float64)
-    console.print(f"Model: {output}. Next: so3krates export {output} -o {output.name}.so3k")
+    run_session(run, output, _console(), test, resume, members)
 
 
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model folder or a bundle.")],
     data: Annotated[Path, typer.Argument(help="Labelled frames.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tables and parity plots.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tables and figures.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="The tables in one JSON file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Parity plots in one file.")] = None,
     float64: Annotated[bool, typer.Option("--float64", help="A model folder in float64.")] = False,
-    energy_key: str = "energy",
-    forces_key: str = "forces",
-    stress_key: str = "stress",
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    setting: DataSettings = None,
 ) -> None:
     """Errors of a model folder or a bundle on labelled frames."""
     if float64:
         _use_float64()
+    from so3krates.data import read_frames
+    from so3krates.predictions import predictions_of
+    from so3krates.training import Results, parity_plot, reference, result_tables, write_json, write_results
+
+    settings = _data_config(setting, energy_key, forces_key, stress_key)
+    frames = read_frames(data, settings.keys)
+    both = predictions_of(model, frames, float64), reference(frames)
+    sets = {data.stem: Results(frames, *both, settings.tag_key)}
+    console = _console()
+    for table in result_tables(sets):
+        console.print(table)
+    if output is not None:
+        write_results(output, sets)
+    if json_file is not None:
+        write_json(json_file, sets)
+    if plot is not None:
+        parity_plot(plot, {data.stem: both})
+
+
+@app.command("data")
+def inspect_data(
+    data: Annotated[Path, typer.Argument(help="Labelled frames.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="The report as JSON.")] = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    setting: DataSettings = None,
+) -> None:
+    """What a data set holds, and labels in it that look wrong."""
     import json
 
-    from so3krates.data import LabelKeys, read_frames
-    from so3krates.predictions import predictions_of
-    from so3krates.training import as_json, error_table, parity_plot, reference, rich_table
+    from so3krates.data import data_report, iter_frames, report_tables
 
-    frames = read_frames(data, LabelKeys(energy_key or None, forces_key or None, stress_key or None))
-    both = predictions_of(model, frames, float64), reference(frames)
-    errors = error_table(*both)
-    _console().print(rich_table({data.stem: errors}))
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "errors.json").write_text(json.dumps({data.stem: as_json(errors)}, indent=1) + "\n")
-        parity_plot(output / "parity.png", {data.stem: both})
+    settings = _data_config(setting, energy_key, forces_key, stress_key)
+    report = data_report(iter_frames(data, settings.keys))
+    console = _console()
+    for table in report_tables(report):
+        console.print(table)
+    for warning in report.warnings:
+        console.print(f"[bold yellow]Suspicious:[/] {_escape(warning)}", highlight=False, soft_wrap=True)
+    if not report.warnings:
+        console.print("Nothing suspicious was found.")
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_json(), indent=1) + "\n")
 
 
 @app.command()
@@ -156,6 +186,43 @@ def export(
         highlight=False,
         soft_wrap=True,
     )
+
+
+@app.command()
+def check(
+    model: Annotated[Path, typer.Argument(help="A model folder or a bundle.")],
+    structure: Annotated[
+        Path | None, typer.Argument(help="A crystal or molecule in any format of ASE; without it, a simple crystal.")
+    ] = None,
+    train_data: Annotated[Path | None, typer.Option(help="Frames that trained the model.")] = None,
+    test_data: Annotated[Path | None, typer.Option(help="Frames that did not.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the run at constant energy; 0 for none.")] = 300,
+    json_file: Annotated[Path | None, typer.Option("--json", help="The findings as JSON.")] = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    setting: DataSettings = None,
+) -> None:
+    """Symmetries, derivatives, dynamics and errors of a potential; exit code 1 where one fails."""
+    _use_float64()
+    import json
+
+    import ase.io
+
+    from so3krates import checks
+    from so3krates.progress import progress_display
+
+    settings = _data_config(setting, energy_key, forces_key, stress_key)
+    atoms = None if structure is None else ase.io.read(structure)
+    console = _console()
+    with progress_display(Console(stderr=True)) as report:
+        found = checks.check_potential(checks.open_potential(model), atoms, steps, progress=report)
+    found += checks.error_checks(model, train_data, test_data, settings.keys)
+    console.print(checks.check_table(found))
+    if json_file is not None:
+        json_file.write_text(json.dumps(checks.as_json(found), indent=1, allow_nan=False) + "\n")
+    if any(one.passed is False for one in found):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -343,6 +410,19 @@ def _run_config(config: Path | None, preset: str | None, data: Path | None, sett
             content["data"].pop(name, None)
         content["data"]["file"] = str(data)
     return training_config.RunConfig.from_dict(content)
+
+
+def _data_config(settings: list[str] | None, *keys: str | None) -> DataConfig:
+    """Section [data] from `--set` and the short options of the energy, forces and stress key."""
+    from so3krates.training.config import RunConfig
+
+    content: dict[str, Any] = {"data": {}}
+    for name, key in zip(("energy_key", "forces_key", "stress_key"), keys, strict=True):
+        if key is not None:
+            content["data"][name] = key
+    for setting in settings or []:
+        _set(content, setting)
+    return RunConfig.from_dict(content).data
 
 
 def _set(content: dict[str, Any], setting: str) -> None:

@@ -54,7 +54,7 @@ def test_help_is_fast_and_loads_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=SLOWEST_HELP, check=True
     )
-    for command in ("train", "evaluate", "export", "info", "import-mlff", "doctor", "sample", "demo"):
+    for command in ("train", "evaluate", "export", "data", "info", "check", "import-mlff", "doctor", "sample", "demo"):
         assert command in done.stdout
     assert done.stdout.strip().endswith("[]")
 
@@ -63,6 +63,15 @@ def test_sampled_data(data_file: Path) -> None:
     frames = ase.io.read(data_file, ":")
     assert [frame.info["strain"] for frame in frames] == [0.0] * 3 + [0.02] * 3
     assert all(np.abs(frame.get_forces()).max() > 0.01 for frame in frames)
+
+
+def test_data(data_file: Path, tmp_path: Path) -> None:
+    code, output, error = run("data", data_file, "--json", tmp_path / "d.json", "--set", "data.stress_sign=-1")
+    assert code == 0, error
+    report = json.loads((tmp_path / "d.json").read_text())
+    assert (report["frames"], report["elements"]) == (6, {"N": 12, "Ga": 12})
+    assert report["labelled"] == {"energy": 6, "forces": 6, "stress": 6}
+    assert "N-Ga" in output
 
 
 def test_train_and_evaluate(data_file: Path, tmp_path: Path) -> None:
@@ -83,11 +92,21 @@ def test_train_and_evaluate(data_file: Path, tmp_path: Path) -> None:
     saved = tomllib.loads((tmp_path / "model" / "config.toml").read_text())
     assert saved["training"]["settings"]["training"]["epochs"] == 2
 
-    code, output, error = run("evaluate", tmp_path / "model", data_file, "-o", tmp_path / "errors")
+    files = ("--json", tmp_path / "e.json", "--plot", tmp_path / "p.pdf")
+    code, output, error = run("evaluate", tmp_path / "model", data_file, "-o", tmp_path / "errors", *files)
     assert code == 0, error
     again = json.loads((tmp_path / "errors" / "errors.json").read_text())
     assert again["data"]["forces"]["rmse"] == pytest.approx(errors["test"]["forces"]["rmse"], rel=1e-4)
     assert (tmp_path / "errors" / "parity.png").is_file()
+    assert (tmp_path / "p.pdf").stat().st_size > 1000
+    assert json.loads((tmp_path / "e.json").read_text()) == again
+    assert set(again["data"]["by_element"]) == {"Ga", "N"}
+    code, output, error = run(
+        "evaluate", tmp_path / "model", data_file, "--json", tmp_path / "h.json", "--set", "data.forces_unit=Hartree/A"
+    )
+    assert code == 0, error
+    other = json.loads((tmp_path / "h.json").read_text())
+    assert other["data"]["forces"]["rmse"] > 10 * again["data"]["forces"]["rmse"]
 
 
 def test_a_setting_keeps_what_follows_from_it() -> None:
@@ -130,6 +149,8 @@ def test_import(tmp_path: Path) -> None:
         (("train", "--preset", "gan", "--data", "absent.extxyz"), "absent.extxyz: no such file"),
         (("train", "--preset", "gan", "--set", "epochs=3"), "give section.key=value"),
         (("train", "--preset", "gan", "--set", "model.features=130"), "not divisible by heads"),
+        (("data", "{data}", "--set", "data.stress_unit=Pa"), "data.stress_unit = 'Pa': give GPa"),
+        (("data", "{data}", "--energy-key", "E"), "energy under 'E'; found"),
         (("evaluate", "absent", "{data}"), "absent: no such model folder or bundle"),
         (("export", "absent"), "absent is not a model folder"),
         (("export", "{model}", "--precision", "float16", "-o", "{out}"), "float16"),

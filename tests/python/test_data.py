@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import ase.io
+import jax
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.neighborlist import primitive_neighbor_list
@@ -17,24 +19,30 @@ from so3krates.data import (
     DataError,
     LabelKeys,
     Labels,
+    StoredFrames,
     collate,
     count_split,
     energy_shifts,
     fraction_split,
     frame_graphs,
+    iter_frames,
     labels,
     neighbour_table,
     read_frames,
+    sizes_of,
+    store_frames,
     total_shift,
     with_labels,
 )
 
 SHARED = Path(__file__).parents[3] / "shared"
+HARTREE = 27.2  # eV, what a last decimal in atomic units weighs, over less than one Bohr
 TEXT = 1e-7  # extxyz keeps eight decimals
 EXACT = 1e-12  # float64 arithmetic of small numbers
 OFFSET = 1e-8  # eV, a total energy of 1e7 eV has digits to 2e-9
 DERIVATIVE = 1e-4  # eV, finite differences of EMT
 CUTOFF = 5.0
+STREAM_PEAK = 1_000_000  # bytes
 # First training and validation frames of mlff's own split of 100 frames, train_split 0.8, seed 0.
 MLFF_TRAIN, MLFF_VALID = [8, 43, 62, 3, 71, 45, 48, 6], [26, 86, 2, 55, 75, 93, 16, 73]
 
@@ -79,6 +87,51 @@ def test_stress_is_taken_in_every_layout_and_under_other_keys(
     assert energy == -3.5
     assert np.all(forces == 1)
     np.testing.assert_allclose(full, STRESS, atol=TEXT)
+
+
+def test_units_signs_and_virials_lead_to_the_same_labels(tmp_path: Path, rng: np.random.Generator) -> None:
+    atoms = crystal(rng)
+    forces, volume = rng.normal(size=(4, 3)), atoms.cell.volume
+    plain = with_labels(atoms, Labels(-3.5, forces, STRESS))
+    other = atoms.copy()
+    other.set_cell(atoms.cell.array / units.Bohr)
+    other.positions /= units.Bohr
+    other.info.update(e=-3.5 / units.Hartree, s=-STRESS / units.GPa, v=-STRESS * volume / units.Hartree)
+    other.info["order"] = (-10 * STRESS / units.GPa)[[0, 1, 2, 0, 1, 2], [0, 1, 2, 1, 2, 0]]
+    other.arrays["f"] = forces * units.Bohr / units.Hartree
+    ase.io.write(tmp_path / "a.extxyz", other, columns=["symbols", "positions", "f"])
+    atomic = {"energy": "e", "forces": "f", "energy_unit": "Hartree", "length_unit": "Bohr"}
+    for keys in (
+        LabelKeys(**atomic, stress="s", stress_unit="GPa", stress_sign=-1),
+        LabelKeys(**atomic, virial="v"),
+        LabelKeys(**atomic, stress="order", stress_unit="kbar", stress_sign=-1, voigt_order="xx yy zz xy yz zx"),
+    ):
+        (read,) = read_frames(tmp_path / "a.extxyz", keys)
+        np.testing.assert_allclose(read.positions, atoms.positions, atol=TEXT)
+        np.testing.assert_allclose(read.cell.array, atoms.cell.array, atol=TEXT)
+        assert labels(read).energy == pytest.approx(labels(plain).energy, abs=TEXT)
+        np.testing.assert_allclose(labels(read).forces, forces, atol=HARTREE * TEXT)
+        np.testing.assert_allclose(labels(read).stress, STRESS, atol=TEXT)
+    mixed = LabelKeys(energy="e", forces="f", stress=None, energy_unit="kcal/mol", forces_unit="Hartree/Bohr")
+    (read,) = read_frames(tmp_path / "a.extxyz", mixed)
+    np.testing.assert_allclose(labels(read).forces, forces, atol=HARTREE * TEXT)
+    assert labels(read).energy == pytest.approx(-3.5 / units.Hartree * units.kcal / units.mol, abs=TEXT)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"energy_unit": "J"}, "energy_unit = 'J': give one of eV, meV"),
+        ({"forces_unit": "eV"}, "forces_unit = 'eV': give ENERGY/LENGTH"),
+        ({"stress_unit": "Pa"}, "stress_unit = 'Pa': give GPa"),
+        ({"stress_sign": 0}, "stress_sign = 0"),
+        ({"voigt_order": "xx yy zz xy yx xz"}, "voigt_order"),
+    ],
+)
+def test_unknown_units_are_refused_by_name(given: dict, words: str) -> None:
+    with pytest.raises(DataError) as error:
+        LabelKeys(**given)
+    assert words in str(error.value)
 
 
 def test_missing_labels_are_nan(rng: np.random.Generator) -> None:
@@ -172,6 +225,12 @@ def test_npz_in_the_mlff_layout(tmp_path: Path, rng: np.random.Generator) -> Non
         np.testing.assert_allclose(labels(atoms).stress, STRESS, atol=EXACT)
         np.testing.assert_array_equal(atoms.positions, positions[f, :3])
     np.savez(tmp_path / "bad.npz", z=np.ones((2, 4)), R=positions)
+    np.savez(tmp_path / "own.npz", z=np.array([31, 7, 7, 7]), R=positions, e=energies, F=forces)
+    (own, *_) = read_frames(tmp_path / "own.npz", LabelKeys(energy="e", forces=None, energy_unit="meV"))
+    assert labels(own).energy == pytest.approx(1e-3 * energies[0, 0], abs=EXACT)
+    assert np.isnan(labels(own).forces).all()
+    with pytest.raises(DataError, match=r"own\.npz: has no energy under 'E2'; found \['F', 'R', 'e', 'z'\]"):
+        read_frames(tmp_path / "own.npz", LabelKeys(energy="E2"))
     with pytest.raises(DataError, match=r"bad\.npz: 'z' has shape \(2, 4\), expected \(3, 4\)"):
         read_frames(tmp_path / "bad.npz")
 
@@ -323,6 +382,54 @@ def test_batches_take_few_shapes_and_pad_little(rng: np.random.Generator) -> Non
     assert padded < 1.25 * real
 
 
+def test_stored_frames_are_the_frames(tmp_path: Path, rng: np.random.Generator) -> None:
+    frames = [labelled(rng, 2), labelled(rng, 1), molecule("H2O"), labelled(rng, 3)]
+    frames[3].pbc = [True, True, False]
+    frames[3] = with_labels(
+        frames[3], labels(frames[1])._replace(forces=np.full((12, 3), np.nan), stress=STRESS * np.nan)
+    )
+    source = {"file": "a"}
+    stored = store_frames(tmp_path, iter(frames), CUTOFF, source)
+    shifts = {"H": 1.0, "O": 2.0, "Cu": 0.5}
+    kept = stored.subset(np.array([3, 0, 2]))
+    assert kept.composition()[0] == ["H", "O", "Cu"]
+    np.testing.assert_array_equal(kept.composition()[1], [[0, 0, 12], [0, 0, 8], [2, 1, 0]])
+    energies = [labels(frames[i]).energy for i in (3, 0, 2)]
+    np.testing.assert_array_equal(kept.composition()[2], energies)
+    graphs, plain = kept.graphs(CUTOFF, shifts), frame_graphs([frames[i] for i in (3, 0, 2)], CUTOFF, shifts)
+    np.testing.assert_array_equal(sizes_of(graphs), sizes_of(plain))
+    for one, two, parts in zip(graphs, plain, graphs.labels(), strict=True):
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+            np.testing.assert_allclose(a, b, atol=EXACT)
+        for a, b in zip(parts, (two.energy, two.forces, two.virial), strict=True):
+            np.testing.assert_allclose(a, b, atol=EXACT)
+    (again,) = kept.to_atoms([1])
+    np.testing.assert_allclose(labels(again).stress, STRESS, atol=EXACT)
+    np.testing.assert_allclose(again.get_all_distances(mic=True), frames[0].get_all_distances(mic=True), atol=EXACT)
+    # A store is written once for a source and a cutoff.
+    assert len(store_frames(tmp_path, iter([]), CUTOFF, source)) == 4
+    with pytest.raises(DataError, match=r"cutoff of 5\.0 A, not 4\.0 A"):
+        stored.graphs(4.0, shifts)
+    assert graphs.digest != stored.subset(np.array([0, 3, 2])).graphs(CUTOFF, shifts).digest
+    (tmp_path / "store.json").unlink()
+    with pytest.raises(DataError, match="holds no stored frames"):
+        StoredFrames(tmp_path)
+
+
+def test_large_files_are_stored_frame_by_frame(tmp_path: Path, rng: np.random.Generator) -> None:
+    ase.io.write(tmp_path / "a.extxyz", [labelled(rng) for _ in range(400)])
+    store_frames(tmp_path / "warm", iter_frames(tmp_path / "a.extxyz"), CUTOFF)
+    tracemalloc.start()
+    stored = store_frames(tmp_path / "s", iter_frames(tmp_path / "a.extxyz"), CUTOFF)
+    graphs = stored.graphs(CUTOFF, {"Cu": 0.0})
+    assert graphs[399].positions.shape == (4, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # All frames at once would take 1.7 MB.
+    assert len(stored) == 400
+    assert peak < STREAM_PEAK
+
+
 @pytest.mark.skipif(not (SHARED / "data" / "mlearn_si").is_dir(), reason="shared/data/mlearn_si is not there")
 def test_a_public_file_with_keys_of_its_own() -> None:
     file = SHARED / "data" / "mlearn_si" / "test.extxyz"
@@ -335,3 +442,14 @@ def test_a_public_file_with_keys_of_its_own() -> None:
         assert np.isfinite(stress).all()
     assert np.abs(labels(frames[-1]).stress).max() > 1e-3
     assert np.isnan(labels(read_frames(file)[0]).energy)
+    # The file's raw stresses are VASP's: kbar, positive under pressure, components in VASP's order.
+    vasp = LabelKeys(
+        energy="REF_energy",
+        forces="REF_forces",
+        stress="mlearn_virial_stress_raw",
+        stress_unit="kbar",
+        stress_sign=-1,
+        voigt_order="xx yy zz xy yz zx",
+    )
+    for atoms, again in zip(frames, read_frames(file, vasp), strict=True):
+        np.testing.assert_allclose(labels(again).stress, labels(atoms).stress, rtol=1e-5, atol=TEXT)

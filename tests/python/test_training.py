@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
+import os
+import pickle
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import write
+from rich.console import Console
 from so3krates.data import Buckets, DataError, Labels, collate, energy_shifts, frame_graphs, labels, read_frames
 from so3krates.data import with_labels as label
 from so3krates.model.config import ConfigError, ModelConfig
@@ -29,17 +35,21 @@ from so3krates.training import (
     Status,
     TrainingConfig,
     TrainingError,
+    breakdown,
     error_table,
     evaluate,
     load_frames,
     preset,
     reference,
+    run_session,
+    session,
     train,
     write_report,
 )
 from so3krates.training.loss import error_sums, loss_of, normalised_weights, unit_scales, variance_scales
 from so3krates.training.optimiser import make_optimiser, make_schedule
 from so3krates.training.step import batch_errors, initial_state, make_step
+from so3krates.training.trainer import _Run
 
 SHARED = Path(__file__).parents[3] / "shared"
 FORMULA = 1e-5  # relative, float32 against float64 numpy
@@ -275,6 +285,71 @@ def test_a_batch_has_the_gradient_of_its_structures() -> None:
         np.testing.assert_allclose(a, b, atol=GRADIENT * largest)
 
 
+# Takes the step of (config, params, batch, scales) in a file and leaves moments, loss and counts in another.
+ONE_STEP = """
+import pickle, sys
+import jax
+from so3krates.training.step import initial_state, make_step
+jax.config.update("jax_disable_most_optimizations", True)
+model, config, params, batch, scales = pickle.load(open(sys.argv[1], "rb"))
+state, result = make_step(model, config, 10)(initial_state(config, params), *batch, scales)
+found = jax.device_get((jax.tree.leaves(state.moments), result.loss, result.sums.counts))
+pickle.dump((*found, jax.device_count()), open(sys.argv[2], "wb"))
+"""
+
+
+def test_a_batch_in_parts_takes_the_same_step(tmp_path: Path) -> None:
+    frames = make_frames(3, repeat=(1, 3, 2))
+    frames[1] = label(frames[1], labels(frames[1])._replace(stress=np.full((3, 3), np.nan)))
+    graphs = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "lse"))
+    params, scales = jax.device_get(init_params(SMALL, 1)), variance_scales(graphs)
+    shape = Buckets(graphs, 2).shape(graphs[1:])
+    pieces = [collate(graphs[:2], shape), collate(graphs[2:], shape)]
+    stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *pieces)
+
+    def moments(config: TrainingConfig, batch: tuple) -> tuple:
+        state, result = make_step(SMALL, config, 10)(initial_state(config, params), *batch, scales)
+        return jax.tree.leaves(state.moments), result.loss, result.sums.counts
+
+    whole = moments(TrainingConfig(), collate(graphs, Buckets(graphs, 3).shape(graphs)))
+    largest = max(np.abs(leaf).max() for leaf in whole[0])
+    assert largest > 1e-3
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    files = [tmp_path / name for name in ("in", "out")]
+    files[0].write_bytes(pickle.dumps((SMALL, TrainingConfig(devices=2), params, stacked, scales)))
+    done = subprocess.run([sys.executable, "-c", ONE_STEP, *files], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    *shared, devices = pickle.loads(files[1].read_bytes())
+    assert devices == 2
+    for split in (moments(TrainingConfig(accumulate=2), stacked), shared):
+        assert float(split[1]) == pytest.approx(float(whole[1]), rel=FORMULA)
+        np.testing.assert_array_equal(split[2], whole[2])
+        for a, b in zip(split[0], whole[0], strict=True):
+            np.testing.assert_allclose(a, b, atol=GRADIENT * largest)
+
+
+def test_a_run_splits_its_batches(tmp_path: Path) -> None:
+    frames = make_frames(9, repeat=(1, 2))
+    config = settings(batch_size=5, accumulate=2)
+    run = _Run(config, frames, [], tmp_path / "run", quiet, False)
+    plain = _Run(settings(batch_size=5), frames, [], tmp_path / "plain", quiet, False)
+    for step in range(3):
+        batch, targets = run._batch(step)
+        assert len(batch.species) == len(targets.energies) == 2
+        assert batch.atom_mask.any(axis=1).all()
+        whole, energies = plain._batch(step)
+        assert np.sort(targets.energies[np.isfinite(targets.energies)]).tolist() == sorted(
+            energies.energies[np.isfinite(energies.energies)].tolist()
+        )
+        assert batch.mask.sum() == whole.mask.sum() > 0
+    for one in (run, plain):
+        one.checkpoints.close()
+    with pytest.raises(TrainingError, match=r"a batch of 2 structures cannot be split into .*accumulate = 3"):
+        train(settings(accumulate=3), frames, [], tmp_path / "few", quiet)
+    with pytest.raises(TrainingError, match=r"training\.devices = 3, but JAX sees"):
+        train(settings(batch_size=3, devices=3), frames, [], tmp_path / "many", quiet)
+
+
 # The course of a run
 
 
@@ -436,6 +511,15 @@ def test_the_time_limit_and_the_rate_end_a_run(tmp_path: Path) -> None:
     assert result.steps == 2 + 3
 
 
+def test_a_run_that_gets_no_better_ends(tmp_path: Path) -> None:
+    frames = make_frames(4)
+    opposite = [label(a, labels(a)._replace(forces=-labels(a).forces)) for a in frames]
+    config = settings(epochs=100, patience=3)
+    result = train(config, frames, opposite, tmp_path / "a", quiet)
+    assert result.steps == result.best_step + 3 * 2 < 60
+    assert result.reason == f"no lower validation loss in 3 validations since step {result.best_step}"
+
+
 def test_schedules() -> None:
     cosine = make_schedule(TrainingConfig(schedule="cosine", warmup_steps=10), 110)
     assert [float(cosine(t)) for t in (0, 10, 60, 110)] == pytest.approx([1e-3 / 11, 1e-3, 5.05e-4, 1e-5], rel=1e-5)
@@ -458,6 +542,11 @@ def test_optional_parts_of_the_optimiser_act() -> None:
     first, second = np.array([30.0, 40.0]) / 50, gradient["w"] * 1e-2
     mean = (0.1 * 0.9 * first + 0.1 * second) / (1 - 0.9**2)
     square = (0.001 * 0.999 * first**2 + 0.001 * second**2) / (1 - 0.999**2)
+    # The largest second moment so far, and that is the first one.
+    largest = 0.001 * gradient["w"] ** 2 / (1 - 0.999)
+    mean_of_both = (0.1 * 0.9 * gradient["w"] + 0.1 * second) / (1 - 0.9**2)
+    assert np.abs(update(amsgrad=True) - mean_of_both / np.sqrt(largest)).max() < 0.05
+    assert np.abs(update(amsgrad=True) - plain).max() > 0.1
     np.testing.assert_allclose(update(clip_norm=1.0), mean / np.sqrt(square), rtol=1e-3)
     assert np.abs(update(clip_norm=1.0) - plain).max() > 0.1
 
@@ -552,14 +641,66 @@ def test_the_error_table_is_its_formulas() -> None:
     assert table["stress"].mae == pytest.approx(500 / 3)
 
 
+def test_errors_are_split_up() -> None:
+    frames = [Atoms("CuAg", np.zeros((2, 3)), info={"group": tag, "temperature_K": t}) for tag, t in
+              (("hot", 900), ("cold", 100.0), ("hot", 900))] + [Atoms("CuAg", np.zeros((2, 3)))]  # fmt: skip
+    stresses = np.full((4, 3, 3), np.nan)
+    forces = [np.array([[n + 1.0, 0, 0], [0, 10.0 * (n + 1), 0]]) for n in range(4)]
+    truth = Properties(np.full(4, 2), np.array([0.0, 1.0, 4.0, 9.0]), forces, stresses)
+    guess = truth._replace(
+        energies=truth.energies + 2 * np.array([0.1, 0.3, 0.3, 0.3]), forces=[f * [[1.5], [1.1]] for f in forces]
+    )
+    parts = breakdown(frames, guess, truth)
+    assert parts.elements["Cu"].mae == pytest.approx(1000 * np.mean([0.5, 1, 1.5, 2]) / 3)
+    assert parts.elements["Ag"].rmse == pytest.approx(1000 * np.sqrt(np.mean(np.square([1, 2, 3, 4])) / 3))
+    assert list(parts.tags) == ["cold", "hot"]
+    assert list(parts.temperatures) == [100.0, 900.0]
+    hot = parts.tags["hot"]
+    assert (hot["energy"].count, hot["energy"].mae) == (2, pytest.approx(200.0))
+    # The mean error of the whole set, 250 meV/atom, is removed and not that of the tag.
+    assert hot["energy, means removed"].rmse == pytest.approx(np.sqrt((150**2 + 50**2) / 2))
+    assert hot["stress"].count == 0
+    assert [row.atoms for row in parts.force_sizes] == [1] * 8
+    assert [row.relative for row in parts.force_sizes] == pytest.approx([0.5] * 4 + [0.1] * 4)
+    assert parts.force_sizes[-1].rmse == pytest.approx(4000 / np.sqrt(3))
+    assert list(breakdown(frames, guess, truth, "temperature_K").tags) == ["100.0", "900"]
+    still = truth._replace(forces=[0 * f for f in truth.forces])
+    rows = json.loads(json.dumps(breakdown(frames, guess, still).as_json(), allow_nan=False))["by_force_size"]
+    assert rows[0]["relative"] is None
+    assert rows[0]["rmse"] > 0
+
+
 def test_the_report_holds_tables_and_figures(trained: tuple, tmp_path: Path) -> None:
     result, frames, _ = trained
     tables = write_report(tmp_path, result.model, {"train": frames[:8], "test": frames[8:]}, result.metrics_file)
     stored = json.loads((tmp_path / "errors.json").read_text())
     assert stored["test"]["forces"]["rmse"] == tables["test"]["forces"].rmse
+    assert stored["test"]["by_element"]["Cu"]["rmse"] == pytest.approx(tables["test"]["forces"].rmse)
+    assert sum(row["atoms"] for row in stored["train"]["by_force_size"]) == 8 * 4
     assert "energy, means removed" in (tmp_path / "errors.txt").read_text()
-    for name in ("parity.png", "learning_curve.png"):
+    for name in ("parity.png", "learning_curve.png", "breakdown.png"):
         assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_a_streamed_committee_is_trained_as_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.extxyz", make_frames(7, repeat=(1, 2)))
+    config = settings(epochs=1)
+    data = DataConfig(file=str(tmp_path / "a.extxyz"), n_train=5, n_valid=2, stream=True)
+    streamed = dataclasses.replace(config, data=data)
+    console = Console(file=io.StringIO(), width=200)
+    results = run_session(streamed, tmp_path / "s", console, tmp_path / "a.extxyz", members=2)
+    assert [result.folder.name for result in results] == ["seed-0", "seed-1"]
+    first, second = (jax.tree.leaves(result.model.params) for result in results)
+    assert max(np.abs(a - b).max() for a, b in zip(first, second, strict=True)) > 0.01
+    errors = json.loads((tmp_path / "s" / "seed-1" / "report" / "errors.json").read_text())
+    assert [errors[name]["energy"]["count"] for name in ("train", "valid", "test")] == [5, 2, 7]
+    frames = load_frames(dataclasses.replace(data, stream=False))
+    plain = train(config, *frames, tmp_path / "plain", quiet)
+    assert_same(plain.model.params, results[0].model.params)
+    assert plain.model.energy_shifts == results[0].model.energy_shifts
+    monkeypatch.setattr(session, "write_report", lambda *_, **__: None)
+    again = run_session(streamed, tmp_path / "s", console, resume=True, members=2)
+    assert_same(again[1].model.params, results[1].model.params)
 
 
 def test_frames_come_from_the_files_of_the_settings(tmp_path: Path) -> None:

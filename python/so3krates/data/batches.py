@@ -93,6 +93,13 @@ def frame_graphs(
     return [frame_graph(atoms, cutoff, shifts, f"{name}, frame {n}", read_labels) for n, atoms in enumerate(frames)]
 
 
+def sizes_of(graphs: Sequence[FrameGraph]) -> tuple[np.ndarray, np.ndarray]:
+    """Atoms and neighbour slots of each graph, (M,) each; stored graphs know them without being read."""
+    if hasattr(graphs, "sizes"):
+        return graphs.sizes, graphs.widths
+    return np.array([len(g.species) for g in graphs]), np.array([g.table.neighbours.shape[1] for g in graphs])
+
+
 class Buckets:
     """The few padded shapes that batches of a set take, chosen from its largest batch downwards.
 
@@ -100,11 +107,11 @@ class Buckets:
     """
 
     def __init__(self, graphs: Sequence[FrameGraph], batch_size: int) -> None:
-        sizes = sorted((len(g.species) for g in graphs), reverse=True)
+        atoms, widths = sizes_of(graphs)
         self.structures = min(batch_size, len(graphs))
-        self._atoms = _rungs(sum(sizes[: self.structures]), sizes[-1])
-        widths = [g.table.neighbours.shape[1] for g in graphs]
-        self._widths = _rungs(round_up(max(widths), WIDTH_STEP), min(widths))
+        largest = np.sort(atoms)[::-1][: self.structures]
+        self._atoms = _rungs(int(largest.sum()), int(atoms.min()))
+        self._widths = _rungs(round_up(int(widths.max()), WIDTH_STEP), int(widths.min()))
 
     def shape(self, graphs: Sequence[FrameGraph]) -> BatchShape:
         """The smallest shape that holds these graphs of the set."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +12,15 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+from ase.stress import full_3x3_to_voigt_6_stress
 
+from .units import energy_factor, force_factor, length_factor, stress_factor
+
+# Rows and columns of the components of a stress.
+AXES = {"xx": (0, 0), "yy": (1, 1), "zz": (2, 2), "yz": (1, 2), "xz": (0, 2), "xy": (0, 1)}
+AXES |= {"zy": (1, 2), "zx": (0, 2), "yx": (0, 1)}
+# Arrays of the mlff layout for the default keys.
+MLFF_NAMES = {"energy": "E", "forces": "F", "stress": "stress", "virial": "virial"}
 # Larger asymmetry of a stress label, relative to its largest component, means a wrong array.
 STRESS_ASYMMETRY = 0.02
 
@@ -23,14 +31,48 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class LabelKeys:
-    """Where a frame keeps its labels: a calculator's result, an entry of `info`, or an array; None: do not read.
+    """Where a frame keeps its labels, and in which units and convention they and the structure are.
 
-    Units are eV, eV/A and eV/A^3; stress has ASE's sign, +dE/d(strain)/V.
+    A key names a calculator's result, an entry of `info`, or an array; None: do not read. Raises DataError, naming
+    the setting, for what is unknown.
     """
 
     energy: str | None = "energy"
     forces: str | None = "forces"
     stress: str | None = "stress"
+    virial: str | None = None  # -dE/d(strain); where given it takes the place of the stress
+    energy_unit: str = "eV"
+    length_unit: str = "A"
+    forces_unit: str = ""  # empty: energy_unit/length_unit
+    stress_unit: str = ""  # empty: energy_unit/length_unit^3
+    stress_sign: int = 1  # 1: stress is +dE/d(strain)/V as in ASE, virial -dE/d(strain); -1: the other way round
+    voigt_order: str = "xx yy zz yz xz xy"  # of six components
+
+    def __post_init__(self) -> None:
+        checks = {
+            "energy_unit": energy_factor,
+            "length_unit": length_factor,
+            "forces_unit": force_factor,
+            "stress_unit": stress_factor,
+        }
+        for name, check in checks.items():
+            try:
+                if getattr(self, name) or name in ("energy_unit", "length_unit"):
+                    check(getattr(self, name))
+            except ValueError as error:
+                raise DataError(f"{name} = {getattr(self, name)!r}: {error}") from error
+        if self.stress_sign not in (1, -1):
+            raise DataError(f"stress_sign = {self.stress_sign!r}: give 1 or -1")
+        order = self.voigt_order.split()
+        if len(order) != 6 or {AXES.get(name) for name in order} != set(AXES.values()):
+            raise DataError(f"voigt_order = {self.voigt_order!r}: give xx yy zz yz xz xy in the order of the data")
+
+    @property
+    def factors(self) -> tuple[float, float, float]:
+        """Factors of energy, forces and stress to eV, eV/A and eV/A^3, without the sign."""
+        energy, length = energy_factor(self.energy_unit), length_factor(self.length_unit)
+        forces = force_factor(self.forces_unit) if self.forces_unit else energy / length
+        return energy, forces, stress_factor(self.stress_unit) if self.stress_unit else energy / length**3
 
 
 class Labels(NamedTuple):
@@ -42,44 +84,54 @@ class Labels(NamedTuple):
 
 
 def read_frames(path: str | Path, keys: LabelKeys | None = None) -> list[Atoms]:
-    """All frames of a file: `.npz` in the mlff layout, everything else through ASE.
+    """All frames of a file: `.npz` in the mlff layout, everything else through ASE; lengths in A, labels in eV and A.
 
-    The labels under `keys` are moved to a SinglePointCalculator, so that `labels(atoms)` finds them; the keys
-    of an npz are fixed by its layout. Raises DataError for an unreadable file, an empty one, a key given by
-    the caller that no frame has, and labels of a wrong shape.
+    The labels under `keys` are moved to a SinglePointCalculator, so that `labels(atoms)` finds them; the default
+    keys mean E, F and stress in an npz. Raises DataError for an unreadable file, an empty one, a key given by the
+    caller that no frame has, and labels of a wrong shape.
     """
-    path = Path(path)
+    return list(iter_frames(path, keys))
+
+
+def iter_frames(path: str | Path, keys: LabelKeys | None = None) -> Iterator[Atoms]:
+    """The frames of `read_frames` one after the other; a file that ASE reads frame by frame is never held whole."""
+    path, keys = Path(path), keys or LabelKeys()
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    try:
-        if path.suffix == ".npz":
-            frames = _read_mlff(path)
-            keys = LabelKeys()
-        else:
-            frames = ase.io.read(path, index=":")
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
-    if not frames:
+    if path.suffix == ".npz":
+        frames, keys = _read_mlff(path, keys)
+    else:
+        frames = _ase_frames(path)
+    wanted = _keys_to_find(keys)
+    names: set[str] = set()
+    count = 0
+    for atoms in frames:
+        yield with_labels(_in_angstrom(atoms, keys), labels(atoms, keys, f"{path}, frame {count}"))
+        count += 1
+        if wanted:
+            names |= _names(atoms)
+            wanted = {field: key for field, key in wanted.items() if key not in names}
+    if count == 0:
         raise DataError(f"{path}: holds no frame")
-    keys = keys or LabelKeys()
-    result = [with_labels(atoms, labels(atoms, keys, f"{path}, frame {n}")) for n, atoms in enumerate(frames)]
-    _require_keys(path, frames, keys)
-    return result
+    for field, key in wanted.items():
+        # A typing error would train on nothing.
+        raise DataError(f"{path}: none of {count} frames has {field} under {key!r}; found {sorted(names)}")
 
 
 def labels(atoms: Atoms, keys: LabelKeys | None = None, where: str = "frame") -> Labels:
-    """Labels of one frame; `where` begins the message of an error.
+    """Labels of one frame in eV and A; `where` begins the message of an error.
 
-    A calculator is asked for results that it has, never to compute. Stress may be Voigt (6,), (9,) or (3, 3).
-    Raises DataError for wrong shapes and for a stress label of a frame that is not periodic in three directions.
+    Its cell is in `keys.length_unit`. A calculator is asked for results that it has, never to compute. Stress and
+    virial may be Voigt (6,), (9,) or (3, 3). Raises DataError for wrong shapes and for a stress or virial of a
+    frame that is not periodic in three directions.
     """
     keys = keys or LabelKeys()
     n = len(atoms)
+    energy_scale, forces_scale, stress_scale = keys.factors
     energy = _find(atoms, keys.energy, where)
     forces = _find(atoms, keys.forces, where)
-    stress = _find(atoms, keys.stress, where)
+    stress_key = keys.virial or keys.stress
+    stress = _find(atoms, stress_key, where)
     if energy is None:
         energy = np.array(np.nan)
     elif energy.size != 1:
@@ -91,13 +143,18 @@ def labels(atoms: Atoms, keys: LabelKeys | None = None, where: str = "frame") ->
     if stress is None:
         stress = np.full((3, 3), np.nan)
     else:
-        stress = _full_stress(stress, keys.stress, where)
+        stress = keys.stress_sign * _full_stress(stress, stress_key, keys.voigt_order, where)
         if np.isfinite(stress).any() and not (np.all(atoms.pbc) and atoms.cell.rank == 3):
             raise DataError(
-                f"{where}: has a stress under {keys.stress!r} but is not periodic in three directions "
+                f"{where}: has a stress under {stress_key!r} but is not periodic in three directions "
                 f"(pbc {atoms.pbc.tolist()}); correct pbc or leave the stress out (stress_key = '')"
             )
-    return Labels(float(energy.reshape(())), forces, stress)
+        if keys.virial:
+            volume = atoms.cell.volume * length_factor(keys.length_unit) ** 3
+            stress = -energy_scale / volume * stress
+        else:
+            stress = stress_scale * stress
+    return Labels(energy_scale * float(energy.reshape(())), forces_scale * forces, stress)
 
 
 def with_labels(atoms: Atoms, values: Labels) -> Atoms:
@@ -131,31 +188,48 @@ def _find(atoms: Atoms, key: str | None, where: str) -> np.ndarray | None:
         raise DataError(f"{where}: {key!r} is not made of numbers: {str(value)[:60]!r}") from error
 
 
-def _full_stress(stress: np.ndarray, key: str | None, where: str) -> np.ndarray:
+def _full_stress(stress: np.ndarray, key: str | None, order: str, where: str) -> np.ndarray:
     if stress.shape == (6,):
-        return voigt_6_to_full_3x3_stress(stress)
+        full = np.zeros((3, 3))
+        for name, value in zip(order.split(), stress, strict=True):
+            a, b = AXES[name]
+            full[a, b] = full[b, a] = value
+        return full
     if stress.size != 9:
-        raise DataError(f"{where}: {key!r} has shape {stress.shape}, expected 6 (Voigt: xx yy zz yz xz xy) or 3x3")
+        raise DataError(f"{where}: {key!r} has shape {stress.shape}, expected 6 (Voigt: {order}) or 3x3")
     full = stress.reshape(3, 3)
     asymmetry = np.abs(full - full.T)
     largest = np.nanmax(np.abs(full)) if np.isfinite(full).any() else 0.0
     if np.nanmax(asymmetry, initial=0.0) > STRESS_ASYMMETRY * largest:
         raise DataError(
             f"{where}: {key!r} is not symmetric: components differ by {np.nanmax(asymmetry):.3g} "
-            f"with a largest of {largest:.3g} eV/A^3"
+            f"with a largest of {largest:.3g}"
         )
     return 0.5 * (full + full.T)
 
 
-def _require_keys(path: Path, frames: list[Atoms], keys: LabelKeys) -> None:
-    """Refuses keys other than the default ones that no frame has: a typing error would train on nothing."""
-    for field in dataclasses.fields(keys):
-        key = getattr(keys, field.name)
-        if not key or key == field.default:
-            continue
-        if all(_find(atoms, key, str(path)) is None for atoms in frames):
-            found = sorted({k for atoms in frames for k in _names(atoms)})
-            raise DataError(f"{path}: none of {len(frames)} frames has {field.name} under {key!r}; found {found}")
+def _in_angstrom(atoms: Atoms, keys: LabelKeys) -> Atoms:
+    factor = length_factor(keys.length_unit)
+    if factor == 1.0:
+        return atoms
+    scaled = atoms.copy()
+    scaled.set_cell(factor * scaled.cell.array)
+    scaled.positions *= factor
+    return scaled
+
+
+def _ase_frames(path: Path) -> Iterator[Atoms]:
+    try:
+        yield from ase.io.iread(path, index=":")
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _keys_to_find(keys: LabelKeys) -> dict[str, str]:
+    """Keys other than the default ones: some frame must have them."""
+    fields = {field.name: field.default for field in dataclasses.fields(keys)}
+    given = {name: getattr(keys, name) for name in MLFF_NAMES}
+    return {name: key for name, key in given.items() if key and key != fields[name]}
 
 
 def _names(atoms: Atoms) -> set[str]:
@@ -163,13 +237,17 @@ def _names(atoms: Atoms) -> set[str]:
     return {*results, *atoms.info, *atoms.arrays} - {"numbers", "positions"}
 
 
-def _read_mlff(path: Path) -> list[Atoms]:
-    """Frames of an npz with z, R and optionally E, F, stress, pbc, unit_cell, node_mask (docs/model.md).
+def _read_mlff(path: Path, keys: LabelKeys) -> tuple[Iterator[Atoms], LabelKeys]:
+    """Frames of an npz with z, R and optionally E, F, stress, pbc, unit_cell, node_mask, and the keys that they have.
 
-    The frame axis may be missing where all frames share a value. Atoms with z = 0 are padding.
+    The frame axis may be missing where all frames share a value. Atoms with z = 0 are padding. Keys other than the
+    default ones name the arrays of the labels.
     """
-    with np.load(path, allow_pickle=False) as archive:
-        data = {key: archive[key] for key in archive.files}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            data = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
     for key in ("z", "R"):
         if key not in data:
             raise DataError(f"{path}: has no array {key!r}; the mlff layout needs z and R, found {sorted(data)}")
@@ -179,22 +257,25 @@ def _read_mlff(path: Path) -> list[Atoms]:
     if positions.ndim != 3 or positions.shape[-1] != 3:
         raise DataError(f"{path}: 'R' has shape {data['R'].shape}, expected (frames, atoms, 3)")
     count, n = positions.shape[:2]
-    shapes = {
-        "z": (n,),
-        "node_mask": (n,),
-        "E": (),
-        "F": (n, 3),
-        "stress": (3, 3),
-        "unit_cell": (3, 3),
-        "pbc": (3,),
-    }
+    shapes: dict[str, tuple[int, ...]] = {"z": (n,), "node_mask": (n,), "unit_cell": (3, 3), "pbc": (3,)}
     arrays = {key: _per_frame(path, key, data[key], count, shape) for key, shape in shapes.items() if key in data}
+    chosen = _keys_to_find(keys)
+    for name, shape in {"energy": (), "forces": (n, 3), "stress": (3, 3), "virial": (3, 3)}.items():
+        key = chosen.get(name, MLFF_NAMES[name])
+        if key not in data and name in chosen:
+            raise DataError(f"{path}: has no {name} under {key!r}; found {sorted(data)}")
+        if getattr(keys, name) and key in data:
+            value = data[key]
+            own = (6,) if shape == (3, 3) and value.shape[-1:] == (6,) else shape
+            arrays[name] = _per_frame(path, key, value, count, own)
     present = arrays["z"] > 0
     if "node_mask" in arrays:
         present &= arrays["node_mask"].astype(bool)
-    return [
+    frames = (
         _mlff_frame(positions[f], present[f], {key: value[f] for key, value in arrays.items()}) for f in range(count)
-    ]
+    )
+    found = {name: name if name in arrays else None for name in MLFF_NAMES}
+    return frames, dataclasses.replace(keys, **found)
 
 
 def _per_frame(path: Path, key: str, value: np.ndarray, count: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -212,11 +293,7 @@ def _mlff_frame(positions: np.ndarray, present: np.ndarray, values: Mapping[str,
     cell = values.get("unit_cell")
     pbc = values.get("pbc", np.full(3, cell is not None))
     atoms = Atoms(numbers=values["z"][present], positions=positions[present], cell=cell, pbc=pbc)
-    return with_labels(
-        atoms,
-        Labels(
-            energy=float(values.get("E", np.nan)),
-            forces=np.asarray(values["F"][present], np.float64) if "F" in values else np.full((len(atoms), 3), np.nan),
-            stress=np.asarray(values.get("stress", np.full((3, 3), np.nan)), np.float64),
-        ),
-    )
+    if "forces" in values:
+        atoms.arrays["forces"] = np.asarray(values["forces"][present], np.float64)
+    atoms.info.update({name: values[name] for name in ("energy", "stress", "virial") if name in values})
+    return atoms

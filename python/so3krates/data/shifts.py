@@ -20,13 +20,22 @@ def elements_of(frames: Sequence[Atoms]) -> list[str]:
 
 
 def energy_shifts(frames: Sequence[Atoms], mode: str | Mapping[str, float]) -> dict[str, float]:
-    """Shift in eV of each element in the frames.
+    """Shift in eV of each element in the frames; `fit_shifts` of their labels."""
+    elements = elements_of(frames)
+    numbers = [atomic_numbers[e] for e in elements]
+    counts = np.array([[np.count_nonzero(atoms.numbers == z) for z in numbers] for atoms in frames], np.float64)
+    return fit_shifts(elements, counts, np.array([labels(atoms).energy for atoms in frames]), mode)
+
+
+def fit_shifts(
+    elements: Sequence[str], counts: np.ndarray, energies: np.ndarray, mode: str | Mapping[str, float]
+) -> dict[str, float]:
+    """Shift in eV of each element from energies (M,) in eV of frames with `counts` (M, elements) atoms of each.
 
     `mode`: "mean", the mean energy per atom for every element (docs/model.md); "lse", least squares of the
     energies over the composition, the solution nearest to the mean where the compositions do not decide;
     "none", zeros; or a table of shifts that covers every element. Raises DataError otherwise.
     """
-    elements = elements_of(frames)
     if not isinstance(mode, str):
         missing = [e for e in elements if e not in mode]
         if missing:
@@ -34,12 +43,9 @@ def energy_shifts(frames: Sequence[Atoms], mode: str | Mapping[str, float]) -> d
         return {e: float(mode[e]) for e in elements}
     if mode not in SHIFT_MODES:
         raise DataError(f"energy_shift = {mode!r}: give {', '.join(SHIFT_MODES)} or a table of elements")
-    energies = np.array([labels(atoms).energy for atoms in frames])
     known = np.isfinite(energies)
     if mode == "none" or not known.any():
         return dict.fromkeys(elements, 0.0)
-    numbers = [atomic_numbers[e] for e in elements]
-    counts = np.array([[np.count_nonzero(atoms.numbers == z) for z in numbers] for atoms in frames], np.float64)
     atoms_in = counts.sum(axis=1)
     mean = float(np.mean(energies[known] / atoms_in[known]))
     shifts = np.full(len(elements), mean)

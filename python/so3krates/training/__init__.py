@@ -1,34 +1,46 @@
 """Training: settings, loss, optimiser, the course of a run, and what it reports."""
 
+from .breakdown import Breakdown, breakdown
 from .config import PRESETS, DataConfig, RunConfig, TrainingConfig, preset
 from .evaluate import Properties, evaluate, reference
 from .metrics import Errors, as_json, error_table, rich_table
-from .plots import learning_curve, parity_plot
+from .plots import breakdown_plot, learning_curve, parity_plot
 from .progress import Status, progress_display
-from .report import write_report
-from .sources import load_frames
+from .report import Results, result_tables, write_json, write_report, write_results
+from .session import committee, run_session
+from .sources import load_frames, load_stored
 from .trainer import TrainingError, TrainingResult, train
 
 __all__ = [
     "PRESETS",
+    "Breakdown",
     "DataConfig",
     "Errors",
     "Properties",
+    "Results",
     "RunConfig",
     "Status",
     "TrainingConfig",
     "TrainingError",
     "TrainingResult",
     "as_json",
+    "breakdown",
+    "breakdown_plot",
+    "committee",
     "error_table",
     "evaluate",
     "learning_curve",
     "load_frames",
+    "load_stored",
     "parity_plot",
     "preset",
     "progress_display",
     "reference",
+    "result_tables",
     "rich_table",
+    "run_session",
     "train",
+    "write_json",
     "write_report",
+    "write_results",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from so3krates.data import SHIFT_MODES, LabelKeys
+from so3krates.data import SHIFT_MODES, DataError, LabelKeys
 from so3krates.model.config import PRESETS as MODEL_PRESETS
 from so3krates.model.config import ConfigError, ModelConfig
 
@@ -31,17 +31,32 @@ class DataConfig:
     n_train: int | None = None
     n_valid: int | None = None
     seed: int = 0  # of the split
-    energy_key: str = "energy"  # eV
-    forces_key: str = "forces"  # eV/A
-    stress_key: str = "stress"  # eV/A^3, +dE/d(strain)/V; "" leaves a label out
+    energy_key: str = "energy"  # "" leaves a label out
+    forces_key: str = "forces"
+    stress_key: str = "stress"  # +dE/d(strain)/V
+    virial_key: str = ""  # -dE/d(strain), taken instead of the stress
+    energy_unit: str = "eV"
+    length_unit: str = "A"  # of positions and cell
+    forces_unit: str = ""  # "": energy_unit/length_unit
+    stress_unit: str = ""  # "": energy_unit/length_unit^3
+    stress_sign: int = 1  # -1: stress and virial have the opposite sign in the data
+    voigt_order: str = "xx yy zz yz xz xy"  # of stresses or virials with six components
+    tag_key: str = ""  # entry of a frame's info that groups frames in error tables; "": the first of TAG_KEYS
+    stream: bool = False  # keep the frames on disk, in the folder of the run, and read them batch by batch
     energy_shift: str | dict[str, float] = "lse"  # lse, mean, none, or eV per element
 
     def __post_init__(self) -> None:
         for name in ("file", "train_file", "valid_file"):
             value = getattr(self, name)
             require(value is None or isinstance(value, str), "data", name, value, "a path")
-        for name in ("energy_key", "forces_key", "stress_key"):
+        for name in ("energy_key", "forces_key", "stress_key", "virial_key", "tag_key"):
             require(isinstance(getattr(self, name), str), "data", name, getattr(self, name), "a name, or '' for none")
+        for name in ("energy_unit", "length_unit", "forces_unit", "stress_unit", "voigt_order"):
+            require(isinstance(getattr(self, name), str), "data", name, getattr(self, name), "a text")
+        try:
+            _ = self.keys
+        except DataError as error:
+            raise ConfigError(f"data.{error}") from error
         require(
             not (self.file and (self.train_file or self.valid_file)),
             "data",
@@ -67,6 +82,7 @@ class DataConfig:
             self.n_valid,
             "n_train with it (or train_split alone)",
         )
+        require(isinstance(self.stream, bool), "data", "stream", self.stream, "true or false")
         require(is_int(self.seed), "data", "seed", self.seed, "a whole number of at least 0")
         shift = self.energy_shift
         valid = (isinstance(shift, str) and shift in SHIFT_MODES) or (
@@ -77,7 +93,18 @@ class DataConfig:
     @property
     def keys(self) -> LabelKeys:
         """The label keys as the readers take them."""
-        return LabelKeys(self.energy_key or None, self.forces_key or None, self.stress_key or None)
+        return LabelKeys(
+            energy=self.energy_key or None,
+            forces=self.forces_key or None,
+            stress=self.stress_key or None,
+            virial=self.virial_key or None,
+            energy_unit=self.energy_unit,
+            length_unit=self.length_unit,
+            forces_unit=self.forces_unit,
+            stress_unit=self.stress_unit,
+            stress_sign=self.stress_sign,
+            voigt_order=self.voigt_order,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +118,8 @@ class TrainingConfig:
     epochs: int = 2000
     batch_size: int | None = None  # structures; absent: by the number of training frames as mlff does
     valid_batch_size: int | None = None  # absent: batch_size
+    accumulate: int = 1  # parts in which a device computes its batch one after the other, to need less memory
+    devices: int = 1  # that share a batch
     learning_rate: float = 1e-3
     learning_rate_stop: float = 1e-5  # the run ends when the schedule falls to it
     schedule: str = "exponential"  # exponential, cosine, constant
@@ -98,10 +127,12 @@ class TrainingConfig:
     decay_factor: float = 0.7
     warmup_steps: int = 0  # linear rise from 0 before the schedule
     clip_norm: float | None = None  # largest global norm of a gradient
+    amsgrad: bool = False  # instead of Adam
     weight_decay: float = 0.0  # decoupled, as in AdamW
     ema_decay: float = 0.0  # weight of the past in the running average of weights that is validated and kept; 0: none
     refit_shift: bool = False  # at the end, take the mean energy error per atom of the training frames into the shifts
     eval_every: int | None = None  # steps between validations; absent: one epoch
+    patience: int | None = None  # validations without a lower loss after which the run ends; absent: none
     checkpoint_minutes: float = 2.0  # wall time between checkpoints; a resumed run repeats at most this much
     max_minutes: float | None = None  # wall time after which the run stops with what it has
     seed_model: int = 0
@@ -119,10 +150,12 @@ class TrainingConfig:
             lambda v: is_number(v) and v >= 0,
             "a number of at least 0",
         )
-        check(("variance_scaling", "refit_shift", "float64"), lambda v: isinstance(v, bool), "true or false")
-        check(("epochs", "decay_steps"), lambda v: is_int(v, 1), "a whole number of at least 1")
+        check(("variance_scaling", "amsgrad", "refit_shift", "float64"), lambda v: isinstance(v, bool), "true or false")
         check(
-            ("batch_size", "valid_batch_size", "eval_every"),
+            ("epochs", "decay_steps", "accumulate", "devices"), lambda v: is_int(v, 1), "a whole number of at least 1"
+        )
+        check(
+            ("batch_size", "valid_batch_size", "eval_every", "patience"),
             lambda v: is_int(v, 1),
             "a whole number of at least 1, or leave it out",
             optional=True,
@@ -148,6 +181,11 @@ class TrainingConfig:
             self.force_weight,
             "at least one weight above 0",
         )
+
+    @property
+    def parts(self) -> int:
+        """Parts into which a batch is split."""
+        return self.accumulate * self.devices
 
     def batch_size_for(self, n_train: int) -> int:
         """Structures per step: the setting, or the original's choice by the number of training frames."""

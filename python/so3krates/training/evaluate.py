@@ -9,11 +9,12 @@ import jax
 import numpy as np
 from ase import Atoms
 
-from so3krates.data import Buckets, FrameGraph, collate, frame_graphs, labels, total_shift
+from so3krates.data import Buckets, FrameGraph, collate, frame_graphs, labels, sizes_of, total_shift
 from so3krates.model.potential import predict
 from so3krates.storage import Model
 
-_predict = jax.jit(predict, static_argnums=0)
+# Energies, forces and strain gradients of a batch, compiled.
+predict_batch = jax.jit(predict, static_argnums=0)
 
 
 class Properties(NamedTuple):
@@ -38,7 +39,7 @@ def evaluate(model: Model, frames: Sequence[Atoms], batch_size: int = 8, float64
     forces: list[np.ndarray] = [np.zeros((0, 3))] * len(frames)
     stresses = np.full((len(frames), 3, 3), np.nan)
     for indices, batch, _ in ordered_batches(graphs, batch_size, dtype):
-        answer = jax.tree.map(lambda x: np.asarray(x, np.float64), _predict(model.config, params, batch))
+        answer = jax.tree.map(lambda x: np.asarray(x, np.float64), predict_batch(model.config, params, batch))
         start = 0
         for slot, index in enumerate(indices):
             atoms = frames[index]
@@ -66,10 +67,10 @@ def ordered_batches(
     graphs: Sequence[FrameGraph], batch_size: int, dtype: type
 ) -> Iterator[tuple[np.ndarray, object, object]]:
     """Every graph once, as (indices, batch, targets); frames of like size share a batch, to pad little."""
-    if not graphs:
+    if len(graphs) == 0:
         return
     buckets = Buckets(graphs, batch_size)
-    order = np.argsort([len(g.species) for g in graphs], kind="stable")
+    order = np.argsort(sizes_of(graphs)[0], kind="stable")
     # Parts of nearly equal length take fewer shapes than full ones and a remainder.
     for indices in np.array_split(order, -(-len(graphs) // buckets.structures)):
         chosen = [graphs[i] for i in indices]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from so3krates.data import FrameGraph, Targets
+from so3krates.data import FrameGraph, StoredGraphs, Targets
 from so3krates.model.potential import Batch, Prediction
 
 from .config import TrainingConfig
@@ -46,13 +46,46 @@ def variance_scales(graphs: Sequence[FrameGraph]) -> Scales:
     A virial component that is constant takes the largest variance of its siblings; a target that is constant
     altogether, or has no label, takes 1, because a division by its variance would mean nothing.
     """
-    energies = np.array([g.energy for g in graphs])
-    forces = np.concatenate([g.forces.ravel() for g in graphs])
-    virials = np.stack([g.virial for g in graphs])
+    energies, virials, forces = [], [], _Pool()
+    for energy, own_forces, virial in labels_of(graphs):
+        energies.append(energy)
+        virials.append(virial)
+        forces.add(own_forces)
+    virials = np.stack(virials)
     components = np.array([_variance(virials[:, a, b]) for a in range(3) for b in range(3)]).reshape(3, 3)
     largest = components.max()
     components = np.where(components > DEGENERATE_VARIANCE * largest, components, largest)
-    return Scales(_inverse(_variance(energies)), _inverse(_variance(forces)), _inverse(components))
+    return Scales(_inverse(_variance(np.array(energies))), _inverse(forces.variance), _inverse(components))
+
+
+def labels_of(graphs: Sequence[FrameGraph]) -> Iterable[tuple[float, np.ndarray, np.ndarray]]:
+    """Energy, forces and virial of each graph; stored graphs give them without neighbours."""
+    if isinstance(graphs, StoredGraphs):
+        return graphs.labels()
+    return ((g.energy, g.forces, g.virial) for g in graphs)
+
+
+class _Pool:
+    """Variance of finite numbers that come in parts (Chan, Golub and LeVeque 1983)."""
+
+    def __init__(self) -> None:
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        values = values[np.isfinite(values)]
+        if values.size == 0:
+            return
+        mean = float(values.mean())
+        total = self._count + values.size
+        apart = (mean - self._mean) ** 2 * self._count * values.size / total
+        self._squares += float(np.square(values - mean).sum()) + apart
+        self._mean += (mean - self._mean) * values.size / total
+        self._count = total
+
+    @property
+    def variance(self) -> float:
+        variance = self._squares / max(self._count, 1)
+        return variance if variance > DEGENERATE_VARIANCE**2 * (variance + self._mean**2) else 0.0
 
 
 def unit_scales() -> Scales:

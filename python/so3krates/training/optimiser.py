@@ -8,14 +8,15 @@ from .config import TrainingConfig
 
 
 def make_optimiser(config: TrainingConfig) -> optax.GradientTransformation:
-    """Clipping, Adam and decoupled weight decay; its updates want the factor -learning rate.
+    """Clipping, Adam or AMSGrad, and decoupled weight decay; its updates want the factor -learning rate.
 
     The rate stays outside because the step count outlives a reset of Adam's moments.
     """
     parts = []
     if config.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
-    parts.append(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8))
+    scale = optax.scale_by_amsgrad if config.amsgrad else optax.scale_by_adam
+    parts.append(scale(b1=0.9, b2=0.999, eps=1e-8))
     if config.weight_decay > 0:
         parts.append(optax.add_decayed_weights(config.weight_decay))
     return optax.chain(*parts)

@@ -1,4 +1,4 @@
-"""Figures of a run: parity of predictions and labels, and the learning curve."""
+"""Figures of a run: parity of predictions and labels, errors of parts, and the learning curve."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from .breakdown import Breakdown
 from .evaluate import Properties
 from .metrics import ROWS, error_table, pairs
 
@@ -35,6 +36,35 @@ def parity_plot(path: str | Path, sets: Mapping[str, tuple[Properties, Propertie
             axes.legend(loc="upper left", fontsize=8, frameon=False)
         axes.locator_params(nbins=5)
         axes.set(title=panel, xlabel=f"label ({ROWS[panel]})", ylabel=f"predicted ({ROWS[panel]})")
+    return _save(figure, path)
+
+
+def breakdown_plot(path: str | Path, sets: Mapping[str, Breakdown]) -> Path:
+    """Force errors against the size of the force, absolute and relative, by element and, where known, temperature."""
+    heated = any(len(part.temperatures) > 1 for part in sets.values())
+    figure = Figure(figsize=(4.2 * (4 if heated else 3), 3.6), layout="constrained")
+    panels = figure.subplots(1, 4 if heated else 3)
+    for offset, (name, part) in enumerate(sets.items()):
+        middles = [0.5 * (row.low + row.high) for row in part.force_sizes]
+        panels[0].plot(middles, [row.rmse for row in part.force_sizes], "o-", ms=3, label=name)
+        panels[1].plot(middles, [row.relative for row in part.force_sizes], "o-", ms=3, label=name)
+        known = {element: e.rmse for element, e in part.elements.items() if e.count}
+        width = 0.8 / len(sets)
+        panels[2].bar([k + offset * width for k in range(len(known))], list(known.values()), width, label=name)
+        panels[2].set_xticks([k + 0.4 - 0.5 * width for k in range(len(known))], list(known))
+        if heated:
+            hot = {t: rows["forces"].rmse for t, rows in part.temperatures.items() if rows["forces"].count}
+            panels[3].plot(list(hot), list(hot.values()), "o-", ms=3, label=name)
+    titles = (
+        ("force errors by size", "force (eV/A)", "RMSE (meV/A)"),
+        ("relative force errors", "force (eV/A)", "rms error / rms force"),
+        ("force errors by element", "", "RMSE (meV/A)"),
+        ("force errors by temperature", "temperature (K)", "RMSE (meV/A)"),
+    )
+    for axes, (title, x, y) in zip(panels, titles, strict=False):
+        axes.set(title=title, xlabel=x, ylabel=y)
+        if axes.has_data():
+            axes.legend(fontsize=8, frameon=False)
     return _save(figure, path)
 
 

@@ -51,18 +51,25 @@ def make_step(
 ) -> Callable[[TrainState, Batch, Targets, Scales], tuple[TrainState, StepResult]]:
     """The compiled step. It takes the state's memory: the old state is gone after the call.
 
-    Scales are an argument, so that the program does not depend on the data and a compile cache can serve it.
+    Scales are an argument, so that the program does not depend on the data and a compile cache can serve it. With
+    more than one part (`accumulate`, `devices`) all arrays of batch and targets begin with an axis of that length.
     """
     weights = normalised_weights(config)
     optimiser = make_optimiser(config)
     schedule = make_schedule(config, total_steps)
 
-    def objective(params: Params, batch: Batch, targets: Targets, scales: Scales) -> tuple[jax.Array, ErrorSums]:
+    def objective(
+        params: Params, batch: Batch, targets: Targets, scales: Scales, counts: jax.Array | None = None
+    ) -> tuple[jax.Array, ErrorSums]:
         sums = error_sums(predict(model, params, batch), batch, targets, scales)
-        return loss_of(sums, weights), sums
+        return loss_of(sums if counts is None else sums._replace(counts=counts), weights), sums
+
+    gradient_of = jax.value_and_grad(objective, has_aux=True)
+    if config.parts > 1:
+        gradient_of = _in_parts(gradient_of, config.devices)
 
     def step(state: TrainState, batch: Batch, targets: Targets, scales: Scales) -> tuple[TrainState, StepResult]:
-        (loss, sums), gradient = jax.value_and_grad(objective, has_aux=True)(state.params, batch, targets, scales)
+        (loss, sums), gradient = gradient_of(state.params, batch, targets, scales)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         updates, moments = optimiser.update(gradient, state.moments, state.params)
         rate = jnp.asarray(schedule(state.step), jnp.float32)
@@ -72,6 +79,43 @@ def make_step(
         return kept._replace(step=state.step + 1), StepResult(loss, sums, rate, finite)
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _in_parts(gradient_of: Callable[..., Any], devices: int) -> Callable[..., Any]:
+    """`gradient_of` for a batch in parts: they are shared out to the devices, and each takes its own in turn.
+
+    The loss is a mean over the labels of the whole batch, so that every part is divided by the labels of all.
+    """
+
+    def gradient(params: Params, batch: Batch, targets: Targets, scales: Scales) -> Any:
+        counts = _label_counts(targets)
+        counts = jax.lax.psum(counts, "devices") if devices > 1 else counts
+
+        def add(total: Any, part: tuple[Batch, Targets]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient_of(params, *part, scales, counts)), None
+
+        first = jax.tree.map(lambda x: x[0], (batch, targets))
+        shapes = jax.eval_shape(gradient_of, params, *first, scales, counts)
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = jax.lax.scan(add, zero, (batch, targets))
+        return jax.lax.psum(total, "devices") if devices > 1 else total
+
+    if devices == 1:
+        return gradient
+    whole, shared = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("devices")
+    return jax.shard_map(
+        gradient,
+        mesh=jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("devices",)),
+        in_specs=(whole, shared, shared, whole),
+        out_specs=whole,
+        check_vma=False,
+    )
+
+
+def _label_counts(targets: Targets) -> jax.Array:
+    """Labels of energy, forces, stress in a batch (3,); padding has none."""
+    labelled = (targets.energies, targets.forces, targets.virials)
+    return jnp.stack([jnp.isfinite(x).sum().astype(targets.energies.dtype) for x in labelled])
 
 
 def _averaged(config: TrainingConfig, state: TrainState, params: Params) -> Params | None:

@@ -18,15 +18,26 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from so3krates.data import Buckets, DataError, FrameGraph, collate, elements_of, energy_shifts, frame_graphs
+from so3krates.data import (
+    BatchShape,
+    Buckets,
+    DataError,
+    FrameGraph,
+    StoredFrames,
+    StoredGraphs,
+    collate,
+    energy_shifts,
+    fit_shifts,
+    frame_graphs,
+)
 from so3krates.model.network import Params, init_params
 from so3krates.storage import Model
 
 from .checkpoints import Checkpoints
-from .config import RunConfig
+from .config import RunConfig, TrainingConfig
 from .evaluate import ordered_batches, precision
 from .interrupt import polite_interrupts
-from .loss import ErrorSums, loss_of, normalised_weights, root_mean_squares, unit_scales, variance_scales
+from .loss import ErrorSums, labels_of, loss_of, normalised_weights, root_mean_squares, unit_scales, variance_scales
 from .progress import ProgressCallback, Status, progress_display
 from .step import StepResult, TrainState, add_sums, batch_energies, batch_errors, initial_state, make_step, zero_sums
 
@@ -42,7 +53,8 @@ COLUMNS = (
 MOST_RECOVERIES = 10
 # Settings that may differ when a run is resumed: they say where the data lies and how long the run goes on.
 FREE_SETTINGS = frozenset(
-    {"data.file", "data.train_file", "data.valid_file", "training.checkpoint_minutes", "training.max_minutes"}
+    {"data.file", "data.train_file", "data.valid_file", "data.tag_key"}
+    | {"training.patience", "training.checkpoint_minutes", "training.max_minutes"}
 )
 
 
@@ -86,8 +98,8 @@ class _Best:
 
 def train(
     config: RunConfig,
-    frames_train: Sequence[Atoms],
-    frames_valid: Sequence[Atoms],
+    frames_train: Sequence[Atoms] | StoredFrames,
+    frames_valid: Sequence[Atoms] | StoredFrames,
     folder: str | Path,
     progress: ProgressCallback | None = None,
     resume: bool = False,
@@ -113,8 +125,8 @@ class _Run:
     def __init__(
         self,
         config: RunConfig,
-        frames_train: Sequence[Atoms],
-        frames_valid: Sequence[Atoms],
+        frames_train: Sequence[Atoms] | StoredFrames,
+        frames_valid: Sequence[Atoms] | StoredFrames,
         folder: Path,
         progress: ProgressCallback,
         resume: bool,
@@ -123,19 +135,20 @@ class _Run:
         self.began = time.monotonic()
         settings = config.training
         self.dtype = precision(settings.float64)
-        if not frames_train:
+        if len(frames_train) == 0:
             raise DataError("no frame to train on")
-        self.elements = tuple(elements_of(frames_train))
-        self.shifts = energy_shifts(frames_train, config.data.energy_shift)
+        self.shifts = _shifts(frames_train, config.data.energy_shift)
+        self.elements = tuple(self.shifts)
         cutoff = config.model.cutoff
-        self.graphs = frame_graphs(frames_train, cutoff, self.shifts, "training data")
-        self.valid_graphs = frame_graphs(frames_valid, cutoff, self.shifts, "validation data")
+        self.graphs = _graphs(frames_train, cutoff, self.shifts, "training data")
+        self.valid_graphs = _graphs(frames_valid, cutoff, self.shifts, "validation data")
         _require_labels(self.graphs, config)
         self.scales = variance_scales(self.graphs) if settings.variance_scaling else unit_scales()
         self.weights = normalised_weights(settings)
         self.batch_size = settings.batch_size_for(len(self.graphs))
         self.valid_batch_size = settings.valid_batch_size or self.batch_size
-        self.buckets = Buckets(self.graphs, self.batch_size)
+        _require_parts(settings, self.batch_size)
+        self.buckets = Buckets(self.graphs, -(-self.batch_size // settings.parts))
         self.steps_per_epoch = len(self.graphs) // self.batch_size
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.eval_every = settings.eval_every or self.steps_per_epoch
@@ -175,6 +188,9 @@ class _Run:
         digest = hashlib.sha256()
         for graphs in (self.graphs, self.valid_graphs):
             digest.update(str(len(graphs)).encode())
+            if isinstance(graphs, StoredGraphs):
+                digest.update(graphs.digest.encode())
+                continue
             for g in graphs:
                 for array in (g.species, g.positions, g.cell, np.float64(g.energy), g.forces, g.virial):
                     digest.update(np.ascontiguousarray(array).tobytes())
@@ -252,6 +268,7 @@ class _Run:
             due = self.step % self.eval_every == 0 or self.step == self.total_steps
             if due:
                 self._validate()
+                reason = reason or self._stale()
             if reason or (due and self.step == self.total_steps) or self._overdue():
                 self._save()
             if reason and not due:
@@ -289,6 +306,13 @@ class _Run:
             return f"time limit of {settings.max_minutes:g} min reached"
         return None
 
+    def _stale(self) -> str | None:
+        """Why the run ends after a validation, if it does."""
+        patience = self.config.training.patience
+        if patience is None or len(self.valid_graphs) == 0 or self.step - self.best.step < patience * self.eval_every:
+            return None
+        return f"no lower validation loss in {patience} validations since step {self.best.step}"
+
     def _batch(self, step: int) -> tuple[Any, Any]:
         """The batch of a step: it depends on the seed and the step alone, so that a resumed run sees the same."""
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -296,8 +320,10 @@ class _Run:
             generator = np.random.default_rng([self.config.training.seed_training, epoch])
             self.order = (epoch, generator.permutation(len(self.graphs)))
         rows = self.order[1][position * self.batch_size : (position + 1) * self.batch_size]
-        chosen = [self.graphs[i] for i in rows]
-        return collate(chosen, self.buckets.shape(chosen), self.dtype)
+        parts = [[self.graphs[i] for i in some] for some in np.array_split(rows, self.config.training.parts)]
+        shape = BatchShape(*np.max([self.buckets.shape(part) for part in parts], axis=0).tolist())
+        batches = [collate(part, shape, self.dtype) for part in parts]
+        return batches[0] if len(batches) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
 
     def _account(self, result: StepResult) -> None:
         """Adds a step to the sums, or recovers from it, and shows the run."""
@@ -329,7 +355,7 @@ class _Run:
         """Errors on the validation frames, a row of metrics, and the best weights where they improved."""
         params = self.state.params if self.state.average is None else self.state.average
         train_loss = self._loss(self.sums)
-        if self.valid_graphs:
+        if len(self.valid_graphs):
             total = zero_sums()
             for _, batch, targets in ordered_batches(self.valid_graphs, self.valid_batch_size, self.dtype):
                 total = add_sums(total, batch_errors(self.config.model, params, batch, targets, self.scales))
@@ -338,7 +364,7 @@ class _Run:
         else:
             loss = train_loss
         # Without validation frames there is nothing to choose by: the last weights are kept.
-        if loss < self.best.loss or not self.valid_graphs:
+        if loss < self.best.loss or len(self.valid_graphs) == 0:
             self.best = _Best(jax.tree.map(np.array, params), loss, self.step, self.best.recoveries)
         self._write_row(train_loss)
         self._show()
@@ -392,27 +418,52 @@ class _Run:
         return left if limit is None else max(0.0, min(left, 60 * limit - (time.monotonic() - self.began)))
 
 
+def _shifts(frames: Sequence[Atoms] | StoredFrames, mode: str | Mapping[str, float]) -> dict[str, float]:
+    if isinstance(frames, StoredFrames):
+        return fit_shifts(*frames.composition(), mode)
+    return energy_shifts(frames, mode)
+
+
+def _graphs(
+    frames: Sequence[Atoms] | StoredFrames, cutoff: float, shifts: Mapping[str, float], name: str
+) -> Sequence[FrameGraph]:
+    if isinstance(frames, StoredFrames):
+        return frames.graphs(cutoff, shifts)
+    return frame_graphs(frames, cutoff, shifts, name)
+
+
 def _require_labels(graphs: Sequence[FrameGraph], config: RunConfig) -> None:
     """Refuses a weight on a target that no training frame has."""
     settings, data = config.training, config.data
     wanted = (
-        ("energy", settings.energy_weight, "energy_weight", data.energy_key),
-        ("forces", settings.force_weight, "force_weight", data.forces_key),
-        ("virial", settings.stress_weight, "stress_weight", data.stress_key),
+        (settings.energy_weight, "energy_weight", data.energy_key),
+        (settings.force_weight, "force_weight", data.forces_key),
+        (settings.stress_weight, "stress_weight", data.virial_key or data.stress_key),
     )
-    for field, weight, setting, key in wanted:
-        if weight > 0 and not any(np.isfinite(getattr(g, field)).any() for g in graphs):
+    for place, (weight, setting, key) in enumerate(wanted):
+        if weight > 0 and not any(np.isfinite(found[place]).any() for found in labels_of(graphs)):
             raise DataError(
                 f"training.{setting} = {weight} but none of {len(graphs)} training frames has a label for it "
                 f"(key {key!r}): name the right key under [data], or set training.{setting} = 0"
             )
 
 
+def _require_parts(settings: TrainingConfig, batch_size: int) -> None:
+    """Refuses more parts than a batch has structures, and more devices than there are."""
+    if settings.parts > batch_size:
+        raise TrainingError(
+            f"a batch of {batch_size} structures cannot be split into training.accumulate = {settings.accumulate} "
+            f"times training.devices = {settings.devices} parts: give a larger training.batch_size"
+        )
+    if settings.devices > jax.device_count():
+        raise TrainingError(f"training.devices = {settings.devices}, but JAX sees {jax.device_count()}")
+
+
 def _require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Refuses to resume with other settings or data; names what differs."""
-    flat = [
-        {f"{s}.{k}": v for s, values in record["config"].items() for k, v in values.items()} for record in (old, new)
-    ]
+    # Settings that are younger than the run have the values that it was trained with.
+    configs = RunConfig.from_dict(old["config"]).to_dict(), new["config"]
+    flat = [{f"{s}.{k}": v for s, values in config.items() for k, v in values.items()} for config in configs]
     free = set(FREE_SETTINGS)
     if flat[1]["training.schedule"] != "cosine":
         free.add("training.epochs")

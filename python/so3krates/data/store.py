@@ -1,0 +1,175 @@
+"""Frames on disk as flat arrays, for data that do not fit in memory: neighbours are found when a frame is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from .batches import FrameGraph, frame_graph
+from .frames import DataError, Labels, with_labels
+from .neighbours import neighbour_table
+from .shifts import total_shift
+
+INDEX_FILE = "store.json"  # written last: a store without it is not whole
+FRAME = np.dtype(
+    [
+        ("start", np.int64),  # first atom
+        ("atoms", np.int32),
+        ("width", np.int32),  # of the neighbour table
+        ("energy", np.float64),  # eV, nothing removed
+        ("cell", np.float64, (3, 3)),  # A, zeros in open directions
+        ("virial", np.float64, (3, 3)),  # eV
+        ("volume", np.float64),  # A^3
+    ]
+)
+ATOM_ARRAYS = {"species": (np.uint8, 1), "positions": (np.float64, 3), "forces": (np.float64, 3)}
+
+
+class StoredFrames:
+    """Some or all frames of a store, in an order; their labels and structures stay on disk."""
+
+    def __init__(self, folder: str | Path, indices: np.ndarray | None = None) -> None:
+        """Opens what `store_frames` wrote. Raises DataError where there is no whole store."""
+        self.folder = Path(folder)
+        try:
+            self.record: dict[str, Any] = json.loads((self.folder / INDEX_FILE).read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.folder} holds no stored frames ({error})") from error
+        self._frames = np.memmap(self.folder / "frames.bin", FRAME, "r")
+        self._atoms = {
+            name: np.memmap(self.folder / f"{name}.bin", kind, "r").reshape(-1, columns)
+            for name, (kind, columns) in ATOM_ARRAYS.items()
+        }
+        self.indices = np.arange(len(self._frames)) if indices is None else np.asarray(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def subset(self, indices: np.ndarray) -> StoredFrames:
+        """Frames of this selection by their place in it."""
+        return StoredFrames(self.folder, self.indices[indices])
+
+    def field(self, name: str) -> np.ndarray:
+        """One column of FRAME."""
+        return self._frames[name][self.indices]
+
+    def composition(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Elements, atoms of each element in each frame (M, elements), and energies (M,) in eV."""
+        species = self._atoms["species"][:, 0]
+        starts = self._frames["start"]
+        counts = {int(z): np.add.reduceat(species == z, starts, dtype=np.int32) for z in np.unique(species)}
+        table = np.stack(list(counts.values()), axis=1)[self.indices]
+        used = table.any(axis=0)
+        elements = [chemical_symbols[z] for z, is_used in zip(counts, used, strict=True) if is_used]
+        return elements, table[:, used].astype(np.float64), self.field("energy")
+
+    def frame(self, place: int) -> tuple[np.void, dict[str, np.ndarray]]:
+        """Row of FRAME and the atoms' arrays of one frame."""
+        row = self._frames[self.indices[place]]
+        rows = slice(int(row["start"]), int(row["start"]) + int(row["atoms"]))
+        return row, {name: np.array(array[rows]) for name, array in self._atoms.items()}
+
+    def to_atoms(self, places: Iterable[int]) -> list[Atoms]:
+        """Frames as structures with their labels."""
+        found = []
+        for place in places:
+            row, arrays = self.frame(place)
+            atoms = Atoms(arrays["species"][:, 0], arrays["positions"], cell=row["cell"], pbc=row["cell"].any(axis=1))
+            stress = row["virial"] / row["volume"]
+            found.append(with_labels(atoms, Labels(float(row["energy"]), arrays["forces"], stress)))
+        return found
+
+    def graphs(self, cutoff: float, shifts: Mapping[str, float]) -> StoredGraphs:
+        """The frames for training. Raises DataError where the store was made for another cutoff."""
+        if cutoff != self.record["cutoff"]:
+            raise DataError(
+                f"{self.folder} was made for a cutoff of {self.record['cutoff']} A, not {cutoff} A: delete it"
+            )
+        return StoredGraphs(self, shifts)
+
+
+class StoredGraphs(Sequence[FrameGraph]):
+    """Graphs that are read and made when they are asked for; sizes and labels are known without that."""
+
+    def __init__(self, frames: StoredFrames, shifts: Mapping[str, float]) -> None:
+        self._frames, self._shifts = frames, shifts
+        self.sizes = frames.field("atoms")
+        self.widths = frames.field("width")
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, place: int) -> FrameGraph:
+        row, arrays = self._frames.frame(place)
+        species = arrays["species"][:, 0].astype(np.int32)
+        cell = np.array(row["cell"])
+        return FrameGraph(
+            species=species,
+            positions=arrays["positions"],
+            cell=cell,
+            table=neighbour_table(arrays["positions"], cell, cell.any(axis=1), self._frames.record["cutoff"]),
+            energy=float(row["energy"]) - total_shift(species, self._shifts),
+            forces=arrays["forces"],
+            virial=np.array(row["virial"]),
+            volume=float(row["volume"]),
+        )
+
+    def labels(self) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+        """Energy without shifts, forces and virial of each frame."""
+        for place in range(len(self)):
+            row, arrays = self._frames.frame(place)
+            shift = total_shift(arrays["species"][:, 0], self._shifts)
+            yield float(row["energy"]) - shift, arrays["forces"], np.array(row["virial"])
+
+    @property
+    def digest(self) -> str:
+        """Hash of the frames and of their order."""
+        return hashlib.sha256(self._frames.record["digest"].encode() + self._frames.indices.tobytes()).hexdigest()
+
+
+def store_frames(
+    folder: str | Path, frames: Iterable[Atoms], cutoff: float, source: Mapping[str, Any] | None = None
+) -> StoredFrames:
+    """Writes labelled frames, one after the other; `source` says where they come from.
+
+    A store of the same source and cutoff is opened instead. Raises DataError for frames that cannot be used.
+    """
+    folder = Path(folder)
+    source = dict(source or {})
+    index = folder / INDEX_FILE
+    if source and index.is_file():
+        stored = StoredFrames(folder)
+        if stored.record["source"] == source and stored.record["cutoff"] == cutoff:
+            return stored
+    folder.mkdir(parents=True, exist_ok=True)
+    index.unlink(missing_ok=True)
+    digest = hashlib.sha256()
+    files = {name: open(folder / f"{name}.bin", "wb") for name in ("frames", *ATOM_ARRAYS)}  # noqa: SIM115
+    start = count = 0
+    try:
+        for count, atoms in enumerate(frames, start=1):
+            graph = frame_graph(atoms, cutoff, dict.fromkeys(set(atoms.symbols), 0.0), f"frame {count - 1}")
+            n, width = len(atoms), graph.table.neighbours.shape[1]
+            row = np.array([(start, n, width, graph.energy, graph.cell, graph.virial, graph.volume)], FRAME)
+            written = {"frames": row, **{name: getattr(graph, name) for name in ATOM_ARRAYS}}
+            for name, array in written.items():
+                kind = FRAME if name == "frames" else ATOM_ARRAYS[name][0]
+                content = np.ascontiguousarray(array, kind).tobytes()
+                files[name].write(content)
+                digest.update(content)
+            start += n
+    finally:
+        for file in files.values():
+            file.close()
+    if count == 0:
+        raise DataError("no frame to store")
+    record = {"frames": count, "atoms": start, "cutoff": cutoff, "digest": digest.hexdigest(), "source": source}
+    index.write_text(json.dumps(record, indent=1) + "\n")
+    return StoredFrames(folder)

@@ -1,0 +1,133 @@
+"""The report on a data set: what it counts, and that it finds labels made wrong on purpose."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from so3krates.data import DataReport, LabelKeys, Labels, data_report, iter_frames, labels, with_labels
+
+SHARED = Path(__file__).parents[3] / "shared"
+SLOPE = 0.1  # of the ratio of energies to stresses, EMT without noise
+WORDS = {"net": "add up to zero", "zero": "exactly zero", "large": "above 50", "energy": "median deviations"}
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[Atoms]:
+    """Copper and copper-silver under strains of every kind, with EMT labels."""
+    rng = np.random.default_rng(2)
+    result = []
+    for n in range(16):
+        atoms = bulk("Cu", "fcc", a=3.6, cubic=True) * (1 + n % 2, 1, 1)
+        if n % 4 == 3:
+            atoms.numbers[0] = 47
+        strain = 0.008 * rng.normal(size=(3, 3))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain + strain.T), scale_atoms=True)
+        atoms.positions += rng.normal(0, 0.02, atoms.positions.shape)
+        atoms.calc = EMT()
+        values = Labels(atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress(voigt=False))
+        result.append(with_labels(atoms, values))
+    return result
+
+
+def changed(frames: list[Atoms], index: int, **values: object) -> list[Atoms]:
+    """The frames with other labels at an index."""
+    copy = list(frames)
+    copy[index] = with_labels(frames[index], labels(frames[index])._replace(**values))
+    return copy
+
+
+def test_sound_data_are_counted_and_pass(frames: list[Atoms]) -> None:
+    bare = frames[0].copy()
+    bare.rattle(0.05)
+    report = data_report([*frames, bare])
+    assert report.warnings == []
+    assert (report.frames, report.periodic, report.compositions) == (17, 17, 3)
+    assert report.atoms == (8 * 4 + 8 * 8 + 4, 4, 8)
+    assert report.elements == {"Cu": 96, "Ag": 4}
+    assert report.labelled == {"energy": 16, "forces": 16, "stress": 16}
+    every = np.concatenate([labels(a).forces.ravel() for a in frames])
+    assert report.ranges["force component"].std == pytest.approx(every.std())
+    sizes = np.concatenate([np.linalg.norm(labels(a).forces, axis=1) for a in frames])
+    assert report.ranges["force on an atom"][1:4] == pytest.approx((sizes.min(), sizes.max(), sizes.mean()))
+    shortest = {}
+    for n, atoms in enumerate([*frames, bare]):
+        big = atoms * (2, 3, 3)
+        distances = big.get_all_distances(mic=True) + 9 * np.eye(len(big))
+        for pair, mask in (("Cu-Cu", big.numbers == 29),):
+            shortest[pair] = min(shortest.get(pair, (9, 0)), (distances[np.ix_(mask, mask)].min(), n))
+    assert report.shortest["Cu-Cu"] == (pytest.approx(shortest["Cu-Cu"][0]), shortest["Cu-Cu"][1])
+    assert set(report.shortest) == {"Cu-Cu", "Cu-Ag", "Ag-Ag"}  # silver and its image
+    assert report.slope.ratio == pytest.approx(1, abs=SLOPE)
+    json.dumps(report.as_json(), allow_nan=False)
+
+
+def said(report: DataReport) -> str:
+    return " | ".join(report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("index", "kind"), [(3, "net"), (5, "zero"), (2, "large"), (7, "energy")], ids=["net", "zero", "large", "energy"]
+)
+def test_wrong_labels_of_a_frame_are_found(frames: list[Atoms], index: int, kind: str) -> None:
+    energy, forces, _ = labels(frames[index])
+    swing = np.zeros_like(forces)
+    swing[:2, 0] = 60, -60
+    values = {
+        "net": {"forces": forces + 0.05 * np.abs(forces).max() + 0.01},
+        "zero": {"forces": np.zeros_like(forces)},
+        "large": {"forces": forces + swing},
+        "energy": {"energy": energy + 100.0},
+    }[kind]
+    found = [warning for warning in data_report(changed(frames, index, **values)).warnings if WORDS[kind] in warning]
+    assert len(found) == 1
+    assert found[0].startswith(f"frame {index}: ")
+
+
+def test_duplicates_are_found_although_moved(frames: list[Atoms]) -> None:
+    moved = with_labels(frames[4], labels(frames[4]))
+    moved.positions += moved.cell.array.sum(axis=0) * 0.37
+    moved = with_labels(moved, labels(frames[4]))
+    other = with_labels(frames[5], labels(frames[5])._replace(energy=-1.0))
+    copied = frames[6].copy()
+    copied.rattle(0.01)
+    copied = with_labels(copied, labels(frames[6]))
+    report = data_report([*frames, moved, other, copied])
+    assert report.duplicates == [(16, 4), (17, 5)]
+    assert "frame 17: the structure of an earlier frame with other labels" in report.warnings
+    assert "frame 18: the energy and forces of another structure" in report.warnings
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"), [(-1, "stress_sign = -1"), (1602.2, "look at energy_unit and stress_unit")]
+)
+def test_the_sign_and_the_unit_of_stresses_are_checked(frames: list[Atoms], factor: float, words: str) -> None:
+    wrong = [with_labels(a, labels(a)._replace(stress=factor * labels(a).stress)) for a in frames]
+    assert words in said(data_report(wrong))
+    assert data_report(wrong[:2]).slope is None
+
+
+def test_overlapping_atoms_are_found(frames: list[Atoms]) -> None:
+    close = frames[0].copy()
+    close.positions[1] = close.positions[0] + [0, 0, 1.2]
+    report = data_report([*frames, close])
+    assert "frame 16: Cu-Cu pairs closer" in said(report)
+    assert report.shortest["Cu-Cu"] == (pytest.approx(1.2), 16)
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "gan_pbesol").is_dir(), reason="shared/data/gan_pbesol is not there")
+def test_public_data_are_sound() -> None:
+    gan = data_report(iter_frames(SHARED / "data" / "gan_pbesol" / "test8.extxyz"))
+    assert gan.warnings == []
+    keys = LabelKeys("REF_energy", "REF_forces", "REF_stress")
+    file = SHARED / "data" / "mlearn_si" / "train.extxyz"
+    silicon = data_report(iter_frames(file, keys))
+    assert silicon.slope.ratio == pytest.approx(1, abs=SLOPE)
+    wrong = data_report(iter_frames(file, dataclasses.replace(keys, stress_sign=-1)))
+    assert "stress_sign = -1" in said(wrong)

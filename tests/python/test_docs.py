@@ -1,0 +1,73 @@
+"""The page on training says what the code does: every key with its default, and the bounds of the checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import tomli_w
+from so3krates import checks
+from so3krates.data import report, units
+from so3krates.model.config import ModelConfig
+from so3krates.training import DataConfig, TrainingConfig
+
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Cells of the first table after a heading."""
+    lines = PAGE.split(f"{heading}\n", 1)[1].splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("|"))
+    end = next(n for n in range(start, len(lines)) if not lines[n].startswith("|"))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start + 2 : end]]
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"), [("data", DataConfig), ("training", TrainingConfig), ("model", ModelConfig)]
+)
+def test_every_key_is_there_with_its_default(section: str, settings: type) -> None:
+    documented = {cells[0]: cells[1] for cells in rows(f"### [{section}]")}
+    expected = {}
+    for field in dataclasses.fields(settings):
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        value = " ".join(tomli_w.dumps({"key": default}).split("=", 1)[1].split()) if default is not None else None
+        value = value.replace("[ ", "[").replace(", ]", "]") if value else value
+        expected[f"`{field.name}`"] = "absent" if value is None else f"`{value}`"
+    assert documented == expected
+
+
+def test_units_are_those_of_the_code() -> None:
+    cells = {row[0]: row[2] for row in rows("### [data]")}
+    named = [re.findall(r"[\w/]+", cells[f"`{key}`"].split(":")[-1]) for key in ("energy_unit", "length_unit")]
+    assert named == [list(units.ENERGY_UNITS), list(units.LENGTH_UNITS)]
+    assert cells["`stress_unit`"].startswith(", ".join(units.PRESSURE_UNITS))
+
+
+def test_bounds_are_those_of_the_code() -> None:
+    table = {row[0]: row[1:3] for row in rows("## Trust")}
+
+    def bounds(words: str) -> list[float]:
+        (found,) = (numbers for name, numbers in table.items() if words in name)
+        return [float(number) for number in found]
+
+    both = [checks.BOUNDS["float64"], checks.BOUNDS["float32"]]
+    for words, field in (
+        ("energy under rotation", "energy"),
+        ("forces under", "forces"),
+        ("forces in perfect", "forces"),
+        ("stress under", "stress"),
+        ("shear", "stress"),
+        ("finite differences", "derivative"),
+        ("around the cutoff", "cutoff"),
+    ):
+        assert bounds(words) == [getattr(b, field) for b in both]
+    assert bounds("squeezed") == [checks.LARGE_FORCE] * 2
+    assert bounds("drift") == [checks.DRIFT] * 2
+    assert bounds("test error") == [checks.TEST_RATIO] * 2
+    assert f"{checks.STEPS} steps" in PAGE
+    assert f"above {report.LARGE_FORCE:g} eV" in PAGE
+    assert f"further than {report.OUTLIER:g} median" in PAGE
+    assert f"below {report.SHORT_DISTANCE:g} of" in PAGE
+    assert f"above {100 * report.NET_FORCE[0]:g} % of the rms force and {1000 * report.NET_FORCE[1]:g} meV" in PAGE
