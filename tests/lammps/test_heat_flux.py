@@ -21,7 +21,7 @@ from so3krates_export.bundle import read_bundle, write_bundle
 
 VIRIAL = 1e-9  # of the largest component
 POTENTIAL = 1e-9  # of the flux' potential part
-CONVECTIVE = 1e-6  # of its size: LAMMPS' and ASE's units of kinetic energy differ by 6e-8
+CONVECTIVE = 1e-7  # of its size: LAMMPS and ASE round the unit of mass differently
 ASYMMETRY = 0.1  # eV: xy and yx must differ by more to tell them apart
 FLUX_SIGNAL = 1.0  # eV A/ps
 SAME = 1e-9  # eV/A and A, after STEPS steps with and without virials
