@@ -49,13 +49,14 @@ def model(layers: int):
 def runtime_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Runtime]:
     """Float64 evaluators by layers, body and shifts."""
     folder = tmp_path_factory.mktemp("flux")
+    cache = tmp_path_factory.getbasetemp().parent / "lammps_program_cache"  # of all workers and of the LAMMPS tests
 
     @functools.cache
     def runtime(layers: int, body: str = "fused", shifts: bool = True) -> Runtime:
         bundle = folder / f"{body}-{layers}.so3k"
         if not bundle.exists():
             write_bundle_of(model(layers), body, folder)
-        return Runtime(bundle, threads=1, cache=str(folder / "cache"), shifts=shifts)
+        return Runtime(bundle, threads=1, cache=str(cache), shifts=shifts)
 
     return runtime
 
