@@ -488,6 +488,8 @@ const Results& Evaluator::Implementation::evaluate(const double* positions, Halo
   results_.atom_energies = atom_energies_.data();
   results_.forces = forces_.data();
   if (with_virials) results_.atom_virials = atom_virials_.data();
+  ++report_.evaluations;
+  if (with_virials) ++report_.virial_evaluations;
   return results_;
 }
 

@@ -47,6 +47,7 @@ class Runtime:
         plugin: str = "",
         cache: str = "",
         skin: float = 0.5,
+        shifts: bool = True,
     ) -> None:
         """
         Args:
@@ -56,13 +57,16 @@ class Runtime:
             plugin: path of the PJRT plugin; empty: the installed one.
             cache: folder of compiled programs; empty: the user's cache folder; "off": none.
             skin: reach of the neighbour lists beyond the cutoff, A.
+            shifts: whether energies hold the bundle's energy shifts.
 
         Raises:
             so3krates._harness.Error: the bundle or the device cannot be used; the message says why.
         """
         if skin < 0:
             raise ValueError(f"skin is {skin} A, but must not be negative")
-        self._evaluator = Evaluator(str(bundle), device=device, threads=threads, plugin=plugin, cache=cache)
+        self._evaluator = Evaluator(
+            str(bundle), device=device, threads=threads, plugin=plugin, cache=cache, shifts=shifts
+        )
         self._skin = skin
         self._lists: _Lists | None = None
         bundle_read = self._evaluator.bundle
@@ -74,12 +78,14 @@ class Runtime:
         """Device, capacities, memory and compile times of the evaluator."""
         return self._evaluator.report()
 
-    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms, with_virials: bool = False) -> dict[str, Any]:
         """Energy and its derivatives.
 
         Returns:
             energy (eV), energies (atoms,) eV, forces (atoms, 3) eV/A, virial (3, 3) eV, which is -dE/d(strain), and,
             where the cell has a volume, stress (3, 3) eV/A^3 = dE/d(strain) / volume. Virial and stress are symmetric.
+            with_virials adds, at about twice the cost, atom_virials W (atoms, 3, 3) eV, not symmetric:
+            W_j[a, b] = sum_i (r_i - r_j)_a dU_i/dr_j,b over all atoms and images i. Their sum is the virial.
 
         Raises:
             ValueError: the structure has an element that the bundle does not know.
@@ -89,7 +95,7 @@ class Runtime:
             self._lists = None
             self._lists = self._build_lists(atoms)
         images = atoms.positions[self._lists.image_rows] + self._lists.image_shifts @ atoms.cell.array
-        found = self._evaluator.evaluate(np.concatenate([atoms.positions, images]))
+        found = self._evaluator.evaluate(np.concatenate([atoms.positions, images]), with_virials=with_virials)
         gradient = 0.5 * (found["strain_gradient"] + found["strain_gradient"].T)
         results = {
             "energy": found["energy"],
@@ -97,6 +103,8 @@ class Runtime:
             "forces": found["forces"],
             "virial": -gradient,
         }
+        if with_virials:
+            results["atom_virials"] = found["atom_virials"]
         if atoms.cell.rank == 3:
             results["stress"] = gradient / atoms.get_volume()
         return results
