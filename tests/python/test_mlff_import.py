@@ -36,9 +36,9 @@ PRINTED = 0.5e-8  # half of the last digit of positions (A) and forces (eV/A) in
 ENERGY_TOLERANCE_EXACT_FACTORS = 3e-6
 FORCE_TOLERANCE_EXACT_FACTORS = 3e-7
 # With tables in place of the radial filter networks.
-TABLES_ENERGY_TOLERANCE = 1e-6  # eV per atom
+TABLES_ENERGY_TOLERANCE = 1e-7  # eV per atom
 TABLES_FORCE_TOLERANCE = 2e-5  # eV/A
-TABLES_STRESS_TOLERANCE = 1e-6  # eV/A^3
+TABLES_STRESS_TOLERANCE = 5e-7  # eV/A^3
 FLOAT32_FORCE_TOLERANCE = 2e-5  # of the largest force
 SMALLEST_SIGNAL = 0.01  # energies in eV, forces in eV/A, stresses in eV/A^3 of the references are larger
 
