@@ -28,25 +28,25 @@ def small_model_folder() -> Path:
     return SMALL_MODEL
 
 
-def _bundle(folder: Path, precision: str) -> Path:
+def _bundle(folder: Path, precision: str, body: str) -> Path:
     from so3krates.storage import Model
     from so3krates_export.export import export_model
 
     path = folder / f"gan-{precision}.so3k"
-    export_model(Model.load(SMALL_MODEL), path, precision=precision)
+    export_model(Model.load(SMALL_MODEL), path, precision=precision, body=body)
     return path
 
 
 @pytest.fixture(scope="session")
 def gan_bundle32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small potential as a float32 bundle."""
-    return _bundle(tmp_path_factory.mktemp("bundle32"), "float32")
+    """The small potential as a float32 bundle as users export it."""
+    return _bundle(tmp_path_factory.mktemp("bundle32"), "float32", "auto")
 
 
-@pytest.fixture(scope="session")
-def gan_bundle64(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small potential as a float64 bundle."""
-    return _bundle(tmp_path_factory.mktemp("bundle64"), "float64")
+@pytest.fixture(scope="session", params=["fused", "xla"])
+def gan_bundle64(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small potential as a float64 bundle, with either body."""
+    return _bundle(tmp_path_factory.mktemp("bundle64"), "float64", request.param)
 
 
 @pytest.fixture

@@ -17,9 +17,11 @@ struct Batch {
   alignas(64) Real vector[3][kBatch];  // r_other - r_centre, A
   alignas(64) Real unit[3][kBatch];
   alignas(64) Real inverse_distance[kBatch];
-  alignas(64) Real cutoff[kBatch], cutoff_slope[kBatch];        // phi and its derivative
-  alignas(64) Real spline[4][kBatch], spline_slope[4][kBatch];  // weights of four nodes and their derivatives
-  int node[kBatch];                                             // the first of them
+  alignas(64) Real cutoff[kBatch], cutoff_slope[kBatch];  // phi and its derivative
+  // Weights of four coefficients; weights of their three differences, which give the derivative: a sum that is nearly
+  // zero would lose the digits of the coefficients themselves.
+  alignas(64) Real spline[4][kBatch], spline_slope[3][kBatch];
+  int node[kBatch];  // the first of them
   alignas(64) Real harmonics[kBatch][kMostOrders];
 };
 
@@ -101,9 +103,10 @@ SO3KRATES_INLINE void cutoff_function(const Layout& layout, V d, V& value, V& sl
   slope = x < Real(1) ? slope : zero;
 }
 
-// Weights of four B-spline coefficients, uniform in exp(-d): constant below the first distance of the table.
+// Weights of four B-spline coefficients, and of their differences in the derivative, uniform in exp(-d): constant below
+// the first distance of the table.
 template <typename V>
-SO3KRATES_INLINE void spline_weights(const Layout& layout, V d, V weights[4], V slopes[4], int* node) {
+SO3KRATES_INLINE void spline_weights(const Layout& layout, V d, V weights[4], V slopes[3], int* node) {
   using Real = ElementOf<V>;
   const V decay = exponential(-d);
   const V t = (decay - static_cast<Real>(layout.spline_start)) * static_cast<Real>(1.0 / layout.spline_step);
@@ -124,10 +127,9 @@ SO3KRATES_INLINE void spline_weights(const Layout& layout, V d, V weights[4], V 
   V rate = decay * static_cast<Real>(-1.0 / layout.spline_step);
   rate = t < last ? rate : zero;
   rate = t > zero ? rate : zero;
-  slopes[0] = g * g * Real(-0.5) * rate;
-  slopes[1] = f * (Real(1.5) * f - Real(2)) * rate;
-  slopes[2] = g * (Real(2) - Real(1.5) * g) * rate;
-  slopes[3] = f * f * Real(0.5) * rate;
+  slopes[0] = g * g * Real(0.5) * rate;
+  slopes[1] = (Real(0.5) + f * g) * rate;
+  slopes[2] = f * f * Real(0.5) * rate;
 }
 
 // A value and its derivatives with respect to three variables: one source for the harmonics and their adjoint.
@@ -206,15 +208,13 @@ void fill_geometry(const Layout& layout, Batch<Real>& batch) {
     const V inverse = Real(1) / d;
     store<V>(batch.inverse_distance + e, inverse);
     for (int a = 0; a < 3; ++a) store<V>(batch.unit[a] + e, u[a] = r[a] * inverse);
-    V value, slope, weights[4], slopes[4];
+    V value, slope, weights[4], slopes[3];
     cutoff_function<V>(layout, d, value, slope);
     store<V>(batch.cutoff + e, value);
     store<V>(batch.cutoff_slope + e, slope);
     spline_weights<V>(layout, d, weights, slopes, batch.node + e);
-    for (int k = 0; k < 4; ++k) {
-      store<V>(batch.spline[k] + e, weights[k]);
-      store<V>(batch.spline_slope[k] + e, slopes[k]);
-    }
+    for (int k = 0; k < 4; ++k) store<V>(batch.spline[k] + e, weights[k]);
+    for (int k = 0; k < 3; ++k) store<V>(batch.spline_slope[k] + e, slopes[k]);
     int first = 0;
     for (int l = 0; l < layout.degrees; ++l) {
       harmonics_of_degree(layout.degree[l], u[0], u[1], u[2], Real(), [&](int m, V y) {

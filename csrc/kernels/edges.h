@@ -114,19 +114,24 @@ void degree_filters(const Layout& layout, const Degrees<Real>& degrees, const Fi
 template <typename Real>
 struct Spline {
   using V = Vector<Real>;
-  V weight[4];
+  V weight[4], slope_weight[3];
   const Real* coefficients[4];
 
-  SO3KRATES_INLINE Spline(const Layout& layout, const Real* table, const Real (*weights)[kBatch],
-                          const Batch<Real>& batch, int e) {
+  SO3KRATES_INLINE Spline(const Layout& layout, const Real* table, const Batch<Real>& batch, int e) {
     for (int k = 0; k < 4; ++k) {
-      weight[k] = splat<V>(weights[k][e]);
+      weight[k] = splat<V>(batch.spline[k][e]);
       coefficients[k] = table + static_cast<std::size_t>(batch.node[e] + k) * layout.filter_stride;
     }
+    for (int k = 0; k < 3; ++k) slope_weight[k] = splat<V>(batch.spline_slope[k][e]);
   }
   SO3KRATES_INLINE V at(int f) const {
     return (weight[0] * load<V>(coefficients[0] + f) + weight[1] * load<V>(coefficients[1] + f)) +
            (weight[2] * load<V>(coefficients[2] + f) + weight[3] * load<V>(coefficients[3] + f));
+  }
+  SO3KRATES_INLINE V slope_at(int f) const {
+    const V c[4] = {load<V>(coefficients[0] + f), load<V>(coefficients[1] + f), load<V>(coefficients[2] + f),
+                    load<V>(coefficients[3] + f)};
+    return slope_weight[0] * (c[1] - c[0]) + slope_weight[1] * (c[2] - c[1]) + slope_weight[2] * (c[3] - c[2]);
   }
 };
 
@@ -153,7 +158,7 @@ SO3KRATES_INLINE void add_messages(const Layout& layout, const Degrees<Real>& de
   const Ends<const Real> at_i(layout, rows + i * layout.row_stride), at_j(layout, rows + j * layout.row_stride);
   Real *x_i = x + i * layout.feature_stride, *x_j = x + j * layout.feature_stride;
   Real *chi_i = chi + i * layout.order_stride, *chi_j = chi + j * layout.order_stride;
-  const Spline<Real> spline(layout, table, batch.spline, batch, e);
+  const Spline<Real> spline(layout, table, batch, e);
   const Real phi = batch.cutoff[e];
   const int width = layout.feature_width, block = layout.block_stride, geometric = layout.feature_stride;
 
@@ -241,7 +246,7 @@ SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<R
   // Strides between channels.
   const int of_filter = kBatch * layout.filter_stride, of_row = layout.row_stride, of_lambda = layout.message_stride;
   const int width = layout.feature_width, block = layout.block_stride, geometric = layout.feature_stride;
-  const Spline<Real> spline(layout, table, batch.spline, batch, e), slope(layout, table, batch.spline_slope, batch, e);
+  const Spline<Real> spline(layout, table, batch, e);
   const Real phi = batch.cutoff[e];
   const Real r[3] = {batch.vector[0][e], batch.vector[1][e], batch.vector[2][e]};
   const Real minus_r[3] = {-r[0], -r[1], -r[2]};
@@ -249,7 +254,7 @@ SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<R
   // Feature attention: coefficients, their derivatives with respect to the distance, and their adjoints.
   V a_ij{}, a_ji{}, da_ij{}, da_ji{}, p_ij[channels] = {}, p_ji[channels] = {};
   for (int f = 0; f < width; f += lanes) {
-    const V w = load<V>(filter + f) + spline.at(f), w_slope = slope.at(f);
+    const V w = load<V>(filter + f) + spline.at(f), w_slope = spline.slope_at(f);
     store<V>(filter + f, w);
     const V ij = load<V>(at_i.query + f) * load<V>(at_j.key + f), ji = load<V>(at_j.query + f) * load<V>(at_i.key + f);
     a_ij += w * ij;
@@ -312,7 +317,7 @@ SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<R
   for (int l = 0, start = 0; l < layout.degrees; ++l, start += block) {
     V ij{}, ji{}, dij{}, dji{};
     for (int f = start; f < start + block; f += lanes) {
-      const V w = load<V>(filter + geometric + f) + spline.at(geometric + f), w_slope = slope.at(geometric + f);
+      const V w = load<V>(filter + geometric + f) + spline.at(geometric + f), w_slope = spline.slope_at(geometric + f);
       store<V>(filter + geometric + f, w);
       const V product_ij = load<V>(at_i.geometric_query + f) * load<V>(at_j.geometric_key + f);
       const V product_ji = load<V>(at_j.geometric_query + f) * load<V>(at_i.geometric_key + f);

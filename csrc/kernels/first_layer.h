@@ -16,15 +16,34 @@ struct FirstCoefficients {
 };
 
 template <typename Real>
+SO3KRATES_INLINE const Real* first_table(const Layout& layout, const Real* table, int species_i, int species_j,
+                                         int node) {
+  return table +
+         ((static_cast<std::size_t>(species_i) * layout.elements + species_j) * layout.nodes + node) * 2 * kQuad;
+}
+
+template <typename Real>
 SO3KRATES_INLINE FirstCoefficients<Real> first_coefficients(const Layout& layout, const Real* table, int species_i,
-                                                            int species_j, int node, const Real (*weights)[kBatch],
-                                                            int e) {
-  const Real* c =
-      table + ((static_cast<std::size_t>(species_i) * layout.elements + species_j) * layout.nodes + node) * 2 * kQuad;
+                                                            int species_j, const Batch<Real>& batch, int e) {
+  const Real* c = first_table(layout, table, species_i, species_j, batch.node[e]);
   FirstCoefficients<Real> result{};
-  for (int k = 0; k < 4; ++k) {
-    result.heads += load<Quad<Real>>(c + k * 2 * kQuad) * weights[k][e];
-    result.degrees += load<Quad<Real>>(c + k * 2 * kQuad + kQuad) * weights[k][e];
+  for (int k = 0; k < 4; ++k, c += 2 * kQuad) {
+    result.heads += load<Quad<Real>>(c) * batch.spline[k][e];
+    result.degrees += load<Quad<Real>>(c + kQuad) * batch.spline[k][e];
+  }
+  return result;
+}
+
+// Their derivatives with respect to the distance.
+template <typename Real>
+SO3KRATES_INLINE FirstCoefficients<Real> first_slopes(const Layout& layout, const Real* table, int species_i,
+                                                      int species_j, const Batch<Real>& batch, int e) {
+  using Q = Quad<Real>;
+  const Real* c = first_table(layout, table, species_i, species_j, batch.node[e]);
+  FirstCoefficients<Real> result{};
+  for (int k = 0; k < 3; ++k, c += 2 * kQuad) {
+    result.heads += (load<Q>(c + 2 * kQuad) - load<Q>(c)) * batch.spline_slope[k][e];
+    result.degrees += (load<Q>(c + 3 * kQuad) - load<Q>(c + kQuad)) * batch.spline_slope[k][e];
   }
   return result;
 }
@@ -48,7 +67,7 @@ void first_messages(const Layout& layout, const FirstLayerWeights<Real>& weights
       const Real phi = batch.cutoff[e];
       const auto add = [&](std::size_t to, std::size_t from, Q parity) {
         const FirstCoefficients<Real> c =
-            first_coefficients(layout, weights.table, species[to], species[from], batch.node[e], batch.spline, e);
+            first_coefficients(layout, weights.table, species[to], species[from], batch, e);
         add_to<Q>(coefficients + to * stride + species[from] * kQuad, c.heads * phi);
         const Q beta = c.degrees * phi * parity;
         for (int m = 0; m < layout.order_stride; m += kLanes<Real>)
@@ -111,12 +130,10 @@ void first_messages_adjoint(const Layout& layout, const FirstLayerWeights<Real>&
       const std::size_t i = batch.centre[e], j = batch.other[e];
       const Real phi = batch.cutoff[e];
       const Real r[3] = {batch.vector[0][e], batch.vector[1][e], batch.vector[2][e]};
-      const auto coefficients = [&](std::size_t to, std::size_t from, const Real(*w)[kBatch]) {
-        return first_coefficients(layout, weights.table, species[to], species[from], batch.node[e], w, e);
-      };
-      const FirstCoefficients<Real> ij = coefficients(i, j, batch.spline), ji = coefficients(j, i, batch.spline);
-      const FirstCoefficients<Real> slope_ij = coefficients(i, j, batch.spline_slope),
-                                    slope_ji = coefficients(j, i, batch.spline_slope);
+      const auto ij = first_coefficients(layout, weights.table, species[i], species[j], batch, e),
+                 ji = first_coefficients(layout, weights.table, species[j], species[i], batch, e),
+                 slope_ij = first_slopes(layout, weights.table, species[i], species[j], batch, e),
+                 slope_ji = first_slopes(layout, weights.table, species[j], species[i], batch, e);
       const Real* from_i = sums_adjoint + i * channels * layout.message_stride + layout.feature_stride;
       const Real* from_j = sums_adjoint + j * channels * layout.message_stride + layout.feature_stride;
       Q heads_ij[channels], heads_ji[channels], degrees_ij[channels], degrees_ji[channels];

@@ -5,24 +5,45 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ase.data import atomic_numbers
+from so3krates.model.config import ModelConfig
+from so3krates.model.network import Params
+from so3krates.model.reductions import is_tabulated, tabulated_config
 from so3krates.storage import Model
 
 from .bundle import write_bundle
-from .fused import build_fused_plan, fused_weights
+from .fused import FusedError, build_fused_plan, check_fused, fused_weights
 from .ladder import Rung, default_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
 from .plan import VIRIAL_CHANNELS, Array, Call, Plan, build_plan, weight_arrays
-from .tables import TOLERANCE, choose_tables
+from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
 
 PRECISIONS = ("float32", "float64")
 PLATFORMS = ("cpu", "cuda")
-BODIES = ("xla", "fused")
+BODIES = ("auto", "fused", "xla")
+TABLES = ("auto", "off")
 SCHEDULES = {"forces": 1, "virials": VIRIAL_CHANNELS}  # channels of the adjoint
+
+
+class Choice(NamedTuple):
+    """What `export_model` chose."""
+
+    body: str  # "fused" or "xla"
+    reason: str | None  # why "auto" did not take "fused"
+    tables: dict[str, float | int] | None  # as in the manifest
+    config: ModelConfig
+    params: Params
+
+    def describe(self) -> str:
+        """One line to print."""
+        words = f"Body {self.body}" if self.reason is None else f"Body {self.body}, because {self.reason}"
+        if self.tables is None:
+            return words
+        return f"{words}; tables of {self.tables['nodes']} nodes change forces by {self.tables['force_error']:.1e} eV/A"
 
 
 def export_model(
@@ -31,31 +52,33 @@ def export_model(
     precision: str = "float32",
     platform: str = "cpu",
     ladder: list[Rung] | None = None,
-    body: str = "xla",
-    tables: float | None = None,
-) -> None:
+    body: str = "auto",
+    tables: float | str = "auto",
+) -> Choice:
     """Writes `model` as a bundle (docs/bundle.md) whose network computes in `precision`.
 
-    body: "xla", programs for any device, or "fused", calls of the CPU kernels. tables: largest change of a force (eV/A)
-    for which radial filter networks may become tables; None: none in "xla", `tables.TOLERANCE` in "fused", which needs
-    them.
-    Raises ValueError for an unknown precision, platform or body, FusedError for a network that the kernels do not
-    compute, TableError where no table is fine enough.
+    body: "xla", programs for any device; "fused", calls of the CPU kernels; "auto", "fused" where the kernels compute
+    the network and the platform is "cpu".
+    tables: largest change of a force (eV/A) by tables in place of the radial filter networks; "auto", `TOLERANCE` in
+    "fused", which needs them, and none in "xla", which they slow down; "off", none.
+    Raises ValueError for an unknown option, FusedError for body "fused" where the kernels do not compute the network,
+    TableError where no table is fine enough.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision = {precision!r}: known are {', '.join(PRECISIONS)}")
-    if platform not in PLATFORMS:
-        raise ValueError(f"platform = {platform!r}: known are {', '.join(PLATFORMS)}")
-    if body not in BODIES:
-        raise ValueError(f"body = {body!r}: known are {', '.join(BODIES)}")
+    for name, value, known in (
+        ("precision", precision, PRECISIONS),
+        ("platform", platform, PLATFORMS),
+        ("body", body, BODIES),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} = {value!r}: known are {', '.join(known)}")
+    if not (tables in TABLES if isinstance(tables, str) else tables > 0):
+        raise ValueError(f"tables = {tables!r}: give {', '.join(TABLES)} or the allowed change of a force in eV/A")
     if body == "fused" and platform != "cpu":
         raise ValueError(f"body = 'fused' is for the platform 'cpu', not {platform!r}: take body 'xla'")
     ladder = default_ladder() if ladder is None else ladder
     numbers = [atomic_numbers[element] for element in model.elements]
-    config, params, record = model.config, model.params, None
-    if tables is not None or body == "fused":
-        found = choose_tables(config, params, model.elements, TOLERANCE if tables is None else tables)
-        config, params, record = found.config, found.params, found.describe()
+    choice = _choose(model, platform, body, tables)
+    body, record, config, params = choice.body, choice.tables, choice.config, choice.params
     # Positions are float64 whatever the network's precision.
     with jax.enable_x64(True):
         weights = fused_weights(config, params, numbers) if body == "fused" else weight_arrays(params, numbers)
@@ -90,6 +113,38 @@ def export_model(
         "schedules": {schedule: _steps(plan) for schedule, plan in plans.items()},
     }
     write_bundle(path, manifest, weights | tensors)
+    return choice
+
+
+def _choose(model: Model, platform: str, body: str, tables: float | str) -> Choice:
+    """The body, and the network with tables where they are wanted."""
+    config, params = model.config, model.params
+    if body == "auto":
+        reason = f"the fused kernels are for the platform 'cpu', not {platform!r}"
+        if platform == "cpu":
+            try:
+                return _choose(model, platform, "fused", tables)
+            except FusedError as error:
+                reason = _reason(error)
+            except TableError as error:
+                if tables != "auto":
+                    raise
+                reason = _reason(error)
+        return _choose(model, platform, "xla", tables)._replace(reason=reason)
+    tolerance = TOLERANCE if tables == "auto" and body == "fused" else tables
+    if isinstance(tolerance, str) or is_tabulated(config):
+        if body == "fused":
+            check_fused(config)
+        return Choice(body, None, None, config, params)
+    if body == "fused":
+        check_fused(tabulated_config(config, GRIDS[0], START))
+    found = choose_tables(config, params, model.elements, tolerance)
+    return Choice(body, None, found.describe(), found.config, found.params)
+
+
+def _reason(error: ValueError) -> str:
+    """What an error says before its advice."""
+    return str(error).rpartition(": ")[0]
 
 
 def _lower(

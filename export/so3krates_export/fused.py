@@ -13,7 +13,7 @@ from so3krates.model.config import CUTOFF_FUNCTIONS, ModelConfig
 from so3krates.model.harmonics import invariants
 from so3krates.model.network import Params
 from so3krates.model.radial_basis import spline_range
-from so3krates.model.reductions import FILTERS, collapsed_first_layer
+from so3krates.model.reductions import FILTERS, collapsed_first_layer, is_tabulated
 
 from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name
 
@@ -83,9 +83,9 @@ def widths(config: ModelConfig) -> Widths:
 def check_fused(config: ModelConfig) -> None:
     """Raises FusedError for a network that the kernels do not compute; its radial filters must be tabulated."""
 
-    def require(condition: bool, what: str) -> None:
+    def require(condition: bool, what: str, advice: str = "body 'xla'") -> None:
         if not condition:
-            raise FusedError(f"the fused kernels do not compute {what}: export with body 'xla'")
+            raise FusedError(f"the fused kernels do not compute {what}: export with {advice}")
 
     require(config.heads <= QUAD, f"heads = {config.heads} (at most {QUAD})")
     require(not config.layer_normalization, "layer_normalization")
@@ -95,8 +95,7 @@ def check_fused(config: ModelConfig) -> None:
         f"spherical_filter_features = {config.spherical_filter_features} (one hidden layer)",
     )
     require(len(config.readout_features) == 1, f"readout_features = {config.readout_features} (one hidden layer)")
-    tabulated = config.radial_basis == "spline" and len(config.radial_filter_features) == 1
-    require(tabulated, "radial filter networks without tables")
+    require(is_tabulated(config), "radial filter networks without tables", "tables 'auto' or body 'xla'")
 
 
 def fused_weights(config: ModelConfig, params: Params, atomic_numbers: list[int]) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from jaxlib.mlir.dialects import stablehlo
+from jaxlib.mlir.passmanager import PassManager
 
 STABLEHLO_VERSION = "1.13.7"  # of the oldest runtime: the CPU plugin's XLA
 
@@ -26,7 +27,12 @@ def lower_text(
     with jax.default_matmul_precision("highest"), warnings.catch_warnings():
         warnings.filterwarnings("error", message="Some donated buffers were not usable")
         lowered = jitted.trace(*arguments).lower(lowering_platforms=(platform,))
-    return str(lowered.compiler_ir("stablehlo"))
+    module = lowered.compiler_ir("stablehlo")
+    # Operations of jax's own that a portable artifact cannot hold, such as the square in a layer normalisation.
+    stablehlo.register_stablehlo_passes()
+    with module.context:
+        PassManager.parse("builtin.module(func.func(chlo-legalize-to-stablehlo))").run(module.operation)
+    return str(module)
 
 
 def serialise(text: str, version: str = STABLEHLO_VERSION) -> bytes:

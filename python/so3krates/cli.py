@@ -168,10 +168,16 @@ def export(
     output: Output = Path("potential.so3k"),
     precision: Annotated[str, typer.Option(help="Arithmetic of the network: float32 or float64.")] = "float32",
     platform: Annotated[str, typer.Option(help="Where it will run: cpu or cuda.")] = "cpu",
-    body: Annotated[str, typer.Option(help="xla: runs everywhere; fused: CPU kernels, faster.")] = "xla",
+    body: Annotated[
+        str, typer.Option(help="fused: CPU kernels, faster; xla: any network and device; auto: fused where it can.")
+    ] = "auto",
     tables: Annotated[
-        float | None, typer.Option(help="Largest change of a force by tables of the radial filters, eV/A.")
-    ] = None,
+        str,
+        typer.Option(
+            metavar="auto|off|TOLERANCE",
+            help="Radial filters as tables: largest change of a force in eV/A; auto: 2e-5 for fused, off for xla.",
+        ),
+    ] = "auto",
 ) -> None:
     """Write a model as the one file that LAMMPS runs."""
     from so3krates_export.export import export_model
@@ -179,9 +185,9 @@ def export(
     from so3krates.storage import Model
 
     loaded = Model.load(model)
-    export_model(loaded, output, precision=precision, platform=platform, body=body, tables=tables)
+    choice = export_model(loaded, output, precision, platform, body=body, tables=_number_or_word(tables))
     _console().print(
-        f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}, body {body}). In a deck:\n"
+        f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}).\n{choice.describe()}.\nIn a deck:\n"
         f"  pair_style so3krates\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",
         highlight=False,
         soft_wrap=True,
@@ -337,7 +343,7 @@ def kappa(
         timestep=timestep,
     )
     sets = parse_average(average)
-    columns = Columns(_words(flux), _words(subtract), _number_or_name(temperature), _number_or_name(volume), timestep)
+    columns = Columns(_words(flux), _words(subtract), _number_or_word(temperature), _number_or_word(volume), timestep)
     console = _console()
     with progress_display(console) as report:
         trajectories = [trajectory.discard(discard) for trajectory in read_trajectories(logs, columns, report)]
@@ -451,7 +457,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
 
 
-def _number_or_name(text: str | None) -> float | str | None:
+def _number_or_word(text: str | None) -> float | str | None:
     try:
         return None if text is None else float(text)
     except ValueError:

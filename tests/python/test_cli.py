@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -121,6 +122,7 @@ def test_export_and_info(model_folder: Path, tmp_path: Path) -> None:
     code, output, error = run("export", model_folder, "-o", bundle)
     assert code == 0, error
     assert f'pair_coeff * * "{bundle}" Ga N' in output
+    assert re.search(r"Body fused; tables of \d+ nodes change forces by \S+ eV/A", " ".join(output.split()))
     code, output, error = run("info", bundle)
     assert code == 0, error
     for expected in ("so3krates-bundle", "float32", "Ga (energy shift -2.500000", "model.features", "training.note"):
@@ -154,6 +156,11 @@ def test_import(tmp_path: Path) -> None:
         (("evaluate", "absent", "{data}"), "absent: no such model folder or bundle"),
         (("export", "absent"), "absent is not a model folder"),
         (("export", "{model}", "--precision", "float16", "-o", "{out}"), "float16"),
+        (("export", "{model}", "--body", "fast", "-o", "{out}"), "body = 'fast': known are auto, fused, xla"),
+        (("export", "{model}", "--tables", "fine", "-o", "{out}"), "tables = 'fine': give auto, off or"),
+        (("export", "{model}", "--tables", "-1", "-o", "{out}"), "tables = -1.0: give auto, off or"),
+        (("export", "{model}", "--body", "fused", "--tables", "off", "-o", "{out}"), "export with tables 'auto'"),
+        (("export", "{model}", "--body", "fused", "--platform", "cuda", "-o", "{out}"), "take body 'xla'"),
         (("export", "{model}", "-o", "/proc/none/gan.so3k"), "gan.so3k"),
         (("info", "{data}"), "data.extxyz: "),
         (("info", "absent.so3k"), "absent.so3k"),

@@ -228,7 +228,7 @@ def test_networks_that_the_kernels_do_not_compute_are_refused():
     config, params = network("two heads")
     with pytest.raises(FusedError, match=r"do not compute layer_normalization: export with body 'xla'"):
         build_fused_plan(ModelConfig(**{**config.to_dict(), "layer_normalization": True}), "float32", 2)
-    with pytest.raises(FusedError, match="without tables"):
+    with pytest.raises(FusedError, match="without tables: export with tables 'auto' or body 'xla'"):
         fused_weights(CONFIGS["two heads"], params, NUMBERS)
 
 

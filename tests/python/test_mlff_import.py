@@ -18,7 +18,9 @@ from ase.build import bulk
 from so3krates.data import BatchShape, collate, frame_graphs
 from so3krates.model.config import ConfigError
 from so3krates.model.potential import Prediction, predict
+from so3krates.runtime import Runtime
 from so3krates.storage import Model, flat_params
+from so3krates_export.export import export_model
 from so3krates_export.mlff import MlffError, config_from_hyperparameters, import_mlff, trained_elements
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
@@ -33,6 +35,10 @@ PRINTED = 0.5e-8  # half of the last digit of positions (A) and forces (eV/A) in
 # Without them: the rounding is worth about 1e-7 eV in a sum over 100 atoms and layers.
 ENERGY_TOLERANCE_EXACT_FACTORS = 3e-6
 FORCE_TOLERANCE_EXACT_FACTORS = 3e-7
+# With tables in place of the radial filter networks.
+TABLES_ENERGY_TOLERANCE = 1e-7  # eV per atom
+TABLES_FORCE_TOLERANCE = 2e-5  # eV/A
+TABLES_STRESS_TOLERANCE = 5e-7  # eV/A^3
 FLOAT32_FORCE_TOLERANCE = 2e-5  # of the largest force
 SMALLEST_SIGNAL = 0.01  # energies in eV, forces in eV/A, stresses in eV/A^3 of the references are larger
 
@@ -162,6 +168,32 @@ def test_parity_with_the_original_in_float64(gan: Model, gan_frames, record_prop
     assert worst[0] < ENERGY_TOLERANCE
     assert worst[1] < FORCE_TOLERANCE
     assert worst[2] < STRESS_TOLERANCE
+
+
+@needs_reference
+def test_the_fused_body_in_float64(gan: Model, gan_frames, tmp_path: Path) -> None:
+    """The same cases through the CPU kernels, whose radial filters are tables."""
+    zero = dict.fromkeys(gan.elements, 0.0)
+    model = dataclasses.replace(
+        gan, config=dataclasses.replace(gan.config, float32_invariants=True), energy_shifts=zero
+    )
+    choice = export_model(model, tmp_path / "gan.so3k", "float64")
+    assert choice.body == "fused"
+    assert choice.tables["force_error"] < TABLES_FORCE_TOLERANCE
+    runtime = Runtime(tmp_path / "gan.so3k", cache="off")
+    worst = np.zeros(3)
+    for atoms, reference in gan_frames:
+        found = runtime.evaluate(atoms)
+        errors = [
+            abs(found["energy"] - reference.get_potential_energy()) / len(atoms),
+            np.abs(found["forces"] - reference.get_forces()).max() - PRINTED,
+            np.abs(found["stress"] - reference.get_stress(voigt=False)).max(),
+        ]
+        worst = np.maximum(worst, errors)
+    print(f"largest differences: {worst[0]:.1e} eV/atom, {worst[1]:.1e} eV/A, {worst[2]:.1e} eV/A^3")
+    assert ENERGY_TOLERANCE < worst[0] < TABLES_ENERGY_TOLERANCE
+    assert FORCE_TOLERANCE < worst[1] < TABLES_FORCE_TOLERANCE
+    assert worst[2] < TABLES_STRESS_TOLERANCE
 
 
 @needs_reference

@@ -20,7 +20,11 @@ COLLAPSED = 1e-13  # coefficients of the first layer, relative
 TOLERANCE = 2e-5  # eV/A, tables
 DERIVATIVE = 2e-8  # eV/A, central differences of 2e-5 A
 SIGNAL = 1e-2  # eV/A
+LOOSE = 1e-2  # eV/A
+ROUNDING = 1e-11  # eV/A
+LARGE_FORCE = 10.0  # eV/A, from where errors count relative to the force
 SMALL = ModelConfig(features=24, heads=2, layers=2, degrees=(1, 2, 3), cutoff=5.0)
+SHARP = ModelConfig(features=24, heads=2, layers=2, degrees=(1, 2, 3), cutoff=5.0, radial_functions=96)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,6 +119,31 @@ def test_the_grid_is_the_coarsest_that_is_fine_enough():
     batch = batch_of(crystal(), SMALL.cutoff)
     change = predict(found.config, found.params, batch).forces - predict(SMALL, params64(SMALL), batch).forces
     assert 0 < np.abs(change).max() < 2 * TOLERANCE
+
+
+def test_the_recorded_error_is_that_of_the_forces():
+    """Each structure by itself, through the whole network with and without tables."""
+    exact, found = params64(SHARP), choose_tables(SHARP, params64(SHARP), ("Ga", "N"), LOOSE)
+    errors, largest = [], []
+    for atoms in structures_for(("Ga", "N")):
+        if not atoms.pbc.any():
+            atoms.center(vacuum=SHARP.cutoff)
+        batch = batch_of(atoms, SHARP.cutoff)
+        expected = np.asarray(predict(SHARP, exact, batch).forces)
+        change = predict(found.config, found.params, batch).forces - expected
+        scale = np.maximum(1.0, np.linalg.norm(expected, axis=1, keepdims=True) / LARGE_FORCE)
+        errors.append(np.abs(change / scale).max())
+        largest.append(np.abs(expected).max())
+    assert max(errors) > 100 * ROUNDING
+    assert abs(found.force_error - max(errors)) < ROUNDING
+    assert abs(found.largest_force - max(largest)) < ROUNDING
+
+
+def test_a_tighter_tolerance_gives_a_smaller_error():
+    params = params64(SHARP)
+    errors = {t: choose_tables(SHARP, params, ("Ga", "N"), t).force_error for t in (1e-3, TOLERANCE, 1e-6)}
+    assert all(0 < error < tolerance for tolerance, error in errors.items())
+    assert errors[1e-3] > 2 * errors[TOLERANCE] > 4 * errors[1e-6]
 
 
 def test_impossible_tolerances_are_refused():

@@ -41,7 +41,11 @@ def bundles(tmp_path_factory) -> dict[str, Path]:
     params = {k: _scaled(v) for k, v in params.items()}
     model = Model(config, params, ("Ga", "N"), {"Ga": -10.0, "N": -2.0})
     folder = tmp_path_factory.mktemp("kernels")
-    options = {"plain": {}, "xla": {"tables": TABLES}, "fused": {"body": "fused"}}
+    options = {
+        "plain": {"body": "xla"},
+        "xla": {"body": "xla", "tables": TABLES},
+        "fused": {"body": "fused"},
+    }
     paths = {name: folder / f"{name}.so3k" for name in options}
     for name, path in paths.items():
         export_model(model, path, precision="float64", ladder=LADDER, **options[name])

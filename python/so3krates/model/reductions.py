@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -17,7 +18,24 @@ from .layer import MLP, Layer
 from .network import Params
 from .radial_basis import radial_basis, spline_range
 
+PIECE = 1024  # distances handled at once
 FILTERS = ("feature_filter", "geometric_filter")
+
+
+def is_tabulated(config: ModelConfig) -> bool:
+    """Whether the radial filters are splines already."""
+    return config.radial_basis == "spline" and len(config.radial_filter_features) == 1
+
+
+def tabulated_config(config: ModelConfig, nodes: int, start: float) -> ModelConfig:
+    """Settings of the network that `tabulated` makes."""
+    return dataclasses.replace(
+        config,
+        radial_basis="spline",
+        radial_functions=nodes,
+        spline_start=start,
+        radial_filter_features=(config.features,),
+    )
 
 
 def tabulated(config: ModelConfig, params: Params, nodes: int, start: float = 0.5) -> tuple[ModelConfig, Params]:
@@ -28,42 +46,60 @@ def tabulated(config: ModelConfig, params: Params, nodes: int, start: float = 0.
     are constant.
     Needs jax's x64 mode.
     """
-    reduced = dataclasses.replace(
-        config,
-        radial_basis="spline",
-        radial_functions=nodes,
-        spline_start=start,
-        radial_filter_features=(config.features,),
-    )
     result = dict(params)
+    coefficients = _spline_coefficients(config, params, nodes, start)
     for k in range(config.layers):
         layer = dict(params[f"layers_{k}"])
-        for name in FILTERS:
-            kernel = _spline_coefficients(config, layer[name]["radial"], nodes, start)
+        for name, kernel in zip(FILTERS, coefficients[k], strict=True):
             dense = {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(config.features)}
             layer[name] = {**layer[name], "radial": {"dense_0": dense}}
         result[f"layers_{k}"] = layer
-    return reduced, result
+    return tabulated_config(config, nodes, start), result
+
+
+def radial_functions(config: ModelConfig, params: Params, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All radial filter networks at `distances` (n, A), and their derivatives: (layers, filters, n, F), order FILTERS.
+
+    Needs jax's x64 mode.
+    """
+    networks = [params[f"layers_{k}"][name]["radial"] for k in range(config.layers) for name in FILTERS]
+    stacked = jax.tree.map(lambda *arrays: np.stack([np.asarray(a, np.float64) for a in arrays]), *networks)
+    shape = (config.layers, len(FILTERS), len(distances), config.features)
+    return tuple(np.asarray(v).reshape(shape) for v in _stacked_networks(config, stacked, np.asarray(distances)))
+
+
+# Unoptimised: it runs once or twice.
+@functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+def _stacked_networks(config: ModelConfig, stacked: Params, distances: jax.Array) -> tuple[jax.Array, jax.Array]:
+    mlp = MLP(config.radial_filter_features)
+
+    def networks(d: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def values(d: jax.Array) -> jax.Array:
+            basis = radial_basis(d, config)
+            return jax.vmap(lambda p: mlp.apply({"params": p}, basis))(stacked)
+
+        return jax.jvp(values, (d,), (jnp.ones_like(d),))
+
+    # In pieces: a basis of splines is wide.
+    results = jax.lax.map(networks, distances, batch_size=PIECE)
+    return tuple(jnp.moveaxis(array, 0, 1) for array in results)
 
 
 def _spline_coefficients(config: ModelConfig, params: Params, nodes: int, start: float) -> np.ndarray:
-    """Coefficients (nodes, F) of the spline that meets one radial network at its nodes and its slope at both ends."""
+    """Coefficients (layers, filters, nodes, F) of the splines that meet the radial networks at their nodes and the
+    networks' slopes at both ends."""
     least, spacing = spline_range(nodes, config.cutoff, start)
-    mlp = MLP(config.radial_filter_features)
-    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
-
-    def network(decay: jax.Array) -> jax.Array:
-        return mlp.apply({"params": params}, radial_basis(-jnp.log(decay), config))
-
-    decays = jnp.asarray(least + spacing * np.arange(nodes - 2), jnp.float64)
-    values, slopes = jax.jit(lambda s: jax.jvp(network, (s,), (jnp.ones_like(s),)))(decays)
+    decays = least + spacing * np.arange(nodes - 2)
+    values, slopes = radial_functions(config, params, -np.log(decays))
+    slopes = slopes / -decays[:, None]  # with respect to exp(-d)
     # Rows: slope at the first node, value at each node, slope at the last node.
-    right = np.concatenate([spacing * slopes[:1], values, spacing * slopes[-1:]])
+    right = np.concatenate([spacing * slopes[..., :1, :], values, spacing * slopes[..., -1:, :]], axis=-2)
     bands = np.zeros((5, nodes))  # entry [2 + row - column, column]
     bands[3, :-2], bands[2, 1:-1], bands[1, 2:] = 1 / 6, 4 / 6, 1 / 6
     bands[2, 0], bands[1, 1], bands[0, 2] = -0.5, 0.0, 0.5
     bands[4, nodes - 3], bands[3, nodes - 2], bands[2, nodes - 1] = -0.5, 0.0, 0.5
-    return solve_banded((2, 2), bands, right)
+    columns = np.moveaxis(right, -2, 0)
+    return np.moveaxis(solve_banded((2, 2), bands, columns.reshape(nodes, -1)).reshape(columns.shape), 0, -2)
 
 
 class FirstLayer(NamedTuple):
@@ -85,8 +121,8 @@ def collapsed_first_layer(config: ModelConfig, params: Params, atomic_numbers: l
         # Splines add up to 1, so constants join the coefficients.
         table = layer[name]["radial"]["dense_0"]["kernel"] + constant_filter(config, layer[name])
         split = (-1, heads, config.features // heads)
-        products = jnp.einsum("ihf,jhf,nhf->ijnh", q.reshape(split), k.reshape(split), table.reshape(split))
-        return np.asarray(products / math.sqrt(split[2]))
+        rows = (np.asarray(array).reshape(split) for array in (q, k, table))
+        return np.einsum("ihf,jhf,nhf->ijnh", *rows, optimize=True) / math.sqrt(split[2])
 
     return FirstLayer(
         values=np.asarray(other.value),

@@ -1,0 +1,83 @@
+"""What an export chooses: the body, the tables, and what it says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from so3krates.model.config import ModelConfig
+from so3krates.model.network import init_params
+from so3krates.storage import Model
+from so3krates_export.bundle import read_bundle
+from so3krates_export.export import export_model
+from so3krates_export.fused import FusedError
+from so3krates_export.ladder import Rung
+from so3krates_export.tables import TOLERANCE, TableError
+
+LADDER = [Rung(64, 2048, 96, 32), Rung(64, 2048, 192, 64)]
+CONFIG = ModelConfig(features=8, heads=2, layers=2, degrees=(1, 2), radial_functions=8, cutoff=4.0)
+
+
+def model(**settings: object) -> Model:
+    config = dataclasses.replace(CONFIG, **settings)
+    return Model(config, init_params(config, 0), ("Ga", "N"), {"Ga": 0.0, "N": 0.0})
+
+
+def not_finite() -> Model:
+    """A network of which no tables can be made."""
+    result = model()
+    result.params["embedding"]["embedding"] = np.full_like(result.params["embedding"]["embedding"], np.nan)
+    return result
+
+
+def test_the_default_is_fused_where_the_kernels_compute_the_network(tmp_path: Path) -> None:
+    choice = export_model(model(), tmp_path / "a.so3k", ladder=LADDER)
+    manifest = read_bundle(tmp_path / "a.so3k").manifest
+    assert choice.body == manifest["body"] == "fused"
+    assert choice.reason is None
+    assert choice.tables == manifest["tables"]
+    assert 0 < manifest["tables"]["force_error"] < TOLERANCE
+    assert choice.describe().startswith(f"Body fused; tables of {choice.tables['nodes']} nodes change forces by ")
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "reason"),
+    [
+        (lambda: model(layer_normalization=True), {}, "the fused kernels do not compute layer_normalization"),
+        (model, {"tables": "off"}, "the fused kernels do not compute radial filter networks without tables"),
+        (model, {"platform": "cuda"}, "the fused kernels are for the platform 'cpu', not 'cuda'"),
+        (not_finite, {}, "the network's forces on the structures that check tables are not finite"),
+    ],
+)
+def test_where_they_do_not_it_is_xla_and_says_why(tmp_path: Path, made, options: dict, reason: str) -> None:
+    choice = export_model(made(), tmp_path / "a.so3k", ladder=LADDER, **options)
+    manifest = read_bundle(tmp_path / "a.so3k").manifest
+    assert choice.body == manifest["body"] == "xla"
+    assert choice.tables is None and manifest["tables"] is None
+    assert choice.reason == reason
+    assert choice.describe() == f"Body xla, because {reason}"
+
+
+@pytest.mark.parametrize("body", ["fused", "xla"])
+def test_a_tolerance_is_kept(tmp_path: Path, body: str) -> None:
+    sharp = model(radial_functions=64)
+    choices = [export_model(sharp, tmp_path / "a.so3k", ladder=LADDER, body=body, tables=t) for t in (1e-2, 1e-6)]
+    assert [choice.body for choice in choices] == [body, body]
+    loose, tight = (choice.tables["force_error"] for choice in choices)
+    assert 0 < tight < 1e-6 < loose < 1e-2
+
+
+def test_what_is_asked_for_and_impossible_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.so3k"
+    with pytest.raises(FusedError, match=r"do not compute heads = 8 \(at most 4\): export with body 'xla'"):
+        export_model(model(heads=8), path, body="fused")
+    with pytest.raises(FusedError, match="without tables: export with tables 'auto' or body 'xla'"):
+        export_model(model(), path, body="fused", tables="off")
+    with pytest.raises(TableError, match=r"and 1\.0e-30 is allowed: allow more, or export with body 'xla'"):
+        export_model(model(), path, tables=1e-30)
+    for wrong in (0.0, -1.0, float("nan"), "fine"):
+        with pytest.raises(ValueError, match="give auto, off or the allowed change of a force"):
+            export_model(model(), path, tables=wrong)
+    assert not path.exists()
