@@ -242,8 +242,7 @@ void PairSo3krates::open_evaluator() {
   }
   if (options.device == "cuda" && machine.ranks > 1) options.device += ":" + std::to_string(machine.rank);
   reported_together(lmp, [&] { evaluator_ = std::make_unique<so3krates::Evaluator>(*bundle_, options); });
-  // Each array of a refresh may need a number more than its share.
-  doubles_moved_ = doubles(evaluator_->report().halo_row_bytes) + 8;
+  doubles_moved_ = doubles(evaluator_->report().halo_row_bytes);
   known_list_ = nullptr;
   reported_climbs_ = -1;
   reported_ = {};
