@@ -102,7 +102,8 @@ Machine machine_of(LAMMPS* lmp) {
   sched_getaffinity(0, sizeof(mine), &mine);
   MPI_Allreduce(&mine, &all, sizeof(mine), MPI_BYTE, MPI_BOR, local);
   MPI_Comm_free(&local);
-  machine.cores = std::max(1, CPU_COUNT(&all));
+  // The mask is empty on machines with more processors than it holds.
+  machine.cores = std::max(static_cast<int>(std::thread::hardware_concurrency()), CPU_COUNT(&all));
   return machine;
 }
 
@@ -242,8 +243,7 @@ void PairSo3krates::open_evaluator() {
   }
   if (options.device == "cuda" && machine.ranks > 1) options.device += ":" + std::to_string(machine.rank);
   reported_together(lmp, [&] { evaluator_ = std::make_unique<so3krates::Evaluator>(*bundle_, options); });
-  // Each array of a refresh may need a number more than its share.
-  doubles_moved_ = doubles(evaluator_->report().halo_row_bytes) + 8;
+  doubles_moved_ = doubles(evaluator_->report().halo_row_bytes);
   known_list_ = nullptr;
   reported_climbs_ = -1;
   reported_ = {};

@@ -50,13 +50,15 @@ std::size_t bytes_of_row(const std::vector<std::int64_t>& shape, DType dtype) {
 }
 
 std::size_t halo_row_bytes(const Bundle& bundle) {
+  constexpr std::size_t kUnit = sizeof(double);
   std::size_t most = 0;
   for (const auto& [name, schedule] : bundle.schedules)
     for (const Step& step : schedule) {
       std::size_t bytes = 0;
       for (const std::string& array : step.refresh) {
         const BufferSpec& spec = bundle.buffers.at(array);
-        bytes += bytes_of_row(bundle.shape_of(spec, bundle.ladder.front()), spec.dtype);
+        const std::size_t row = bytes_of_row(bundle.shape_of(spec, bundle.ladder.front()), spec.dtype);
+        bytes += (row + kUnit - 1) / kUnit * kUnit;
       }
       most = std::max(most, bytes);
     }

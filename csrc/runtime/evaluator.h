@@ -80,7 +80,7 @@ struct Report {
   std::string cache_warning;        // why compiled programs are not kept on disk; empty: they are, or need not be
   int evaluations = 0;              // done so far
   int virial_evaluations = 0;       // of these, with per-atom virials
-  std::size_t halo_row_bytes = 0;   // largest number of bytes that a refresh moves for one row
+  std::size_t halo_row_bytes = 0;   // most that a refresh moves for one row, of each array a multiple of 8 bytes
   // Seconds of host time so far: candidate lists, programs (on a CPU: until they are done), refreshes, results.
   double list_seconds = 0.0, program_seconds = 0.0, halo_seconds = 0.0, result_seconds = 0.0;
   std::size_t halo_bytes = 0;  // of rows of other ranks refreshed so far

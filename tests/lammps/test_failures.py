@@ -1,0 +1,185 @@
+"""What fails or is killed ends on all ranks, says why once, and can go on from its last restart file."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from decks import Bench, two_clusters_deck
+from so3krates.lammps import run_deck
+from so3krates.lammps.environment import child_environment, lmp_path, mpi_file
+from so3krates_export import read_bundle, write_bundle
+from structures import structure, two_clusters
+
+END_SECONDS = 60  # a failed run has ended by then, with programs to compile before
+
+# What is changed in a sound deck -> words of the refusal.
+REFUSALS = {
+    "option": ("threads 1", "threads 1 speed 3", "unknown option 'speed'"),
+    "device": ("threads 1", "threads 1 device tpu", "tpu"),
+    "plugin": ("threads 1", "threads 1 plugin nowhere.so", "nowhere.so"),
+    "units": ("units metal", "units real", "the deck has units real"),
+    "element": (" Ga N\n", " Ga Xx\n", "atom type 2 is 'Xx'"),
+    "missing file": (".so3k", "-missing.so3k", "-missing.so3k"),
+}
+
+
+class Run:
+    """A deck on two ranks, in processes of their own."""
+
+    def __init__(self, deck: str, folder: Path, ranks: int = 2) -> None:
+        (folder / "in.deck").write_text(deck)
+        command = [mpi_file("mpiexec"), "-n", str(ranks), lmp_path(), "-in", "in.deck", "-nonbuf"]
+        self.folder = folder
+        self.output = folder / "output"
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [str(word) for word in command],
+                cwd=folder,
+                env=child_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def text(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def ranks(self) -> list[int]:
+        """Process numbers of the programs lmp."""
+        found, seen = [], [self.process.pid]
+        while seen:
+            pid = seen.pop()
+            with_arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            if Path(with_arguments[0]).name == "lmp":
+                found.append(pid)
+            else:
+                seen += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return sorted(found)
+
+    def wait_for(self, pattern: str) -> None:
+        """Until the output has the pattern."""
+        start = time.monotonic()
+        while not re.search(pattern, self.text(), re.MULTILINE):
+            if self.process.poll() is not None or time.monotonic() - start > END_SECONDS:
+                self.process.terminate()
+                pytest.fail(f"{pattern} does not come: {self.text()[-2000:]}")
+            time.sleep(0.02)
+
+    def end(self) -> str:
+        """Everything that was printed, after an end that is not good."""
+        try:
+            status = self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()  # mpiexec passes it on
+            pytest.fail(f"hangs: {self.text()[-2000:]}")
+        assert status != 0
+        return self.text()
+
+
+def is_running(pid: int) -> bool:
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_bad_deck_ends_all_ranks(bench64: Bench, gan_cell: Atoms, case: str) -> None:
+    old, new, words = REFUSALS[case]
+    deck = bench64.deck(structure("crystal", gan_cell)) + "run 0\n"
+    assert old in deck
+    text = Run(deck.replace(old, new), bench64.folder).end()
+    assert len(re.findall(r"^ERROR.*pair_style so3krates: ", text, re.MULTILINE)) == 1
+    assert words in text
+
+
+@pytest.fixture(scope="module")
+def narrow_bundle(small_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ladder that holds few neighbours."""
+    from so3krates.storage import Model
+    from so3krates_export.export import export_model
+    from so3krates_export.ladder import Rung
+
+    path = tmp_path_factory.mktemp("narrow") / "gan.so3k"
+    export_model(Model.load(small_model_folder), path, precision="float64", ladder=[Rung(256, 1024, 96, 32)])
+    return path
+
+
+def test_too_many_neighbours_on_one_rank(
+    narrow_bundle: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms
+) -> None:
+    """In the middle of a run a cluster that the last rank owns becomes too dense for the last rung."""
+    bench = Bench(narrow_bundle, program_cache, tmp_path)
+    text = Run(two_clusters_deck(bench, two_clusters(gan_cell), speed=90.0) + "run 50\n", tmp_path).end()
+    assert re.search(r"^ +[1-9]\d* +-", text, re.MULTILINE)
+    (message,) = re.findall("^ERROR.*pair_style so3krates: .*", text, re.MULTILINE)
+    assert re.search(r"ERROR on proc 1: .* needs .* neighbours per atom, but .* holds .* 32 neighbours", message)
+
+
+def test_no_finite_force_on_one_rank(bench64: Bench, gan_cell: Atoms) -> None:
+    """In the middle of a run an atom of the last rank gets a type that has no weights."""
+    bundle = read_bundle(bench64.bundle)
+    weights = {name: np.array(value) for name, value in bundle.tensors.items()}
+    weights["weights/embedding/embedding"][bundle.manifest["elements"].index("N")] = np.nan
+    write_bundle(bench64.folder / "broken.so3k", bundle.manifest, weights)
+    bench = Bench(bench64.folder / "broken.so3k", bench64.cache, bench64.folder)
+    deck = two_clusters_deck(bench, two_clusters(gan_cell), speed=0.0)
+    deck += 'set group all type 1\nrun 6 every 3 "set atom 144 type 2"\n'
+    text = Run(deck, bench.folder).end()
+    (message,) = re.findall("^ERROR.*pair_style so3krates: .*", text, re.MULTILINE)
+    assert re.search(r"ERROR on proc 1: .* step 3: .* on atom \d+ .* are not finite", message)
+
+
+# ---- killed and resumed
+
+COLUMNS = "id type x y z vx vy vz fx fy fz"
+LAST = 60
+RUN = "neighbor 1.0 bin\ntimestep 0.001\nthermo 1\natom_modify sort 0 0\nfix 1 all nve\nrestart 10 at.*\n"
+
+
+def resumed(bench: Bench, step: int) -> str:
+    """The rows of step `LAST` in a run from a restart file."""
+    name = f"resumed.{step}.dump"
+    deck = f"read_restart at.{step}\n{bench.pair()}{RUN}dump 1 all custom {LAST} {name} {COLUMNS}\n"
+    run_deck(deck + f"dump_modify 1 sort id format float %.17g\nrun {LAST} upto\n", bench.folder, ranks=2)
+    return (bench.folder / name).read_text().split("ITEM: TIMESTEP")[-1]
+
+
+@pytest.fixture(scope="module")
+def straight(gan_bundle32: Path, program_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same rows of a run that nobody kills."""
+    bench = Bench(gan_bundle32, program_cache, tmp_path_factory.mktemp("straight"))
+    deck = moving_deck(bench) + f"dump 1 all custom {LAST} dump {COLUMNS}\n"
+    run_deck(deck + f"dump_modify 1 sort id format float %.17g\nrun {LAST}\n", bench.folder, ranks=2)
+    return (bench.folder / "dump").read_text().split("ITEM: TIMESTEP")[-1]
+
+
+def moving_deck(bench: Bench) -> str:
+    cell = bulk("GaN", "wurtzite", a=3.19, c=5.19)
+    return bench.deck(structure("orthorhombic", cell)) + "velocity all create 600 7\n" + RUN
+
+
+@pytest.mark.parametrize("who", ["mpiexec", "one rank"])
+def test_a_killed_run_resumes_to_the_bit(bench32: Bench, straight: str, who: str) -> None:
+    """SIGTERM for mpiexec, or SIGKILL for one rank; then on from the last restart file on as many ranks."""
+    run = Run(moving_deck(bench32) + "run 1000000\n", bench32.folder)
+    run.wait_for(r"^ +25 +-")
+    ranks = run.ranks()
+    assert len(ranks) == 2
+    if who == "mpiexec":
+        run.process.terminate()
+    else:
+        os.kill(ranks[-1], signal.SIGKILL)
+    run.end()
+    assert not any(is_running(rank) for rank in ranks)
+    assert (bench32.folder / "at.20").is_file()
+    found = resumed(bench32, 20)
+    assert found.startswith(f"\n{LAST}\n")
+    assert found == straight

@@ -1,0 +1,329 @@
+"""Several MPI ranks give what one rank gives. All cases of a bundle are one deck, as each start costs seconds."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.io import read
+from decks import BAR_PER_EV_A3, Bench, python_evaluation, two_clusters_deck
+from so3krates.lammps import run_deck
+from so3krates.lammps.thermo import read_log
+from structures import structure, two_clusters
+
+FORCE_64 = 1e-10  # eV/A
+TOTAL_64 = 1e-12  # of the sum of the atomic energies' sizes; of the largest component of the virial
+FORCE_32 = 2e-5  # of the largest force
+TOTAL_32 = 2e-6  # of the same as TOTAL_64
+END = 1e-8  # A, positions after MD at 3000 K
+FRAME = 1e-9  # eV/A, the last frame of a run against Python
+SIGNAL = 0.05  # eV/A and eV
+TABLES = 2e-2  # eV/A, coarse tables are made soon
+RANKS = (1, 2, 4)
+GAN = ("Ga", "N")
+
+MD = "neighbor 0.5 bin\nneigh_modify every 1 delay 0 check yes\nvelocity all create 3000 7 loop geom\nfix 1 all nve\n"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A deck: a structure, lines before the box is read, and what makes the steps."""
+
+    atoms: Callable[[Atoms], Atoms]
+    before: str = ""
+    run: str = "run 0"
+    elements: tuple[str, ...] = GAN
+    newton: str = "on"
+    others: str = ""  # further styles of hybrid/overlay
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The last step: energy (eV), virial (eV); by tag: atoms, forces (eV/A), energies (eV)."""
+
+    energy: float
+    virial: np.ndarray
+    atoms: Atoms
+    forces: np.ndarray
+    atom_energies: np.ndarray
+    owned: tuple[int, int]  # fewest and most atoms of a rank
+
+
+Outcomes = Callable[[str, int], dict[str, Outcome]]
+
+
+def kind(name: str, repeat: tuple[int, int, int] = (1, 1, 1)) -> Callable[[Atoms], Atoms]:
+    return lambda cell: structure(name, cell).repeat(repeat)
+
+
+def chain(cell: Atoms) -> Atoms:
+    """Four atoms, of which each of four ranks along x has one."""
+    return Atoms("GaNGaN", [[2 + 2.5 * k, 5, 5 + 0.3 * k**2] for k in range(4)], cell=[11.5, 10, 12])
+
+
+def corner(cell: Atoms) -> Atoms:
+    """A cluster at one end of a long box."""
+    atoms = structure("cluster", cell)
+    atoms.set_cell(atoms.cell.array + np.diag([60, 0, 0]))
+    return atoms
+
+
+def beside_argon(cell: Atoms) -> Atoms:
+    """GaN at one end of a long box, argon beside it and at the other end, where there are no other atoms."""
+    gan = structure("cluster", cell)
+    x, y, z = gan.positions.max(axis=0)
+    argon = Atoms("Ar6", [[x + 2.8, y - d, z - d] for d in (0, 4, 8)] + [[x + 50, y - d, z] for d in (0, 4, 8)])
+    atoms = gan[:30] + argon + gan[30:]
+    atoms.set_cell(gan.cell.array + np.diag([55, 0, 0]))
+    return atoms
+
+
+ARGON = " lj/cut 6.0\npair_coeff * 2 lj/cut 0.01 3.0\npair_coeff 2 3 lj/cut 0.01 3.0\n"
+CHARGED = "fix q all property/atom q ghost yes\nset type 1 charge 0.6\nset type 2 charge -0.6\n"
+ZBL = "pair_coeff 1 1 zbl 31 31\npair_coeff 1 2 zbl 31 7\npair_coeff 2 2 zbl 7 7\npair_coeff * * coul/long\n"
+
+STANDING = {
+    "crystal": Case(kind("crystal")),
+    "long": Case(kind("crystal", (2, 1, 1))),
+    "newton off": Case(kind("triclinic"), newton="off"),
+    "triclinic": Case(kind("triclinic"), before="processors * * 1"),
+    "smaller than the cutoff": Case(kind("tiny")),
+    "slab": Case(kind("slab"), before="processors 1 1 *"),
+    "wire": Case(kind("wire")),
+    "one atom each": Case(chain, before="processors * 1 1"),
+    "empty ranks": Case(corner, before="processors * 1 1"),
+    "shifted": Case(corner, before="processors * 1 1", run="balance 1.0 shift x 20 1.01\nrun 0"),
+    "tiled": Case(kind("crystal", (2, 1, 1)), before="comm_style tiled", run="balance 1.0 rcb\nrun 0"),
+    "tiled cluster": Case(corner, before="comm_style tiled", newton="off", run="balance 1.0 rcb\nrun 0"),
+    "NULL": Case(beside_argon, before="processors 1 * 1", elements=("Ga", "Ar", "N"), others=ARGON),
+    "NULL only": Case(beside_argon, before="processors * 1 1", elements=("Ga", "Ar", "N"), others=ARGON),
+    "kspace": Case(
+        kind("crystal"), others=" zbl 2.0 3.0 coul/long 6.0\n" + ZBL + CHARGED + "kspace_style ewald 1e-5\n"
+    ),
+}
+MOVING = {
+    "hot": Case(kind("crystal"), run=MD + "run 20"),
+    "hot, tiled": Case(
+        kind("crystal", (2, 1, 1)), before="comm_style tiled", run=MD + "fix 2 all balance 5 1.0 rcb\nrun 12"
+    ),
+    "balanced": Case(corner, before="processors * 1 1", run=MD + "fix 2 all balance 5 1.0 shift x 10 1.01\nrun 12"),
+    "deformed": Case(
+        kind("triclinic"),
+        run=MD + "fix 2 all deform 1 x erate 5 xy erate -60 remap x flip yes\nrun 15\nunfix 2\nrun 0",
+    ),
+    "relaxed": Case(kind("crystal"), run="fix 1 all box/relax aniso 0.0 vmax 0.01\nminimize 0 1e-4 6 20"),
+    "created and deleted": Case(
+        kind("slab"),
+        before="processors 1 1 *",
+        run="run 0\ngroup gone id 1 5 7 20\ndelete_atoms group gone compress no\nrun 0\n"
+        "create_atoms 2 single 1.2 0.4 2.0\ncreate_atoms 1 single 4.0 3.0 2.5\n"
+        "set atom 2 type 1\nset atom 3 type 2\nrun 1",
+    ),
+    "swapped": Case(
+        kind("crystal"),
+        run="fix swap all atom/swap 1 4 77 1e9 ke no types 1 2\nneigh_modify delay 1000\nrun 2",
+    ),
+    "evaporating": Case(
+        kind("slab"),
+        before="processors 1 1 *",
+        run=MD + "region top block INF INF INF INF 14 INF\nfix 2 all evaporate 4 3 top 49\nrun 10",
+    ),
+}
+
+# On four ranks, which take turns on a small machine, and with the other potentials.
+FOUR = ("long", "newton off", "smaller than the cutoff", "slab", "one atom each", "empty ranks", "shifted", "tiled")
+FEW = ("long", "smaller than the cutoff", "empty ranks", "NULL")
+TRAJECTORIES = [(name, 2) for name in MOVING] + [("balanced", 4)]
+
+
+def deck_of(name: str, case: Case, bench: Bench, cell: Atoms) -> str:
+    """`case` between `clear` and files of its results in bench.folder."""
+    bench = replace(bench, folder=bench.folder / name.replace(" ", "_").replace(",", ""))
+    bench.folder.mkdir()
+    pair = None
+    if case.others:
+        styles, coefficients = case.others.split("\n", 1)
+        elements = " ".join("NULL" if element == "Ar" else element for element in case.elements)
+        pair = (
+            f'pair_style hybrid/overlay so3krates threads 1 cache "{bench.cache}"{styles}\n'
+            f'pair_coeff * * so3krates "{bench.bundle}" {elements}\n{coefficients}'
+        )
+    deck = bench.deck(case.atoms(cell), case.elements, newton=case.newton, pair=pair)
+    deck = deck.replace("box tilt large", f"box tilt large\n{case.before}")
+    virial = " ".join(f"$(c_virial[{k}]*vol/{BAR_PER_EV_A3}:%.17g)" for k in range(1, 7))
+    columns = "id type x y z fx fy fz c_energies modify sort id format float %.17g"
+    return (
+        f'clear\nprint "case {name}"\n{deck}{case.run}\n'
+        f'print "$(pe:%.17g) {virial}" file "{bench.folder}/totals"\n'
+        f'write_dump all custom "{bench.folder}/dump" {columns}\n'
+        f'write_data "{bench.folder}/final.data" nocoeff\n'
+    )
+
+
+def outcomes_of(cases: dict[str, Case], bench: Bench, gan_cell: Atoms, ranks: int) -> dict[str, Outcome]:
+    """All cases on so many ranks."""
+    bench = replace(bench, folder=bench.folder / str(ranks))
+    bench.folder.mkdir(parents=True)
+    log = run_deck(
+        "".join(deck_of(name, case, bench, gan_cell) for name, case in cases.items()), bench.folder, ranks=ranks
+    )
+    outcomes = {}
+    for (name, case), text in zip(cases.items(), log.split("\ncase ")[1:], strict=True):
+        folder = bench.folder / name.replace(" ", "_").replace(",", "")
+        energy, *virial = np.loadtxt(folder / "totals")
+        dump = (folder / "dump").read_text().splitlines()
+        rows = np.array([line.split() for line in dump[9:]], dtype=float)
+        cell = read(folder / "final.data", format="lammps-data", atom_style="atomic").cell
+        symbols = [case.elements[int(number) - 1] for number in rows[:, 1]]
+        atoms = Atoms(symbols, rows[:, 2:5], cell=cell, pbc=case.atoms(gan_cell).pbc)
+        owned = re.findall(r"^Nlocal: +[\d.e+]+ ave +(\d+) max +(\d+) min", text, re.MULTILINE)[-1]
+        fewest_and_most = (int(owned[1]), int(owned[0]))
+        outcomes[name] = Outcome(energy, np.array(virial), atoms, rows[:, 5:8], rows[:, 8], fewest_and_most)
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def fused_bundle64(small_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from so3krates.storage import Model
+    from so3krates_export.export import export_model
+    from so3krates_export.ladder import Rung
+
+    path = tmp_path_factory.mktemp("fused") / "gan.so3k"
+    ladder = [Rung(rows, 4096, 192, 64) for rows in (256, 1024)]
+    export_model(Model.load(small_model_folder), path, precision="float64", body="fused", tables=TABLES, ladder=ladder)
+    return path
+
+
+@pytest.fixture(scope="module")
+def climbing_bundle(small_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its rungs suit few atoms or many, sparse or dense."""
+    from so3krates.storage import Model
+    from so3krates_export.export import export_model
+    from so3krates_export.ladder import Rung
+
+    path = tmp_path_factory.mktemp("climbing") / "gan.so3k"
+    ladder = [Rung(rows, 1024, 96, neighbours) for neighbours in (32, 48) for rows in (96, 256)]
+    export_model(Model.load(small_model_folder), path, precision="float64", ladder=ladder)
+    return path
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    gan_bundle64: Path,
+    gan_bundle32: Path,
+    fused_bundle64: Path,
+    program_cache: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Outcomes:
+    """Outcomes of all cases with a bundle on so many ranks, computed when first asked for."""
+    cell = bulk("GaN", "wurtzite", a=3.19, c=5.19)
+    every = STANDING | MOVING
+    few = {name: every[name] for name in FEW}
+    decks = {
+        "float64": (gan_bundle64, every),
+        "float32": (gan_bundle32, few),
+        "fused": (fused_bundle64, few),
+    }
+
+    @cache
+    def compute(name: str, ranks: int) -> dict[str, Outcome]:
+        if ranks > 1:
+            compute(name, 1)  # fills the cache of programs
+        bundle, cases = decks[name]
+        if ranks == 4:  # of which few, as ranks without a core of their own wait long for each other
+            cases = {name: cases[name] for name in (*FOUR, "balanced")}
+        return outcomes_of(cases, Bench(bundle, program_cache, tmp_path_factory.mktemp("ranks")), cell, ranks)
+
+    return compute
+
+
+def assert_same(found: Outcome, expected: Outcome, force: float, total: float) -> None:
+    assert np.abs(expected.forces).max() > SIGNAL and np.abs(expected.virial).max() > SIGNAL
+    size = np.abs(expected.atom_energies).sum()
+    assert np.abs(found.forces - expected.forces).max() < force
+    assert abs(found.energy - expected.energy) < total * size
+    assert np.abs(found.atom_energies - expected.atom_energies).max() < total * size
+    assert np.abs(found.virial - expected.virial).max() < total * size
+
+
+@pytest.mark.parametrize(("name", "ranks"), [(name, 2) for name in STANDING] + [(name, 4) for name in FOUR])
+def test_float64(outcomes: Outcomes, name: str, ranks: int) -> None:
+    assert_same(outcomes("float64", ranks)[name], outcomes("float64", 1)[name], FORCE_64, TOTAL_64)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_fused(outcomes: Outcomes, name: str) -> None:
+    assert_same(outcomes("fused", 2)[name], outcomes("fused", 1)[name], FORCE_64, TOTAL_64)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_float32(outcomes: Outcomes, name: str) -> None:
+    found, expected = outcomes("float32", 2)[name], outcomes("float32", 1)[name]
+    assert_same(found, expected, FORCE_32 * np.abs(expected.forces).max(), TOTAL_32)
+
+
+def test_cases_are_what_they_say(outcomes: Outcomes) -> None:
+    """How many atoms the emptiest and the fullest of four ranks have."""
+    four = outcomes("float64", 4)
+    assert four["one atom each"].owned == (1, 1)
+    for name in ("empty ranks", "slab"):
+        assert four[name].owned[0] == 0
+    for name in ("shifted", "balanced", "tiled"):
+        assert four[name].owned[0] > 0
+
+
+@pytest.mark.parametrize(("name", "ranks"), TRAJECTORIES + [(name, 1) for name in MOVING])
+def test_last_frame_has_the_forces_that_python_has(
+    outcomes: Outcomes, gan_bundle64: Path, name: str, ranks: int
+) -> None:
+    """After steps in which atoms change their rank, come, go or change their type."""
+    found = outcomes("float64", ranks)[name]
+    expected = python_evaluation(gan_bundle64, found.atoms)
+    size = np.abs(expected.forces).max()
+    assert size > SIGNAL
+    assert np.abs(found.forces - expected.forces).max() < FRAME * max(1.0, size)
+    assert abs(found.energy - expected.energy) < FRAME * len(expected.forces)
+
+
+@pytest.mark.parametrize(("name", "ranks"), [(name, ranks) for name, ranks in TRAJECTORIES if name != "evaporating"])
+def test_trajectories_agree(outcomes: Outcomes, name: str, ranks: int) -> None:
+    """(Which atoms evaporate depends on the ranks.)"""
+    found, expected = outcomes("float64", ranks)[name], outcomes("float64", 1)[name]
+    assert np.abs(found.atoms.positions - expected.atoms.positions).max() < END
+
+
+# ---- capacities and threads
+
+
+def test_one_rank_outgrows_its_rung(
+    climbing_bundle: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms
+) -> None:
+    """Within a run its atoms get more neighbours than the rung holds; then it gets more atoms."""
+    energies = []
+    for ranks in (1, 2):
+        bench = Bench(climbing_bundle, program_cache, tmp_path / str(ranks))
+        bench.folder.mkdir()
+        deck = two_clusters_deck(bench, two_clusters(gan_cell), speed=90.0) + "run 12\n"
+        deck += "region new block 33 48 14.5 19 3 18\ncreate_atoms 1 random 30 7 new overlap 1.2 maxtry 100\nrun 0\n"
+        log = run_deck(deck, bench.folder, ranks=ranks)
+        assert "Created 30 atoms" in log
+        assert log.count("a capacity was outgrown") == (1 if ranks == 1 else 0)  # the log is rank 0's
+        energies.append(np.concatenate([run["PotEng"] for run in read_log(bench.folder / "log.lammps")]))
+    assert len(energies[0]) == 14 and np.ptp(energies[0]) > SIGNAL
+    assert np.abs(energies[1] - energies[0]).max() < FRAME * 174
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_threads_of_a_rank(bench32: Bench, gan_cell: Atoms, ranks: int) -> None:
+    """By default the ranks share the cores of their machine."""
+    shared = max(1, len(os.sched_getaffinity(0)) // ranks)
+    deck = bench32.deck(structure("tiny", gan_cell))
+    text = "".join(deck.replace("threads 1", options) + "run 0\nclear\n" for options in ("", "threads 3"))
+    log = run_deck(text, bench32.folder, ranks=ranks)
+    assert re.findall(r"device .* (\d+) threads?$", log, re.MULTILINE) == [str(shared), "3"]
