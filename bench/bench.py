@@ -12,6 +12,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -145,7 +146,7 @@ atom_style atomic
 read_data data.lmp
 mass 1 69.723
 mass 2 14.007
-pair_style so3krates threads {threads} verbose yes
+pair_style so3krates threads {threads} cache off verbose yes
 pair_coeff * * {bundle} Ga N
 neighbor 0.5 bin
 velocity all create 300 1
@@ -371,7 +372,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--atoms", type=int, nargs="*", default=list(SIZES))
+    parser.add_argument("--atoms", type=int, nargs="*", default=list(SIZES), choices=SIZES)
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--bodies", nargs="*", default=list(BODIES))
     parser.add_argument("--ranks", type=int, default=2, help="MPI ranks of one thread each, beside one rank")
@@ -380,7 +381,8 @@ def main() -> None:
     if options.worker:
         print(json.dumps(worker(options.worker, options.atoms[0], options.threads[0])))
         return
-    OUT.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(OUT, ignore_errors=True)  # compiled programs of another time too
+    OUT.mkdir(parents=True)
     export_bundles()
     results: list[dict[str, Any]] = []
     for threads in options.threads:

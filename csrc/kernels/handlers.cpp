@@ -180,7 +180,8 @@ class Call {
     throw std::invalid_argument(what + " has shape " + list(found.begin(), found.size()) + " and type " +
                                 std::to_string(static_cast<int>(buffer.element_type())) + ", but the kernel expects " +
                                 list(shape.begin(), shape.size()) + " and type " +
-                                std::to_string(static_cast<int>(kDataType<T>)));
+                                std::to_string(static_cast<int>(kDataType<T>)) +
+                                ": the bundle was made by another version of so3krates, export the model again");
   }
 
   ffi::ThreadPool pool_;

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <thread>
 
 using namespace LAMMPS_NS;
@@ -242,11 +243,14 @@ void PairSo3krates::open_evaluator() {
     options.threads = std::max(1, std::min(own, machine.cores / machine.ranks));
   }
   if (options.device == "cuda" && machine.ranks > 1) options.device += ":" + std::to_string(machine.rank);
-  reported_together(lmp, [&] { evaluator_ = std::make_unique<so3krates::Evaluator>(*bundle_, options); });
+  std::unique_ptr<so3krates::Evaluator> opened;
+  reported_together(lmp, [&] { opened = std::make_unique<so3krates::Evaluator>(*bundle_, options); });
+  evaluator_ = std::move(opened);  // on all ranks or on none
   doubles_moved_ = doubles(evaluator_->report().halo_row_bytes);
   known_list_ = nullptr;
   reported_climbs_ = -1;
   reported_ = {};
+  has_warned_of_shifts_ = false;
   log_potential();
 }
 
@@ -255,6 +259,9 @@ double PairSo3krates::init_one(int /*i*/, int /*j*/) {
 }
 
 void PairSo3krates::compute(int eflag, int vflag) {
+  if (!evaluator_)
+    error->all(FLERR,
+               "pair_style so3krates: pair_style or pair_coeff has changed since the last run. Run without `pre no`");
   ev_init(eflag, vflag);
   if (lists_are_new()) {
     number_rows();
@@ -347,6 +354,15 @@ void PairSo3krates::set_neighbourhood() {
   species_.resize(atom_of_row_.size());
   for (std::size_t row = 0; row < species_.size(); row++)
     species_[row] = element_of_type_[atom->type[atom_of_row_[row]]];
+  const auto strange = std::find(species_.begin(), species_.end(), -1) - species_.begin();
+  if (strange < static_cast<std::ptrdiff_t>(species_.size())) {
+    const int i = atom_of_row_[strange];
+    fail(lmp,
+         fmt::format("pair_style so3krates: step {}: atom {} has become type {}, which is NULL for this pair style, "
+                     "while it is in its neighbour list. Build the lists anew when types change: "
+                     "neigh_modify every 1 check no",
+                     update->ntimestep, atom->tag_enable ? atom->tag[i] : i + 1, atom->type[i]));
+  }
 
   so3krates::Neighbourhood neighbourhood;
   neighbourhood.owned = list->inum;
@@ -409,16 +425,19 @@ void PairSo3krates::check_finite(const so3krates::Results& results) const {
       "order of the elements in pair_coeff, or train on such structures";
   for (int row = 0; row < list->inum; row++) {
     const double* f = results.forces + 3 * row;
-    if (std::isfinite(f[0]) && std::isfinite(f[1]) && std::isfinite(f[2]) && std::isfinite(results.atom_energies[row]))
-      continue;
+    // A sum is finite only if its terms are.
+    double sum = f[0] + f[1] + f[2] + results.atom_energies[row];
+    if (results.atom_virials != nullptr)
+      sum += std::accumulate(results.atom_virials + 9 * row, results.atom_virials + 9 * row + 9, 0.0);
+    if (std::isfinite(sum)) continue;
     const int i = list->ilist[row];
     const double* x = atom->x[i];
-    fail(lmp,
-         fmt::format(
-             "pair_style so3krates: step {}: energy {} eV and force ({}, {}, {}) eV/A on atom {} ({}, type {}) at "
-             "({:.6g}, {:.6g}, {:.6g}) A are not finite. {}",
-             update->ntimestep, results.atom_energies[row], f[0], f[1], f[2], atom->tag_enable ? atom->tag[i] : i + 1,
-             bundle_->elements[species_[row]], atom->type[i], x[0], x[1], x[2], advice));
+    fail(lmp, fmt::format("pair_style so3krates: step {}: energy {} eV, force ({}, {}, {}) eV/A or virial on atom {} "
+                          "({}, type {}) at "
+                          "({:.6g}, {:.6g}, {:.6g}) A are not finite. {}",
+                          update->ntimestep, results.atom_energies[row], f[0], f[1], f[2],
+                          atom->tag_enable ? atom->tag[i] : i + 1, bundle_->elements[species_[row]], atom->type[i],
+                          x[0], x[1], x[2], advice));
   }
   if (!std::isfinite(results.energy))
     fail(lmp, fmt::format("pair_style so3krates: step {}: the total energy is {}. {}", update->ntimestep,

@@ -26,9 +26,9 @@ constexpr std::int64_t kLargestSize = 2147483647;
 constexpr std::int64_t kLargestBuffer = std::int64_t{1} << 48;  // bytes; keeps products of sizes far from overflow
 constexpr std::int64_t kLargestInteger = INT64_MAX;
 
-// Buffers that a host fills and reads.
 const std::string kVirials = "atom_virials";  // of the schedule "virials" alone
 
+// Buffers that a host fills and reads.
 struct Contract {
   std::string name;
   DType dtype;

@@ -105,6 +105,9 @@ def test_conductivity_of_a_made_up_profile(tmp_path: Path) -> None:
     assert module.gradients(profile, 2.0) == pytest.approx([0.0, 2.0, 4.0], abs=ROUNDING)
     expected = power * 1.602176634e-7 / (2 * area * 1e-20) / (3.0 * 1e10)  # W / (m^2) / (K/m)
     assert module.conductivity(profile, 3.0) == pytest.approx(expected, rel=ROUNDING)
+    (tmp_path / "c.profile").write_text("\n".join([*lines, lines[0].replace(str(power), "9.0")]) + "\n")
+    with pytest.raises(ValueError, match="holds runs of 2 settings"):
+        module.read_profile(tmp_path / "c.profile")
     (tmp_path / "b.profile").write_text("\n".join(lines[:10]) + "\n")
     with pytest.raises(ValueError, match="no complete block"):
         module.read_profile(tmp_path / "b.profile")

@@ -25,11 +25,14 @@ class Profile(NamedTuple):
 def read_profile(path: Path) -> Profile:
     """The file that in.nemd writes. A block that was written twice, as by a run that was continued, counts once.
 
-    Raises ValueError for a file without a complete block.
+    Raises ValueError for a file without a complete block, or with blocks of runs with other settings.
     """
     lines = path.read_text().splitlines()
     if not lines or not lines[0].startswith("power="):
         raise ValueError(f"{path}: begins with {lines[:1]}, not with power=..., as in.nemd writes it")
+    titles = {line for line in lines if line.startswith("power=")}
+    if len(titles) > 1:
+        raise ValueError(f"{path}: holds runs of {len(titles)} settings ({'; '.join(sorted(titles))}): one file for each")
     settings = dict(word.split("=") for word in lines[0].split(","))
     blocks: dict[int, np.ndarray] = {}
     rows = [line.split() for line in lines if line[:1].isspace() or line[:1].isdigit()]
