@@ -12,7 +12,9 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <numeric>
@@ -39,7 +41,14 @@ std::string joined(const std::vector<std::string>& words) {
 // once.
 [[noreturn]] void fail(LAMMPS* lmp, const std::string& message) {
   if (lmp->comm->nprocs == 1) lmp->error->all(FLERR, message);
-  lmp->error->one(FLERR, message);
+  try {
+    lmp->error->one(FLERR, message);
+  } catch (...) {
+    // What follows ends all ranks, and mpiexec drops what it has not read by then.
+    std::fflush(nullptr);
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    throw;
+  }
 }
 
 // Calls `call` and turns a failure of the runtime into LAMMPS' error.
