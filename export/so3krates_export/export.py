@@ -61,8 +61,8 @@ def export_model(
     the network and the platform is "cpu".
     tables: largest change of a force (eV/A) by tables in place of the radial filter networks; "auto", `TOLERANCE` in
     "fused", which needs them, and none in "xla", which they slow down; "off", none.
-    Raises ValueError for an unknown option, FusedError for body "fused" where the kernels do not compute the network,
-    TableError where no table is fine enough.
+    Raises ValueError for an unknown option, FileNotFoundError where the folder of `path` is missing, FusedError for
+    body "fused" where the kernels do not compute the network, TableError where no table is fine enough.
     """
     for name, value, known in (
         ("precision", precision, PRECISIONS),
@@ -75,6 +75,9 @@ def export_model(
         raise ValueError(f"tables = {tables!r}: give {', '.join(TABLES)} or the allowed change of a force in eV/A")
     if body == "fused" and platform != "cpu":
         raise ValueError(f"body = 'fused' is for the platform 'cpu', not {platform!r}: take body 'xla'")
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}, make it first")
     ladder = default_ladder() if ladder is None else ladder
     numbers = [atomic_numbers[element] for element in model.elements]
     choice = _choose(model, platform, body, tables)

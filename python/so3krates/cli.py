@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -202,7 +201,9 @@ def check(
     ] = None,
     train_data: Annotated[Path | None, typer.Option(help="Frames that trained the model.")] = None,
     test_data: Annotated[Path | None, typer.Option(help="Frames that did not.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the run at constant energy; 0 for none.")] = 300,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of the run at constant energy instead of the usual number; 0 for none.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="The findings as JSON.")] = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
@@ -221,9 +222,12 @@ def check(
     settings = _data_config(setting, energy_key, forces_key, stress_key)
     atoms = None if structure is None else ase.io.read(structure)
     console = _console()
+    potential = checks.open_potential(model)
+    # Before the other checks, which take longer: a wrong key is seen here.
+    errors = checks.error_checks(model, train_data, test_data, settings.keys)
+    steps = checks.STEPS if steps is None else steps
     with progress_display(Console(stderr=True)) as report:
-        found = checks.check_potential(checks.open_potential(model), atoms, steps, progress=report)
-    found += checks.error_checks(model, train_data, test_data, settings.keys)
+        found = checks.check_potential(potential, atoms, steps, progress=report) + errors
     console.print(checks.check_table(found))
     if json_file is not None:
         json_file.write_text(json.dumps(checks.as_json(found), indent=1, allow_nan=False) + "\n")
@@ -402,13 +406,7 @@ def _run_config(config: Path | None, preset: str | None, data: Path | None, sett
     if (config is None) == (preset is None):
         raise ConfigError("give either a file of settings or --preset gan")
     run = training_config.RunConfig.load(config) if config is not None else training_config.preset(preset)
-    content = run.to_dict()
-    # Widths that follow from the number of features go on following it.
-    widths = ("radial_filter_features", "spherical_filter_features", "readout_features")
-    derived = dataclasses.replace(run.model, **dict.fromkeys(widths))
-    for width in widths:
-        if getattr(derived, width) == getattr(run.model, width):
-            del content["model"][width]
+    content = training_config.changeable(run)
     for setting in settings:
         _set(content, setting)
     if data is not None:

@@ -16,9 +16,10 @@ from ase.geometry import complete_cell
 from flax.traverse_util import unflatten_dict
 from matscipy.neighbours import neighbour_list
 from so3krates import checks, cli
-from so3krates.checks import Answer, Check, check_errors, check_potential
+from so3krates.checks import Answer, Check, check_errors, check_potential, perfect_crystal
 from so3krates.model.config import ModelConfig
 from so3krates.storage import Model, ModelError, parameter_shapes
+from so3krates_export.ladder import default_ladder
 from toy_bundle import write_toy_bundle
 from typer.testing import CliRunner
 
@@ -89,24 +90,45 @@ def test_a_sound_potential_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "amount", "name"),
+    ("broken", "amount", "steps", "names"),
     [
-        ("rotation", 1e-6, "rotation, energy"),
-        ("translation", 1e-6, "translation, energy"),
-        ("permutation", 1e-3, "permutation, energy"),
-        ("crystal", 1e-6, "forces in perfect crystals"),
-        ("shear", 1e-6, "shear stress in perfect crystals"),
-        ("force", 1e-3, "force = -dE/dx"),
-        ("stress", 1e-3, "stress = dE/dstrain / V"),
-        ("cutoff", 0.01, "force step at the cutoff"),
-        ("depth", 30.0, "largest force, shaken and squeezed"),
-        ("leak", 0.02, "NVE drift"),
-        ("nan", 1.0, "largest force, shaken and squeezed"),
-        ("nan", 1.0, "NVE drift"),
+        ("rotation", 1e-6, 0, {"rotation, energy"}),
+        ("translation", 1e-6, 0, {"translation, energy"}),
+        ("permutation", 1e-3, 0, {"permutation, energy"}),
+        ("crystal", 1e-6, 0, {"forces in perfect crystals"}),
+        ("shear", 1e-6, 0, {"shear stress in perfect crystals"}),
+        ("force", 1e-3, 0, {"force = -dE/dx"}),
+        ("stress", 1e-3, 0, {"stress = dE/dstrain / V"}),
+        ("cutoff", 0.01, 0, {"force step at the cutoff"}),
+        ("depth", 30.0, 0, {"largest force, shaken and squeezed"}),
+        ("leak", 0.02, STEPS, {"NVE drift"}),
+        ("nan", 1.0, STEPS, {"force = -dE/dx", "largest force, shaken and squeezed", "NVE drift"}),
     ],
 )
-def test_a_broken_law_fails_its_check(broken: str, amount: float, name: str) -> None:
-    assert name in failed(check_potential(Pairs(broken, amount), CRYSTAL, STEPS))
+def test_a_broken_law_fails_its_check(broken: str, amount: float, steps: int, names: set[str]) -> None:
+    assert names <= failed(check_potential(Pairs(broken, amount), CRYSTAL, steps))
+
+
+def test_a_primitive_cell_is_repeated() -> None:
+    found = check_potential(Pairs(), bulk("Cu"), steps=10)
+    assert all(check.passed for check in found)
+    assert "force = -dE/dx" in failed(check_potential(Pairs("force", 1e-3), bulk("Cu"), steps=0))
+
+
+def test_what_is_too_small_is_not_checked() -> None:
+    nothing = Pairs("depth", -0.3)
+    for structure in (CRYSTAL, Atoms("Cu")):
+        found = {check.name: check for check in check_potential(nothing, structure, steps=0)}
+        assert found["force = -dE/dx"].note == "forces too small, 0.0e+00: give another structure"
+        assert found["stress = dE/dstrain / V"].passed is None
+    alone = {check.name: check.note for check in check_potential(Pairs(), Atoms("Cu"), STEPS)}
+    assert alone["NVE drift"] == "a single atom"
+
+
+def test_crystals_of_small_atoms_fit_a_bundle() -> None:
+    crystal = perfect_crystal("H", "H")
+    neighbours = np.bincount(neighbour_list("i", crystal, 5.0)).max()
+    assert 64 < neighbours < max(rung.neighbours for rung in default_ladder())
 
 
 def test_a_molecule_has_no_stress() -> None:
@@ -131,6 +153,8 @@ def test_errors_on_new_frames_are_held_against_those_on_old_ones() -> None:
         ("test / train error, stress", None),
     ]
     assert found[1].value == pytest.approx(2.1)
+    assert found[2].note == "no labels"
+    assert check_errors({"train": rows(0.0), "test": rows(21.0)}, "test")[1].note == "the error of train is zero"
 
 
 def test_a_bundle_is_checked(tmp_path: Path) -> None:
@@ -142,6 +166,22 @@ def test_a_bundle_is_checked(tmp_path: Path) -> None:
         assert named[name].passed, named[name]
     with pytest.raises(ModelError, match="the structure has Cu, the potential knows Ga, N"):
         check_potential(toy, CRYSTAL)
+
+
+def test_a_wrong_key_is_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: object, **__: object) -> None:
+        raise AssertionError("the other checks were made")
+
+    atoms = CRYSTAL.copy()
+    atoms.info["other"] = 1.0
+    ase.io.write(tmp_path / "cu.xyz", atoms, format="extxyz")
+    monkeypatch.setattr(cli, "_use_float64", lambda: None)
+    monkeypatch.setattr(checks, "check_potential", late)
+    monkeypatch.setattr(checks, "open_potential", lambda _: Pairs())
+    both = [f"--{name}-data={tmp_path / 'cu.xyz'}" for name in ("train", "test")]
+    result = CliRunner().invoke(cli.app, ["check", "absent", *both, "--energy-key", "E"])
+    assert result.exit_code == 1
+    assert "has energy under 'E'" in result.stderr
 
 
 @pytest.fixture
@@ -172,8 +212,10 @@ def test_the_command_checks_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert found["test / training error"]["passed"] is None
         (folder / "report").mkdir()
         (folder / "report" / "errors.json").write_text(json.dumps(report))
+        monkeypatch.setattr(checks, "check_potential", lambda *_, **__: [Check("all else", 0.0, 1.0, "")])
         result = CliRunner().invoke(cli.app, command)
     assert result.exit_code == 1
     assert "FAIL" in result.stdout
     found = {check["name"]: check for check in json.loads((tmp_path / "c.json").read_text())}
+    assert found["all else"]["passed"] is True
     assert [name for name, check in found.items() if check["passed"] is False] == ["test / train error, forces"]

@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import ase.io
+import jax
 import numpy as np
 import pytest
 from so3krates import cli
@@ -27,6 +29,15 @@ def run(*arguments: object) -> tuple[int, str, str]:
     """Exit code, output and error output of a command."""
     result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
     return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """Most of the time would be compilation of programs that run a few times."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +172,7 @@ def test_import(tmp_path: Path) -> None:
         (("export", "{model}", "--tables", "-1", "-o", "{out}"), "tables = -1.0: give auto, off or"),
         (("export", "{model}", "--body", "fused", "--tables", "off", "-o", "{out}"), "export with tables 'auto'"),
         (("export", "{model}", "--body", "fused", "--platform", "cuda", "-o", "{out}"), "take body 'xla'"),
-        (("export", "{model}", "-o", "/proc/none/gan.so3k"), "gan.so3k"),
+        (("export", "{model}", "-o", "absent/gan.so3k"), "absent/gan.so3k: there is no folder absent"),
         (("info", "{data}"), "data.extxyz: "),
         (("info", "absent.so3k"), "absent.so3k"),
         (("import-mlff", "absent"), "absent is not a folder"),

@@ -21,6 +21,7 @@ from so3krates.model.potential import Prediction, predict
 from so3krates.runtime import Runtime
 from so3krates.storage import Model, flat_params
 from so3krates_export.export import export_model
+from so3krates_export.ladder import Rung
 from so3krates_export.mlff import MlffError, config_from_hyperparameters, import_mlff, trained_elements
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
@@ -40,6 +41,7 @@ TABLES_ENERGY_TOLERANCE = 1e-7  # eV per atom
 TABLES_FORCE_TOLERANCE = 2e-5  # eV/A
 TABLES_STRESS_TOLERANCE = 5e-7  # eV/A^3
 FLOAT32_FORCE_TOLERANCE = 2e-5  # of the largest force
+RUNG = Rung(rows=256, atoms=4608, candidates=192, neighbours=64)  # room for the reference frames
 SMALLEST_SIGNAL = 0.01  # energies in eV, forces in eV/A, stresses in eV/A^3 of the references are larger
 
 needs_reference = pytest.mark.skipif(not GAN.is_dir(), reason=f"the original's reference cases are not at {REFERENCE}")
@@ -171,16 +173,19 @@ def test_parity_with_the_original_in_float64(gan: Model, gan_frames, record_prop
 
 
 @needs_reference
-def test_the_fused_body_in_float64(gan: Model, gan_frames, tmp_path: Path) -> None:
+def test_the_fused_body_in_float64(
+    gan: Model, gan_frames, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """The same cases through the CPU kernels, whose radial filters are tables."""
     zero = dict.fromkeys(gan.elements, 0.0)
     model = dataclasses.replace(
         gan, config=dataclasses.replace(gan.config, float32_invariants=True), energy_shifts=zero
     )
-    choice = export_model(model, tmp_path / "gan.so3k", "float64")
+    choice = export_model(model, tmp_path / "gan.so3k", "float64", ladder=[RUNG])
     assert choice.body == "fused"
     assert choice.tables["force_error"] < TABLES_FORCE_TOLERANCE
-    runtime = Runtime(tmp_path / "gan.so3k", cache="off")
+    cache = tmp_path_factory.getbasetemp().parent / "lammps_program_cache"  # of all workers and of the LAMMPS tests
+    runtime = Runtime(tmp_path / "gan.so3k", cache=str(cache))
     worst = np.zeros(3)
     for atoms, reference in gan_frames:
         found = runtime.evaluate(atoms)

@@ -9,6 +9,8 @@ from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_numbers, covalent_radii, reference_states
 
+SHORTEST_BOND = 1.5  # A; with the covalent radii of hydrogen a crystal would be denser than any matter
+
 
 def default_structure(elements: Sequence[str]) -> Atoms:
     """A crystal of 32 to 64 atoms of the first one or two elements."""
@@ -21,7 +23,7 @@ def perfect_crystal(first: str, second: str) -> Atoms:
     state = reference_states[z]
     if first == second and state is not None and state["symmetry"] in ("fcc", "bcc", "diamond"):
         return bulk(first, cubic=True)
-    bond = covalent_radii[z] + covalent_radii[atomic_numbers[second]]
+    bond = max(SHORTEST_BOND, covalent_radii[z] + covalent_radii[atomic_numbers[second]])
     crystal = bulk("ZnS", "zincblende", a=4 / math.sqrt(3) * bond, cubic=True)
     crystal.symbols = [first if symbol == "Zn" else second for symbol in crystal.symbols]
     return crystal

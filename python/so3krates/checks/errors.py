@@ -24,8 +24,10 @@ def check_errors(errors: Mapping[str, Mapping[str, Mapping[str, Any]]], test: st
     for row in ("energy, means removed", "forces", "stress"):
         pair = [errors[name][row]["rmse"] for name in (test, train)]
         name = f"{test} / {train} error, {row.partition(',')[0]}"
-        if None in pair or not pair[1] > 0:
+        if None in pair:
             found.append(not_made(name, "no labels"))
+        elif pair[1] == 0:
+            found.append(not_made(name, f"the error of {train} is zero"))
         else:
             found.append(Check(name, pair[0] / pair[1], TEST_RATIO, "of RMSEs"))
     return found
@@ -41,10 +43,11 @@ def error_checks(
 
     name = "test / training error"
     if train_data and test_data:
-        errors = {}
-        for part, file in (("train", train_data), ("test", test_data)):
-            frames = read_frames(file, keys)
-            errors[part] = plain(error_table(predictions_of(path, frames, float64=True), reference(frames)))
+        sets = {"train": read_frames(train_data, keys), "test": read_frames(test_data, keys)}
+        errors = {
+            part: plain(error_table(predictions_of(path, frames, float64=True), reference(frames)))
+            for part, frames in sets.items()
+        }
         return check_errors(errors, "test")
     if train_data or test_data:
         raise ModelError("give both --train-data and --test-data, or neither")

@@ -14,6 +14,7 @@ from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
 
 from so3krates.analysis import energy_drift
+from so3krates.data.report import LARGE_FORCE
 from so3krates.progress import Callback
 from so3krates.storage import ModelError
 
@@ -31,7 +32,7 @@ TEMPERATURE = 300.0  # K
 TIME_STEP = 1.0  # fs; half of it with hydrogen
 STEPS = 300
 DRIFT = 1.0  # meV/atom/ps
-LARGE_FORCE = 50.0  # eV/A
+FEWEST_ATOMS = 4  # smaller periodic cells are repeated: forces on a lone atom and its images are zero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,8 @@ def check_potential(
     unknown = sorted(set(structure.get_chemical_symbols()) - set(potential.elements))
     if unknown:
         raise ModelError(f"the structure has {', '.join(unknown)}, the potential knows {', '.join(potential.elements)}")
+    if len(structure) < FEWEST_ATOMS and structure.pbc.any():
+        structure = structure.repeat(np.where(structure.pbc, 2, 1))
     rng = np.random.default_rng(seed)
     bounds = BOUNDS[potential.precision]
     disturbed = _disturbed(structure, rng)
@@ -142,7 +145,7 @@ def _slope(energy: Callable[[float], float], step: float) -> float:
 
 def _derivatives(potential: Potential, atoms: Atoms, bounds: Bounds, rng: np.random.Generator) -> Iterator[Check]:
     answer = potential(atoms)
-    worst = 0.0
+    errors = []
     for _ in range(DIRECTIONS):
         direction = rng.normal(size=atoms.positions.shape)
 
@@ -151,13 +154,12 @@ def _derivatives(potential: Potential, atoms: Atoms, bounds: Bounds, rng: np.ran
             moved.positions += step * direction
             return potential(moved).energy
 
-        error = _slope(along, bounds.step) + np.sum(answer.forces * direction)
-        worst = max(worst, _largest(np.array(error)) / float(np.linalg.norm(answer.forces)))
-    yield Check("force = -dE/dx", worst, bounds.derivative, "of the forces' norm")
+        errors.append(_slope(along, bounds.step) + np.sum(answer.forces * direction))
+    yield _derivative_check("force = -dE/dx", errors, "forces", answer.forces, bounds.forces, bounds.derivative)
     if answer.stress is None:
         yield not_made("stress = dE/dstrain / V", "the structure is not periodic in three directions")
         return
-    worst, volume = 0.0, atoms.cell.volume
+    errors, volume = [], atoms.cell.volume
     for _ in range(DIRECTIONS):
         strain = rng.normal(size=(3, 3))
         strain = 0.5 * (strain + strain.T)
@@ -165,9 +167,21 @@ def _derivatives(potential: Potential, atoms: Atoms, bounds: Bounds, rng: np.ran
         def under(step: float, strain: np.ndarray = strain) -> float:
             return potential(_strained(atoms, step * strain)).energy
 
-        error = _slope(under, 0.1 * bounds.step) - volume * np.sum(answer.stress * strain)
-        worst = max(worst, _largest(np.array(error)) / float(volume * np.linalg.norm(answer.stress)))
-    yield Check("stress = dE/dstrain / V", worst, bounds.derivative, "of the stress' norm")
+        errors.append(_slope(under, 0.1 * bounds.step) / volume - np.sum(answer.stress * strain))
+    yield _derivative_check(
+        "stress = dE/dstrain / V", errors, "stress", answer.stress, bounds.stress, bounds.derivative
+    )
+
+
+def _derivative_check(
+    name: str, errors: list[float], what: str, values: np.ndarray, rounding: float, bound: float
+) -> Check:
+    """The largest error relative to the norm of the values, unless rounding alone may break the bound."""
+    norm = float(np.linalg.norm(values))
+    if norm < rounding / bound:
+        return not_made(name, f"{what} too small, {norm:.1e}: give another structure")
+    worst = _largest(np.array(errors)) / norm if math.isfinite(norm) else math.inf
+    return Check(name, worst, bound, f"of the {what}' norm")
 
 
 def _cutoff(potential: Potential, bounds: Bounds) -> Iterator[Check]:
@@ -205,8 +219,9 @@ def _abnormal_forces(potential: Potential, atoms: Atoms, rng: np.random.Generato
 
 def _dynamics(potential: Potential, atoms: Atoms, steps: int, rng: np.random.Generator) -> Iterator[Check]:
     names = "NVE drift", "largest force in NVE"
-    if steps < 10:
-        yield from (not_made(name, "fewer than 10 steps wanted") for name in names)
+    if steps < 10 or len(atoms) < 2:
+        why = "fewer than 10 steps wanted" if steps < 10 else "a single atom"
+        yield from (not_made(name, why) for name in names)
         return
     moving = atoms.copy()
     moving.calc = PotentialCalculator(potential)
@@ -223,7 +238,7 @@ def _dynamics(potential: Potential, atoms: Atoms, steps: int, rng: np.random.Gen
         largest = max(largest, _largest(moving.get_forces()))
         if not math.isfinite(largest) or not math.isfinite(energies[-1]):
             break
-    if math.isfinite(largest):
+    if math.isfinite(largest) and math.isfinite(energies[-1]):
         drift = 1000 * abs(energy_drift(1e-3 * step * np.arange(len(energies)), np.array(energies), len(atoms)))
     else:
         drift = math.inf

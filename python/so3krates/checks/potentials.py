@@ -86,7 +86,7 @@ class _BundlePotential:
         from so3krates.runtime import Runtime
 
         self.precision = read_bundle(path).manifest["precision"]
-        self._runtime = Runtime(path)
+        self._runtime = Runtime(path, shifts=False)
         self.elements, self.cutoff = self._runtime.elements, self._runtime.cutoff
 
     def __call__(self, atoms: Atoms) -> Answer:

@@ -19,7 +19,7 @@ from .units import energy_factor, force_factor, length_factor, stress_factor
 # Rows and columns of the components of a stress.
 AXES = {"xx": (0, 0), "yy": (1, 1), "zz": (2, 2), "yz": (1, 2), "xz": (0, 2), "xy": (0, 1)}
 AXES |= {"zy": (1, 2), "zx": (0, 2), "yx": (0, 1)}
-# Arrays of the mlff layout for the default keys.
+# Arrays of the mlff layout for the default keys, which are looked for themselves where these are absent.
 MLFF_NAMES = {"energy": "E", "forces": "F", "stress": "stress", "virial": "virial"}
 # Larger asymmetry of a stress label, relative to its largest component, means a wrong array.
 STRESS_ASYMMETRY = 0.02
@@ -87,8 +87,8 @@ def read_frames(path: str | Path, keys: LabelKeys | None = None) -> list[Atoms]:
     """All frames of a file: `.npz` in the mlff layout, everything else through ASE; lengths in A, labels in eV and A.
 
     The labels under `keys` are moved to a SinglePointCalculator, so that `labels(atoms)` finds them; the default
-    keys mean E, F and stress in an npz. Raises DataError for an unreadable file, an empty one, a key given by the
-    caller that no frame has, and labels of a wrong shape.
+    keys mean E, F and stress in an npz, or else arrays of their own names. Raises DataError for an unreadable file,
+    an empty one, a key given by the caller that no frame has, and labels of a wrong shape.
     """
     return list(iter_frames(path, keys))
 
@@ -160,6 +160,10 @@ def labels(atoms: Atoms, keys: LabelKeys | None = None, where: str = "frame") ->
 def with_labels(atoms: Atoms, values: Labels) -> Atoms:
     """A copy of a frame whose labels are the results of a SinglePointCalculator; missing ones are absent."""
     copy = atoms.copy()
+    for name in ("energy", "forces", "stress"):
+        # Where the calculator has no label the default keys would find what lies there.
+        copy.info.pop(name, None)
+        copy.arrays.pop(name, None)
     results: dict[str, Any] = {}
     if np.isfinite(values.energy):
         results["energy"] = values.energy
@@ -261,7 +265,7 @@ def _read_mlff(path: Path, keys: LabelKeys) -> tuple[Iterator[Atoms], LabelKeys]
     arrays = {key: _per_frame(path, key, data[key], count, shape) for key, shape in shapes.items() if key in data}
     chosen = _keys_to_find(keys)
     for name, shape in {"energy": (), "forces": (n, 3), "stress": (3, 3), "virial": (3, 3)}.items():
-        key = chosen.get(name, MLFF_NAMES[name])
+        key = chosen.get(name) or (MLFF_NAMES[name] if MLFF_NAMES[name] in data else getattr(keys, name))
         if key not in data and name in chosen:
             raise DataError(f"{path}: has no {name} under {key!r}; found {sorted(data)}")
         if getattr(keys, name) and key in data:

@@ -87,10 +87,15 @@ class StoredFrames:
         return found
 
     def graphs(self, cutoff: float, shifts: Mapping[str, float]) -> StoredGraphs:
-        """The frames for training. Raises DataError where the store was made for another cutoff."""
+        """The frames for training. Raises DataError for another cutoff than the store's or an element without shift."""
         if cutoff != self.record["cutoff"]:
             raise DataError(
                 f"{self.folder} was made for a cutoff of {self.record['cutoff']} A, not {cutoff} A: delete it"
+            )
+        unknown = [element for element in self.composition()[0] if element not in shifts]
+        if unknown:
+            raise DataError(
+                f"{self.folder}: element {', '.join(unknown)} is unknown to the model; it knows {', '.join(shifts)}"
             )
         return StoredGraphs(self, shifts)
 

@@ -44,17 +44,19 @@ def breakdown_plot(path: str | Path, sets: Mapping[str, Breakdown]) -> Path:
     heated = any(len(part.temperatures) > 1 for part in sets.values())
     figure = Figure(figsize=(4.2 * (4 if heated else 3), 3.6), layout="constrained")
     panels = figure.subplots(1, 4 if heated else 3)
+    elements = list(dict.fromkeys(e for part in sets.values() for e, errors in part.elements.items() if errors.count))
+    width = 0.8 / max(len(sets), 1)
     for offset, (name, part) in enumerate(sets.items()):
         middles = [0.5 * (row.low + row.high) for row in part.force_sizes]
         panels[0].plot(middles, [row.rmse for row in part.force_sizes], "o-", ms=3, label=name)
         panels[1].plot(middles, [row.relative for row in part.force_sizes], "o-", ms=3, label=name)
         known = {element: e.rmse for element, e in part.elements.items() if e.count}
-        width = 0.8 / len(sets)
-        panels[2].bar([k + offset * width for k in range(len(known))], list(known.values()), width, label=name)
-        panels[2].set_xticks([k + 0.4 - 0.5 * width for k in range(len(known))], list(known))
+        places = [elements.index(element) + offset * width for element in known]
+        panels[2].bar(places, list(known.values()), width, label=name)
         if heated:
             hot = {t: rows["forces"].rmse for t, rows in part.temperatures.items() if rows["forces"].count}
             panels[3].plot(list(hot), list(hot.values()), "o-", ms=3, label=name)
+    panels[2].set_xticks([k + 0.4 - 0.5 * width for k in range(len(elements))], elements)
     titles = (
         ("force errors by size", "force (eV/A)", "RMSE (meV/A)"),
         ("relative force errors", "force (eV/A)", "rms error / rms force"),

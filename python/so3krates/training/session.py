@@ -15,7 +15,7 @@ from so3krates.data import StoredFrames, read_frames
 from .config import RunConfig
 from .report import write_report
 from .sources import load_frames, load_stored
-from .trainer import RUN_FILE, TrainingResult, train
+from .trainer import RUN_FILE, TrainingError, TrainingResult, train
 
 STORE_FOLDER = "frames"
 REPORTED = 1000  # frames of a stored set that a report looks at
@@ -50,6 +50,8 @@ def run_session(
     if members < 1:
         raise ValueError(f"{members} members of a committee: give at least 1")
     output = Path(output)
+    runs = committee(config, members)
+    _require_place([output / name for name in runs], output, resume)
     if config.data.stream:
         frames_train, frames_valid = load_stored(config.data, config.model.cutoff, output / STORE_FOLDER)
     else:
@@ -58,7 +60,7 @@ def run_session(
     console.print(f"{len(frames_train)} frames to train, {len(frames_valid)} to validate; writing to {output}")
     sets = {"train": reported(frames_train), "valid": reported(frames_valid), "test": test_frames}
     results = []
-    for name, run in committee(config, members).items():
+    for name, run in runs.items():
         folder = output / name
         # A member whose turn has not come when the session was stopped is begun, not resumed.
         begun = resume and (members == 1 or (folder / RUN_FILE).exists())
@@ -71,6 +73,15 @@ def run_session(
         if result.reason.startswith("stopped by"):
             break
     return results
+
+
+def _require_place(folders: Sequence[Path], output: Path, resume: bool) -> None:
+    """Refuses to begin where a run lies, and to resume where none does, before anything is read or written."""
+    begun = [folder for folder in folders if (folder / RUN_FILE).exists()]
+    if begun and not resume:
+        raise TrainingError(f"{begun[0]} holds a run already: resume it, or choose another folder")
+    if resume and not begun:
+        raise TrainingError(f"{output} holds no run to resume ({RUN_FILE} is missing)")
 
 
 def reported(frames: Sequence[Atoms] | StoredFrames) -> Sequence[Atoms]:

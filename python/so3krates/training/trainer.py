@@ -38,6 +38,7 @@ from .config import RunConfig, TrainingConfig
 from .evaluate import ordered_batches, precision
 from .interrupt import polite_interrupts
 from .loss import ErrorSums, labels_of, loss_of, normalised_weights, root_mean_squares, unit_scales, variance_scales
+from .optimiser import make_schedule
 from .progress import ProgressCallback, Status, progress_display
 from .step import StepResult, TrainState, add_sums, batch_energies, batch_errors, initial_state, make_step, zero_sums
 
@@ -142,7 +143,14 @@ class _Run:
         cutoff = config.model.cutoff
         self.graphs = _graphs(frames_train, cutoff, self.shifts, "training data")
         self.valid_graphs = _graphs(frames_valid, cutoff, self.shifts, "validation data")
-        _require_labels(self.graphs, config)
+        _require_labels(self.graphs, config, "training")
+        if len(self.valid_graphs):
+            _require_labels(self.valid_graphs, config, "validation")
+        elif settings.patience is not None:
+            raise TrainingError(
+                f"training.patience = {settings.patience} needs validation frames, and there are none: "
+                "give some (data.n_valid, data.valid_file), or leave patience out"
+            )
         self.scales = variance_scales(self.graphs) if settings.variance_scaling else unit_scales()
         self.weights = normalised_weights(settings)
         self.batch_size = settings.batch_size_for(len(self.graphs))
@@ -217,6 +225,7 @@ class _Run:
         self.step = int(self.checkpoints.latest())
         stored = self.checkpoints.load(self.step, jax.device_get(self._stored()))
         self.state = TrainState(**jax.tree.map(jnp.array, stored["state"]))
+        self.learning_rate = float(make_schedule(self.config.training, self.total_steps)(self.step - 1))
         loss, *counts = stored["numbers"].tolist()
         self.best = _Best(jax.tree.map(np.array, stored["best"]), loss, *(int(c) for c in counts))
 
@@ -254,7 +263,8 @@ class _Run:
     def go(self, interrupted: Callable[[], str | None]) -> TrainingResult:
         """Steps until the epochs, the learning rate, the time or the user's patience end."""
         settings = self.config.training
-        reason = None
+        # A resumed run may have ended already.
+        reason = self._stale() or self._slow()
         batch = self._batch(self.step) if self.step < self.total_steps else None
         while self.step < self.total_steps and reason is None:
             started = time.monotonic()
@@ -264,16 +274,22 @@ class _Run:
             batch = self._batch(self.step)
             self._account(result)
             self.step_seconds.append(time.monotonic() - started)
-            reason = self._ends(interrupted())
-            due = self.step % self.eval_every == 0 or self.step == self.total_steps
+            slow = self._slow()
+            reason = self._stopped(interrupted()) or slow
+            due = self.step % self.eval_every == 0 or self.step == self.total_steps or slow is not None
             if due:
                 self._validate()
                 reason = reason or self._stale()
-            if reason or (due and self.step == self.total_steps) or self._overdue():
+            if reason or self.step == self.total_steps or self._overdue():
                 self._save()
             if reason and not due:
                 # After the checkpoint: a resumed run must not know of this validation.
                 self._validate()
+        if len(self.valid_graphs) and self.best.step == 0:
+            raise TrainingError(
+                f"none of the validations in {self.step} steps gave a finite loss, so that no weights are the best: "
+                "lower training.learning_rate, or look for wrong labels in the validation data"
+            )
         model = self._model()
         if settings.refit_shift:
             model = dataclasses.replace(model, energy_shifts=self._refitted_shifts())
@@ -293,18 +309,22 @@ class _Run:
     def _overdue(self) -> bool:
         return time.monotonic() - self.saved >= 60 * self.config.training.checkpoint_minutes
 
-    def _ends(self, signal_name: str | None) -> str | None:
-        """Why the run ends after this step, if it does."""
+    def _stopped(self, signal_name: str | None) -> str | None:
+        """Why the run stops after this step, to be resumed, if it does."""
         settings = self.config.training
-        rate = self.learning_rate
         if signal_name:
             return f"stopped by {signal_name}"
-        scheduled = settings.schedule != "constant" and self.step > settings.warmup_steps
-        if scheduled and rate <= settings.learning_rate_stop:
-            return f"learning rate fell to {rate:.3g}"
         if settings.max_minutes is not None and time.monotonic() - self.began >= 60 * settings.max_minutes:
             return f"time limit of {settings.max_minutes:g} min reached"
         return None
+
+    def _slow(self) -> str | None:
+        """Why the run ends by its learning rate, if it does."""
+        settings = self.config.training
+        if settings.schedule == "constant" or self.step <= settings.warmup_steps:
+            return None
+        fallen = self.learning_rate <= settings.learning_rate_stop
+        return f"learning rate fell to {self.learning_rate:.3g}" if fallen else None
 
     def _stale(self) -> str | None:
         """Why the run ends after a validation, if it does."""
@@ -432,8 +452,8 @@ def _graphs(
     return frame_graphs(frames, cutoff, shifts, name)
 
 
-def _require_labels(graphs: Sequence[FrameGraph], config: RunConfig) -> None:
-    """Refuses a weight on a target that no training frame has."""
+def _require_labels(graphs: Sequence[FrameGraph], config: RunConfig, name: str) -> None:
+    """Refuses a weight on a target that no frame of the named set has."""
     settings, data = config.training, config.data
     wanted = (
         (settings.energy_weight, "energy_weight", data.energy_key),
@@ -443,7 +463,7 @@ def _require_labels(graphs: Sequence[FrameGraph], config: RunConfig) -> None:
     for place, (weight, setting, key) in enumerate(wanted):
         if weight > 0 and not any(np.isfinite(found[place]).any() for found in labels_of(graphs)):
             raise DataError(
-                f"training.{setting} = {weight} but none of {len(graphs)} training frames has a label for it "
+                f"training.{setting} = {weight} but none of {len(graphs)} {name} frames has a label for it "
                 f"(key {key!r}): name the right key under [data], or set training.{setting} = 0"
             )
 
