@@ -32,7 +32,8 @@ def read_profile(path: Path) -> Profile:
         raise ValueError(f"{path}: begins with {lines[:1]}, not with power=..., as in.nemd writes it")
     titles = {line for line in lines if line.startswith("power=")}
     if len(titles) > 1:
-        raise ValueError(f"{path}: holds runs of {len(titles)} settings ({'; '.join(sorted(titles))}): one file for each")
+        listed = "; ".join(sorted(titles))
+        raise ValueError(f"{path}: holds runs of {len(titles)} settings ({listed}): write a file for each")
     settings = dict(word.split("=") for word in lines[0].split(","))
     blocks: dict[int, np.ndarray] = {}
     rows = [line.split() for line in lines if line[:1].isspace() or line[:1].isdigit()]

@@ -18,7 +18,8 @@ from .green_kubo import GreenKubo, green_kubo, scaled_flux
 
 AXES = "xyz"
 BANDWIDTH = 10  # largest frequency of the cepstral estimate times the upper limit of the integral
-SAME_STATE = {"temperature": 0.1, "volume": 0.01}  # largest relative spread over trajectories
+# Largest relative spread over trajectories; NVE keeps the temperature at which NVT left it, within T (2 / 3N)^(1/2).
+SAME_STATE = {"temperature": 0.2, "volume": 0.01}
 SUSPICIOUS_POWER = 9  # least power at zero frequency, over that of its neighbours, that is called a drift
 NEIGHBOURS = 10
 SUSPICIOUS_DIFFERENCE = 3  # combined errors
