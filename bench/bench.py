@@ -364,7 +364,11 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
                 if (r["body"], r["threads"]) == (body, threads)
             ]
             if points:
-                axes.loglog(*zip(*sorted(points), strict=True), "o-", label=f"{body}, {threads} threads")
+                axes.loglog(
+                    *zip(*sorted(points), strict=True),
+                    "o-",
+                    label=f"lammps, {threads} ranks" if body == "ranks" else f"{body}, {threads} threads",
+                )
     axes.set(xlabel="atoms", ylabel="time per atom and step (µs)")
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=150)

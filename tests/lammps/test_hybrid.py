@@ -36,7 +36,7 @@ def test_overlay_adds_up(bench64: Bench, gan_cell: Atoms, newton: str) -> None:
     assert both.energy == pytest.approx(alone.energy + other.energy, abs=SAME * len(atoms))
 
 
-@pytest.mark.parametrize("kspace", ["ewald", "pppm"])
+@pytest.mark.parametrize("kspace", ["pppm"])
 def test_overlay_of_charges_adds_up(bench64: Bench, gan_cell: Atoms, kspace: str) -> None:
     """With short-range repulsion and point charges, which LAMMPS sums in reciprocal space too."""
     atoms = structure("crystal", gan_cell)
