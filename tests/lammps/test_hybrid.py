@@ -36,13 +36,12 @@ def test_overlay_adds_up(bench64: Bench, gan_cell: Atoms, newton: str) -> None:
     assert both.energy == pytest.approx(alone.energy + other.energy, abs=SAME * len(atoms))
 
 
-@pytest.mark.parametrize("kspace", ["pppm"])
-def test_overlay_of_charges_adds_up(bench64: Bench, gan_cell: Atoms, kspace: str) -> None:
+def test_overlay_of_charges_adds_up(bench64: Bench, gan_cell: Atoms) -> None:
     """With short-range repulsion and point charges, which LAMMPS sums in reciprocal space too."""
     atoms = structure("crystal", gan_cell)
     lines = "zbl 2.0 3.0 coul/long 6.0\npair_coeff 1 1 zbl 31 31\npair_coeff 1 2 zbl 31 7\npair_coeff 2 2 zbl 7 7\n"
     lines += "pair_coeff * * coul/long\nfix charges all property/atom q ghost yes\nset type 1 charge 0.6\n"
-    lines += f"set type 2 charge -0.6\nkspace_style {kspace} 1e-4"
+    lines += "set type 2 charge -0.6\nkspace_style pppm 1e-4"
     alone = bench64.evaluate(atoms)
     other = bench64.evaluate(atoms, pair=f"pair_style hybrid/overlay {lines}\n")
     both = bench64.evaluate(atoms, pair=hybrid(bench64, "hybrid/overlay", lines, "Ga N"))
