@@ -2,6 +2,7 @@
 // would share between the instruction sets.
 #include "body.h"
 
+#include "attention.h"
 #include "edges.h"
 #include "first_layer.h"
 #include "nodes.h"
@@ -40,6 +41,12 @@ Body<Real> make() {
     const auto adjoint = channels == 1 ? first_messages_adjoint<Real, 1> : first_messages_adjoint<Real, 4>;
     adjoint(layout, weights, pairs, visit, species, sums_adjoint, coefficients_adjoint, gradients, strain);
   };
+  b.attend = attend<Real>;
+  b.attend_adjoint = attend_adjoint<Real>;
+  b.attend_second = attend_second<Real>;
+  b.gather = gather<Real>;
+  b.gather_adjoint = gather_adjoint<Real>;
+  b.gather_second = gather_second<Real>;
   return b;
 }
 

@@ -8,7 +8,7 @@
 namespace so3krates::kernels {
 
 // Functions work on a range of rows or on the pairs of a visit; `memory` is scratch of `scratch` numbers, 64-byte
-// aligned. Arrays are described where the functions are defined: edges.h, first_layer.h, nodes.h.
+// aligned. Arrays are described where the functions are defined: edges.h, first_layer.h, nodes.h, attention.h.
 template <typename Real>
 struct Body {
   std::size_t (*scratch)(const Layout&, int channels);
@@ -36,6 +36,8 @@ struct Body {
   void (*first_messages_adjoint)(const Layout&, const FirstLayerWeights<Real>&, const PairTable<Real>&, int channels,
                                  Visit, const int* species, const Real* sums_adjoint, const Real* coefficients_adjoint,
                                  const Gradients&, double* strain);
+  using Attention = void (*)(const AttentionShape&, Range pairs, const AttentionArrays<Real>&);
+  Attention attend, attend_adjoint, attend_second, gather, gather_adjoint, gather_second;
 };
 
 // The best that this processor runs, or the one that the environment variable SO3KRATES_KERNELS names (generic, avx2,

@@ -11,6 +11,7 @@
 #include "pairs.h"
 #include "parallel.h"
 #include "registry.h"
+#include "training.h"
 
 namespace so3krates::kernels {
 namespace {
@@ -503,6 +504,7 @@ XLA_FFI_Error* entry(XLA_FFI_CallFrame* frame) {
 
 const Kernel* so3krates_kernels(std::size_t* count) {
   static const Kernel kernels[] = {
+      SO3KRATES_FOR_ATTENTION(SO3KRATES_ATTENTION_KERNEL)
       SO3KRATES_KERNEL(pairs),         SO3KRATES_KERNEL(first_layer),
       SO3KRATES_KERNEL(project),       SO3KRATES_KERNEL(layer),
       SO3KRATES_KERNEL(readout),       SO3KRATES_KERNEL(exchange_adjoint),

@@ -110,9 +110,24 @@ struct Gradients {
   double* atom_virials;  // [rows][3][3] or null
 };
 
-// Rows [begin, end), handled by one thread.
+// Rows or pairs [begin, end), handled by one thread.
 struct Range {
   int begin, end;
+};
+
+// Attention along a list of pairs, for training; attention.h has the formulas. F = heads * width features.
+struct AttentionShape {
+  int rows, pairs, heads, width;
+  const int *first, *second;  // [pairs] rows of the two atoms
+};
+// Those that a function has no use for are null. Arrays of rows that it fills (`query_out`, `key_out`) are added to.
+template <typename Real>
+struct AttentionArrays {
+  const Real *query, *key;                // [rows][F]
+  const Real* filter;                     // [pairs][F]
+  const Real* coefficient;                // [2][pairs][heads]
+  const Real *query_t, *key_t, *filter_t, *coefficient_t;  // what the results of the adjoint are contracted with
+  Real *query_out, *key_out, *filter_out, *coefficient_out;
 };
 
 }  // namespace so3krates::kernels

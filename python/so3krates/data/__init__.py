@@ -1,6 +1,16 @@
 """Labelled structures on their way to the network: reading, splits, shifts, neighbours, batches."""
 
-from .batches import BatchShape, Buckets, FrameGraph, Targets, collate, frame_graph, frame_graphs, sizes_of
+from .batches import (
+    BatchShape,
+    Buckets,
+    FrameGraph,
+    Targets,
+    collate,
+    frame_graph,
+    frame_graphs,
+    shortest_distance,
+    sizes_of,
+)
 from .frames import DataError, LabelKeys, Labels, iter_frames, labels, read_frames, with_labels
 from .neighbours import NeighbourTable, neighbour_table
 from .report import DataReport, data_report, report_tables
@@ -36,6 +46,7 @@ __all__ = [
     "neighbour_table",
     "read_frames",
     "report_tables",
+    "shortest_distance",
     "sizes_of",
     "store_frames",
     "total_shift",

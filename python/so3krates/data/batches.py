@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 
-from so3krates.model.potential import Batch
+from so3krates.model.potential import Batch, Pairs
 
 from .frames import DataError, labels
 from .neighbours import WIDTH_STEP, NeighbourTable, neighbour_table, round_up
 from .shifts import total_shift
 
+# Room for pairs comes in this many parts of what the slots hold.
+PAIR_STEPS = 8
 # Ratio between neighbouring sizes of padded batches: more rungs waste less and compile more often.
 BUCKET_RATIO = 1.25
 
@@ -47,6 +49,12 @@ class BatchShape(NamedTuple):
     structures: int
     atoms: int
     neighbours: int
+    pairs: int | None = None  # None: as many as the slots hold
+
+    @property
+    def most_pairs(self) -> int:
+        """Pairs for which there is room."""
+        return -(-self.atoms * self.neighbours // 2) if self.pairs is None else self.pairs
 
 
 def frame_graph(
@@ -93,6 +101,14 @@ def frame_graphs(
     return [frame_graph(atoms, cutoff, shifts, f"{name}, frame {n}", read_labels) for n, atoms in enumerate(frames)]
 
 
+def shortest_distance(graph: FrameGraph) -> float | None:
+    """The shortest distance between neighbours in A, None where there are none."""
+    row, slot = np.nonzero(graph.table.used)
+    vectors = graph.positions[graph.table.neighbours[row, slot]] - graph.positions[row]
+    vectors = vectors + graph.table.shifts[row, slot] @ graph.cell
+    return float(np.sqrt((vectors**2).sum(axis=1).min())) if len(row) else None
+
+
 def sizes_of(graphs: Sequence[FrameGraph]) -> tuple[np.ndarray, np.ndarray]:
     """Atoms and neighbour slots of each graph, (M,) each; stored graphs know them without being read."""
     if hasattr(graphs, "sizes"):
@@ -117,11 +133,13 @@ class Buckets:
         """The smallest shape that holds these graphs of the set."""
         atoms = sum(len(g.species) for g in graphs)
         width = max(g.table.neighbours.shape[1] for g in graphs)
-        return BatchShape(
+        shape = BatchShape(
             self.structures,
             min(rung for rung in self._atoms if rung >= atoms),
             min(rung for rung in self._widths if rung >= width),
         )
+        step = -(-shape.most_pairs // PAIR_STEPS)
+        return shape._replace(pairs=max(step, round_up(_pairs(graphs), step)))
 
 
 def _rungs(top: int, bottom: int) -> list[int]:
@@ -134,17 +152,24 @@ def _rungs(top: int, bottom: int) -> list[int]:
         rungs.append(below)
 
 
+def _pairs(graphs: Sequence[FrameGraph]) -> int:
+    return sum(int(g.table.counts.sum()) for g in graphs) // 2
+
+
 def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.float32) -> tuple[Batch, Targets]:
     """One padded batch and its labels as numpy arrays of `dtype`.
 
     Padding atoms have species 0, no neighbours and belong to the last structure; padding structures have no
     atoms. Raises ValueError where the graphs do not fit the shape.
     """
-    s, n, k = shape
+    s, n, k = shape[:3]
+    p = shape.most_pairs
     total = sum(len(g.species) for g in graphs)
     width = max(g.table.neighbours.shape[1] for g in graphs)
-    if len(graphs) > s or total > n or width > k:
-        raise ValueError(f"{len(graphs)} structures of {total} atoms and {width} neighbours do not fit {shape}")
+    if len(graphs) > s or total > n or width > k or _pairs(graphs) > p:
+        raise ValueError(
+            f"{len(graphs)} structures of {total} atoms, {width} neighbours and {_pairs(graphs)} pairs do not fit {shape}"
+        )
     species = np.zeros(n, np.int32)
     positions = np.zeros((n, 3), dtype)
     cells = np.zeros((s, 3, 3), dtype)
@@ -157,7 +182,10 @@ def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.fl
     virials = np.full((s, 3, 3), np.nan, dtype)
     atoms = np.ones(s, dtype)
     volumes = np.ones(s, dtype)
-    start = 0
+    ends = np.zeros((2, p), np.int32)
+    slots = np.full((n, k), 2 * p, np.int32)
+    pair_shifts = np.zeros((p, 3), dtype)
+    start = pair = 0
     for index, graph in enumerate(graphs):
         rows = slice(start, start + len(graph.species))
         table = graph.table
@@ -168,12 +196,20 @@ def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.fl
         structure[rows] = index
         neighbours[rows, :own] = table.neighbours + start
         shifts[rows, :own] = table.shifts
-        mask[rows, :own] = np.arange(own) < table.counts[:, None]
+        used = table.used
+        mask[rows, :own] = used
+        slots[rows, :own][used] = (np.where(table.pairs < 0, p + ~table.pairs, table.pairs) + pair)[used]
+        centre, slot = np.nonzero(used & (table.pairs >= 0))
+        own_pairs = slice(pair, pair + len(centre))
+        ends[:, own_pairs] = start + np.stack([centre, table.neighbours[centre, slot]])
+        pair_shifts[own_pairs] = table.shifts[centre, slot]
+        pair = own_pairs.stop
         forces[rows] = graph.forces
         energies[index] = graph.energy
         virials[index] = graph.virial
         atoms[index] = len(graph.species)
         volumes[index] = graph.volume
         start = rows.stop
-    batch = Batch(species, positions, cells, structure, neighbours, shifts, mask, np.arange(n) < total)
+    pairs = Pairs(np.int32(pair), ends, slots, pair_shifts)
+    batch = Batch(species, positions, cells, structure, neighbours, shifts, mask, np.arange(n) < total, pairs)
     return batch, Targets(energies, forces, virials, atoms, volumes)

@@ -18,6 +18,12 @@ class NeighbourTable(NamedTuple):
     neighbours: np.ndarray  # (n, K) int32; slots beyond the count hold the row itself
     shifts: np.ndarray  # (n, K, 3) int16 whole numbers of lattice vectors
     counts: np.ndarray  # (n,) int32 slots in use
+    pairs: np.ndarray  # (n, K) int32 number p of the unordered pair, ~p in the later of its two slots
+
+    @property
+    def used(self) -> np.ndarray:
+        """Slots in use, (n, K) bool."""
+        return np.arange(self.neighbours.shape[1]) < self.counts[:, None]
 
 
 def neighbour_table(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> NeighbourTable:
@@ -40,7 +46,24 @@ def neighbour_table(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cu
     shifts = np.zeros((n, width, 3), np.int16)
     neighbours[centre, slot] = other
     shifts[centre, slot] = offset
-    return NeighbourTable(neighbours, shifts, counts)
+    pairs = np.zeros((n, width), np.int32)
+    pairs[centre, slot] = _pair_numbers(centre, other, offset)
+    return NeighbourTable(neighbours, shifts, counts, pairs)
+
+
+def _pair_numbers(centre: np.ndarray, other: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Number of the pair of each directed edge, in the order in which they come first; ~number where they come again.
+
+    Edges (E,), (E,), (E, 3) are sorted by centre, other and offset, and both directions are there.
+    """
+    # Turned round and sorted again, the edges come in the order of their partners.
+    partner = np.lexsort((*-offset.T, centre, other))
+    edges = np.arange(len(centre))
+    is_first = edges < partner
+    numbers = np.empty(len(centre), np.int32)
+    numbers[is_first] = np.arange(np.count_nonzero(is_first))
+    numbers[~is_first] = ~numbers[partner[~is_first]]
+    return numbers
 
 
 def round_up(value: int, step: int) -> int:

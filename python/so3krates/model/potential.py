@@ -11,8 +11,17 @@ from .config import ModelConfig
 from .network import Graph, Params, atom_energies
 
 
+class Pairs(NamedTuple):
+    """Unordered pairs of atoms within the cutoff; P of them, of which the first `count` are in use."""
+
+    count: jax.Array  # () int32
+    ends: jax.Array  # (2, P) int32 rows i and j of the two atoms; 0 beyond count
+    slots: jax.Array  # (N, K) int32: i <- j of pair p is p, j <- i is P + p; 2P where a row has no more neighbours
+    shifts: jax.Array  # (P, 3) whole numbers of lattice vectors between i and j, as floats
+
+
 class Batch(NamedTuple):
-    """Several structures as one graph of N atoms; lengths in A."""
+    """Several structures as one graph of N atoms, by rows and by pairs; lengths in A."""
 
     species: jax.Array  # (N,) atomic numbers, 0 for padding
     positions: jax.Array  # (N, 3)
@@ -22,6 +31,7 @@ class Batch(NamedTuple):
     shifts: jax.Array  # (N, K, 3) whole numbers of lattice vectors, as floats
     mask: jax.Array  # (N, K) slots in use
     atom_mask: jax.Array  # (N,) real atoms
+    pairs: Pairs | None = None  # what `so3krates.training` reads instead of the rows
 
 
 class Prediction(NamedTuple):

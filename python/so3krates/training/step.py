@@ -14,11 +14,12 @@ import optax
 from so3krates.data import Targets
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
-from so3krates.model.potential import Batch, predict
+from so3krates.model.potential import Batch
 
 from .config import TrainingConfig
 from .loss import ErrorSums, Scales, error_sums, loss_of, normalised_weights
 from .optimiser import make_optimiser, make_schedule
+from .pair_potential import predict_pairs
 
 
 class TrainState(NamedTuple):
@@ -47,12 +48,13 @@ def initial_state(config: TrainingConfig, params: Params) -> TrainState:
 
 
 def make_step(
-    model: ModelConfig, config: TrainingConfig, total_steps: int
+    model: ModelConfig, config: TrainingConfig, total_steps: int, points: int | None = None
 ) -> Callable[[TrainState, Batch, Targets, Scales], tuple[TrainState, StepResult]]:
     """The compiled step. It takes the state's memory: the old state is gone after the call.
 
     Scales are an argument, so that the program does not depend on the data and a compile cache can serve it. With
     more than one part (`accumulate`, `devices`) all arrays of batch and targets begin with an axis of that length.
+    `points`: see `predict_pairs`.
     """
     weights = normalised_weights(config)
     optimiser = make_optimiser(config)
@@ -61,7 +63,7 @@ def make_step(
     def objective(
         params: Params, batch: Batch, targets: Targets, scales: Scales, counts: jax.Array | None = None
     ) -> tuple[jax.Array, ErrorSums]:
-        sums = error_sums(predict(model, params, batch), batch, targets, scales)
+        sums = error_sums(predict_pairs(model, params, batch, points), batch, targets, scales)
         return loss_of(sums if counts is None else sums._replace(counts=counts), weights), sums
 
     gradient_of = jax.value_and_grad(objective, has_aux=True)
@@ -130,13 +132,13 @@ def _averaged(config: TrainingConfig, state: TrainState, params: Params) -> Para
 @partial(jax.jit, static_argnums=0)
 def batch_errors(model: ModelConfig, params: Params, batch: Batch, targets: Targets, scales: Scales) -> ErrorSums:
     """The error sums of a batch, compiled."""
-    return error_sums(predict(model, params, batch), batch, targets, scales)
+    return error_sums(predict_pairs(model, params, batch, None), batch, targets, scales)
 
 
 @partial(jax.jit, static_argnums=0)
 def batch_energies(model: ModelConfig, params: Params, batch: Batch) -> jax.Array:
     """Energies of the structures of a batch (S,) in eV without shifts, compiled."""
-    return predict(model, params, batch).energies
+    return predict_pairs(model, params, batch, None).energies
 
 
 def zero_sums() -> ErrorSums:

@@ -29,6 +29,7 @@ from so3krates.data import (
     energy_shifts,
     fit_shifts,
     frame_graphs,
+    shortest_distance,
 )
 from so3krates.model.network import Params, init_params
 from so3krates.storage import Model
@@ -39,6 +40,7 @@ from .evaluate import ordered_batches, precision
 from .interrupt import polite_interrupts
 from .loss import ErrorSums, labels_of, loss_of, normalised_weights, root_mean_squares, unit_scales, variance_scales
 from .optimiser import make_schedule
+from .pair_potential import radial_points
 from .progress import ProgressCallback, Status, progress_display
 from .step import StepResult, TrainState, add_sums, batch_energies, batch_errors, initial_state, make_step, zero_sums
 
@@ -50,6 +52,8 @@ COLUMNS = (
     *("train_loss", "train_energy_rmse", "train_forces_rmse", "train_stress_rmse"),
     *("valid_loss", "valid_energy_rmse", "valid_forces_rmse", "valid_stress_rmse"),
 )
+# Frames that are looked at for the shortest distance.
+DISTANCE_FRAMES = 100
 # A run that meets so many non-finite steps with no better validation in between is given up.
 MOST_RECOVERIES = 10
 # Settings that may differ when a run is resumed: they say where the data lies and how long the run goes on.
@@ -160,7 +164,8 @@ class _Run:
         self.steps_per_epoch = len(self.graphs) // self.batch_size
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.eval_every = settings.eval_every or self.steps_per_epoch
-        self.step_function = make_step(config.model, settings, self.total_steps)
+        points = None if settings.float64 else radial_points(config.model, _shortest_distance(self.graphs))
+        self.step_function = make_step(config.model, settings, self.total_steps, points)
         self.checkpoints = self._open(resume)
         self.state, self.best = self._initial()
         self.step = 0
@@ -466,6 +471,13 @@ def _require_labels(graphs: Sequence[FrameGraph], config: RunConfig, name: str) 
                 f"training.{setting} = {weight} but none of {len(graphs)} {name} frames has a label for it "
                 f"(key {key!r}): name the right key under [data], or set training.{setting} = 0"
             )
+
+
+def _shortest_distance(graphs: Sequence[FrameGraph]) -> float:
+    """Shortest distance (A) in some of the frames; 1 where no atom has a neighbour."""
+    places = np.unique(np.linspace(0, len(graphs) - 1, DISTANCE_FRAMES).astype(int))
+    found = [shortest_distance(graphs[k]) for k in places]
+    return min((d for d in found if d is not None), default=1.0)
 
 
 def _require_parts(settings: TrainingConfig, batch_size: int) -> None:

@@ -1,0 +1,134 @@
+"""The potential on a list of pairs: the same energies, forces and strain gradients as `so3krates.model.predict`, and a
+gradient of the loss that costs a fraction (docs/training.md, the training step)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from so3krates.model.config import ModelConfig
+from so3krates.model.cutoff import cutoff_function
+from so3krates.model.geometry import masked_vectors
+from so3krates.model.harmonics import invariants, parity, spherical_harmonics, spread
+from so3krates.model.layer import MLP, Layer
+from so3krates.model.network import Params
+from so3krates.model.potential import Batch, Prediction
+from so3krates.model.radial_basis import radial_basis
+
+from .attention import attend, gather, sum_directions, to_directions
+
+FILTERS = ("feature_filter", "geometric_filter")
+
+
+def radial_points(config: ModelConfig, shortest: float) -> int | None:
+    """Chebyshev points in exp(-d) at which polynomials meet the radial filters to float32 rounding, for distances from
+    `shortest` (A) to the cutoff; None for filters that are no smooth functions.
+
+    Chebyshev coefficients of a Gaussian of width s on an interval of length L fall from degree ~ L/s on; the filters'
+    networks are smooth functions of such Gaussians (docs/training.md has the errors).
+    """
+    if config.radial_basis != "phys":
+        return None
+    width = 2.0 / config.radial_functions * (1.0 - math.exp(-config.cutoff))
+    length = math.exp(-shortest) - math.exp(-config.cutoff)
+    return 16 * math.ceil((20 + 5 * length / width) / 16)
+
+
+def predict_pairs(config: ModelConfig, params: Params, batch: Batch, points: int | None) -> Prediction:
+    """Energies, forces and strain gradients in the precision of `batch.positions` and `params`.
+
+    The radial filters are computed at `points` Chebyshev points and interpolated, or for each pair where it is None.
+    """
+    structures = len(batch.cells)
+    first, second = batch.pairs.ends
+    structure = batch.structure[first]
+    vectors = batch.positions[second] - batch.positions[first]
+    vectors = vectors + jnp.einsum("pc,pcb->pb", batch.pairs.shifts, batch.cells[structure])
+
+    def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+        energies = jnp.where(batch.atom_mask, _atom_energies(config, params, batch, vectors, points), 0.0)
+        return energies.sum(), energies
+
+    (_, energies), gradient = jax.value_and_grad(total, has_aux=True)(vectors)
+    strain = jax.ops.segment_sum(vectors[:, :, None] * gradient[:, None], structure, structures)
+    return Prediction(
+        energies=jax.ops.segment_sum(energies, batch.structure, structures),
+        forces=sum_directions(batch.pairs, jnp.stack([gradient, -gradient]), 0),
+        strain_gradients=0.5 * (strain + jnp.swapaxes(strain, 1, 2)),
+        atom_energies=energies,
+    )
+
+
+def _atom_energies(
+    config: ModelConfig, params: Params, batch: Batch, vectors: jax.Array, points: int | None
+) -> jax.Array:
+    pairs, dtype = batch.pairs, vectors.dtype
+    vectors = masked_vectors(vectors, jnp.arange(len(vectors)) < pairs.count, config.cutoff)
+    distances = jnp.sqrt(jnp.sum(vectors * vectors, axis=-1))
+    cutoff = cutoff_function(distances, config)
+    harmonics = spherical_harmonics(vectors / distances[:, None], config.degrees)
+    harmonics = jnp.stack([harmonics, jnp.asarray(parity(config.degrees), dtype) * harmonics])
+    radial = _radial_filters(config, params, distances, points)
+
+    x = jnp.asarray(params["embedding"]["embedding"], dtype)[batch.species]
+    chi = jnp.zeros((len(x), config.orders), dtype)
+    for k in range(config.layers):
+        layer = params[f"layers_{k}"]
+
+        def apply(method: str, *arguments: Any, layer: Params = layer) -> Any:
+            return Layer(config).apply({"params": layer}, *arguments, method=method)
+
+        centre, other = apply("project", x, chi)
+        # Before the first layer all Euclidean variables are zero: one row stands for every pair.
+        ends = to_directions(pairs, chi, 0) if k > 0 else jnp.zeros((2, 1, config.orders), dtype)
+        edge_invariants = invariants(ends[1] - ends[0], config.degrees)
+
+        def coefficients(
+            name: str, q: jax.Array, key: jax.Array, heads: int, k: int = k, i: jax.Array = edge_invariants
+        ):
+            spherical = MLP(config.spherical_filter_features)
+            filters = radial[name][k] + spherical.apply({"params": params[f"layers_{k}"][name]["spherical"]}, i)
+            scale = 1.0 / math.sqrt(config.features // heads)
+            return attend(pairs, q, filters, key, heads) * (scale * cutoff[:, None])
+
+        alpha = coefficients("feature_filter", centre.query, other.key, config.heads)
+        beta = coefficients("geometric_filter", centre.geometric_query, other.geometric_key, len(config.degrees))
+        messages = sum_directions(pairs, spread(beta, config.degrees) * harmonics, 0)
+        x, chi = apply("exchange", x + gather(pairs, alpha, other.value), chi + messages)
+    return MLP((*config.readout_features, 1)).apply({"params": params["readout"]}, x)[:, 0]
+
+
+def _radial_filters(
+    config: ModelConfig, params: Params, distances: jax.Array, points: int | None
+) -> dict[str, list[jax.Array]]:
+    """Radial parts of all filters, (P, F) for each layer."""
+    mlp = MLP(config.radial_filter_features)
+
+    def networks(basis: jax.Array) -> dict[str, list[jax.Array]]:
+        layers = [params[f"layers_{k}"] for k in range(config.layers)]
+        return {name: [mlp.apply({"params": layer[name]["radial"]}, basis) for layer in layers] for name in FILTERS}
+
+    if points is None:
+        return networks(radial_basis(distances, config))
+    # exp(-d) between the cutoff's, a, and the shortest distance's, b, is mapped to t on [-1, 1].
+    a, b = math.exp(-config.cutoff), jax.lax.stop_gradient(jnp.exp(-distances.min()))
+    angles = (np.arange(points) + 0.5) * np.pi / points
+    decays = 0.5 * (a + b) + 0.5 * (b - a) * jnp.asarray(np.cos(angles), distances.dtype)
+    transform = 2.0 / points * np.cos(np.arange(points)[:, None] * angles)
+    transform[0] *= 0.5
+    t = jnp.clip((2.0 * jnp.exp(-distances) - (a + b)) / (b - a), -1.0, 1.0)
+    polynomials = _chebyshev(t, points)
+    values = networks(radial_basis(-jnp.log(decays), config))
+    return jax.tree.map(lambda v: polynomials @ (jnp.asarray(transform, v.dtype) @ v), values)
+
+
+def _chebyshev(t: jax.Array, count: int) -> jax.Array:
+    """Chebyshev polynomials T_0 .. T_(count - 1) of t (P,) within [-1, 1]: (P, count)."""
+    values = [jnp.ones_like(t), t]
+    while len(values) < count:
+        values.append(2.0 * t * values[-1] - values[-2])
+    return jnp.stack(values[:count], axis=-1)
