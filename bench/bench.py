@@ -121,6 +121,43 @@ def measure_plain(atoms: Atoms, threads: int) -> dict[str, Any]:
     return result | {"startup_cold": startup, "bytes": memory}
 
 
+def measure_training(threads: int) -> dict[str, Any]:
+    """A step of the trainer on one frame of 360 atoms, and the gradient of the plain formulation for the same frame."""
+    import jax
+    import jax.numpy as jnp
+    from matscipy.neighbours import neighbour_list
+    from plain import Edges, loss_gradient
+    from so3krates.data import Buckets, Labels, collate, frame_graphs, with_labels
+    from so3krates.training import TrainingConfig
+    from so3krates.training.loss import variance_scales
+    from so3krates.training.pair_potential import radial_points
+    from so3krates.training.step import initial_state, make_step
+
+    config, params = model().config, model().params
+    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat((6, 5, 3))
+    random = np.random.default_rng(0)
+    atoms.positions += random.normal(0.0, 0.05, atoms.positions.shape)
+    labels = Labels(random.normal(), random.normal(size=(len(atoms), 3)), np.eye(3))
+    graphs = frame_graphs([with_labels(atoms, labels)], config.cutoff, {"Ga": 0.0, "N": 0.0})
+    batch = jax.tree.map(jnp.asarray, collate(graphs, Buckets(graphs, 1).shape(graphs)))
+    scales = jax.tree.map(jnp.asarray, variance_scales(graphs))
+    i, j, shift = neighbour_list("ijS", atoms, config.cutoff)
+    edges = Edges(batch[0].species, jnp.asarray(i), jnp.asarray(j), jnp.asarray(shift @ atoms.cell.array, jnp.float32))
+    targets = tuple(jnp.asarray(x, jnp.float32) for x in labels)
+    plain = jax.jit(lambda p, e, x, y: loss_gradient(config, p, e, x, y))
+    state = initial_state(TrainingConfig(), params)
+    step = make_step(config, TrainingConfig(), 1000, radial_points(config, 1.6))
+
+    def train() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(step(state, *batch, scales))
+
+    found = {"median": timed(train)["median"]}
+    positions = jnp.asarray(atoms.positions, jnp.float32)
+    found["plain"] = timed(lambda: jax.block_until_ready(plain(params, edges, positions, targets)))["median"]
+    return found | {"atoms": len(atoms)}
+
+
 def measure_bundle(atoms: Atoms, threads: int, body: str) -> dict[str, Any]:
     from so3krates.runtime import Runtime
 
@@ -272,6 +309,8 @@ def worker(body: str, atoms: int, threads: int) -> dict[str, Any]:
         return measure_stages(crystal, threads) | {"filter_flops": filter_flops(crystal)}
     if body == "peak":
         return measure_peak(threads)
+    if body == "training":
+        return measure_training(threads)
     return measure_bundle(crystal, threads, body)
 
 
@@ -404,12 +443,19 @@ def main() -> None:
             print(table(results[-1:]).splitlines()[1], flush=True)
     stages = in_process("stages", min(options.atoms), 1) if "fused" in options.bodies else None
     peak = in_process("peak", min(options.atoms), 1)
-    report = {"results": results, "stages": stages, "peak": peak, "machine": machine()}
+    training = {threads: in_process("training", min(options.atoms), threads) for threads in options.threads}
+    report = {"results": results, "stages": stages, "peak": peak, "training": training, "machine": machine()}
     (OUT / "bench.json").write_text(json.dumps(report, indent=1))
     plot(results, OUT / "bench.png")
     print(f"{report['machine']}\n{table(results)}\n{details(results)}")
     if stages and peak:
         print(profile(stages, peak["flops"]))
+    for threads, found in training.items():
+        if found:
+            print(
+                f"training, {found['atoms']} atoms, {threads} threads: {found['median']:.3f} s a step, "
+                f"{found['plain'] / found['median']:.1f} times the speed of the plain formulation"
+            )
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.fl
     width = max(g.table.neighbours.shape[1] for g in graphs)
     if len(graphs) > s or total > n or width > k or _pairs(graphs) > p:
         raise ValueError(
-            f"{len(graphs)} structures of {total} atoms, {width} neighbours and {_pairs(graphs)} pairs do not fit {shape}"
+            f"{len(graphs)} structures of {total} atoms, {width} neighbours, {_pairs(graphs)} pairs do not fit {shape}"
         )
     species = np.zeros(n, np.int32)
     positions = np.zeros((n, 3), dtype)

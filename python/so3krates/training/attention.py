@@ -28,7 +28,7 @@ def to_directions(pairs: Pairs, atoms: jax.Array, of: int) -> jax.Array:
 
 
 def sum_directions(pairs: Pairs, directions: jax.Array, of: int) -> jax.Array:
-    """Sums over the directions of all pairs (2, P, ...) whose receiving (of=0) or sending (1) atom is a row: (N, ...)."""
+    """Sums of (2, P, ...) over the directions whose receiving (of=0) or sending (1) atom is a row: (N, ...)."""
     return linear_call(_sum_directions, _to_directions, (pairs, jnp.int32(of)), directions)
 
 
@@ -130,7 +130,7 @@ _gather_adjoint.defvjp(_save(_gather_adjoint), _gather_adjoint_vjp)
 
 
 def _call(name: str, reference: Any, heads: int, pairs: Pairs, arrays: tuple[jax.Array, ...], *shapes: Any) -> Any:
-    """A kernel on the CPU, `reference` on other devices; `shapes` are those of the results, or arrays that have them."""
+    """A kernel on the CPU, `reference` elsewhere; `shapes` are those of the results, or arrays that have them."""
     dtype = arrays[0].dtype
 
     def kernel(pairs: Pairs, *arrays: jax.Array) -> Any:

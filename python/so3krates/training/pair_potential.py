@@ -21,6 +21,8 @@ from so3krates.model.radial_basis import radial_basis
 
 from .attention import attend, gather, sum_directions, to_directions
 
+# No distance may lie at the end of the range, where the derivative of the clip is not that of the filter.
+BELOW_SHORTEST = 0.97
 FILTERS = ("feature_filter", "geometric_filter")
 
 
@@ -34,8 +36,8 @@ def radial_points(config: ModelConfig, shortest: float) -> int | None:
     if config.radial_basis != "phys":
         return None
     width = 2.0 / config.radial_functions * (1.0 - math.exp(-config.cutoff))
-    length = math.exp(-shortest) - math.exp(-config.cutoff)
-    return 16 * math.ceil((20 + 5 * length / width) / 16)
+    length = math.exp(-BELOW_SHORTEST * shortest) - math.exp(-config.cutoff)
+    return 16 * math.ceil((12 + 4 * length / width) / 16)
 
 
 def predict_pairs(config: ModelConfig, params: Params, batch: Batch, points: int | None) -> Prediction:
@@ -114,8 +116,8 @@ def _radial_filters(
 
     if points is None:
         return networks(radial_basis(distances, config))
-    # exp(-d) between the cutoff's, a, and the shortest distance's, b, is mapped to t on [-1, 1].
-    a, b = math.exp(-config.cutoff), jax.lax.stop_gradient(jnp.exp(-distances.min()))
+    # exp(-d) between the cutoff's, a, and a little less than the shortest distance's, b, is mapped to t on [-1, 1].
+    a, b = math.exp(-config.cutoff), jax.lax.stop_gradient(jnp.exp(-BELOW_SHORTEST * distances.min()))
     angles = (np.arange(points) + 0.5) * np.pi / points
     decays = 0.5 * (a + b) + 0.5 * (b - a) * jnp.asarray(np.cos(angles), distances.dtype)
     transform = 2.0 / points * np.cos(np.arange(points)[:, None] * angles)
