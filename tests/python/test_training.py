@@ -435,6 +435,17 @@ def test_more_epochs_continue_a_finished_run(tmp_path: Path) -> None:
     assert whole.best_step == whole.steps == 8
 
 
+def test_a_run_may_start_from_a_model(trained: tuple, tmp_path: Path) -> None:
+    result, frames, folder = trained
+    standing = {"schedule": "constant", "learning_rate": 1e-12, "epochs": 1, "initial_model": str(folder)}
+    again = train(settings(**standing), frames[:8], frames[8:], tmp_path / "again", quiet)
+    for a, b in zip(jax.tree.leaves(again.model.params), jax.tree.leaves(result.model.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    other = dataclasses.replace(SMALL, layers=2)
+    with pytest.raises(TrainingError, match=r"has model\.layers = 1, this run 2"):
+        train(dataclasses.replace(settings(**standing), model=other), frames, [], tmp_path / "other", quiet)
+
+
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
     frames = make_frames(4)
     train(settings(epochs=1), frames, [], tmp_path, quiet)

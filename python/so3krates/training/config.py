@@ -135,6 +135,7 @@ class TrainingConfig:
     patience: int | None = None  # validations without a lower loss after which the run ends; absent: none
     checkpoint_minutes: float = 2.0  # wall time between checkpoints; a resumed run repeats at most this much
     max_minutes: float | None = None  # wall time after which the run stops with what it has
+    initial_model: str | None = None  # folder of a model whose weights the run starts from; absent: random ones
     seed_model: int = 0
     seed_training: int = 0  # of the order of frames
     float64: bool = False
@@ -166,6 +167,7 @@ class TrainingConfig:
         check(("decay_factor",), lambda v: is_number(v) and 0 < v <= 1, "above 0 and up to 1")
         check(("ema_decay",), lambda v: is_number(v) and 0 <= v < 1, "0 for none, or below 1, for instance 0.999")
         check(("clip_norm", "max_minutes"), lambda v: is_number(v) and v > 0, "above 0, or leave it out", True)
+        check(("initial_model",), lambda v: isinstance(v, str) and v != "", "a model folder, or leave it out", True)
         check(("schedule",), lambda v: v in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         require(
             self.schedule == "constant" or self.learning_rate > self.learning_rate_stop,
@@ -241,7 +243,7 @@ class RunConfig:
     def load(cls, path: str | Path) -> RunConfig:
         """From a TOML file, or a JSON file with the original's keys. Raises ConfigError, beginning with the path.
 
-        Data files are looked up beside the configuration where they are relative.
+        Data files and models are looked up beside the configuration where they are relative.
         """
         path = Path(path)
         try:
@@ -258,7 +260,10 @@ class RunConfig:
             for name in ("file", "train_file", "valid_file")
             if getattr(config.data, name)
         }
-        return dataclasses.replace(config, data=dataclasses.replace(config.data, **files))
+        training = config.training
+        if training.initial_model is not None:
+            training = dataclasses.replace(training, initial_model=str(path.parent / training.initial_model))
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, **files), training=training)
 
     def save(self, path: str | Path) -> None:
         """Writes the TOML file that `load` reads."""

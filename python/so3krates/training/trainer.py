@@ -31,6 +31,7 @@ from so3krates.data import (
     frame_graphs,
     shortest_distance,
 )
+from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params, init_params
 from so3krates.storage import Model
 
@@ -59,7 +60,7 @@ MOST_RECOVERIES = 10
 # Settings that may differ when a run is resumed: they say where the data lies and how long the run goes on.
 FREE_SETTINGS = frozenset(
     {"data.file", "data.train_file", "data.valid_file", "data.tag_key"}
-    | {"training.patience", "training.checkpoint_minutes", "training.max_minutes"}
+    | {"training.patience", "training.checkpoint_minutes", "training.max_minutes", "training.initial_model"}
 )
 
 
@@ -210,9 +211,13 @@ class _Run:
         return digest.hexdigest()
 
     def _initial(self) -> tuple[TrainState, _Best]:
-        params = init_params(self.config.model, self.config.training.seed_model)
+        settings = self.config.training
+        if settings.initial_model is None:
+            params = init_params(self.config.model, settings.seed_model)
+        else:
+            params = _weights_of(settings.initial_model, self.config.model)
         params = jax.tree.map(lambda p: np.asarray(p, self.dtype), params)
-        return initial_state(self.config.training, params), _Best(params)
+        return initial_state(settings, params), _Best(params)
 
     def _stored(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -478,6 +483,19 @@ def _shortest_distance(graphs: Sequence[FrameGraph]) -> float:
     places = np.unique(np.linspace(0, len(graphs) - 1, DISTANCE_FRAMES).astype(int))
     found = [shortest_distance(graphs[k]) for k in places]
     return min((d for d in found if d is not None), default=1.0)
+
+
+def _weights_of(folder: str, config: ModelConfig) -> Params:
+    """Weights of a model with the same network. Raises TrainingError where it has another one."""
+    model = Model.load(folder)
+    theirs, ours = model.config.to_dict(), config.to_dict()
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            raise TrainingError(
+                f"training.initial_model = {folder} has model.{key} = {theirs.get(key)!r}, this run "
+                f"{ours.get(key)!r}: take its [model] section from {folder}/config.toml"
+            )
+    return model.params
 
 
 def _require_parts(settings: TrainingConfig, batch_size: int) -> None:
