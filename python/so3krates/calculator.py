@@ -33,6 +33,11 @@ class So3kratesCalculator(Calculator):
         super().__init__(**options)
         self.runtime = Runtime(bundle, device=device, threads=threads, plugin=plugin, cache=cache, skin=skin)
 
+    def forget_structure(self) -> None:
+        """Finds the neighbours of the next structure anew, so that its results depend on it alone."""
+        self.reset()
+        self.runtime.forget_structure()
+
     def calculate(
         self,
         atoms: Atoms | None = None,

@@ -11,6 +11,10 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from . import cli_sample
+from .cli_values import console as _console
+from .cli_values import words as _words
+
 if TYPE_CHECKING:
     from so3krates.training.config import DataConfig, RunConfig
 
@@ -42,6 +46,9 @@ app = typer.Typer(
 )
 
 
+app.add_typer(cli_sample.app, name="sample")
+
+
 def _is_for_the_user(error: Exception) -> bool:
     """Whether the error was raised on purpose: of one of our classes, by our own code, or by the file system."""
     if isinstance(error, OSError) or type(error).__module__.split(".")[0] in OUR_PACKAGES:
@@ -52,12 +59,6 @@ def _is_for_the_user(error: Exception) -> bool:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     return frame is not None and frame.tb_frame.f_globals.get("__name__", "").split(".")[0] in OUR_PACKAGES
-
-
-def _console() -> Console:
-    """Output of commands; tables in files and pipes are wide enough to be read."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
 
 
 def _quoted(path: Path) -> str:
@@ -101,7 +102,10 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model folder or a bundle.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(help="A model folder or a bundle; of a committee all, or the folder of its training."),
+    ],
     data: Annotated[Path, typer.Argument(help="Labelled frames.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for tables and figures.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="The tables in one JSON file.")] = None,
@@ -112,26 +116,40 @@ def evaluate(
     stress_key: StressKey = None,
     setting: DataSettings = None,
 ) -> None:
-    """Errors of a model folder or a bundle on labelled frames."""
+    """Errors of a model folder or a bundle on labelled frames, or of a committee and its disagreement."""
     if float64:
         _use_float64()
     from so3krates.data import read_frames
     from so3krates.predictions import predictions_of
-    from so3krates.training import Results, parity_plot, reference, result_tables, write_json, write_results
+    from so3krates.training import (
+        Committee,
+        Results,
+        all_tables,
+        member_folders,
+        parity_plot,
+        reference,
+        write_json,
+        write_results,
+    )
 
     settings = _data_config(setting, energy_key, forces_key, stress_key)
     frames = read_frames(data, settings.keys)
-    both = predictions_of(model, frames, float64), reference(frames)
-    sets = {data.stem: Results(frames, *both, settings.tag_key)}
+    labels, name = reference(frames), data.stem
+    members = [member for model in models for member in member_folders(model)]
+    predicted = [predictions_of(member, frames, float64) for member in members]
+    committees = {name: Committee(predicted, labels)} if len(predicted) > 1 else {}
+    both = committees[name].mean if committees else predicted[0], labels
+    sets = {name: Results(frames, *both, settings.tag_key)}
     console = _console()
-    for table in result_tables(sets):
+    for table in all_tables(sets, committees):
         console.print(table)
     if output is not None:
-        write_results(output, sets)
+        title = f"{', '.join(str(member) for member in members)} on {data.name}"
+        write_results(output, sets, committees=committees, title=title)
     if json_file is not None:
-        write_json(json_file, sets)
+        write_json(json_file, sets, committees)
     if plot is not None:
-        parity_plot(plot, {data.stem: both})
+        parity_plot(plot, {name: both})
 
 
 @app.command("data")
@@ -263,46 +281,6 @@ def import_mlff(
     )
     console.print(f"Elements and energy shifts (eV): {shifts}", soft_wrap=True, highlight=False)
     console.print(f"Model: {output}. Next: so3krates export {output} -o {output.name}.so3k", soft_wrap=True)
-
-
-@app.command()
-def sample(
-    output: Output = Path("data.extxyz"),
-    structure: Annotated[
-        Path | None, typer.Option(help="Primitive cell in any format of ASE; without it, wurtzite GaN.")
-    ] = None,
-    repeats: Annotated[str, typer.Option(help="Supercell of the primitive cell.")] = "2,2,2",
-    strains: Annotated[str, typer.Option(help="Isotropic strains.")] = "-0.01,0,0.01,0.02,0.03",
-    temperatures: Annotated[str, typer.Option(help="Temperatures in K.")] = "100,200,300,400,500,600,700,800,900",
-    frames: Annotated[int, typer.Option(help="Frames of each strain and temperature.")] = 5,
-    seed: int = 0,
-    pair_style: Annotated[str, typer.Option(help="The teacher's pair_style in LAMMPS.")] = "tersoff",
-    pair_coeff: Annotated[str, typer.Option(help="Its pair_coeff.")] = "* * GaN.tersoff Ga N",
-    elements: Annotated[str, typer.Option(help="Elements of the teacher's atom types.")] = "Ga,N",
-    relax: Annotated[bool, typer.Option(help="Start from the teacher's own lattice constants.")] = True,
-) -> None:
-    """Sample a crystal over strain and temperature and label it with a LAMMPS pair style."""
-    import ase.io
-
-    from so3krates import sampling
-    from so3krates.progress import progress_display
-
-    plan = sampling.SamplingPlan(
-        repeats=_numbers("repeats", repeats, int),
-        strains=_numbers("strains", strains, float),
-        temperatures=_numbers("temperatures", temperatures, float),
-        frames=frames,
-        seed=seed,
-    )
-    teacher = sampling.LammpsCalculator([f"pair_style {pair_style}", f"pair_coeff {pair_coeff}"], _words(elements))
-    crystal = sampling.wurtzite() if structure is None else ase.io.read(structure)
-    if relax:
-        crystal = sampling.relax_crystal(crystal, teacher)
-    with progress_display(_console()) as report:
-        labelled = sampling.label_frames(sampling.harmonic_frames(crystal, teacher, plan, report), teacher, report)
-    ase.io.write(output, labelled, format="extxyz")
-    lengths = ", ".join(f"{length:.4f}" for length in crystal.cell.lengths())
-    _console().print(f"Wrote {len(labelled)} frames of {len(labelled[0])} atoms to {output}; lattice {lengths} A")
 
 
 @app.command()
@@ -451,24 +429,11 @@ def _use_float64() -> None:
     jax.config.update("jax_enable_x64", True)
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.replace(",", " ").split())
-
-
 def _number_or_word(text: str | None) -> float | str | None:
     try:
         return None if text is None else float(text)
     except ValueError:
         return text
-
-
-def _numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
-    from so3krates.sampling import SamplingError
-
-    try:
-        return tuple(kind(word) for word in _words(text))
-    except ValueError:
-        raise SamplingError(f"--{name} {text}: give numbers separated by commas") from None
 
 
 if __name__ == "__main__":

@@ -29,9 +29,10 @@ from so3krates.progress import progress_display
 from so3krates.sampling import (
     LammpsCalculator,
     SamplingPlan,
-    harmonic_frames,
+    Workers,
     label_frames,
     relax_crystal,
+    structures,
     wurtzite,
 )
 from so3krates.storage import Model
@@ -135,8 +136,8 @@ def _sample(folder: Path, console: Console) -> Atoms:
     """Write training and test data; returns the teacher's relaxed primitive cell."""
     teacher = LammpsCalculator()
     crystal = relax_crystal(wurtzite(), teacher)
-    with progress_display(console) as report:
-        frames = label_frames(harmonic_frames(crystal, teacher, PLAN, report), teacher, report)
+    with progress_display(console) as report, Workers(teacher, on_progress=report) as workers:
+        frames = label_frames(structures(PLAN, crystal, workers), workers)
     test = frames[:: PLAN.frames]  # one of each strain and temperature
     train = [frame for number, frame in enumerate(frames) if number % PLAN.frames]
     for name, part in ((TRAINING_DATA, train), (TEST_DATA, test)):

@@ -74,6 +74,10 @@ class Runtime:
         self.elements: list[str] = bundle_read.elements
         self.cutoff: float = bundle_read.cutoff
 
+    def forget_structure(self) -> None:
+        """Drops the neighbour lists; the next evaluation makes new ones."""
+        self._lists = None
+
     def report(self) -> dict[str, Any]:
         """Device, capacities, memory and compile times of the evaluator."""
         return self._evaluator.report()

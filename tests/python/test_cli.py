@@ -50,7 +50,18 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cli-data") / "data.extxyz"
     code, output, _ = run(
-        "sample", "-o", path, "--repeats", "1,1,1", "--strains", "0,0.02", "--temperatures", "300", "--frames", "3"
+        "sample",
+        "harmonic",
+        "-o",
+        path,
+        "--repeats",
+        "1,1,1",
+        "--strains",
+        "0,0.02",
+        "--temperatures",
+        "300",
+        "--frames",
+        "3",
     )
     assert code == 0
     assert "6 frames of 4 atoms" in " ".join(output.split())
@@ -176,9 +187,9 @@ def test_import(tmp_path: Path) -> None:
         (("info", "{data}"), "data.extxyz: "),
         (("info", "absent.so3k"), "absent.so3k"),
         (("import-mlff", "absent"), "absent is not a folder"),
-        (("sample", "--strains", "one"), "--strains one: give numbers"),
-        (("sample", "--pair-style", "tersof", "-o", "{out}"), "tersof"),
-        (("sample", "--structure", "absent.cif"), "absent.cif"),
+        (("sample", "harmonic", "--strains", "one"), "--strains one: give numbers"),
+        (("sample", "harmonic", "--pair-style", "tersof", "-o", "{out}"), "tersof"),
+        (("sample", "harmonic", "--structure", "absent.cif"), "absent.cif"),
     ],
 )
 def test_errors_are_one_line(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from so3krates.model import ConfigError, ModelConfig, init_params, predict
 from so3krates.model.cutoff import cutoff_function
 from so3krates.model.harmonics import invariants, parity, spherical_harmonics
+from so3krates.model.initial import embedding_normal, lecun_normal
 from so3krates.model.radial_basis import phys_basis
 
 ROUNDING = 1e-12  # float64, quantities of order 1
@@ -92,6 +94,22 @@ def test_settings_survive_a_round_trip():
 def test_parameter_counts(layers, count):
     params = jax.eval_shape(functools.partial(init_params, ModelConfig(layers=layers)), 0)
     assert sum(v.size for v in jax.tree.leaves(params)) == count
+
+
+def test_initial_values_are_those_of_flax():
+    key = jax.random.PRNGKey(5)
+    head_kernel = nn.initializers.lecun_normal(batch_axis=0)
+    embedding = nn.Embed(1, 1).embedding_init
+    for ours, flax, shape in (
+        (lecun_normal, nn.Dense(1).kernel_init, (32, 132)),
+        (lecun_normal, nn.Dense(1).kernel_init, (300, 200)),  # more than DRAWS
+        (lecun_normal, head_kernel, (4, 33, 33)),
+        (embedding_normal, embedding, (100, 132)),
+    ):
+        values = ours(key, shape)
+        assert values.dtype == jnp.float32
+        np.testing.assert_array_equal(values, flax(key, shape, jnp.float32))
+        assert np.asarray(values).std() > SIGNAL
 
 
 def test_harmonics_are_orthonormal_and_have_their_parity():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import io
 import json
+import re
 import signal
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from ase.calculators.emt import EMT
 from ase.io import write
 from matplotlib.figure import Figure
 from rich.console import Console
+from so3krates.cli import app
 from so3krates.data import Buckets, DataError, Labels, collate, energy_shifts, frame_graphs, labels, read_frames
 from so3krates.data import with_labels as label
 from so3krates.model.config import ConfigError, ModelConfig
@@ -26,6 +30,8 @@ from so3krates.model.network import init_params
 from so3krates.model.potential import Prediction, predict
 from so3krates.storage import Model
 from so3krates.training import (
+    Committee,
+    CommitteeError,
     DataConfig,
     Properties,
     RunConfig,
@@ -33,9 +39,11 @@ from so3krates.training import (
     TrainingConfig,
     TrainingError,
     breakdown,
+    committee_table,
     error_table,
     evaluate,
     load_frames,
+    loggers,
     plots,
     preset,
     reference,
@@ -49,6 +57,8 @@ from so3krates.training.optimiser import make_optimiser, make_schedule
 from so3krates.training.plots import breakdown_plot
 from so3krates.training.step import batch_errors, initial_state, make_step
 from so3krates.training.trainer import _Run
+from tensorboardX.proto import event_pb2
+from typer.testing import CliRunner
 
 # A run on several devices needs them; before JAX looks for its devices.
 jax.config.update("jax_num_cpu_devices", 2)
@@ -696,6 +706,122 @@ def test_the_report_holds_tables_and_figures(trained: tuple, tmp_path: Path) -> 
         assert (tmp_path / name).stat().st_size > 10_000
 
 
+def test_the_page_of_a_report_needs_nothing_else(trained: tuple, tmp_path: Path) -> None:
+    result, frames, _ = trained
+    tables = write_report(tmp_path, result.model, {"train": frames[:8], "<test>": frames[8:]}, result.metrics_file)
+    page = (tmp_path / "report.html").read_text()
+    for title in ("Errors", "Force errors by size", "Prediction against label", "Learning curves"):
+        assert f"<h2>{title}</h2>" in page
+    images = re.findall(r'src="([^"]*)"', page)
+    assert len(images) == 3
+    for image, name in zip(images, ("parity.png", "breakdown.png", "learning_curve.png"), strict=True):
+        assert base64.b64decode(image.removeprefix("data:image/png;base64,")) == (tmp_path / name).read_bytes()
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page)
+    assert f"{tables['<test>']['forces'].rmse:.4g}" in cells
+    assert "&lt;test&gt;" in cells
+    assert "Cu" in cells
+    assert not re.search(r"<(script|link)|https?:", page)
+
+
+def test_committee() -> None:
+    rng = np.random.default_rng(0)
+    frames, atoms, members = 40, 5, 3
+    unknown = np.full((frames, 3, 3), np.nan)
+    truth = Properties(
+        np.full(frames, atoms), rng.normal(size=frames), list(rng.normal(size=(frames, atoms, 3))), unknown
+    )
+    spread = np.linspace(0.1, 2.0, frames)
+    guesses = [
+        truth._replace(
+            energies=truth.energies + 0.5 + 0.1 * m,
+            forces=[f + s * rng.normal(size=(atoms, 3)) for f, s in zip(truth.forces, spread, strict=True)],
+        )
+        for m in range(members)
+    ]
+    found = Committee(guesses, truth)
+    forces = np.array([guess.forces for guess in guesses])
+    deviation = forces - forces.mean(0)
+    np.testing.assert_allclose(found.disagreement(), 1000 * np.sqrt(np.square(deviation).mean((0, 2, 3))), rtol=1e-12)
+    content = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    # Independent errors: the mean of n members errs by 1/sqrt(n), and deviations from it by sqrt((n - 1)/n).
+    single = np.sqrt(np.mean(np.square(content["rmse"]["forces"]["members"])))
+    assert content["rmse"]["forces"]["mean"] == pytest.approx(single / np.sqrt(members), rel=0.1)
+    assert content["disagreement"]["rms"] == pytest.approx(single * np.sqrt((members - 1) / members), rel=0.1)
+    assert content["rmse"]["energy"]["mean"] == pytest.approx(1000 * 0.6 / atoms)
+    assert content["rmse"]["stress"]["mean"] is None
+    errors = found.force_errors()
+    assert content["correlation"]["pearson"] == pytest.approx(np.corrcoef(errors, found.disagreement())[0, 1])
+    assert min(content["correlation"]["pearson"], content["correlation"]["spearman"]) > 0.8
+    assert content["correlation"]["frames"] == frames
+    cells = list(committee_table({"test": found}).columns[2].cells)
+    assert f"{content['correlation']['pearson']:.3f}" in cells
+    equal = Committee([truth, truth], truth).as_json()
+    assert equal["correlation"]["pearson"] is None
+    assert equal["disagreement"]["rms"] == 0.0
+    with pytest.raises(CommitteeError, match="at least 2"):
+        Committee([truth], truth)
+
+
+def events_of(folder: Path) -> dict[str, dict[int, float]]:
+    """Scalars of TensorBoard's event files by name and step; each record is length, check sum, content, check sum."""
+    found: dict[str, dict[int, float]] = {}
+    for file in sorted(folder.glob("events*"), key=lambda path: path.stat().st_mtime_ns):
+        content, place = file.read_bytes(), 0
+        while place < len(content):
+            (size,) = struct.unpack_from("<Q", content, place)
+            event = event_pb2.Event.FromString(content[place + 12 : place + 12 + size])
+            place += 16 + size
+            if event.session_log.status == event_pb2.SessionLog.START:
+                for steps in found.values():
+                    for step in [step for step in steps if step >= event.step]:
+                        del steps[step]
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def test_metrics_go_to_tensorboard(tmp_path: Path) -> None:
+    frames, config = make_frames(6), settings(epochs=4, log_to=["tensorboard"])
+    stopped = dataclasses.replace(config, training=dataclasses.replace(config.training, max_minutes=1e-9))
+    train(stopped, frames[:4], frames[4:], tmp_path, quiet)
+    train(config, frames[:4], frames[4:], tmp_path, quiet, resume=True)
+    rows, events = rows_of(tmp_path), events_of(tmp_path / "tensorboard")
+    assert [int(row["step"]) for row in rows][-4:] == [2, 4, 6, 8]
+    for column, tag in (
+        ("learning_rate", "learning_rate"),
+        ("train_loss", "train/loss"),
+        ("valid_forces_rmse", "valid/forces_rmse"),
+    ):
+        expected = {int(row["step"]): float(row[column]) for row in rows}
+        assert events[tag] == pytest.approx(expected, rel=1e-5)
+        assert min(expected.values()) > 0
+
+
+def test_metrics_go_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    frames = make_frames(3)
+    train(settings(epochs=2, log_to=["wandb"]), frames[:2], frames[2:], tmp_path, quiet)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert b"valid/forces_rmse" in file.read_bytes()
+    assert (tmp_path / "wandb.id").read_text() in file.name
+
+
+def test_a_missing_logger_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        ConfigError, match=r"training\.log_to = \['tensorbored'\]: give a list out of tensorboard, wandb"
+    ):
+        settings(log_to=["tensorbored"])
+    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: None)
+    frames = make_frames(2)
+    with pytest.raises(
+        loggers.LoggerError, match=r"needs the package tensorboardX: pip install 'so3krates\[logging\]'"
+    ):
+        train(settings(log_to=["tensorboard"]), frames, [], tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
 def test_bars_of_elements_stand_above_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure) or path)
@@ -729,6 +855,17 @@ def test_a_streamed_committee_is_trained_as_from_memory(tmp_path: Path, monkeypa
     assert max(np.abs(a - b).max() for a, b in zip(first, second, strict=True)) > 0.01
     errors = json.loads((tmp_path / "s" / "seed-1" / "report" / "errors.json").read_text())
     assert [errors[name]["energy"]["count"] for name in ("train", "valid", "test")] == [5, 2, 7]
+    both = json.loads((tmp_path / "s" / "report" / "errors.json").read_text())["test"]
+    assert both["committee"]["members"] == 2
+    assert both["committee"]["disagreement"]["rms"] > 0
+    assert both["forces"]["rmse"] == both["committee"]["rmse"]["forces"]["mean"]
+    evaluated = CliRunner().invoke(
+        app, ["evaluate", str(tmp_path / "s"), str(tmp_path / "a.extxyz"), "--json", str(tmp_path / "e.json")]
+    )
+    assert evaluated.exit_code == 0, evaluated.output
+    assert "correlation with the force error" in evaluated.output
+    again = json.loads((tmp_path / "e.json").read_text())["a"]
+    assert again["committee"]["rmse"]["forces"]["mean"] == pytest.approx(both["forces"]["rmse"], rel=1e-4)
     frames = load_frames(dataclasses.replace(data, stream=False))
     plain = train(config, *frames, tmp_path / "plain", quiet)
     assert_same(plain.model.params, results[0].model.params)

@@ -15,7 +15,6 @@ from ase.data import chemical_symbols
 from .batches import FrameGraph, frame_graph
 from .frames import DataError, Labels, with_labels
 from .neighbours import neighbour_table
-from .shifts import total_shift
 
 INDEX_FILE = "store.json"  # written last: a store without it is not whole
 FRAME = np.dtype(
@@ -42,9 +41,10 @@ class StoredFrames:
             self.record: dict[str, Any] = json.loads((self.folder / INDEX_FILE).read_text())
         except (OSError, ValueError) as error:
             raise DataError(f"{self.folder} holds no stored frames ({error})") from error
-        self._frames = np.memmap(self.folder / "frames.bin", FRAME, "r")
+        # As plain arrays, whose slices are made much faster; they hold on to the files.
+        self._frames = np.asarray(np.memmap(self.folder / "frames.bin", FRAME, "r"))
         self._atoms = {
-            name: np.memmap(self.folder / f"{name}.bin", kind, "r").reshape(-1, columns)
+            name: np.asarray(np.memmap(self.folder / f"{name}.bin", kind, "r").reshape(-1, columns))
             for name, (kind, columns) in ATOM_ARRAYS.items()
         }
         self.indices = np.arange(len(self._frames)) if indices is None else np.asarray(indices)
@@ -76,6 +76,12 @@ class StoredFrames:
         rows = slice(int(row["start"]), int(row["start"]) + int(row["atoms"]))
         return row, {name: np.array(array[rows]) for name, array in self._atoms.items()}
 
+    def forces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Virial (3, 3) and forces (n, 3) of each frame."""
+        found, first, atoms = self._atoms["forces"], self.field("start").tolist(), self.field("atoms").tolist()
+        for index, start, count in zip(self.indices, first, atoms, strict=True):
+            yield self._frames["virial"][index], found[start : start + count]
+
     def to_atoms(self, places: Iterable[int]) -> list[Atoms]:
         """Frames as structures with their labels."""
         found = []
@@ -92,18 +98,24 @@ class StoredFrames:
             raise DataError(
                 f"{self.folder} was made for a cutoff of {self.record['cutoff']} A, not {cutoff} A: delete it"
             )
-        unknown = [element for element in self.composition()[0] if element not in shifts]
+        elements, counts, _ = self.composition()
+        unknown = [element for element in elements if element not in shifts]
         if unknown:
             raise DataError(
                 f"{self.folder}: element {', '.join(unknown)} is unknown to the model; it knows {', '.join(shifts)}"
             )
-        return StoredGraphs(self, shifts)
+        totals = np.zeros(len(self))
+        # One element after the other, as `total_shift` adds them: to the same bits.
+        for element, count in zip(elements, counts.T, strict=True):
+            totals += shifts[element] * count
+        return StoredGraphs(self, totals)
 
 
 class StoredGraphs(Sequence[FrameGraph]):
     """Graphs that are read and made when they are asked for; sizes and labels are known without that."""
 
-    def __init__(self, frames: StoredFrames, shifts: Mapping[str, float]) -> None:
+    def __init__(self, frames: StoredFrames, shifts: np.ndarray) -> None:
+        """`shifts` (M,) in eV are taken off the energies."""
         self._frames, self._shifts = frames, shifts
         self.sizes = frames.field("atoms")
         self.widths = frames.field("width")
@@ -120,7 +132,7 @@ class StoredGraphs(Sequence[FrameGraph]):
             positions=arrays["positions"],
             cell=cell,
             table=neighbour_table(arrays["positions"], cell, cell.any(axis=1), self._frames.record["cutoff"]),
-            energy=float(row["energy"]) - total_shift(species, self._shifts),
+            energy=float(row["energy"]) - float(self._shifts[place]),
             forces=arrays["forces"],
             virial=np.array(row["virial"]),
             volume=float(row["volume"]),
@@ -128,10 +140,9 @@ class StoredGraphs(Sequence[FrameGraph]):
 
     def labels(self) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
         """Energy without shifts, forces and virial of each frame."""
-        for place in range(len(self)):
-            row, arrays = self._frames.frame(place)
-            shift = total_shift(arrays["species"][:, 0], self._shifts)
-            yield float(row["energy"]) - shift, arrays["forces"], np.array(row["virial"])
+        energies = self._frames.field("energy") - self._shifts
+        for energy, (virial, forces) in zip(energies.tolist(), self._frames.forces(), strict=True):
+            yield energy, forces, virial
 
     @property
     def digest(self) -> str:

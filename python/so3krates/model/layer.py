@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from .config import ModelConfig
 from .geometry import Geometry
 from .harmonics import invariants, spread
+from .initial import lecun_normal
 
 
 class Centre(NamedTuple):
@@ -46,7 +47,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for k, width in enumerate(self.widths):
-            x = nn.Dense(width, name=f"dense_{k}")(nn.silu(x) if k > 0 else x)
+            x = nn.Dense(width, kernel_init=lecun_normal, name=f"dense_{k}")(nn.silu(x) if k > 0 else x)
         return x
 
 
@@ -57,8 +58,8 @@ class ResidualMLP(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x
         for k in range(2):
-            y = nn.Dense(x.shape[-1], use_bias=False, name=f"dense_{k}")(nn.silu(y))
-        return nn.Dense(x.shape[-1], use_bias=False, name="dense_2")(nn.silu(x + y))
+            y = nn.Dense(x.shape[-1], use_bias=False, kernel_init=lecun_normal, name=f"dense_{k}")(nn.silu(y))
+        return nn.Dense(x.shape[-1], use_bias=False, kernel_init=lecun_normal, name="dense_2")(nn.silu(x + y))
 
 
 class HeadDense(nn.Module):
@@ -69,7 +70,7 @@ class HeadDense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1] // self.heads
-        kernel = self.param("kernel", nn.initializers.lecun_normal(batch_axis=0), (self.heads, width, width))
+        kernel = self.param("kernel", lecun_normal, (self.heads, width, width))
         kernel = jnp.asarray(kernel, x.dtype)
         blocks = x.reshape(*x.shape[:-1], self.heads, width)
         return jnp.einsum("...hi,hij->...hj", blocks, kernel).reshape(x.shape)
@@ -103,7 +104,7 @@ class Layer(nn.Module):
         self.feature_value = HeadDense(c.heads)
         self.geometric_query = HeadDense(len(c.degrees))
         self.geometric_key = HeadDense(len(c.degrees))
-        self.exchange_dense = nn.Dense(c.features + len(c.degrees), name="exchange")
+        self.exchange_dense = nn.Dense(c.features + len(c.degrees), kernel_init=lecun_normal, name="exchange")
         if c.layer_normalization:
             self.attention_norm = nn.LayerNorm()
             self.exchange_norm = nn.LayerNorm()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from .config import ModelConfig
 from .geometry import edge_geometry, masked_vectors
+from .initial import embedding_normal
 from .layer import MLP, Layer
 
 Params = dict[str, Any]
@@ -31,7 +32,7 @@ class So3krates(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.embedding = nn.Embed(c.embeddings, c.features)
+        self.embedding = nn.Embed(c.embeddings, c.features, embedding_init=embedding_normal)
         self.layers = [Layer(c) for _ in range(c.layers)]
         self.readout = MLP((*c.readout_features, 1))
 
@@ -53,12 +54,12 @@ def init_params(config: ModelConfig, seed: int) -> Params:
     Returns a nested dict whose flat names are listed in docs/architecture.md.
     """
     graph = Graph(
-        species=jnp.zeros(1, jnp.int32),
-        neighbours=jnp.zeros((1, 1), jnp.int32),
-        vectors=jnp.ones((1, 1, 3), jnp.float32),
-        mask=jnp.ones((1, 1), bool),
+        species=jax.ShapeDtypeStruct((1,), jnp.int32),
+        neighbours=jax.ShapeDtypeStruct((1, 1), jnp.int32),
+        vectors=jax.ShapeDtypeStruct((1, 1, 3), jnp.float32),
+        mask=jax.ShapeDtypeStruct((1, 1), bool),
     )
-    return So3krates(config).init(jax.random.PRNGKey(seed), graph)["params"]
+    return So3krates(config).lazy_init(jax.random.PRNGKey(seed), graph)["params"]
 
 
 def atom_energies(config: ModelConfig, params: Params, graph: Graph) -> jax.Array:

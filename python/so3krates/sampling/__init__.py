@@ -1,21 +1,34 @@
-"""Making labelled structures: crystals, thermal displacements over strain and temperature, labels from LAMMPS."""
+"""Making labelled structures: crystals, thermal and random displacements, dynamics, and their labels."""
 
+from .calculators import Recipe
 from .crystals import relax_crystal, relax_positions, strained, wurtzite
-from .harmonic import SamplingError, ThermalDisplacements, force_constants
+from .harmonic import EinsteinDisplacements, SamplingError, ThermalDisplacements, force_constants
 from .lammps_labels import GAN_TERSOFF, LammpsCalculator
-from .plan import SamplingPlan, harmonic_frames, label_frames
+from .plan import DynamicsPlan, EinsteinPlan, Plan, RattlePlan, SamplingPlan
+from .sample import label_frames, parts_folder, sample
+from .structures import structures
+from .workers import Workers
 
 __all__ = [
     "GAN_TERSOFF",
+    "DynamicsPlan",
+    "EinsteinDisplacements",
+    "EinsteinPlan",
     "LammpsCalculator",
+    "Plan",
+    "RattlePlan",
+    "Recipe",
     "SamplingError",
     "SamplingPlan",
     "ThermalDisplacements",
+    "Workers",
     "force_constants",
-    "harmonic_frames",
     "label_frames",
+    "parts_folder",
     "relax_crystal",
     "relax_positions",
+    "sample",
     "strained",
+    "structures",
     "wurtzite",
 ]

@@ -1,12 +1,13 @@
 """Training: settings, loss, optimiser, the course of a run, and what it reports."""
 
 from .breakdown import Breakdown, breakdown
+from .committee import Committee, CommitteeError, committee_table, member_folders
 from .config import PRESETS, DataConfig, RunConfig, TrainingConfig, preset
 from .evaluate import Properties, evaluate, reference
 from .metrics import Errors, as_json, error_table, rich_table
 from .plots import breakdown_plot, learning_curve, parity_plot
 from .progress import Status, progress_display
-from .report import Results, result_tables, write_json, write_report, write_results
+from .report import Results, all_tables, result_tables, write_committee_report, write_json, write_report, write_results
 from .session import committee, run_session
 from .sources import load_frames, load_stored
 from .trainer import TrainingError, TrainingResult, train
@@ -14,6 +15,8 @@ from .trainer import TrainingError, TrainingResult, train
 __all__ = [
     "PRESETS",
     "Breakdown",
+    "Committee",
+    "CommitteeError",
     "DataConfig",
     "Errors",
     "Properties",
@@ -23,15 +26,18 @@ __all__ = [
     "TrainingConfig",
     "TrainingError",
     "TrainingResult",
+    "all_tables",
     "as_json",
     "breakdown",
     "breakdown_plot",
     "committee",
+    "committee_table",
     "error_table",
     "evaluate",
     "learning_curve",
     "load_frames",
     "load_stored",
+    "member_folders",
     "parity_plot",
     "preset",
     "progress_display",
@@ -40,6 +46,7 @@ __all__ = [
     "rich_table",
     "run_session",
     "train",
+    "write_committee_report",
     "write_json",
     "write_report",
     "write_results",

@@ -85,6 +85,19 @@ def breakdown_tables(parts: Mapping[str, Breakdown]) -> list[Table]:
     return tables
 
 
+def force_size_table(parts: Mapping[str, Breakdown]) -> Table:
+    """Force errors by the size of the force, to print."""
+    table = Table(title="Force errors by size")
+    for heading in ("set", "from (eV/A)", "to (eV/A)", "atoms", "RMSE (meV/A)", "rms error / rms force"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "set" else "right")
+    for name, part in parts.items():
+        for row in part.force_sizes:
+            relative = f"{row.relative:.4g}" if math.isfinite(row.relative) else "-"
+            table.add_row(name, f"{row.low:.4g}", f"{row.high:.4g}", str(row.atoms), f"{row.rmse:.4g}", relative)
+        table.add_section()
+    return table
+
+
 def _groups_table(title: str, sets: Mapping[str, Mapping[Any, Mapping[str, Errors]]]) -> Table:
     table = Table(title=f"RMSE by {title}")
     table.add_column("set", no_wrap=True)

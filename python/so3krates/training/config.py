@@ -15,6 +15,7 @@ from so3krates.model.config import PRESETS as MODEL_PRESETS
 from so3krates.model.config import ConfigError, ModelConfig
 
 from .checks import is_int, is_number, require
+from .loggers import PACKAGES
 from .original_keys import sections_from_original
 
 SCHEDULES = ("exponential", "cosine", "constant")
@@ -136,6 +137,7 @@ class TrainingConfig:
     checkpoint_minutes: float = 2.0  # wall time between checkpoints; a resumed run repeats at most this much
     max_minutes: float | None = None  # wall time after which the run stops with what it has
     initial_model: str | None = None  # folder of a model whose weights the run starts from; absent: random ones
+    log_to: tuple[str, ...] = ()  # tensorboard, wandb, beside metrics.csv
     seed_model: int = 0
     seed_training: int = 0  # of the order of frames
     float64: bool = False
@@ -168,6 +170,9 @@ class TrainingConfig:
         check(("ema_decay",), lambda v: is_number(v) and 0 <= v < 1, "0 for none, or below 1, for instance 0.999")
         check(("clip_norm", "max_minutes"), lambda v: is_number(v) and v > 0, "above 0, or leave it out", True)
         check(("initial_model",), lambda v: isinstance(v, str) and v != "", "a model folder, or leave it out", True)
+        known = f"a list out of {', '.join(PACKAGES)}"
+        check(("log_to",), lambda v: isinstance(v, list | tuple) and all(name in PACKAGES for name in v), known)
+        object.__setattr__(self, "log_to", tuple(dict.fromkeys(self.log_to)))
         check(("schedule",), lambda v: v in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         require(
             self.schedule == "constant" or self.learning_rate > self.learning_rate_stop,

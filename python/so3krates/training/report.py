@@ -13,10 +13,12 @@ from ase import Atoms
 from rich.console import Console
 from rich.table import Table
 
-from so3krates.storage import Model
+from so3krates.storage import Model, flat_params
 
-from .breakdown import Breakdown, breakdown, breakdown_tables
+from .breakdown import Breakdown, breakdown, breakdown_tables, force_size_table
+from .committee import Committee, committee_table
 from .evaluate import Properties, evaluate, reference
+from .html_report import html_page
 from .metrics import Errors, as_json, error_table, rich_table
 from .plots import breakdown_plot, learning_curve, parity_plot
 
@@ -51,25 +53,49 @@ def result_tables(sets: Mapping[str, Results]) -> list[Table]:
     return [table, *breakdown_tables({name: result.parts for name, result in sets.items()})]
 
 
-def write_results(folder: str | Path, sets: Mapping[str, Results], console: Console | None = None) -> None:
-    """Writes errors.json, errors.txt, parity.png and breakdown.png; prints the tables on `console`."""
+def write_results(
+    folder: str | Path,
+    sets: Mapping[str, Results],
+    console: Console | None = None,
+    committees: Mapping[str, Committee] | None = None,
+    title: str = "Report",
+    facts: Mapping[str, str] | None = None,
+) -> None:
+    """Writes errors.json, errors.txt, parity.png, breakdown.png and report.html; prints the tables on `console`.
+
+    `committees` of the same sets are reported too. `title` and `facts` head the page, which shows a
+    learning_curve.png of the folder as well.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "errors.json", sets)
+    tables = all_tables(sets, committees)
+    write_json(folder / "errors.json", sets, committees)
     with open(folder / "errors.txt", "w", encoding="utf-8") as handle:
         text = Console(file=handle, width=140)
-        for table in result_tables(sets):
+        for table in tables:
             text.print(table)
     parity_plot(folder / "parity.png", {name: (result.predicted, result.labels) for name, result in sets.items()})
-    breakdown_plot(folder / "breakdown.png", {name: result.parts for name, result in sets.items()})
+    parts = {name: result.parts for name, result in sets.items()}
+    breakdown_plot(folder / "breakdown.png", parts)
+    page = html_page(title, facts or {}, [*tables, force_size_table(parts)], folder)
+    (folder / "report.html").write_text(page, encoding="utf-8")
     if console is not None:
-        for table in result_tables(sets):
+        for table in tables:
             console.print(table)
 
 
-def write_json(path: str | Path, sets: Mapping[str, Results]) -> None:
-    """Errors of named sets and of their parts as JSON."""
+def all_tables(sets: Mapping[str, Results], committees: Mapping[str, Committee] | None = None) -> list[Table]:
+    """Tables to print of named sets and of the committees that predicted them."""
+    return [*result_tables(sets), *([committee_table(committees)] if committees else [])]
+
+
+def write_json(
+    path: str | Path, sets: Mapping[str, Results], committees: Mapping[str, Committee] | None = None
+) -> None:
+    """Errors of named sets, of their parts and of committees as JSON."""
     content = {name: result.as_json() for name, result in sets.items()}
+    for name, committee in (committees or {}).items():
+        content[name]["committee"] = committee.as_json()
     Path(path).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
@@ -88,12 +114,52 @@ def write_report(
     Writes what `write_results` writes and, given the CSV of the run, learning_curve.png; prints the tables on
     `console` where there is one. Returns set -> property -> errors.
     """
+    folder = Path(folder)
+    if metrics_file is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        learning_curve(folder / "learning_curve.png", metrics_file)
     results = {
         name: Results(frames, evaluate(model, frames, batch_size, float64), reference(frames), tag_key)
         for name, frames in sets.items()
         if frames
     }
-    write_results(folder, results, console)
-    if metrics_file is not None:
-        learning_curve(Path(folder) / "learning_curve.png", metrics_file)
+    write_results(folder, results, console, title=f"Report of {folder.parent.name}", facts=model_facts(model))
     return {name: result.table for name, result in results.items()}
+
+
+def write_committee_report(
+    folder: str | Path,
+    models: Sequence[Model],
+    sets: Mapping[str, Sequence[Atoms]],
+    console: Console | None = None,
+    batch_size: int = 8,
+    float64: bool = False,
+    tag_key: str = "",
+) -> dict[str, Committee]:
+    """The same for the mean of several models, with the table of the committee; returns set -> committee."""
+    committees = {
+        name: Committee([evaluate(model, frames, batch_size, float64) for model in models], reference(frames))
+        for name, frames in sets.items()
+        if frames
+    }
+    results = {name: Results(sets[name], c.mean, c.labels, tag_key) for name, c in committees.items()}
+    title = f"Report of the committee {Path(folder).parent.name}"
+    write_results(folder, results, console, committees, title, {"models": str(len(models)), **model_facts(models[0])})
+    return committees
+
+
+def model_facts(model: Model) -> dict[str, str]:
+    """What heads the report of a model."""
+    training = model.training or {}
+    config = model.config
+    count = sum(array.size for array in flat_params(model.params).values())
+    facts = {
+        "elements": " ".join(model.elements),
+        "energy shifts (eV)": ", ".join(f"{symbol} {shift:.6g}" for symbol, shift in model.energy_shifts.items()),
+        "network": f"{config.layers} layers, F = {config.features}, cutoff {config.cutoff:g} A, {count} parameters",
+    }
+    if "frames" in training:
+        facts["frames"] = ", ".join(f"{number} {name}" for name, number in training["frames"].items())
+    if "best_step" in training:
+        facts["weights"] = f"of step {training['best_step']}"
+    return facts

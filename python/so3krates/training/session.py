@@ -13,7 +13,8 @@ from rich.console import Console
 from so3krates.data import StoredFrames, read_frames
 
 from .config import RunConfig
-from .report import write_report
+from .loggers import require_packages
+from .report import write_committee_report, write_report
 from .sources import load_frames, load_stored
 from .trainer import RUN_FILE, TrainingError, TrainingResult, train
 
@@ -49,6 +50,7 @@ def run_session(
     """
     if members < 1:
         raise ValueError(f"{members} members of a committee: give at least 1")
+    require_packages(config.training.log_to)
     output = Path(output)
     runs = committee(config, members)
     _require_place([output / name for name in runs], output, resume)
@@ -72,6 +74,9 @@ def run_session(
         results.append(result)
         if result.reason.startswith("stopped by"):
             break
+    if members > 1 and len(results) == members and not results[-1].reason.startswith("stopped by"):
+        options = {"float64": config.training.float64, "tag_key": config.data.tag_key}
+        write_committee_report(output / "report", [result.model for result in results], sets, console, **options)
     return results
 
 

@@ -39,6 +39,7 @@ from .checkpoints import Checkpoints
 from .config import RunConfig, TrainingConfig
 from .evaluate import ordered_batches, precision
 from .interrupt import polite_interrupts
+from .loggers import open_loggers, require_packages
 from .loss import ErrorSums, labels_of, loss_of, normalised_weights, root_mean_squares, unit_scales, variance_scales
 from .optimiser import make_schedule
 from .pair_potential import radial_points
@@ -60,7 +61,8 @@ MOST_RECOVERIES = 10
 # Settings that may differ when a run is resumed: they say where the data lies and how long the run goes on.
 FREE_SETTINGS = frozenset(
     {"data.file", "data.train_file", "data.valid_file", "data.tag_key"}
-    | {"training.patience", "training.checkpoint_minutes", "training.max_minutes", "training.initial_model"}
+    | {"training.patience", "training.checkpoint_minutes", "training.max_minutes", "training.log_to"}
+    | {"training.initial_model"}
 )
 
 
@@ -122,6 +124,8 @@ def train(
             progress = stack.enter_context(progress_display())
         run = _Run(config, frames_train, frames_valid, Path(folder), progress, resume)
         stack.callback(run.checkpoints.close)
+        for logger in run.loggers:
+            stack.callback(logger.close)
         return run.go(stack.enter_context(polite_interrupts()))
 
 
@@ -140,6 +144,7 @@ class _Run:
         self.config, self.folder, self.progress = config, folder, progress
         self.began = time.monotonic()
         settings = config.training
+        require_packages(settings.log_to)
         self.dtype = precision(settings.float64)
         if len(frames_train) == 0:
             raise DataError("no frame to train on")
@@ -175,6 +180,7 @@ class _Run:
         if self.checkpoints.latest() is not None:
             self._restore()
         _cut_metrics(self.folder / METRICS_FILE, self.step)
+        self.loggers = open_loggers(settings.log_to, self.folder, config.to_dict(), self.step)
         self.saved = time.monotonic()
         self.sums = zero_sums()
         self.valid_sums: ErrorSums | None = None
@@ -418,6 +424,11 @@ class _Run:
                 writer.writerow(COLUMNS)
             epoch = (self.step - 1) // self.steps_per_epoch + 1
             writer.writerow([self.step, epoch, *(f"{x:.6g}" if math.isfinite(x) else "" for x in numbers)])
+        # train_loss -> train/loss: one chart group for each set.
+        named = zip((name.replace("_", "/", 1) for name in COLUMNS[4:]), numbers[2:], strict=True)
+        values = {"epoch": epoch, "learning_rate": self.learning_rate, **dict(named)}
+        for logger in self.loggers:
+            logger.write(self.step, values)
 
     def _show(self, message: str | None = None) -> None:
         valid = self.valid_sums

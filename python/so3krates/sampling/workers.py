@@ -1,0 +1,166 @@
+"""Calculations shared out to processes; each result is kept on disk, so that none is made twice."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.calculators.calculator import Calculator
+
+from so3krates.progress import Callback
+
+from .calculators import Recipe, forget
+from .harmonic import SamplingError
+
+Result = dict[str, np.ndarray]
+Source = Recipe | Calculator
+DRIVER, TEACHER = "driver", "teacher"
+
+
+class _Calculators:
+    """The calculators of one process by role, made when they are needed; equal recipes share one."""
+
+    def __init__(self, sources: Mapping[str, Source]) -> None:
+        self._sources = sources
+        self._made: list[tuple[Source, Calculator]] = []
+
+    def of(self, role: str) -> Calculator:
+        source = self._sources[role]
+        for other, calculator in self._made:
+            if other is source or other == source:
+                return calculator
+        calculator = source.make() if isinstance(source, Recipe) else source
+        self._made.append((source, calculator))
+        return calculator
+
+
+_of_process: _Calculators | None = None  # of a process of a pool
+
+
+class Workers:
+    """The driver, which makes structures, and the teacher, which labels them, in one or more processes.
+
+    A calculation is a function of a calculator and of plain arguments, with a name under which its result is kept in
+    `folder`, where there is one: what lies there is not calculated again. Results do not depend on the number of
+    processes. To be used in a `with` block. Raises SamplingError where several processes share a calculator that is
+    not given by a Recipe.
+    """
+
+    def __init__(
+        self,
+        teacher: Source,
+        driver: Source | None = None,
+        folder: str | Path | None = None,
+        processes: int = 1,
+        on_progress: Callback | None = None,
+    ) -> None:
+        sources = {TEACHER: teacher, DRIVER: teacher if driver is None else driver}
+        if processes < 1:
+            raise SamplingError(f"processes = {processes}: give at least 1")
+        if processes > 1 and not all(isinstance(source, Recipe) for source in sources.values()):
+            raise SamplingError("several processes need calculators by name: give a Recipe")
+        self.folder = None if folder is None else Path(folder)
+        self._sources, self._on_progress = sources, on_progress
+        self._own = _Calculators(sources)
+        self._pool = None
+        if processes > 1:
+            # A forked process would inherit the threads of JAX and the state of MPI.
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(processes, spawn, _begin, (sources,))
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What is known of teacher and driver, in words."""
+        words = {
+            role: str(source) if isinstance(source, Recipe) else type(source).__name__
+            for role, source in self._sources.items()
+        }
+        return words if words[DRIVER] != words[TEACHER] else {TEACHER: words[TEACHER]}
+
+    def run(
+        self,
+        stage: str,
+        role: str,
+        function: Callable[..., Result],
+        jobs: Mapping[str, tuple[Any, ...]],
+        counted: tuple[int, int] | None = None,
+    ) -> list[Result]:
+        """Results of function(calculator of the role, *arguments) for jobs by name, in their order.
+
+        `counted`: how many of how many were done before, where a stage has several calls.
+        """
+        before, total = counted or (0, len(jobs))
+        results: dict[str, Result] = {name: found for name in jobs if (found := self._kept(name)) is not None}
+        missing = [name for name in jobs if name not in results]
+        self._report(stage, before + len(results), total)
+        if self._pool is None:
+            for name in missing:
+                results[name] = _calculated(self._own.of(role), function, self._path(name), jobs[name])
+                self._report(stage, before + len(results), total)
+            return [results[name] for name in jobs]
+        waiting = iter(missing)
+        running = {}
+        while True:
+            # A short queue: a job's structure travels when its turn has come.
+            for name in waiting:
+                arguments = (role, function, self._path(name), jobs[name])
+                running[self._pool.submit(_work, *arguments)] = name
+                if len(running) >= 2 * self._pool._max_workers:
+                    break
+            if not running:
+                return [results[name] for name in jobs]
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                results[running.pop(future)] = future.result()
+                self._report(stage, before + len(results), total)
+
+    def _path(self, name: str) -> Path | None:
+        return None if self.folder is None else self.folder / f"{name}.npz"
+
+    def _kept(self, name: str) -> Result | None:
+        path = self._path(name)
+        if path is None or not path.is_file():
+            return None
+        with np.load(path) as content:
+            return dict(content)
+
+    def _report(self, stage: str, done: int, total: int) -> None:
+        if self._on_progress is not None:
+            self._on_progress(stage, done, total)
+
+
+def _begin(sources: Mapping[str, Source]) -> None:
+    """First of all in a process of a pool."""
+    global _of_process
+    _of_process = _Calculators(sources)
+
+
+def _work(role: str, function: Callable[..., Result], path: Path | None, arguments: tuple[Any, ...]) -> Result:
+    """One calculation in a process of a pool."""
+    assert _of_process is not None
+    return _calculated(_of_process.of(role), function, path, arguments)
+
+
+def _calculated(
+    calculator: Calculator, function: Callable[..., Result], path: Path | None, arguments: tuple[Any, ...]
+) -> Result:
+    forget(calculator)
+    result = function(calculator, *arguments)
+    if path is not None:
+        # Under its name only when it is whole.
+        part = path.with_suffix(f".{os.getpid()}")
+        with open(part, "wb") as file:
+            np.savez(file, **result)
+        part.replace(path)
+    return result

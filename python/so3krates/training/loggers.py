@@ -1,0 +1,86 @@
+"""Metrics of a run for TensorBoard and Weights & Biases, beside metrics.csv, which stays the record."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+# Name in the settings -> the package that it needs.
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+TENSORBOARD_FOLDER = "tensorboard"
+WANDB_ID_FILE = "wandb.id"
+
+
+class LoggerError(RuntimeError):
+    """A place for metrics that cannot be used; the message says what to install."""
+
+
+class Logger(Protocol):
+    """A place for metrics."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def require_packages(names: Sequence[str]) -> None:
+    """Raises LoggerError for a name whose package is missing."""
+    for name in names:
+        if importlib.util.find_spec(PACKAGES[name]) is None:
+            raise LoggerError(
+                f"training.log_to has {name!r}, which needs the package {PACKAGES[name]}: "
+                "pip install 'so3krates[logging]', or leave it out"
+            )
+
+
+def open_loggers(names: Sequence[str], folder: str | Path, settings: Mapping[str, Any], step: int) -> list[Logger]:
+    """Loggers of a run in its folder, which stands at `step`. Raises LoggerError for a missing package."""
+    require_packages(names)
+    makers = {"tensorboard": lambda: _TensorBoard(Path(folder), step), "wandb": lambda: _Wandb(Path(folder), settings)}
+    return [makers[name]() for name in names]
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Without what is not known."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+class _TensorBoard:
+    """Event files in a folder of the run; what a resumed run repeats is marked as gone."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in finite(values).items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """A run of wandb, online or by WANDB_MODE=offline; a resumed run goes on in the same one."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        import wandb
+
+        path = folder / WANDB_ID_FILE
+        if not path.exists():
+            path.write_text(secrets.token_hex(4))
+        self._run = wandb.init(
+            dir=folder, id=path.read_text(), resume="allow", name=folder.resolve().name, config=dict(settings)
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(finite(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
