@@ -183,11 +183,12 @@ PYBIND11_MODULE(_harness, m) {
 
   py::class_<Evaluator>(m, "Evaluator", "Energies and forces of a bundle; see csrc/runtime/evaluator.h.")
       .def(py::init([](const std::string& path, const std::string& device, const std::string& plugin,
-                       const std::string& cache, int threads, bool shifts) {
-             const so3krates::EvaluatorOptions options{device, plugin, cache, threads, shifts};
+                       const std::string& cache, int threads, double memory, bool preallocate, bool shifts) {
+             const so3krates::EvaluatorOptions options{device, plugin, cache, threads, memory, preallocate, 0, shifts};
              return std::make_unique<Evaluator>(path, options);
            }),
-           "bundle_path"_a, "device"_a = "cpu", "plugin"_a = "", "cache"_a = "", "threads"_a = 0, "shifts"_a = true)
+           "bundle_path"_a, "device"_a = "cpu", "plugin"_a = "", "cache"_a = "", "threads"_a = 0, "memory"_a = 0.9,
+           "preallocate"_a = false, "shifts"_a = true)
       .def_property_readonly("bundle", &Evaluator::bundle)
       .def("set_neighbourhood", &Evaluator::set_neighbourhood, "owned"_a, "rows"_a, "row_of_atom"_a, "atom_of_row"_a,
            "species"_a, "candidate_count"_a, "candidates"_a,

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda_driver.h"
 #include "pjrt.h"
 #include "plugin_search.h"
 #include "program_cache.h"
@@ -138,11 +139,18 @@ void check_platform(const Bundle& bundle, const std::string& platform) {
 std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorOptions& options) {
   if (options.threads < 0)
     throw Error("threads is " + std::to_string(options.threads) + ": give a number of threads, or 0 for every core");
+  if (!(options.memory > 0.0 && options.memory <= 1.0))
+    throw Error("memory is " + std::to_string(options.memory) +
+                ": give the share of the GPU's memory that may be taken, above 0 and at most 1");
   // Before the plugin is looked for, so that nobody installs one in vain.
   const std::string kind = options.device.substr(0, options.device.find(':'));
   if (kind == "cpu" || kind == "cuda") check_platform(bundle, kind);
-  const PluginChoice choice = find_plugin(options.device, options.plugin);
-  std::shared_ptr<pjrt::Client> client = pjrt::Client::create({choice.path, choice.device_index, options.threads});
+  PluginChoice choice = find_plugin(options.device, options.plugin);
+  // A launcher may show each rank a GPU of its own, the only one that it counts.
+  if (options.device == "cuda" && options.local_rank > 0)
+    choice.device_index = options.local_rank % cuda::device_count();
+  std::shared_ptr<pjrt::Client> client =
+      pjrt::Client::create({choice.path, choice.device_index, options.threads, options.memory, options.preallocate});
   check_platform(bundle, client->platform());
   return client;
 }

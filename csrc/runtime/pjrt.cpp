@@ -12,6 +12,7 @@
 #include <string_view>
 #include <utility>
 
+#include "cuda_driver.h"
 #include "host_cpu.h"
 #include "registry.h"
 #include "sha256.h"
@@ -236,6 +237,10 @@ class Description {
 
 }  // namespace
 
+std::map<std::string, std::string> plugin_attributes(const std::string& path) {
+  return attributes(plugin(path));
+}
+
 // ---- client
 
 std::shared_ptr<Client> Client::create(const ClientOptions& options) {
@@ -247,11 +252,14 @@ std::shared_ptr<Client> Client::create(const ClientOptions& options) {
   std::size_t device_index = static_cast<std::size_t>(options.device_index);
   const std::int64_t visible_device = options.device_index;
   if (is_gpu(api)) {
-    // Other cards are not touched, and this one is shared: memory is taken as it is needed.
+    cuda::check_device(options.device_index, options.plugin);  // XLA's own message says less
+    // Other cards are not touched.
     create_options.push_back(option("visible_devices", PJRT_NamedValue_kInt64List));
     create_options.back().int64_array_value = &visible_device;
     create_options.push_back(option("preallocate", PJRT_NamedValue_kBool));
-    create_options.back().bool_value = false;
+    create_options.back().bool_value = options.preallocate;
+    create_options.push_back(option("memory_fraction", PJRT_NamedValue_kFloat));
+    create_options.back().float_value = static_cast<float>(options.memory_fraction);
     device_index = 0;
   } else if (attributes(api).count("so3krates_pjrt_cpu") != 0) {
     create_options.push_back(option("num_threads", PJRT_NamedValue_kInt64));

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,10 +23,16 @@ namespace so3krates::pjrt {
 class Buffer;
 class Executable;
 
+// Name and value of everything that a plugin, opened if need be, says of itself. Needs no device.
+std::map<std::string, std::string> plugin_attributes(const std::string& path);
+
 struct ClientOptions {
   std::string plugin;    // path of the shared library
   int device_index = 0;  // among the client's addressable devices
   int threads = 0;       // passed to the CPU plugin; ignored by others
+  // Of a GPU: the most of its memory that is taken, and whether all of it is taken at once.
+  double memory_fraction = 0.9;
+  bool preallocate = false;
 };
 
 // A device of a plugin. Buffers and executables keep it alive.

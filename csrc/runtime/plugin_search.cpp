@@ -29,11 +29,12 @@ struct Kind {
   const char* name;
   const char* variable;
   const char* extra;
+  const char* other;
   std::vector<fs::path> places;  // relative to the library's folder
 };
 
 Kind cpu() {
-  return {"cpu", "SO3KRATES_PJRT_CPU", "so3krates[cpu]", {"libso3krates_pjrt_cpu.so"}};
+  return {"cpu", "SO3KRATES_PJRT_CPU", "so3krates[cpu]", "", {"libso3krates_pjrt_cpu.so"}};
 }
 
 Kind cuda() {
@@ -41,6 +42,7 @@ Kind cuda() {
   return {"cuda",
           "SO3KRATES_PJRT_CUDA",
           "so3krates[cuda12]",
+          " (or [cuda13], where nvidia-smi shows CUDA 13)",
           {site_packages / "jax_plugins/xla_cuda13/xla_cuda_plugin.so",
            site_packages / "jax_plugins/xla_cuda12/xla_cuda_plugin.so"}};
 }
@@ -71,7 +73,7 @@ std::string path_of(const Kind& kind, const std::string& plugin) {
     tried += (tried.empty() ? "" : ", ") + path;
   }
   throw Error(std::string("no PJRT plugin for device '") + kind.name + "' was found (looked for " + tried +
-              "): pip install '" + kind.extra + "', or set " + kind.variable + " to a plugin's path");
+              "): pip install '" + kind.extra + "'" + kind.other + ", or set " + kind.variable + " to a plugin's path");
 }
 
 }  // namespace

@@ -13,11 +13,12 @@ from ase.data import atomic_numbers
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
 from so3krates.model.reductions import is_tabulated, tabulated_config
+from so3krates.model.stages import GPU_ROW_BLOCK, ROW_BLOCK
 from so3krates.storage import Model
 
 from .bundle import write_bundle
 from .fused import FusedError, build_fused_plan, check_fused, fused_weights
-from .ladder import Rung, default_ladder, lower_ladder, sizes_key
+from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
 from .plan import VIRIAL_CHANNELS, Array, Call, Plan, build_plan, weight_arrays
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
@@ -78,7 +79,9 @@ def export_model(
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}, make it first")
-    ladder = default_ladder() if ladder is None else ladder
+    on_gpu = platform == "cuda"
+    if ladder is None:
+        ladder = gpu_ladder() if on_gpu else default_ladder()
     numbers = [atomic_numbers[element] for element in model.elements]
     choice = _choose(model, platform, body, tables)
     body, record, config, params = choice.body, choice.tables, choice.config, choice.params
@@ -89,7 +92,7 @@ def export_model(
         plans = {
             schedule: build_fused_plan(config, precision, len(numbers), channels)
             if body == "fused"
-            else build_plan(config, precision, list(weights), channels)
+            else build_plan(config, precision, list(weights), channels, GPU_ROW_BLOCK if on_gpu else ROW_BLOCK)
             for schedule, channels in SCHEDULES.items()
         }
         tensors, programs = _lower(plans.values(), weights, ladder, platform)

@@ -1,0 +1,85 @@
+"""What the runtime says where a GPU, its driver or its plugin is missing; a driver made for the test stands in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from so3krates._harness import Error
+from so3krates.runtime import Runtime
+from toy_bundle import write_toy_bundle
+
+SOURCE = Path(__file__).with_name("fake_driver.cpp")
+PLUGIN = "/site-packages/jax_plugins/xla_cuda13/xla_cuda_plugin.so"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a libcuda.so.1 that answers as the environment says."""
+    folder = tmp_path_factory.mktemp("driver")
+    subprocess.run(["c++", "-shared", "-fPIC", str(SOURCE), "-o", str(folder / "libcuda.so.1")], check=True)
+    return folder
+
+
+def ask(call: str, folder: Path | None = None, **variables: object) -> str:
+    """What `call` prints, in a process whose linker looks into `folder` first."""
+    environment = os.environ | {name: str(value) for name, value in variables.items()}
+    if folder is not None:
+        environment["LD_LIBRARY_PATH"] = f"{folder}:{environment.get('LD_LIBRARY_PATH', '')}"
+    program = f"from so3krates._harness import Error, pjrt\ntry: print({call})\nexcept Error as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_without_a_driver(tmp_path: Path) -> None:
+    (tmp_path / "libcuda.so.1").write_text("")  # found before any real one
+    message = ask("pjrt.cuda_device_count()", tmp_path)
+    assert "needs NVIDIA's driver, and its library was not found" in message
+    assert "install the driver" in message and "device cpu" in message
+    assert "\n" not in message
+
+
+def test_devices_are_counted(driver: Path) -> None:
+    assert ask("pjrt.cuda_device_count()", driver, FAKE_CUDA_DEVICES=3) == "3"
+    call = f"pjrt.check_cuda_device(2, '{PLUGIN}')"
+    assert ask(call, driver, FAKE_CUDA_DEVICES=3, FAKE_CUDA_VERSION=13000) == "None"
+
+
+@pytest.mark.parametrize(
+    ("variables", "pieces"),
+    [
+        ({"FAKE_CUDA_ERROR": 100}, ["the driver sees no GPU", "CUDA_VISIBLE_DEVICES"]),
+        ({"FAKE_CUDA_DEVICES": 0}, ["the driver sees no GPU", "nvidia-smi"]),
+        ({"FAKE_CUDA_ERROR": 999}, ["starting the driver failed: CUDA_ERROR_UNKNOWN"]),
+        ({"FAKE_CUDA_ERROR": 7}, ["starting the driver failed: 7"]),
+        ({"FAKE_CUDA_DEVICES": 1}, ["cuda:1 was asked for", "sees 1 GPU, counted from 0"]),
+        (
+            {"FAKE_CUDA_DEVICES": 2, "FAKE_CUDA_VERSION": 12080},
+            ["driver is made for CUDA 12.8", "for CUDA 13", "pip install 'so3krates[cuda12]'"],
+        ),
+    ],
+)
+def test_one_message_says_what_is_wrong(driver: Path, variables: dict[str, int], pieces: list[str]) -> None:
+    message = ask(f"pjrt.check_cuda_device(1, '{PLUGIN}')", driver, **variables)
+    assert all(piece in message for piece in pieces), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", ["0", "1.5", "nan"])
+def test_the_share_of_memory_is_checked(value: str, tmp_path: Path) -> None:
+    bundle = write_toy_bundle(tmp_path / "toy.so3k")
+    with pytest.raises(Error, match="memory is .*: give the share of the GPU's memory .*, above 0 and at most 1"):
+        Runtime(bundle, memory=float(value))
+
+
+def test_a_gpu_plugin_without_a_gpu(cuda_plugin: Path) -> None:
+    """With the real plugin: our message comes, and XLA writes nothing."""
+    call = f"pjrt.Client('cuda', '{cuda_plugin}')"
+    message = ask(call)
+    if "Client object" in message:
+        pytest.skip("there is a GPU")
+    assert "NVIDIA's driver" in message or "sees no GPU" in message
