@@ -32,7 +32,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = jax.tree.map(np.asarray, init_params(PRESETS["gan"], 0))
     rungs = [next(rung for rung in gpu_ladder() if rung.rows >= atoms) for atoms in ATOMS]
     path = tmp_path_factory.mktemp("hopper") / "gan.so3k"
-    export_model(Model(PRESETS["gan"], params, ("Ga", "N"), {}), path, platform="cuda", ladder=rungs)
+    export_model(Model(PRESETS["gan"], params, ("Ga", "N"), {"Ga": 0.0, "N": 0.0}), path, platform="cuda", ladder=rungs)
     return path
 
 
