@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "cuda_driver.h"
+#include "cuda_kernels.h"
 #include "pjrt.h"
 #include "plugin_search.h"
 #include "program_cache.h"
@@ -121,6 +122,11 @@ void bind_pjrt(py::module_& parent) {
 
   m.def("plugin_attributes", &so3krates::pjrt::plugin_attributes, "plugin"_a,
         "What a plugin says of itself; needs no device.");
+  m.def(
+      "cuda_kernel_handler", [] { return reinterpret_cast<std::uintptr_t>(so3krates::cuda::kernel_handler(false)); },
+      "Address of the XLA FFI handler that runs GPU kernels without a stream.");
+  m.def("cuda_kernel_problem", &so3krates::cuda::kernel_problem, "version"_a,
+        "Why GPU kernels of that version cannot run here; empty where they can.");
   m.def("cuda_device_count", &so3krates::cuda::device_count, "GPUs that NVIDIA's driver shows to this process.");
   m.def("check_cuda_device", &so3krates::cuda::check_device, "index"_a, "plugin"_a,
         "Raises Error where that GPU is missing or the driver is too old for the plugin.");

@@ -5,15 +5,16 @@
 
 #include <cctype>
 #include <cstddef>
+#include <cstdlib>
 
 namespace so3krates::cuda {
 namespace {
 
 constexpr int kNoDevice = 100;  // CUDA_ERROR_NO_DEVICE
-const char* const kLibrary = "libcuda.so.1";
 const char* const kOrCpu = ", or choose device cpu and a potential exported for it";
 
 struct Driver {
+  void* library;
   int (*initialise)(unsigned flags);
   int (*version)(int* version);
   int (*count)(int* count);
@@ -23,15 +24,18 @@ struct Driver {
 template <typename Function>
 void load(void* library, const char* name, Function& function) {
   function = reinterpret_cast<Function>(dlsym(library, name));
-  if (function == nullptr) throw Error(std::string("device cuda: ") + kLibrary + " has no function " + name);
+  if (function == nullptr) throw Error(std::string("device cuda: the driver has no function ") + name);
 }
 
 Driver open_driver() {
-  void* library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+  const char* variable = std::getenv("SO3KRATES_CUDA_DRIVER");
+  const char* name = variable != nullptr && *variable != '\0' ? variable : "libcuda.so.1";
+  void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr)
     throw Error(std::string("device cuda needs NVIDIA's driver, and its library was not found (") + dlerror() +
                 "): install the driver, in a container let it in (docker --gpus all, apptainer --nv)" + kOrCpu);
   Driver driver{};
+  driver.library = library;
   load(library, "cuInit", driver.initialise);
   load(library, "cuDriverGetVersion", driver.version);
   load(library, "cuDeviceGetCount", driver.count);
@@ -42,16 +46,6 @@ Driver open_driver() {
 const Driver& driver() {
   static const Driver opened = open_driver();
   return opened;
-}
-
-void check(int error, const std::string& operation) {
-  if (error == 0) return;
-  if (error == kNoDevice)
-    throw Error(std::string("device cuda: the driver sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES") + kOrCpu);
-  const char* name = nullptr;
-  driver().name(error, &name);
-  throw Error("device cuda: " + operation + " failed: " + (name == nullptr ? std::to_string(error) : name) +
-              ": check that nvidia-smi runs" + kOrCpu);
 }
 
 // 12 for a plugin in a folder xla_cuda12; 0 where the path does not say.
@@ -69,6 +63,26 @@ int release_of(const std::string& plugin) {
 
 }  // namespace
 
+void* driver_library() {
+  return driver().library;
+}
+
+void check(int error, const std::string& operation) {
+  if (error == 0) return;
+  if (error == kNoDevice)
+    throw Error(std::string("device cuda: the driver sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES") + kOrCpu);
+  const char* name = nullptr;
+  driver().name(error, &name);
+  throw Error("device cuda: " + operation + " failed: " + (name == nullptr ? std::to_string(error) : name) +
+              ": check that nvidia-smi runs" + kOrCpu);
+}
+
+int driver_version() {
+  int version = 0;
+  check(driver().version(&version), "reading the driver's version");
+  return version;
+}
+
 int device_count() {
   check(driver().initialise(0), "starting the driver");
   int count = 0;
@@ -82,8 +96,7 @@ void check_device(int index, const std::string& plugin) {
   if (index >= count)
     throw Error("device cuda:" + std::to_string(index) + " was asked for, but this process sees " +
                 std::to_string(count) + (count == 1 ? " GPU" : " GPUs") + ", counted from 0");
-  int version = 0;
-  check(driver().version(&version), "reading the driver's version");
+  const int version = driver_version();
   const int release = release_of(plugin);
   if (version / 1000 < release)
     throw Error("the driver is made for CUDA " + std::to_string(version / 1000) + "." +

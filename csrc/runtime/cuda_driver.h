@@ -8,6 +8,15 @@
 
 namespace so3krates::cuda {
 
+// The driver's library, libcuda.so.1 or what SO3KRATES_CUDA_DRIVER names. Throws Error where there is none.
+void* driver_library();
+
+// Throws Error where `error` is not 0 (CUDA_SUCCESS): "device cuda: <operation> failed: <reason>".
+void check(int error, const std::string& operation);
+
+// CUDA release that the driver is made for, e.g. 12080.
+int driver_version();
+
 // Devices that this process may use (CUDA_VISIBLE_DEVICES counts). Throws Error where there is no driver or no device;
 // the message says which, and what to do.
 int device_count();

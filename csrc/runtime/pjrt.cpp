@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "cuda_driver.h"
+#include "cuda_kernels.h"
 #include "host_cpu.h"
 #include "registry.h"
 #include "sha256.h"
@@ -107,22 +108,26 @@ bool is_gpu(const PJRT_Api* api) {
   return extension(api, PJRT_Extension_Type_Gpu_Custom_Call) != nullptr;
 }
 
-// Makes the fused kernels known to a CPU plugin that takes custom calls.
+// Makes the fused kernels known to a plugin that takes custom calls.
 void register_kernels(const PJRT_Api* api) {
   const auto* ffi = reinterpret_cast<const PJRT_FFI_Extension*>(extension(api, PJRT_Extension_Type_FFI));
-  if (ffi == nullptr || is_gpu(api)) return;
-  constexpr std::string_view platform = "Host";
-  std::size_t count = 0;
-  const kernels::Kernel* all = kernels::so3krates_kernels(&count);
-  for (const kernels::Kernel* kernel = all; kernel != all + count; ++kernel) {
+  if (ffi == nullptr) return;
+  const auto add = [&](const char* name, void* handler, std::string_view platform) {
     auto args = SIZED(PJRT_FFI_Register_Handler_Args);
-    args.target_name = kernel->name;
-    args.target_name_size = std::strlen(kernel->name);
-    args.handler = kernel->handler;
+    args.target_name = name;
+    args.target_name_size = std::strlen(name);
+    args.handler = handler;
     args.platform_name = platform.data();
     args.platform_name_size = platform.size();
-    check(api, ffi->register_handler(&args), std::string("registering kernel ") + kernel->name);
+    check(api, ffi->register_handler(&args), std::string("registering kernel ") + name);
+  };
+  if (is_gpu(api)) {
+    add(cuda::kCall, cuda::kernel_handler(true), "CUDA");
+    return;
   }
+  std::size_t count = 0;
+  const kernels::Kernel* all = kernels::so3krates_kernels(&count);
+  for (const kernels::Kernel* kernel = all; kernel != all + count; ++kernel) add(kernel->name, kernel->handler, "Host");
 }
 
 const PJRT_Api* open_plugin(const std::string& path) {

@@ -78,6 +78,20 @@ std::string path_of(const Kind& kind, const std::string& plugin) {
 
 }  // namespace
 
+std::vector<std::string> nvrtc_paths(int release) {
+  const char* variable = std::getenv("SO3KRATES_NVRTC");
+  if (variable != nullptr && *variable != '\0') return {variable};
+  const fs::path nvidia = library_folder() / ".." / ".." / "nvidia";
+  std::vector<std::string> paths;
+  for (int k = release; k >= 12; --k) {
+    const std::string name = "libnvrtc.so." + std::to_string(k);
+    const fs::path folder = k == 12 ? fs::path("cuda_nvrtc") : fs::path("cu" + std::to_string(k));
+    paths.push_back((nvidia / folder / "lib" / name).lexically_normal().string());
+    paths.push_back(name);
+  }
+  return paths;
+}
+
 PluginChoice find_plugin(const std::string& device, const std::string& plugin) {
   const std::size_t colon = device.find(':');
   const std::string name = device.substr(0, colon);

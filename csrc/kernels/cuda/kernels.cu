@@ -47,21 +47,33 @@ static_assert(TILE % kEdgeLanes == 0 && TILE <= kWarp, "a tile is a few edges fo
 struct alignas(4 * sizeof(Real)) Quad {
   Real v[4];
 };
-SO3KRATES_INLINE Quad zero() { return Quad{{0, 0, 0, 0}}; }
+SO3KRATES_INLINE Quad zero() {
+  return Quad{{0, 0, 0, 0}};
+}
 SO3KRATES_INLINE Quad operator*(Quad a, Quad b) {
   return Quad{{a.v[0] * b.v[0], a.v[1] * b.v[1], a.v[2] * b.v[2], a.v[3] * b.v[3]}};
 }
-SO3KRATES_INLINE Quad operator*(Real s, Quad a) { return Quad{{s * a.v[0], s * a.v[1], s * a.v[2], s * a.v[3]}}; }
+SO3KRATES_INLINE Quad operator*(Real s, Quad a) {
+  return Quad{{s * a.v[0], s * a.v[1], s * a.v[2], s * a.v[3]}};
+}
 SO3KRATES_INLINE Quad operator+(Quad a, Quad b) {
   return Quad{{a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2], a.v[3] + b.v[3]}};
 }
 SO3KRATES_INLINE Quad operator-(Quad a, Quad b) {
   return Quad{{a.v[0] - b.v[0], a.v[1] - b.v[1], a.v[2] - b.v[2], a.v[3] - b.v[3]}};
 }
-SO3KRATES_INLINE void operator+=(Quad& a, Quad b) { a = a + b; }
-SO3KRATES_INLINE Real sum(Quad a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }
-SO3KRATES_INLINE Quad load(const Real* from) { return *reinterpret_cast<const Quad*>(from); }
-SO3KRATES_INLINE void store(Real* to, Quad a) { *reinterpret_cast<Quad*>(to) = a; }
+SO3KRATES_INLINE void operator+=(Quad& a, Quad b) {
+  a = a + b;
+}
+SO3KRATES_INLINE Real sum(Quad a) {
+  return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]);
+}
+SO3KRATES_INLINE Quad load(const Real* from) {
+  return *reinterpret_cast<const Quad*>(from);
+}
+SO3KRATES_INLINE void store(Real* to, Quad a) {
+  *reinterpret_cast<Quad*>(to) = a;
+}
 
 template <typename T>
 SO3KRATES_INLINE T warp_sum(T value) {
@@ -103,7 +115,9 @@ SO3KRATES_INLINE Real parity(int degree) {
     if (l == degree && degree_at(l) % 2 == 1) sign = -1;
   return sign;
 }
-SO3KRATES_INLINE int last_order(int degree) { return first_order(degree) + 2 * degree_at(degree) + 1; }
+SO3KRATES_INLINE int last_order(int degree) {
+  return first_order(degree) + 2 * degree_at(degree) + 1;
+}
 
 // Channels 1 to 3 are moments about an atom: moving the origin by r adds r_a times channel 0.
 template <typename T>
@@ -112,7 +126,9 @@ SO3KRATES_INLINE T moved(const T* channel, int c, const Real* r) {
 }
 
 // Where quad q of the geometric features lies among them.
-SO3KRATES_INLINE int geometric_place(int q) { return q / kBlockQuads * BLOCK_STRIDE + q % kBlockQuads * 4; }
+SO3KRATES_INLINE int geometric_place(int q) {
+  return q / kBlockQuads * BLOCK_STRIDE + q % kBlockQuads * 4;
+}
 
 // ---- geometry of an edge
 
@@ -193,7 +209,8 @@ template <typename Adjoint>
 SO3KRATES_INLINE void vector_gradient(const Geometry& g, Real cutoff, Real distance, Adjoint&& harmonics,
                                       Real* gradient) {
   Dual<Real> u[3];
-  for (int a = 0; a < 3; ++a) u[a] = Dual<Real>{g.unit[a], {a == 0 ? Real(1) : 0, a == 1 ? Real(1) : 0, a == 2 ? Real(1) : 0}};
+  for (int a = 0; a < 3; ++a)
+    u[a] = Dual<Real>{g.unit[a], {a == 0 ? Real(1) : 0, a == 1 ? Real(1) : 0, a == 2 ? Real(1) : 0}};
   Real along[3] = {0, 0, 0};
   harmonics_of(u[0], u[1], u[2], [&](int m, const Dual<Real>& y) {
     const Real weight = harmonics(m);
@@ -201,7 +218,8 @@ SO3KRATES_INLINE void vector_gradient(const Geometry& g, Real cutoff, Real dista
   });
   const Real radial = along[0] * g.unit[0] + along[1] * g.unit[1] + along[2] * g.unit[2];
   const Real by_distance = cutoff * g.cutoff_slope + distance;
-  for (int a = 0; a < 3; ++a) gradient[a] = (along[a] - radial * g.unit[a]) * g.inverse_distance + by_distance * g.unit[a];
+  for (int a = 0; a < 3; ++a)
+    gradient[a] = (along[a] - radial * g.unit[a]) * g.inverse_distance + by_distance * g.unit[a];
 }
 
 // What the edges of a row add to its forces, strain gradient and virials, in one lane.
@@ -231,7 +249,7 @@ struct Gradients {
       for (int k = 0; k < 9; ++k) virial[CHANNELS == 4 ? k : 0] = warp_sum(virial[CHANNELS == 4 ? k : 0]);
     if (lane != 0) return;
     for (int k = 0; k < 3; ++k) forces[3 * row + k] += force[k];
-    for (int k = 0; k < 9; ++k) strains[9 * row + k] += strain[k];
+    for (int k = 0; k < 9; ++k) strains[9 * row + k] = strain[k];
     if (CHANNELS == 4)
       for (int k = 0; k < 9; ++k) virials[9 * row + k] += virial[CHANNELS == 4 ? k : 0];
   }
@@ -241,18 +259,23 @@ struct Gradients {
 template <typename Body>
 SO3KRATES_INLINE void for_rows(int rows, Body&& body) {
   const int warps = blockDim.x / kWarp;
-  for (int row = blockIdx.x * warps + threadIdx.x / kWarp; row < rows; row += gridDim.x * warps) body(static_cast<Size>(row));
+  for (int row = blockIdx.x * warps + threadIdx.x / kWarp; row < rows; row += gridDim.x * warps)
+    body(static_cast<Size>(row));
 }
-SO3KRATES_INLINE int lane_of_thread() { return threadIdx.x % kWarp; }
+SO3KRATES_INLINE int lane_of_thread() {
+  return threadIdx.x % kWarp;
+}
 
 // ---- neighbours
 
-// positions [atoms][3], row of each atom, atom of each row, candidates [rows][CANDIDATES], their counts, owned;
-// vectors, neighbours, counts -> vectors, neighbours, true counts, which may exceed the slots
+// In all that follows `capacities` are the candidates and the neighbours that a row has room for.
+
+// positions [atoms][3], row of each atom, atom of each row, candidates, their counts, capacities, owned; vectors,
+// neighbours, counts -> vectors, neighbours, true counts, which may exceed the room
 extern "C" __global__ void neighbours(const double* positions, const int* row_of_atom, const int* atom_of_row,
-                                      const int* candidates, const int* candidate_counts, const int* owned,
-                                      const Real*, const int*, const int*, const long long* capacities, Real* vectors,
-                                      int* rows, int* counts) {
+                                      const int* candidates, const int* candidate_counts, const long long* capacities,
+                                      const int* owned, const Real*, const int*, const int*, Real* vectors, int* rows,
+                                      int* counts) {
   const int lane = lane_of_thread();
   const Size width = capacities[0], slots = capacities[1];
   for_rows(*owned, [&](Size row) {
@@ -304,17 +327,19 @@ SO3KRATES_INLINE FirstCoefficients first_coefficients(const Real* table, int cen
   return result;
 }
 
-SO3KRATES_INLINE Real at(Quad q, int k) { return k == 0 ? q.v[0] : k == 1 ? q.v[1] : k == 2 ? q.v[2] : q.v[3]; }
+SO3KRATES_INLINE Real at(Quad q, int k) {
+  return k == 0 ? q.v[0] : k == 1 ? q.v[1] : k == 2 ? q.v[2] : q.v[3];
+}
 
 // Vector of a slot; of an unused one, a vector beyond the cutoff.
 SO3KRATES_INLINE void edge_vector(const Real* vectors, Size place, bool used, Real* vector) {
   for (int a = 0; a < 3; ++a) vector[a] = used ? vectors[3 * place + a] : a == 0 ? Real(2 * CUTOFF) : Real(0);
 }
 
-// table, species, vectors, neighbours, counts, slots, owned; coefficients, sums of geometric messages -> the same
+// table, species, vectors, neighbours, counts, capacities, owned -> coefficients, sums of geometric messages
 extern "C" __global__ void first_messages(const Real* table, const int* species, const Real* vectors,
                                           const int* neighbours, const int* counts, const long long* capacities,
-                                          const int* owned, const Real*, const Real*, Real* coefficients, Real* chi) {
+                                          const int* owned, Real* coefficients, Real* chi) {
   const int lane = lane_of_thread();
   const Size slots = capacities[1];
   for_rows(*owned, [&](Size row) {
@@ -352,12 +377,13 @@ extern "C" __global__ void first_messages(const Real* table, const int* species,
   });
 }
 
-// table, species, adjoints [rows][CHANNELS][kMessageStride], adjoints of the coefficients [rows][CHANNELS][ELEMENTS][4],
-// vectors, neighbours, counts, slots, owned; strain gradients by row, forces, [virials] -> the same
+// table, species, adjoints [rows][CHANNELS][kMessageStride], adjoints of the coefficients
+// [rows][CHANNELS][ELEMENTS][4], vectors, neighbours, counts, capacities, owned; forces, [virials] -> strain gradients
+// by row, forces, [virials]
 extern "C" __global__ void first_messages_adjoint(const Real* table, const int* species, const Real* adjoints,
                                                   const Real* coefficients, const Real* vectors, const int* neighbours,
                                                   const int* counts, const long long* capacities, const int* owned,
-                                                  const double*, const double*,
+                                                  const double*,
 #if CHANNELS == 4
                                                   const double*, double* strains, double* forces, double* virials) {
 #else
@@ -414,7 +440,8 @@ extern "C" __global__ void first_messages_adjoint(const Real* table, const int* 
               const int l = degree_of(m);
               Real lambda = from_j[c * kMessageStride + m];
               if (c > 0) lambda += vector[c > 0 ? c - 1 : 0] * from_j[m];
-              return g.cutoff * (at(ij.degrees, l) * from_i[c * kMessageStride + m] + parity(l) * at(ji.degrees, l) * lambda);
+              return g.cutoff *
+                     (at(ij.degrees, l) * from_i[c * kMessageStride + m] + parity(l) * at(ji.degrees, l) * lambda);
             },
             gradient);
         if (used) gradients.add(c, vector, gradient);
@@ -468,7 +495,8 @@ SO3KRATES_INLINE void load_matrices(Matrices& matrices, const Real* hidden_out) 
     const int part = k / (HIDDEN * kQuadStride), n = k / kQuadStride % HIDDEN, q = k % kQuadStride;
     Quad value = zero();
     if (part == 0 && q < kFeatureQuads) value = load(hidden_out + n * kFilterStride + 4 * q);
-    if (part == 1 && q < kGeometricQuads) value = load(hidden_out + n * kFilterStride + FEATURE_STRIDE + geometric_place(q));
+    if (part == 1 && q < kGeometricQuads)
+      value = load(hidden_out + n * kFilterStride + FEATURE_STRIDE + geometric_place(q));
     all[k] = value;
   }
   __syncthreads();
@@ -488,7 +516,8 @@ SO3KRATES_INLINE void fill_tile(Tile& t, Real (*slope)[HIDDEN][TILE], int lane, 
     edge_vector(vectors, place, used, vector);
     e.other = used ? neighbours[place] : static_cast<int>(row);
     e.geometry = geometry_of(vector);
-    harmonics_of(e.geometry.unit[0], e.geometry.unit[1], e.geometry.unit[2], [&](int m, Real y) { e.harmonics[m] = y; });
+    harmonics_of(e.geometry.unit[0], e.geometry.unit[1], e.geometry.unit[2],
+                 [&](int m, Real y) { e.harmonics[m] = y; });
   }
   __syncwarp();
   for (int k = lane; k < TILE * DEGREES; k += kWarp) {
@@ -574,12 +603,12 @@ SO3KRATES_INLINE void store_geometric(Real* row, const Quad* quads, int lane) {
 
 extern __shared__ __align__(64) unsigned char shared_memory[];
 
-// filter table, hidden layers' matrix, matrices behind them, x, chi, projections, vectors, neighbours, counts, slots,
-// owned; features and Euclidean variables after the attention -> the same
+// filter table, hidden layers' matrix, matrices behind them, x, chi, projections, vectors, neighbours, counts,
+// capacities, owned -> features and Euclidean variables after the attention
 extern "C" __global__ void __launch_bounds__(WARPS* kWarp)
     messages(const Real* table, const Real* hidden_in, const Real* hidden_out, const Real* x, const Real* chi,
              const Real* projections, const Real* vectors, const int* neighbours, const int* counts,
-             const long long* capacities, const int* owned, const Real*, const Real*, Real* next_x, Real* attended) {
+             const long long* capacities, const int* owned, Real* next_x, Real* attended) {
   Matrices& matrices = *reinterpret_cast<Matrices*>(shared_memory);
   Tile& t = *reinterpret_cast<Tile*>(shared_memory + MATRIX_BYTES + threadIdx.x / kWarp * TILE_BYTES);
   const int lane = lane_of_thread();
@@ -633,7 +662,8 @@ extern "C" __global__ void __launch_bounds__(WARPS* kWarp)
     }
     for_quads(lane, kFeatureQuads, [&](int q, int k) { sums[k] += load(x + row * FEATURE_STRIDE + 4 * q); });
     store_features(next_x + row * FEATURE_STRIDE, sums, lane);
-    if (lane < ORDER_STRIDE) attended[row * ORDER_STRIDE + lane] = lane < ORDERS ? chi[row * ORDER_STRIDE + lane] + order : Real(0);
+    if (lane < ORDER_STRIDE)
+      attended[row * ORDER_STRIDE + lane] = lane < ORDERS ? chi[row * ORDER_STRIDE + lane] + order : Real(0);
   });
 }
 
@@ -678,13 +708,13 @@ SO3KRATES_INLINE void filters_adjoint(Tile& t, TileAdjoint& adjoint, const Matri
   __syncwarp();
 }
 
-// filter table, hidden layers' matrix, matrices behind them, projections, adjoints of the messages' sums [rows][CHANNELS]
-// [kMessageStride], vectors, neighbours, counts, slots, owned; adjoints of projections [rows][CHANNELS][kRowStride],
-// strain gradients by row, forces, [virials] -> the same
+// filter table, hidden layers' matrix, matrices behind them, projections, adjoints of the messages' sums
+// [rows][CHANNELS] [kMessageStride], vectors, neighbours, counts, capacities, owned; forces, [virials] -> adjoints of
+// projections [rows][CHANNELS][kRowStride], strain gradients by row, forces, [virials]
 extern "C" __global__ void __launch_bounds__(WARPS* kWarp)
     messages_adjoint(const Real* table, const Real* hidden_in, const Real* hidden_out, const Real* projections,
                      const Real* adjoints, const Real* vectors, const int* neighbours, const int* counts,
-                     const long long* capacities, const int* owned, const Real*, const double*, const double*,
+                     const long long* capacities, const int* owned, const double*,
 #if CHANNELS == 4
                      const double*, Real* row_gradients, double* strains, double* forces, double* virials) {
 #else
@@ -777,7 +807,8 @@ extern "C" __global__ void __launch_bounds__(WARPS* kWarp)
           }
         });
       }
-      for (int k = lane; k < TILE * CHANNELS * 4; k += kWarp) adjoint.edge[k % TILE].of_invariants[k / TILE / 4][k / TILE % 4] = 0;
+      for (int k = lane; k < TILE * CHANNELS * 4; k += kWarp)
+        adjoint.edge[k % TILE].of_invariants[k / TILE / 4][k / TILE % 4] = 0;
       __syncwarp();
       for (int c = 0; c < CHANNELS; ++c) {
         for (int e = 0; e < TILE; ++e) {
@@ -886,7 +917,8 @@ extern "C" __global__ void __launch_bounds__(WARPS* kWarp)
       if (lane < ORDERS) {
         const int degree = degree_of(lane);
         for (int e = 0; e < TILE; ++e) {
-          const Real difference = projections[static_cast<Size>(t.edge[e].other) * kRowStride + kChi + lane] - own[kChi + lane];
+          const Real difference =
+              projections[static_cast<Size>(t.edge[e].other) * kRowStride + kChi + lane] - own[kChi + lane];
 #pragma unroll
           for (int c = 0; c < CHANNELS; ++c) to_order[c] -= difference * adjoint.edge[e].of_invariants[c][degree];
         }
