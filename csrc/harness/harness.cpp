@@ -130,15 +130,16 @@ class Evaluator {
 
   py::dict report() const {
     const so3krates::Report& r = evaluator_.report();
-    return py::dict("platform"_a = r.platform, "rung_rows"_a = r.rung_rows, "rung_atoms"_a = r.rung_atoms,
-                    "rung_candidates"_a = r.rung_candidates, "rung_neighbours"_a = r.rung_neighbours,
-                    "buffer_bytes"_a = r.buffer_bytes, "temporary_bytes"_a = r.temporary_bytes,
-                    "compile_seconds"_a = r.compile_seconds, "programs_compiled"_a = r.programs_compiled,
-                    "programs_loaded"_a = r.programs_loaded, "climbs"_a = r.climbs, "cache_warning"_a = r.cache_warning,
-                    "evaluations"_a = r.evaluations, "virial_evaluations"_a = r.virial_evaluations,
-                    "halo_row_bytes"_a = r.halo_row_bytes, "halo_bytes"_a = r.halo_bytes,
-                    "list_seconds"_a = r.list_seconds, "program_seconds"_a = r.program_seconds,
-                    "halo_seconds"_a = r.halo_seconds, "result_seconds"_a = r.result_seconds);
+    return py::dict("platform"_a = r.platform, "body_note"_a = r.body_note, "rung_rows"_a = r.rung_rows,
+                    "rung_atoms"_a = r.rung_atoms, "rung_candidates"_a = r.rung_candidates,
+                    "rung_neighbours"_a = r.rung_neighbours, "buffer_bytes"_a = r.buffer_bytes,
+                    "temporary_bytes"_a = r.temporary_bytes, "compile_seconds"_a = r.compile_seconds,
+                    "programs_compiled"_a = r.programs_compiled, "programs_loaded"_a = r.programs_loaded,
+                    "climbs"_a = r.climbs, "cache_warning"_a = r.cache_warning, "evaluations"_a = r.evaluations,
+                    "virial_evaluations"_a = r.virial_evaluations, "halo_row_bytes"_a = r.halo_row_bytes,
+                    "halo_bytes"_a = r.halo_bytes, "list_seconds"_a = r.list_seconds,
+                    "program_seconds"_a = r.program_seconds, "halo_seconds"_a = r.halo_seconds,
+                    "result_seconds"_a = r.result_seconds);
   }
 
  private:

@@ -512,6 +512,8 @@ void PairSo3krates::log_potential() const {
                  "steps\n  precision   {}\n  device      {}\n",
                  bundle_->path, bundle_->producer, types, bundle_->cutoff, bundle_->message_passing_steps,
                  bundle_->precision, evaluator_->report().platform);
+  const std::string& note = evaluator_->report().body_note;
+  if (!note.empty()) utils::logmesg(lmp, "So3krates: {}\n", note);
 }
 
 // Says what the evaluator holds, after its first evaluation and whenever it has outgrown a capacity.

@@ -69,6 +69,7 @@ struct Results {
 // What the evaluator holds and has done, for logs.
 struct Report {
   std::string platform;       // e.g. "cpu: AMD EPYC ..., 2 threads"
+  std::string body_note;      // why the portable programs run in place of the GPU kernels; empty: they do not
   std::size_t rung_rows = 0;  // capacities of the rung in use
   std::size_t rung_atoms = 0;
   std::size_t rung_candidates = 0;

@@ -416,7 +416,32 @@ void Buffer::release() noexcept {
   client_.reset();
 }
 
+Download::Download(Download&& other) noexcept : api_(other.api_), event_(std::exchange(other.event_, nullptr)) {}
+
+Download::~Download() {
+  try {
+    wait();
+  } catch (const std::exception&) {
+  }
+}
+
+void Download::wait() {
+  await(api_, std::exchange(event_, nullptr), "downloading an array");
+}
+
+void Buffer::wait() const {
+  if (buffer_ == nullptr) throw Error("waiting for an array failed: it is empty");
+  auto ready = SIZED(PJRT_Buffer_ReadyEvent_Args);
+  ready.buffer = buffer_;
+  call(client_->api_, &PJRT_Api::PJRT_Buffer_ReadyEvent, ready, "waiting for an array");
+  await(client_->api_, ready.event, "computing an array");
+}
+
 void Buffer::download(void* destination, std::size_t bytes) const {
+  start_download(destination, bytes).wait();
+}
+
+Download Buffer::start_download(void* destination, std::size_t bytes) const {
   if (buffer_ == nullptr) throw Error("downloading an array failed: it is empty");
   auto args = SIZED(PJRT_Buffer_CopyRawToHost_Args);
   args.buffer = buffer_;
@@ -424,20 +449,16 @@ void Buffer::download(void* destination, std::size_t bytes) const {
   args.transfer_size = static_cast<std::int64_t>(bytes);
   const std::string operation = "downloading " + std::to_string(bytes) + " bytes";
   call(client_->api_, &PJRT_Api::PJRT_Buffer_CopyRawToHost, args, operation);
-  await(client_->api_, args.event, operation);
+  return Download(client_->api_, args.event);
 }
 
 const void* Buffer::host_pointer() const {
   if (buffer_ == nullptr) throw Error("reading an array failed: it is empty");
   if (client_->platform() != "cpu") return nullptr;
-  const PJRT_Api* api = client_->api_;
-  auto ready = SIZED(PJRT_Buffer_ReadyEvent_Args);
-  ready.buffer = buffer_;
-  call(api, &PJRT_Api::PJRT_Buffer_ReadyEvent, ready, "waiting for an array");
-  await(api, ready.event, "computing an array");
+  wait();
   auto args = SIZED(PJRT_Buffer_UnsafePointer_Args);
   args.buffer = buffer_;
-  call(api, &PJRT_Api::PJRT_Buffer_UnsafePointer, args, "reading an array");
+  call(client_->api_, &PJRT_Api::PJRT_Buffer_UnsafePointer, args, "reading an array");
   return reinterpret_cast<const void*>(args.buffer_pointer);
 }
 
@@ -462,7 +483,8 @@ Executable::Executable(Executable&& other) noexcept
     : client_(std::move(other.client_)),
       executable_(std::exchange(other.executable_, nullptr)),
       name_(std::move(other.name_)),
-      outputs_(other.outputs_) {}
+      outputs_(other.outputs_),
+      temporary_bytes_(other.temporary_bytes_) {}
 
 Executable& Executable::operator=(Executable&& other) noexcept {
   if (this == &other) return *this;
@@ -471,6 +493,7 @@ Executable& Executable::operator=(Executable&& other) noexcept {
   executable_ = std::exchange(other.executable_, nullptr);
   name_ = std::move(other.name_);
   outputs_ = other.outputs_;
+  temporary_bytes_ = other.temporary_bytes_;
   return *this;
 }
 
@@ -526,12 +549,13 @@ std::string Executable::serialise() const {
 }
 
 std::size_t Executable::temporary_bytes() const {
+  if (temporary_bytes_) return *temporary_bytes_;
   const std::string operation = "reading the memory use of program '" + name_ + "'";
   const Description description(client_->api_, executable_, operation);
   auto args = SIZED(PJRT_Executable_GetCompiledMemoryStats_Args);
   args.executable = description.get();
   call(client_->api_, &PJRT_Api::PJRT_Executable_GetCompiledMemoryStats, args, operation);
-  return static_cast<std::size_t>(args.temp_size_in_bytes);
+  return *(temporary_bytes_ = static_cast<std::size_t>(args.temp_size_in_bytes));
 }
 
 }  // namespace so3krates::pjrt

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,21 @@ namespace so3krates::pjrt {
 
 class Buffer;
 class Executable;
+
+// A copy to host memory under way; its end is awaited in any case. Move-only.
+class Download {
+ public:
+  Download(Download&& other) noexcept;
+  Download& operator=(Download&&) = delete;
+  ~Download();
+  void wait();
+
+ private:
+  friend class Buffer;
+  Download(const PJRT_Api* api, PJRT_Event* event) : api_(api), event_(event) {}
+  const PJRT_Api* api_;
+  PJRT_Event* event_;
+};
 
 // Name and value of everything that a plugin, opened if need be, says of itself. Needs no device.
 std::map<std::string, std::string> plugin_attributes(const std::string& path);
@@ -75,7 +91,11 @@ class Buffer {
   ~Buffer();
 
   explicit operator bool() const { return buffer_ != nullptr; }
-  // Waits for the values and copies the first `bytes` bytes of them to `destination`.
+  // Waits for the values.
+  void wait() const;
+  // Copies the first `bytes` bytes of the values to `destination` as soon as they are there.
+  Download start_download(void* destination, std::size_t bytes) const;
+  // The same, and waits for its end.
   void download(void* destination, std::size_t bytes) const;
   // On a CPU: waits for the values and returns where they lie; null on other platforms.
   const void* host_pointer() const;
@@ -113,6 +133,7 @@ class Executable {
   PJRT_LoadedExecutable* executable_ = nullptr;
   std::string name_;
   std::size_t outputs_ = 0;
+  mutable std::optional<std::size_t> temporary_bytes_;
 };
 
 }  // namespace so3krates::pjrt

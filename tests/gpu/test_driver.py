@@ -12,23 +12,24 @@ from so3krates._harness import Error
 from so3krates.runtime import Runtime
 from toy_bundle import write_toy_bundle
 
-SOURCE = Path(__file__).with_name("fake_driver.cpp")
+SOURCE = Path(__file__).with_name("fake_cuda.cpp")
 PLUGIN = "/site-packages/jax_plugins/xla_cuda13/xla_cuda_plugin.so"
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a libcuda.so.1 that answers as the environment says."""
-    folder = tmp_path_factory.mktemp("driver")
-    subprocess.run(["c++", "-shared", "-fPIC", str(SOURCE), "-o", str(folder / "libcuda.so.1")], check=True)
-    return folder
+    """A library of the driver's functions that answers as the environment says."""
+    library = tmp_path_factory.mktemp("driver") / "cuda.so"
+    flags = ["-std=c++17", "-shared", "-fPIC", '-DHOST_CUDA="none"']
+    subprocess.run(["c++", *flags, str(SOURCE), "-o", str(library), "-ldl"], check=True)
+    return library
 
 
-def ask(call: str, folder: Path | None = None, **variables: object) -> str:
-    """What `call` prints, in a process whose linker looks into `folder` first."""
+def ask(call: str, driver: Path | None = None, **variables: object) -> str:
+    """What `call` prints, in a process of its own."""
     environment = os.environ | {name: str(value) for name, value in variables.items()}
-    if folder is not None:
-        environment["LD_LIBRARY_PATH"] = f"{folder}:{environment.get('LD_LIBRARY_PATH', '')}"
+    if driver is not None:
+        environment["SO3KRATES_CUDA_DRIVER"] = str(driver)
     program = f"from so3krates._harness import Error, pjrt\ntry: print({call})\nexcept Error as error: print(error)"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -36,8 +37,7 @@ def ask(call: str, folder: Path | None = None, **variables: object) -> str:
 
 
 def test_without_a_driver(tmp_path: Path) -> None:
-    (tmp_path / "libcuda.so.1").write_text("")  # found before any real one
-    message = ask("pjrt.cuda_device_count()", tmp_path)
+    message = ask("pjrt.cuda_device_count()", tmp_path / "absent.so")
     assert "needs NVIDIA's driver, and its library was not found" in message
     assert "install the driver" in message and "device cpu" in message
     assert "\n" not in message
@@ -72,7 +72,7 @@ def test_one_message_says_what_is_wrong(driver: Path, variables: dict[str, int],
 @pytest.mark.parametrize("value", ["0", "1.5", "nan"])
 def test_the_share_of_memory_is_checked(value: str, tmp_path: Path) -> None:
     bundle = write_toy_bundle(tmp_path / "toy.so3k")
-    with pytest.raises(Error, match="memory is .*: give the share of the GPU's memory .*, above 0 and at most 1"):
+    with pytest.raises(Error, match=r"memory is .*: give the share of the GPU's memory .*, above 0 and at most 1"):
         Runtime(bundle, memory=float(value))
 
 

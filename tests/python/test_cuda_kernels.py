@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
@@ -13,11 +14,9 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from so3krates import _harness
-from so3krates.model import ModelConfig
-from so3krates_export.cuda import CALL, KERNEL_VERSION, build_cuda_plan, check_cuda
+from so3krates_export.cuda import CALL, KERNEL_VERSION, check_cuda
 from so3krates_export.fused import FusedError
-from test_fused import CONFIGS, OUTPUTS, PARITY, RUNG, SINGLE, cluster, close, network, run, run_one, tiny
-from helpers import host_inputs
+from test_fused import OUTPUTS, PARITY, RUNG, SINGLE, cluster, close, network, run_one, tiny
 
 GPU = Path(__file__).parent.parent / "gpu"
 
@@ -27,8 +26,8 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory):
     """A driver and an NVRTC that run kernels on the host; JAX calls them for the custom call of the GPU kernels."""
     folder = tmp_path_factory.mktemp("cuda")
     library = folder / "cuda.so"
-    macro = f'-DHOST_CUDA="{GPU / "host_cuda.h"}"'
-    subprocess.run(["c++", "-std=c++17", "-shared", "-fPIC", macro, str(GPU / "fake_cuda.cpp"), "-o", library], check=True)
+    flags = ["-std=c++17", "-shared", "-fPIC", f'-DHOST_CUDA="{GPU / "host_cuda.h"}"']
+    subprocess.run(["c++", *flags, str(GPU / "fake_cuda.cpp"), "-o", str(library), "-ldl"], check=True)
     names = {"SO3KRATES_CUDA_DRIVER": library, "SO3KRATES_NVRTC": library, "SO3KRATES_CACHE": folder / "cache"}
     before = {name: os.environ.get(name) for name in names}
     os.environ |= {name: str(value) for name, value in names.items()}
@@ -72,4 +71,32 @@ def test_kernels_equal_xla(name, channels, make):
 
 def test_single_precision():
     atoms = crystal()
-    close(run_one(atoms, "two heads", "cuda", 1, precision="float32"), run_one(atoms, "two heads", "xla", 1), len(atoms), SINGLE)
+    expected = run_one(atoms, "two heads", "xla", 1)
+    close(run_one(atoms, "two heads", "cuda", 1, precision="float32"), expected, len(atoms), SINGLE)
+
+
+def test_more_neighbours_than_slots_are_reported():
+    found = run_one(tiny(), "one layer", "cuda", 4, rung=RUNG._replace(neighbours=8))
+    assert found["neighbours_needed"] == found["counts"][:2].max() > 8
+
+
+def test_results_are_equal_to_the_bit():
+    found, again = (run_one(tiny(), "one layer", "cuda", 4) for _ in range(2))
+    for key in OUTPUTS:
+        np.testing.assert_array_equal(found[key], again[key])
+
+
+def test_kernels_of_another_version_are_refused():
+    assert _harness.pjrt.cuda_kernel_problem(KERNEL_VERSION) == ""
+    message = _harness.pjrt.cuda_kernel_problem(KERNEL_VERSION + 1)
+    assert f"calls version {KERNEL_VERSION + 1} of the GPU kernels" in message and "export the model again" in message
+
+
+def test_networks_without_room_in_shared_memory_are_refused():
+    config, _ = network("two heads")
+    check_cuda(config, "float64")
+    wide = dataclasses.replace(
+        config, features=1024, radial_filter_features=(1024,), spherical_filter_features=(256, 1024)
+    )
+    with pytest.raises(FusedError, match=r"leave no shared memory.*export with body 'xla'"):
+        check_cuda(wide, "float32")
