@@ -123,8 +123,9 @@ void bind_pjrt(py::module_& parent) {
   m.def("plugin_attributes", &so3krates::pjrt::plugin_attributes, "plugin"_a,
         "What a plugin says of itself; needs no device.");
   m.def(
-      "cuda_kernel_handler", [] { return reinterpret_cast<std::uintptr_t>(so3krates::cuda::kernel_handler(false)); },
-      "Address of the XLA FFI handler that runs GPU kernels without a stream.");
+      "cuda_kernel_handler",
+      [](bool has_streams) { return reinterpret_cast<std::uintptr_t>(so3krates::cuda::kernel_handler(has_streams)); },
+      "has_streams"_a, "Address of the XLA FFI handler that runs GPU kernels.");
   m.def("cuda_kernel_problem", &so3krates::cuda::kernel_problem, "version"_a,
         "Why GPU kernels of that version cannot run here; empty where they can.");
   m.def("cuda_device_count", &so3krates::cuda::device_count, "GPUs that NVIDIA's driver shows to this process.");

@@ -540,11 +540,11 @@ void PairSo3krates::finish() {
     utils::logmesg(
         lmp,
         "So3krates: on rank 0, programs {:.3f} s, exchange of rows {:.3f} s ({:.3f} MiB), lists {:.3f} s, results "
-        "{:.3f} s; {} of {} evaluations with per-atom virials\n",
+        "{:.3f} s; {} of {} evaluations with per-atom virials; waited {:.3f} s for the device\n",
         now.program_seconds - reported_.program_seconds, now.halo_seconds - reported_.halo_seconds,
         (now.halo_bytes - reported_.halo_bytes) / MIB, now.list_seconds - reported_.list_seconds,
         now.result_seconds - reported_.result_seconds, now.virial_evaluations - reported_.virial_evaluations,
-        now.evaluations - reported_.evaluations);
+        now.evaluations - reported_.evaluations, now.wait_seconds - reported_.wait_seconds);
   reported_ = now;
 }
 

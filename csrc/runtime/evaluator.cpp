@@ -484,7 +484,7 @@ void Evaluator::Implementation::collect(bool with_virials) {
   forces_.resize(3 * owned);
   if (with_virials) atom_virials_.resize(9 * owned);
   {
-    const Stopwatch watch(report_.program_seconds);
+    const Stopwatch watch(report_.program_seconds), waiting(report_.wait_seconds);
     buffer("forces").wait();
   }
   const Stopwatch watch(report_.result_seconds);

@@ -87,6 +87,7 @@ struct Report {
   std::size_t halo_row_bytes = 0;   // most that a refresh moves for one row, of each array a multiple of 8 bytes
   // Seconds of host time so far: candidate lists, programs (on a CPU: until they are done), refreshes, results.
   double list_seconds = 0.0, program_seconds = 0.0, halo_seconds = 0.0, result_seconds = 0.0;
+  double wait_seconds = 0.0;   // of program_seconds, after all programs of an evaluation had been started
   std::size_t halo_bytes = 0;  // of rows of other ranks refreshed so far
 };
 

@@ -16,7 +16,7 @@ from ase.build import bulk
 from so3krates import _harness
 from so3krates_export.cuda import CALL, KERNEL_VERSION, check_cuda
 from so3krates_export.fused import FusedError
-from test_fused import OUTPUTS, PARITY, RUNG, SINGLE, cluster, close, network, run_one, tiny
+from test_fused import OUTPUTS, PARITY, RUNG, SINGLE, close, cluster, network, run_one, tiny
 
 GPU = Path(__file__).parent.parent / "gpu"
 
@@ -33,7 +33,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory):
     os.environ |= {name: str(value) for name, value in names.items()}
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    handler = capsule(_harness.pjrt.cuda_kernel_handler(), None, None)
+    handler = capsule(_harness.pjrt.cuda_kernel_handler(has_streams=False), None, None)
     jax.ffi.register_ffi_target(CALL, handler, platform="cpu")
     jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True):
