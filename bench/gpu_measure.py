@@ -102,7 +102,7 @@ def cells_for(atoms: int) -> tuple[int, int, int]:
 
 def lammps(platform: str, device: str, atoms: int, timeout: float, memory: float) -> dict[str, Any]:
     """Molecular dynamics from LAMMPS' own lattice; the first run warms up and is not counted."""
-    from so3krates.lammps import child_environment, lmp_path
+    from so3krates.lammps.environment import child_environment, lmp_path
 
     nx, ny, nz = cells_for(atoms)
     count = 8 * nx * ny * nz
@@ -205,9 +205,7 @@ def stages(platform: str, atoms: int) -> dict[str, Any]:
     product = 2 * edges * 2 * hidden * out * (config.layers - 1)  # operations of one pass over all edges
     row = 4 * (5 * config.features + config.orders) * edges * (config.layers - 1)  # bytes of neighbours' rows
     layer, adjoint = (
-        f"{prefix}layer{suffix}"
-        for prefix in (("kernel_",) if platform == "cuda" else ("",))
-        for suffix in ("", "_adjoint")
+        next(name for name in found if name.endswith(end) and "first" not in name) for end in ("layer", "layer_adjoint")
     )
     return {
         "atoms": len(crystal),
@@ -302,7 +300,7 @@ def summary(report: dict[str, Any]) -> str:
         flops, rate = stage[f"{name}_flops"], stage[f"{name}_bytes_per_second"]
         lines.append(
             f"{name}: {flops / 1e12:.3f} TFLOP/s in the filters' products ({flops / ceiling['flops']:.0%}), "
-            f"{rate / 1e9:.1f} GB/s of neighbours' rows ({rate / ceiling['bytes_per_second']:.0%} of memory's, caches help)"
+            f"{rate / 1e9:.1f} GB/s of neighbours' rows ({rate / ceiling['bytes_per_second']:.0%} of memory's)"
         )
     return "\n".join(lines)
 
