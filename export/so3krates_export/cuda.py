@@ -31,7 +31,8 @@ class Launch(NamedTuple):
     """Block of the kernels that multiply with the degree filters' matrices."""
 
     tile: int
-    warps: int
+    warps: int  # of `messages`
+    adjoint_warps: int  # of `messages_adjoint`
     matrix_bytes: int
     tile_bytes: int
     adjoint_bytes: int
@@ -58,15 +59,16 @@ def launch_of(config: ModelConfig, precision: str, channels: int) -> Launch:
     tile_bytes = rounded(tile * (edge_bytes + 2 * w.hidden * real + quads * QUAD * real))
     edge_adjoint_bytes = channels * (5 * QUAD + 2 + config.orders) * real + 4 * real
     adjoint_bytes = rounded(tile * (edge_adjoint_bytes + 2 * w.hidden * real))
-    # Four channels need the registers of more threads.
-    most = 8 if channels == 1 else 4
-    warps = min(most, (SHARED_BYTES - matrix_bytes) // (tile_bytes + adjoint_bytes))
-    if warps < 1:
+    free = SHARED_BYTES - matrix_bytes
+    warps, adjoint_warps = min(12, free // tile_bytes), min(8, free // (tile_bytes + adjoint_bytes))
+    if channels == VIRIAL_CHANNELS:
+        adjoint_warps = min(4, adjoint_warps)  # which leaves each thread the registers of two
+    if adjoint_warps < 1:
         raise FusedError(
             f"the GPU kernels do not compute features = {config.features} with {w.hidden} hidden units of the degree "
             f"filters in {precision} (their matrices leave no shared memory): export with body 'xla'"
         )
-    return Launch(tile, warps, matrix_bytes, tile_bytes, adjoint_bytes)
+    return Launch(tile, warps, adjoint_warps, matrix_bytes, tile_bytes, adjoint_bytes)
 
 
 def kernel_sizes(config: ModelConfig, precision: str, elements: int, channels: int) -> str:
@@ -95,7 +97,8 @@ def kernel_sizes(config: ModelConfig, precision: str, elements: int, channels: i
         "CUTOFF_FUNCTION": CUTOFF_FUNCTIONS.index(config.cutoff_function),
         "POLYNOMIAL_ORDER": config.polynomial_order,
         "TILE": launch.tile,
-        "WARPS": launch.warps,
+        "MESSAGES_WARPS": launch.warps,
+        "ADJOINT_WARPS": launch.adjoint_warps,
         "MATRIX_BYTES": launch.matrix_bytes,
         "TILE_BYTES": launch.tile_bytes,
         "ADJOINT_BYTES": launch.adjoint_bytes,
@@ -348,8 +351,8 @@ class _Stages:
                 jax.ShapeDtypeStruct((rows, 9), jnp.float64),
             ],
             updated=len(gradients),
-            threads=WARP * launch.warps,
-            shared_bytes=launch.matrix_bytes + launch.warps * (launch.tile_bytes + launch.adjoint_bytes),
+            threads=WARP * launch.adjoint_warps,
+            shared_bytes=launch.matrix_bytes + launch.adjoint_warps * (launch.tile_bytes + launch.adjoint_bytes),
         )  # fmt: skip
         matrix = self._projection_matrix(feature, geometric)
         features = row_gradients[..., : matrix.shape[1]] @ matrix.T

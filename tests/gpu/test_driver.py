@@ -7,10 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ase.build import bulk
 from so3krates._harness import Error
 from so3krates.runtime import Runtime
-from toy_bundle import write_toy_bundle
+from toy_bundle import LADDER, reference_forces, toy_bundle, write_toy_bundle
+
+FORCE = 1e-6  # eV/A, of central differences
+SIGNAL = 1e-2  # eV/A
 
 SOURCE = Path(__file__).with_name("fake_cuda.cpp")
 PLUGIN = "/site-packages/jax_plugins/xla_cuda13/xla_cuda_plugin.so"
@@ -74,6 +79,22 @@ def test_the_share_of_memory_is_checked(value: str, tmp_path: Path) -> None:
     bundle = write_toy_bundle(tmp_path / "toy.so3k")
     with pytest.raises(Error, match=r"memory is .*: give the share of the GPU's memory .*, above 0 and at most 1"):
         Runtime(bundle, memory=float(value))
+
+
+def test_where_kernels_are_missing_portable_programs_run(tmp_path: Path) -> None:
+    manifest, _ = toy_bundle(LADDER)
+    schedules = manifest["schedules"] | {"portable_forces": manifest["schedules"]["forces"]}
+    path = write_toy_bundle(tmp_path / "toy.so3k", version=2, kernels=999, schedules=schedules)
+    runtime = Runtime(path, cache="off")
+    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19)
+    atoms.rattle(0.1, seed=0)
+    expected = reference_forces(atoms)
+    assert np.abs(expected).max() > SIGNAL
+    np.testing.assert_allclose(runtime.evaluate(atoms)["forces"], expected, atol=FORCE)
+    note = runtime.report()["body_note"]
+    assert note.startswith("the portable programs run in place of the GPU kernels, and more slowly: ")
+    assert "calls version 999 of the GPU kernels" in note
+    assert Runtime(write_toy_bundle(path), cache="off").report()["body_note"] == ""
 
 
 def test_a_gpu_plugin_without_a_gpu(cuda_plugin: Path) -> None:

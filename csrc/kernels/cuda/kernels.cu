@@ -605,7 +605,7 @@ extern __shared__ __align__(64) unsigned char shared_memory[];
 
 // filter table, hidden layers' matrix, matrices behind them, x, chi, projections, vectors, neighbours, counts,
 // capacities, owned -> features and Euclidean variables after the attention
-extern "C" __global__ void __launch_bounds__(WARPS* kWarp)
+extern "C" __global__ void __launch_bounds__(MESSAGES_WARPS* kWarp)
     messages(const Real* table, const Real* hidden_in, const Real* hidden_out, const Real* x, const Real* chi,
              const Real* projections, const Real* vectors, const int* neighbours, const int* counts,
              const long long* capacities, const int* owned, Real* next_x, Real* attended) {
@@ -711,7 +711,7 @@ SO3KRATES_INLINE void filters_adjoint(Tile& t, TileAdjoint& adjoint, const Matri
 // filter table, hidden layers' matrix, matrices behind them, projections, adjoints of the messages' sums
 // [rows][CHANNELS] [kMessageStride], vectors, neighbours, counts, capacities, owned; forces, [virials] -> adjoints of
 // projections [rows][CHANNELS][kRowStride], strain gradients by row, forces, [virials]
-extern "C" __global__ void __launch_bounds__(WARPS* kWarp)
+extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
     messages_adjoint(const Real* table, const Real* hidden_in, const Real* hidden_out, const Real* projections,
                      const Real* adjoints, const Real* vectors, const int* neighbours, const int* counts,
                      const long long* capacities, const int* owned, const double*,
