@@ -126,6 +126,12 @@ void bind_pjrt(py::module_& parent) {
       "cuda_kernel_handler",
       [](bool has_streams) { return reinterpret_cast<std::uintptr_t>(so3krates::cuda::kernel_handler(has_streams)); },
       "has_streams"_a, "Address of the XLA FFI handler that runs GPU kernels.");
+  m.def(
+      "compile_cuda_kernels",
+      [](const std::string& sizes, const std::string& architecture) {
+        return py::bytes(so3krates::cuda::compile_kernels(sizes, architecture));
+      },
+      "sizes"_a, "architecture"_a = "sm_90", "Machine code of the GPU kernels, by NVRTC.");
   m.def("cuda_kernel_problem", &so3krates::cuda::kernel_problem, "version"_a,
         "Why GPU kernels of that version cannot run here; empty where they can.");
   m.def("cuda_device_count", &so3krates::cuda::device_count, "GPUs that NVIDIA's driver shows to this process.");

@@ -83,32 +83,6 @@ const Nvrtc& nvrtc() {
   return opened;
 }
 
-std::string compile(const std::string& sizes, const std::string& architecture) {
-  const Nvrtc& n = nvrtc();
-  const std::string source = sizes + kKernelSource;
-  const char* header = kHarmonicsSource;
-  const char* header_name = "harmonics.h";
-  void* program = nullptr;
-  if (const int error = n.create(&program, source.c_str(), "kernels.cu", 1, &header, &header_name))
-    throw Error(std::string("compiling the GPU kernels failed: ") + n.error(error));
-  const std::unique_ptr<void, void (*)(void*)> owner(program, [](void* p) { nvrtc().destroy(&p); });
-  const std::string target = "--gpu-architecture=" + architecture;
-  const char* options[] = {target.c_str(), "--std=c++17"};
-  if (const int error = n.compile(program, 2, options)) {
-    std::size_t size = 0;
-    n.log_size(program, &size);
-    std::string log(size, '\0');
-    n.log(program, log.data());
-    throw Error(std::string("compiling the GPU kernels failed: ") + n.error(error) + ": " +
-                log.substr(0, std::min<std::size_t>(log.find('\n'), 500)));
-  }
-  std::size_t size = 0;
-  n.cubin_size(program, &size);
-  std::string cubin(size, '\0');
-  n.cubin(program, cubin.data());
-  return cubin;
-}
-
 // ---- driver
 
 struct Driver {
@@ -200,7 +174,7 @@ void* load_module(const std::string& sizes) {
   const std::string key = sha256_hex(text.data(), text.size());
   std::optional<std::string> cubin = cache.find(key);
   if (!cubin) {
-    cubin = compile(sizes, architecture);
+    cubin = compile_kernels(sizes, architecture);
     cache.store(key, *cubin);
   }
   void* module = nullptr;
@@ -280,6 +254,32 @@ XLA_FFI_Error* on_host(XLA_FFI_CallFrame* frame) {
 }
 
 }  // namespace
+
+std::string compile_kernels(const std::string& sizes, const std::string& architecture) {
+  const Nvrtc& n = nvrtc();
+  const std::string source = sizes + kKernelSource;
+  const char* header = kHarmonicsSource;
+  const char* header_name = "harmonics.h";
+  void* program = nullptr;
+  if (const int error = n.create(&program, source.c_str(), "kernels.cu", 1, &header, &header_name))
+    throw Error(std::string("compiling the GPU kernels failed: ") + n.error(error));
+  const std::unique_ptr<void, void (*)(void*)> owner(program, [](void* p) { nvrtc().destroy(&p); });
+  const std::string target = "--gpu-architecture=" + architecture;
+  const char* options[] = {target.c_str(), "--std=c++17"};
+  if (const int error = n.compile(program, 2, options)) {
+    std::size_t size = 0;
+    n.log_size(program, &size);
+    std::string log(size, '\0');
+    n.log(program, log.data());
+    throw Error(std::string("compiling the GPU kernels failed: ") + n.error(error) + ": " +
+                log.substr(0, std::min<std::size_t>(log.find('\n'), 500)));
+  }
+  std::size_t size = 0;
+  n.cubin_size(program, &size);
+  std::string cubin(size, '\0');
+  n.cubin(program, cubin.data());
+  return cubin;
+}
 
 std::string kernel_problem(int version) {
   if (version != kKernelVersion)

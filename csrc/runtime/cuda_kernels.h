@@ -12,6 +12,10 @@ constexpr int kKernelVersion = 1;
 // Why programs that call kernels of that version cannot run here; empty where they can. Loads NVRTC.
 std::string kernel_problem(int version);
 
+// Machine code of the kernels. sizes: definitions that come before their source; architecture: e.g. "sm_90". Throws
+// Error with the compiler's first line where it refuses.
+std::string compile_kernels(const std::string& sizes, const std::string& architecture);
+
 // Folder of compiled kernels from now on; as of ProgramCache.
 void set_kernel_cache(const std::string& folder);
 

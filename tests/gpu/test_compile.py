@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from packaging.version import Version
 from so3krates.model import PRESETS, init_params
+from so3krates.model.reductions import tabulated_config
 from so3krates.storage import Model
 from so3krates_export.bundle import read_bundle
+from so3krates_export.cuda import kernel_sizes
 from so3krates_export.export import export_model
 from so3krates_export.ladder import gpu_ladder
 
@@ -23,6 +25,7 @@ ATOMS = (100_000, 1_000_000)
 LARGEST_PER_ATOM = 20e3  # bytes
 LARGEST_MILLION = 24e9  # bytes
 SIGNAL = 3e3  # bytes per atom: what three layers' features alone take
+SMALLEST_CODE = 50_000  # bytes
 OF_HOST = ("scatter", "infeed", "outfeed", "send", "recv")  # operations that no program may have
 
 
@@ -80,3 +83,22 @@ def test_memory_per_atom(bundle: Path, compiled: dict[str, Any], rung: int, sche
     limit = LARGEST_PER_ATOM if schedule == "forces" else 2 * LARGEST_PER_ATOM  # adjoints of four channels
     assert SIGNAL < per_atom < limit
     assert ATOMS[rung] < 1_000_000 or total < LARGEST_MILLION
+
+
+@pytest.mark.parametrize(("precision", "channels"), [("float32", 1), ("float32", 4), ("float64", 1)])
+def test_nvrtc_compiles_the_kernels(precision: str, channels: int, driver: Path, nvrtc: Path) -> None:
+    """In a process of its own, whose driver stands in for NVIDIA's."""
+    config = tabulated_config(PRESETS["gan"], 256, 0.5)
+    sizes = kernel_sizes(config, precision, 2, channels)
+    program = f"from so3krates._harness import pjrt; print(len(pjrt.compile_cuda_kernels({sizes!r})))"
+    environment = os.environ | {"SO3KRATES_CUDA_DRIVER": str(driver), "SO3KRATES_NVRTC": str(nvrtc)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > SMALLEST_CODE
+
+
+def test_nvrtcs_complaint_is_passed_on(driver: Path, nvrtc: Path) -> None:
+    program = "from so3krates._harness import pjrt; pjrt.compile_cuda_kernels('#error no sizes\\n')"
+    environment = os.environ | {"SO3KRATES_CUDA_DRIVER": str(driver), "SO3KRATES_NVRTC": str(nvrtc)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert "compiling the GPU kernels failed: NVRTC_ERROR_COMPILATION" in done.stderr and "no sizes" in done.stderr

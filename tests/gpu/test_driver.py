@@ -17,17 +17,7 @@ from toy_bundle import LADDER, reference_forces, toy_bundle, write_toy_bundle
 FORCE = 1e-6  # eV/A, of central differences
 SIGNAL = 1e-2  # eV/A
 
-SOURCE = Path(__file__).with_name("fake_cuda.cpp")
 PLUGIN = "/site-packages/jax_plugins/xla_cuda13/xla_cuda_plugin.so"
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library of the driver's functions that answers as the environment says."""
-    library = tmp_path_factory.mktemp("driver") / "cuda.so"
-    flags = ["-std=c++17", "-shared", "-fPIC", '-DHOST_CUDA="none"']
-    subprocess.run(["c++", *flags, str(SOURCE), "-o", str(library), "-ldl"], check=True)
-    return library
 
 
 def ask(call: str, driver: Path | None = None, **variables: object) -> str:
