@@ -130,15 +130,16 @@ class Evaluator {
 
   py::dict report() const {
     const so3krates::Report& r = evaluator_.report();
-    return py::dict("platform"_a = r.platform, "rung_rows"_a = r.rung_rows, "rung_atoms"_a = r.rung_atoms,
-                    "rung_candidates"_a = r.rung_candidates, "rung_neighbours"_a = r.rung_neighbours,
-                    "buffer_bytes"_a = r.buffer_bytes, "temporary_bytes"_a = r.temporary_bytes,
-                    "compile_seconds"_a = r.compile_seconds, "programs_compiled"_a = r.programs_compiled,
-                    "programs_loaded"_a = r.programs_loaded, "climbs"_a = r.climbs, "cache_warning"_a = r.cache_warning,
-                    "evaluations"_a = r.evaluations, "virial_evaluations"_a = r.virial_evaluations,
-                    "halo_row_bytes"_a = r.halo_row_bytes, "halo_bytes"_a = r.halo_bytes,
-                    "list_seconds"_a = r.list_seconds, "program_seconds"_a = r.program_seconds,
-                    "halo_seconds"_a = r.halo_seconds, "result_seconds"_a = r.result_seconds);
+    return py::dict("platform"_a = r.platform, "body_note"_a = r.body_note, "rung_rows"_a = r.rung_rows,
+                    "rung_atoms"_a = r.rung_atoms, "rung_candidates"_a = r.rung_candidates,
+                    "rung_neighbours"_a = r.rung_neighbours, "buffer_bytes"_a = r.buffer_bytes,
+                    "temporary_bytes"_a = r.temporary_bytes, "compile_seconds"_a = r.compile_seconds,
+                    "programs_compiled"_a = r.programs_compiled, "programs_loaded"_a = r.programs_loaded,
+                    "climbs"_a = r.climbs, "cache_warning"_a = r.cache_warning, "evaluations"_a = r.evaluations,
+                    "virial_evaluations"_a = r.virial_evaluations, "halo_row_bytes"_a = r.halo_row_bytes,
+                    "halo_bytes"_a = r.halo_bytes, "wait_seconds"_a = r.wait_seconds, "list_seconds"_a = r.list_seconds,
+                    "program_seconds"_a = r.program_seconds, "halo_seconds"_a = r.halo_seconds,
+                    "result_seconds"_a = r.result_seconds);
   }
 
  private:
@@ -183,11 +184,12 @@ PYBIND11_MODULE(_harness, m) {
 
   py::class_<Evaluator>(m, "Evaluator", "Energies and forces of a bundle; see csrc/runtime/evaluator.h.")
       .def(py::init([](const std::string& path, const std::string& device, const std::string& plugin,
-                       const std::string& cache, int threads, bool shifts) {
-             const so3krates::EvaluatorOptions options{device, plugin, cache, threads, shifts};
+                       const std::string& cache, int threads, double memory, bool preallocate, bool shifts) {
+             const so3krates::EvaluatorOptions options{device, plugin, cache, threads, memory, preallocate, 0, shifts};
              return std::make_unique<Evaluator>(path, options);
            }),
-           "bundle_path"_a, "device"_a = "cpu", "plugin"_a = "", "cache"_a = "", "threads"_a = 0, "shifts"_a = true)
+           "bundle_path"_a, "device"_a = "cpu", "plugin"_a = "", "cache"_a = "", "threads"_a = 0, "memory"_a = 0.9,
+           "preallocate"_a = false, "shifts"_a = true)
       .def_property_readonly("bundle", &Evaluator::bundle)
       .def("set_neighbourhood", &Evaluator::set_neighbourhood, "owned"_a, "rows"_a, "row_of_atom"_a, "atom_of_row"_a,
            "species"_a, "candidate_count"_a, "candidates"_a,

@@ -5,6 +5,8 @@
 
 #include <string_view>
 
+#include "cuda_driver.h"
+#include "cuda_kernels.h"
 #include "pjrt.h"
 #include "plugin_search.h"
 #include "program_cache.h"
@@ -62,7 +64,7 @@ void bind_pjrt(py::module_& parent) {
   py::class_<Client, std::shared_ptr<Client>>(m, "Client")
       .def(py::init([](const std::string& device, const std::string& plugin, int threads) {
              const auto [path, index] = so3krates::find_plugin(device, plugin);
-             return Client::create({path, index, threads});
+             return Client::create({path, index, threads, 0.9, false});
            }),
            "device"_a = "cpu", "plugin"_a = "", "threads"_a = 0)
       .def_property_readonly("platform", &Client::platform)
@@ -117,6 +119,24 @@ void bind_pjrt(py::module_& parent) {
         return py::make_tuple(path, index);
       },
       "device"_a, "plugin"_a = "");
+
+  m.def("plugin_attributes", &so3krates::pjrt::plugin_attributes, "plugin"_a,
+        "What a plugin says of itself; needs no device.");
+  m.def(
+      "cuda_kernel_handler",
+      [](bool has_streams) { return reinterpret_cast<std::uintptr_t>(so3krates::cuda::kernel_handler(has_streams)); },
+      "has_streams"_a, "Address of the XLA FFI handler that runs GPU kernels.");
+  m.def(
+      "compile_cuda_kernels",
+      [](const std::string& sizes, const std::string& architecture) {
+        return py::bytes(so3krates::cuda::compile_kernels(sizes, architecture));
+      },
+      "sizes"_a, "architecture"_a = "sm_90", "Machine code of the GPU kernels, by NVRTC.");
+  m.def("cuda_kernel_problem", &so3krates::cuda::kernel_problem, "version"_a,
+        "Why GPU kernels of that version cannot run here; empty where they can.");
+  m.def("cuda_device_count", &so3krates::cuda::device_count, "GPUs that NVIDIA's driver shows to this process.");
+  m.def("check_cuda_device", &so3krates::cuda::check_device, "index"_a, "plugin"_a,
+        "Raises Error where that GPU is missing or the driver is too old for the plugin.");
 
   m.def(
       "sha256",

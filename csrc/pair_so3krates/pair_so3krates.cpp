@@ -148,7 +148,10 @@ void PairSo3krates::allocate() {
 }
 
 void PairSo3krates::settings(int narg, char** arg) {
-  const char* known = "device cpu|cuda[:INDEX], threads N, cache DIR|off, plugin PATH, shifts yes|no, verbose yes|no";
+  const char* known =
+      "device cpu|cuda[:INDEX], threads N, memory SHARE, preallocate yes|no, cache DIR|off, plugin PATH, shifts "
+      "yes|no, "
+      "verbose yes|no";
   options_ = {};
   verbose_ = false;
   for (int i = 0; i < narg; i += 2) {
@@ -159,6 +162,10 @@ void PairSo3krates::settings(int narg, char** arg) {
       options_.device = value;
     else if (key == "threads")
       options_.threads = utils::inumeric(FLERR, value, false, lmp);
+    else if (key == "memory")
+      options_.memory = utils::numeric(FLERR, value, false, lmp);
+    else if (key == "preallocate")
+      options_.preallocate = utils::logical(FLERR, value, false, lmp) != 0;
     else if (key == "cache")
       options_.cache = value;
     else if (key == "plugin")
@@ -173,6 +180,10 @@ void PairSo3krates::settings(int narg, char** arg) {
   if (options_.threads < 0)
     error->all(FLERR, "pair_style so3krates: threads {} is negative. Give at least 1, or 0 for every core",
                options_.threads);
+  if (!(options_.memory > 0.0 && options_.memory <= 1.0))
+    error->all(FLERR,
+               "pair_style so3krates: memory {} is no share of the GPU's memory. Give a number above 0 and at most 1",
+               options_.memory);
   evaluator_.reset();
 }
 
@@ -251,7 +262,7 @@ void PairSo3krates::open_evaluator() {
     const int own = static_cast<int>(std::thread::hardware_concurrency());
     options.threads = std::max(1, std::min(own, machine.cores / machine.ranks));
   }
-  if (options.device == "cuda" && machine.ranks > 1) options.device += ":" + std::to_string(machine.rank);
+  options.local_rank = machine.rank;
   std::unique_ptr<so3krates::Evaluator> opened;
   reported_together(lmp, [&] { opened = std::make_unique<so3krates::Evaluator>(*bundle_, options); });
   evaluator_ = std::move(opened);  // on all ranks or on none
@@ -501,6 +512,8 @@ void PairSo3krates::log_potential() const {
                  "steps\n  precision   {}\n  device      {}\n",
                  bundle_->path, bundle_->producer, types, bundle_->cutoff, bundle_->message_passing_steps,
                  bundle_->precision, evaluator_->report().platform);
+  const std::string& note = evaluator_->report().body_note;
+  if (!note.empty()) utils::logmesg(lmp, "So3krates: {}\n", note);
 }
 
 // Says what the evaluator holds, after its first evaluation and whenever it has outgrown a capacity.
@@ -527,11 +540,11 @@ void PairSo3krates::finish() {
     utils::logmesg(
         lmp,
         "So3krates: on rank 0, programs {:.3f} s, exchange of rows {:.3f} s ({:.3f} MiB), lists {:.3f} s, results "
-        "{:.3f} s; {} of {} evaluations with per-atom virials\n",
+        "{:.3f} s; {} of {} evaluations with per-atom virials; waited {:.3f} s for the device\n",
         now.program_seconds - reported_.program_seconds, now.halo_seconds - reported_.halo_seconds,
         (now.halo_bytes - reported_.halo_bytes) / MIB, now.list_seconds - reported_.list_seconds,
         now.result_seconds - reported_.result_seconds, now.virial_evaluations - reported_.virial_evaluations,
-        now.evaluations - reported_.evaluations);
+        now.evaluations - reported_.evaluations, now.wait_seconds - reported_.wait_seconds);
   reported_ = now;
 }
 

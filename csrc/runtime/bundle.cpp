@@ -21,7 +21,7 @@ using Bytes = std::vector<std::uint8_t>;
 using Names = std::vector<std::string>;
 
 constexpr const char* kFormat = "so3krates-bundle";
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 constexpr std::int64_t kLargestSize = 2147483647;
 constexpr std::int64_t kLargestBuffer = std::int64_t{1} << 48;  // bytes; keeps products of sizes far from overflow
 constexpr std::int64_t kLargestInteger = INT64_MAX;
@@ -264,6 +264,10 @@ void read_model(const Json& manifest, Bundle& bundle) {
   need(is_integer(steps, 1, kLargestSize), "manifest: \"message_passing_steps\" is not a positive integer");
   bundle.message_passing_steps = steps.get<int>();
 
+  if (manifest.contains("kernels")) {
+    need(is_integer(manifest["kernels"], 1, kLargestSize), "manifest: \"kernels\" is not a positive integer");
+    bundle.kernels = manifest["kernels"].get<int>();
+  }
   need(member(manifest, "units") == "metal", "manifest: \"units\" is not \"metal\"");
   bundle.units = "metal";
   need(is_one_of(member(manifest, "precision"), {"float32", "float64"}),
@@ -429,6 +433,8 @@ void read_schedules(const Json& manifest, Bundle& bundle) {
   const Json& schedules = member(manifest, "schedules");
   need(schedules.is_object(), "manifest: \"schedules\" is not an object");
   need(schedules.contains("forces"), "manifest: the schedule \"forces\" is missing");
+  need(bundle.kernels == 0 || schedules.contains("portable_forces"),
+       "manifest: the schedule \"portable_forces\" is missing");
   for (const auto& [name, steps] : schedules.items()) {
     need(steps.is_array(), "manifest: schedule " + quoted(name) + " is not a list of steps");
     std::vector<Step>& schedule = bundle.schedules[name];
@@ -437,7 +443,7 @@ void read_schedules(const Json& manifest, Bundle& bundle) {
       schedule.push_back(read_step(step, where, bundle));
     }
   }
-  for (const char* name : {"forces", "virials"}) {
+  for (const char* name : {"forces", "virials", "portable_forces", "portable_virials"}) {
     const auto schedule = bundle.schedules.find(name);
     if (schedule == bundle.schedules.end()) continue;
     const std::string where = std::string("manifest: the schedule ") + quoted(name);
@@ -448,7 +454,8 @@ void read_schedules(const Json& manifest, Bundle& bundle) {
            where + " refreshes rows before it computes \"neighbours_needed\"");
     }
     for (const Contract& contract : contracts())
-      need(contract.role == Role::input || (contract.name == kVirials && schedule->first == "forces") ||
+      need(contract.role == Role::input ||
+               (contract.name == kVirials && schedule->first.find("forces") != std::string::npos) ||
                written.count(contract.name) > 0,
            where + " never computes " + quoted(contract.name));
   }

@@ -9,10 +9,13 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
+#include <set>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "cuda_driver.h"
+#include "cuda_kernels.h"
 #include "pjrt.h"
 #include "plugin_search.h"
 #include "program_cache.h"
@@ -136,13 +139,21 @@ void check_platform(const Bundle& bundle, const std::string& platform) {
 }
 
 std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorOptions& options) {
+  if (bundle.kernels > 0) cuda::set_kernel_cache(options.cache);
   if (options.threads < 0)
     throw Error("threads is " + std::to_string(options.threads) + ": give a number of threads, or 0 for every core");
+  if (!(options.memory > 0.0 && options.memory <= 1.0))
+    throw Error("memory is " + std::to_string(options.memory) +
+                ": give the share of the GPU's memory that may be taken, above 0 and at most 1");
   // Before the plugin is looked for, so that nobody installs one in vain.
   const std::string kind = options.device.substr(0, options.device.find(':'));
   if (kind == "cpu" || kind == "cuda") check_platform(bundle, kind);
-  const PluginChoice choice = find_plugin(options.device, options.plugin);
-  std::shared_ptr<pjrt::Client> client = pjrt::Client::create({choice.path, choice.device_index, options.threads});
+  PluginChoice choice = find_plugin(options.device, options.plugin);
+  // A launcher may show each rank a GPU of its own, the only one that it counts.
+  if (options.device == "cuda" && options.local_rank > 0)
+    choice.device_index = options.local_rank % cuda::device_count();
+  std::shared_ptr<pjrt::Client> client =
+      pjrt::Client::create({choice.path, choice.device_index, options.threads, options.memory, options.preallocate});
   check_platform(bundle, client->platform());
   return client;
 }
@@ -164,7 +175,9 @@ class Evaluator::Implementation {
   std::vector<std::int64_t> shape_of(const std::string& name) const {
     return bundle_.shape_of(bundle_.buffers.at(name), rung());
   }
+  void choose_body();
   void upload_weights();
+  bool is_used(const std::string& name) const { return used_.count(name) > 0; }
   std::size_t first_fit(const Rung& demand) const;
   [[noreturn]] void refuse(const Rung& demand) const;
   void move_to(std::size_t rung, const Neighbourhood& neighbourhood);
@@ -186,6 +199,8 @@ class Evaluator::Implementation {
 
   const Bundle bundle_;
   const bool has_shifts_;
+  std::string body_;            // what the names of its schedules begin with
+  std::set<std::string> used_;  // weights and buffers that they name
   ProgramCache cache_;
   std::shared_ptr<pjrt::Client> client_;
   Report report_;
@@ -217,8 +232,27 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
     const int threads = options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
     report_.platform += ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads");
   }
+  choose_body();
   report_.halo_row_bytes = halo_row_bytes(bundle_);
   upload_weights();
+}
+
+void Evaluator::Implementation::choose_body() {
+  if (bundle_.kernels > 0) {
+    const std::string problem = cuda::kernel_problem(bundle_.kernels);
+    if (!problem.empty()) {
+      body_ = "portable_";
+      report_.body_note = "the portable programs run in place of the GPU kernels, and more slowly: " + problem;
+    }
+  }
+  for (const char* name : {"forces", "virials"}) {
+    const auto schedule = bundle_.schedules.find(body_ + name);
+    if (schedule == bundle_.schedules.end()) continue;
+    for (const Step& step : schedule->second) {
+      used_.insert(step.inputs.begin(), step.inputs.end());
+      used_.insert(step.outputs.begin(), step.outputs.end());
+    }
+  }
 }
 
 // The bundle's tensors may lie at any address: they are copied once to where a CPU needs no second copy.
@@ -226,11 +260,11 @@ void Evaluator::Implementation::upload_weights() {
   constexpr std::size_t kAlignment = 64;
   const auto padded = [](std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; };
   for (const auto& [name, tensor] : bundle_.tensors)
-    if (name.rfind("weights/", 0) == 0) weight_bytes_ += padded(tensor.bytes);
+    if (name.rfind("weights/", 0) == 0 && is_used(name)) weight_bytes_ += padded(tensor.bytes);
   weight_memory_ = allocate_host(weight_bytes_);
   auto* position = static_cast<std::uint8_t*>(weight_memory_.get());
   for (const auto& [name, tensor] : bundle_.tensors) {
-    if (name.rfind("weights/", 0) != 0) continue;
+    if (name.rfind("weights/", 0) != 0 || !is_used(name)) continue;
     std::memcpy(position, tensor.data, tensor.bytes);
     weights_.emplace(name, client_->borrow(position, tensor.dtype, tensor.shape));
     position += padded(tensor.bytes);
@@ -278,7 +312,7 @@ void Evaluator::Implementation::move_to(std::size_t rung, const Neighbourhood& n
   std::size_t buffer_bytes = weight_bytes_;
   for (const auto& [name, spec] : bundle_.buffers) {
     const std::size_t bytes = bytes_of(bundle_.shape_of(spec, bundle_.ladder[rung]), spec.dtype);
-    buffer_bytes += bytes;
+    if (is_used(name)) buffer_bytes += bytes;
     if (spec.role == Role::input) memory.emplace(name, allocate_host(bytes));
   }
   ready_ = false;
@@ -445,22 +479,25 @@ RowArray Evaluator::Implementation::in_host_memory(const std::string& name) {
 // ---- to the host
 
 void Evaluator::Implementation::collect(bool with_virials) {
-  {
-    const Stopwatch watch(report_.program_seconds);  // waits for the programs
-    buffer("forces").host_pointer();
-  }
-  const Stopwatch watch(report_.result_seconds);
   const auto owned = static_cast<std::size_t>(owned_);
   atom_energies_.resize(owned);
   forces_.resize(3 * owned);
-  if (with_virials) {
-    atom_virials_.resize(9 * owned);
-    buffer("atom_virials").download(atom_virials_.data(), atom_virials_.size() * sizeof(double));
+  if (with_virials) atom_virials_.resize(9 * owned);
+  {
+    const Stopwatch watch(report_.program_seconds), waiting(report_.wait_seconds);
+    buffer("forces").wait();
   }
-  buffer("energy").download(&results_.energy, sizeof(double));
-  buffer("strain_gradient").download(results_.strain_gradient, sizeof(results_.strain_gradient));
-  buffer("atom_energies").download(atom_energies_.data(), atom_energies_.size() * sizeof(double));
-  buffer("forces").download(forces_.data(), forces_.size() * sizeof(double));
+  const Stopwatch watch(report_.result_seconds);
+  std::vector<pjrt::Download> downloads;
+  const auto start = [&](const char* name, void* to, std::size_t count) {
+    downloads.push_back(buffer(name).start_download(to, count * sizeof(double)));
+  };
+  if (with_virials) start("atom_virials", atom_virials_.data(), atom_virials_.size());
+  start("energy", &results_.energy, 1);
+  start("strain_gradient", results_.strain_gradient, 9);
+  start("atom_energies", atom_energies_.data(), atom_energies_.size());
+  start("forces", forces_.data(), forces_.size());
+  for (pjrt::Download& download : downloads) download.wait();
 
   if (!has_shifts_) return;
   const auto* species = static_cast<const int*>(input_memory_.at("species").get());
@@ -477,7 +514,7 @@ const Results& Evaluator::Implementation::evaluate(const double* positions, Halo
   if (positions == nullptr && atoms_ > 0) throw Error("evaluate was called with a null pointer for positions");
   if (rows_ > owned_ && halo == nullptr)
     throw Error(std::to_string(rows_ - owned_) + " rows belong to other ranks, but evaluate was given no halo");
-  const auto schedule = bundle_.schedules.find(with_virials ? "virials" : "forces");
+  const auto schedule = bundle_.schedules.find(body_ + (with_virials ? "virials" : "forces"));
   if (schedule == bundle_.schedules.end())
     throw Error(bundle_.path + ": has no per-atom virials: export the model again with this version of so3krates");
   results_ = Results();

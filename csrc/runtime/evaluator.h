@@ -23,6 +23,9 @@ struct EvaluatorOptions {
   std::string plugin;          // path of the PJRT plugin; empty: the one installed for the device
   std::string cache;           // folder of compiled programs; empty: the user's cache folder; "off": none
   int threads = 0;             // host threads of the CPU device; 0: every core this process may use
+  double memory = 0.9;         // largest share of a GPU's memory that is taken
+  bool preallocate = false;    // take that share of a GPU's memory at once, not as it is needed
+  int local_rank = 0;          // of this process among those of its machine: "cuda" gives each the next GPU in turn
   bool shifts = true;          // whether energies hold the bundle's energy shifts
 };
 
@@ -66,6 +69,7 @@ struct Results {
 // What the evaluator holds and has done, for logs.
 struct Report {
   std::string platform;       // e.g. "cpu: AMD EPYC ..., 2 threads"
+  std::string body_note;      // why the portable programs run in place of the GPU kernels; empty: they do not
   std::size_t rung_rows = 0;  // capacities of the rung in use
   std::size_t rung_atoms = 0;
   std::size_t rung_candidates = 0;
@@ -83,6 +87,7 @@ struct Report {
   std::size_t halo_row_bytes = 0;   // most that a refresh moves for one row, of each array a multiple of 8 bytes
   // Seconds of host time so far: candidate lists, programs (on a CPU: until they are done), refreshes, results.
   double list_seconds = 0.0, program_seconds = 0.0, halo_seconds = 0.0, result_seconds = 0.0;
+  double wait_seconds = 0.0;   // of program_seconds, after all programs of an evaluation had been started
   std::size_t halo_bytes = 0;  // of rows of other ranks refreshed so far
 };
 

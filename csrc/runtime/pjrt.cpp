@@ -12,6 +12,8 @@
 #include <string_view>
 #include <utility>
 
+#include "cuda_driver.h"
+#include "cuda_kernels.h"
 #include "host_cpu.h"
 #include "registry.h"
 #include "sha256.h"
@@ -106,22 +108,26 @@ bool is_gpu(const PJRT_Api* api) {
   return extension(api, PJRT_Extension_Type_Gpu_Custom_Call) != nullptr;
 }
 
-// Makes the fused kernels known to a CPU plugin that takes custom calls.
+// Makes the fused kernels known to a plugin that takes custom calls.
 void register_kernels(const PJRT_Api* api) {
   const auto* ffi = reinterpret_cast<const PJRT_FFI_Extension*>(extension(api, PJRT_Extension_Type_FFI));
-  if (ffi == nullptr || is_gpu(api)) return;
-  constexpr std::string_view platform = "Host";
-  std::size_t count = 0;
-  const kernels::Kernel* all = kernels::so3krates_kernels(&count);
-  for (const kernels::Kernel* kernel = all; kernel != all + count; ++kernel) {
+  if (ffi == nullptr) return;
+  const auto add = [&](const char* name, void* handler, std::string_view platform) {
     auto args = SIZED(PJRT_FFI_Register_Handler_Args);
-    args.target_name = kernel->name;
-    args.target_name_size = std::strlen(kernel->name);
-    args.handler = kernel->handler;
+    args.target_name = name;
+    args.target_name_size = std::strlen(name);
+    args.handler = handler;
     args.platform_name = platform.data();
     args.platform_name_size = platform.size();
-    check(api, ffi->register_handler(&args), std::string("registering kernel ") + kernel->name);
+    check(api, ffi->register_handler(&args), std::string("registering kernel ") + name);
+  };
+  if (is_gpu(api)) {
+    add(cuda::kCall, cuda::kernel_handler(true), "CUDA");
+    return;
   }
+  std::size_t count = 0;
+  const kernels::Kernel* all = kernels::so3krates_kernels(&count);
+  for (const kernels::Kernel* kernel = all; kernel != all + count; ++kernel) add(kernel->name, kernel->handler, "Host");
 }
 
 const PJRT_Api* open_plugin(const std::string& path) {
@@ -236,6 +242,10 @@ class Description {
 
 }  // namespace
 
+std::map<std::string, std::string> plugin_attributes(const std::string& path) {
+  return attributes(plugin(path));
+}
+
 // ---- client
 
 std::shared_ptr<Client> Client::create(const ClientOptions& options) {
@@ -247,11 +257,14 @@ std::shared_ptr<Client> Client::create(const ClientOptions& options) {
   std::size_t device_index = static_cast<std::size_t>(options.device_index);
   const std::int64_t visible_device = options.device_index;
   if (is_gpu(api)) {
-    // Other cards are not touched, and this one is shared: memory is taken as it is needed.
+    cuda::check_device(options.device_index, options.plugin);  // XLA's own message says less
+    // Other cards are not touched.
     create_options.push_back(option("visible_devices", PJRT_NamedValue_kInt64List));
     create_options.back().int64_array_value = &visible_device;
     create_options.push_back(option("preallocate", PJRT_NamedValue_kBool));
-    create_options.back().bool_value = false;
+    create_options.back().bool_value = options.preallocate;
+    create_options.push_back(option("memory_fraction", PJRT_NamedValue_kFloat));
+    create_options.back().float_value = static_cast<float>(options.memory_fraction);
     device_index = 0;
   } else if (attributes(api).count("so3krates_pjrt_cpu") != 0) {
     create_options.push_back(option("num_threads", PJRT_NamedValue_kInt64));
@@ -403,7 +416,32 @@ void Buffer::release() noexcept {
   client_.reset();
 }
 
+Download::Download(Download&& other) noexcept : api_(other.api_), event_(std::exchange(other.event_, nullptr)) {}
+
+Download::~Download() {
+  try {
+    wait();
+  } catch (const std::exception&) {
+  }
+}
+
+void Download::wait() {
+  await(api_, std::exchange(event_, nullptr), "downloading an array");
+}
+
+void Buffer::wait() const {
+  if (buffer_ == nullptr) throw Error("waiting for an array failed: it is empty");
+  auto ready = SIZED(PJRT_Buffer_ReadyEvent_Args);
+  ready.buffer = buffer_;
+  call(client_->api_, &PJRT_Api::PJRT_Buffer_ReadyEvent, ready, "waiting for an array");
+  await(client_->api_, ready.event, "computing an array");
+}
+
 void Buffer::download(void* destination, std::size_t bytes) const {
+  start_download(destination, bytes).wait();
+}
+
+Download Buffer::start_download(void* destination, std::size_t bytes) const {
   if (buffer_ == nullptr) throw Error("downloading an array failed: it is empty");
   auto args = SIZED(PJRT_Buffer_CopyRawToHost_Args);
   args.buffer = buffer_;
@@ -411,20 +449,16 @@ void Buffer::download(void* destination, std::size_t bytes) const {
   args.transfer_size = static_cast<std::int64_t>(bytes);
   const std::string operation = "downloading " + std::to_string(bytes) + " bytes";
   call(client_->api_, &PJRT_Api::PJRT_Buffer_CopyRawToHost, args, operation);
-  await(client_->api_, args.event, operation);
+  return Download(client_->api_, args.event);
 }
 
 const void* Buffer::host_pointer() const {
   if (buffer_ == nullptr) throw Error("reading an array failed: it is empty");
   if (client_->platform() != "cpu") return nullptr;
-  const PJRT_Api* api = client_->api_;
-  auto ready = SIZED(PJRT_Buffer_ReadyEvent_Args);
-  ready.buffer = buffer_;
-  call(api, &PJRT_Api::PJRT_Buffer_ReadyEvent, ready, "waiting for an array");
-  await(api, ready.event, "computing an array");
+  wait();
   auto args = SIZED(PJRT_Buffer_UnsafePointer_Args);
   args.buffer = buffer_;
-  call(api, &PJRT_Api::PJRT_Buffer_UnsafePointer, args, "reading an array");
+  call(client_->api_, &PJRT_Api::PJRT_Buffer_UnsafePointer, args, "reading an array");
   return reinterpret_cast<const void*>(args.buffer_pointer);
 }
 
@@ -449,7 +483,8 @@ Executable::Executable(Executable&& other) noexcept
     : client_(std::move(other.client_)),
       executable_(std::exchange(other.executable_, nullptr)),
       name_(std::move(other.name_)),
-      outputs_(other.outputs_) {}
+      outputs_(other.outputs_),
+      temporary_bytes_(other.temporary_bytes_) {}
 
 Executable& Executable::operator=(Executable&& other) noexcept {
   if (this == &other) return *this;
@@ -458,6 +493,7 @@ Executable& Executable::operator=(Executable&& other) noexcept {
   executable_ = std::exchange(other.executable_, nullptr);
   name_ = std::move(other.name_);
   outputs_ = other.outputs_;
+  temporary_bytes_ = other.temporary_bytes_;
   return *this;
 }
 
@@ -513,12 +549,13 @@ std::string Executable::serialise() const {
 }
 
 std::size_t Executable::temporary_bytes() const {
+  if (temporary_bytes_) return *temporary_bytes_;
   const std::string operation = "reading the memory use of program '" + name_ + "'";
   const Description description(client_->api_, executable_, operation);
   auto args = SIZED(PJRT_Executable_GetCompiledMemoryStats_Args);
   args.executable = description.get();
   call(client_->api_, &PJRT_Api::PJRT_Executable_GetCompiledMemoryStats, args, operation);
-  return static_cast<std::size_t>(args.temp_size_in_bytes);
+  return *(temporary_bytes_ = static_cast<std::size_t>(args.temp_size_in_bytes));
 }
 
 }  // namespace so3krates::pjrt

@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,10 +24,31 @@ namespace so3krates::pjrt {
 class Buffer;
 class Executable;
 
+// A copy to host memory under way; its end is awaited in any case. Move-only.
+class Download {
+ public:
+  Download(Download&& other) noexcept;
+  Download& operator=(Download&&) = delete;
+  ~Download();
+  void wait();
+
+ private:
+  friend class Buffer;
+  Download(const PJRT_Api* api, PJRT_Event* event) : api_(api), event_(event) {}
+  const PJRT_Api* api_;
+  PJRT_Event* event_;
+};
+
+// Name and value of everything that a plugin, opened if need be, says of itself. Needs no device.
+std::map<std::string, std::string> plugin_attributes(const std::string& path);
+
 struct ClientOptions {
   std::string plugin;    // path of the shared library
   int device_index = 0;  // among the client's addressable devices
   int threads = 0;       // passed to the CPU plugin; ignored by others
+  // Of a GPU: the most of its memory that is taken, and whether all of it is taken at once.
+  double memory_fraction = 0.9;
+  bool preallocate = false;
 };
 
 // A device of a plugin. Buffers and executables keep it alive.
@@ -68,7 +91,11 @@ class Buffer {
   ~Buffer();
 
   explicit operator bool() const { return buffer_ != nullptr; }
-  // Waits for the values and copies the first `bytes` bytes of them to `destination`.
+  // Waits for the values.
+  void wait() const;
+  // Copies the first `bytes` bytes of the values to `destination` as soon as they are there.
+  Download start_download(void* destination, std::size_t bytes) const;
+  // The same, and waits for its end.
   void download(void* destination, std::size_t bytes) const;
   // On a CPU: waits for the values and returns where they lie; null on other platforms.
   const void* host_pointer() const;
@@ -106,6 +133,7 @@ class Executable {
   PJRT_LoadedExecutable* executable_ = nullptr;
   std::string name_;
   std::size_t outputs_ = 0;
+  mutable std::optional<std::size_t> temporary_bytes_;
 };
 
 }  // namespace so3krates::pjrt

@@ -29,11 +29,12 @@ struct Kind {
   const char* name;
   const char* variable;
   const char* extra;
+  const char* other;
   std::vector<fs::path> places;  // relative to the library's folder
 };
 
 Kind cpu() {
-  return {"cpu", "SO3KRATES_PJRT_CPU", "so3krates[cpu]", {"libso3krates_pjrt_cpu.so"}};
+  return {"cpu", "SO3KRATES_PJRT_CPU", "so3krates[cpu]", "", {"libso3krates_pjrt_cpu.so"}};
 }
 
 Kind cuda() {
@@ -41,6 +42,7 @@ Kind cuda() {
   return {"cuda",
           "SO3KRATES_PJRT_CUDA",
           "so3krates[cuda12]",
+          " (or [cuda13], where nvidia-smi shows CUDA 13)",
           {site_packages / "jax_plugins/xla_cuda13/xla_cuda_plugin.so",
            site_packages / "jax_plugins/xla_cuda12/xla_cuda_plugin.so"}};
 }
@@ -71,10 +73,24 @@ std::string path_of(const Kind& kind, const std::string& plugin) {
     tried += (tried.empty() ? "" : ", ") + path;
   }
   throw Error(std::string("no PJRT plugin for device '") + kind.name + "' was found (looked for " + tried +
-              "): pip install '" + kind.extra + "', or set " + kind.variable + " to a plugin's path");
+              "): pip install '" + kind.extra + "'" + kind.other + ", or set " + kind.variable + " to a plugin's path");
 }
 
 }  // namespace
+
+std::vector<std::string> nvrtc_paths(int release) {
+  const char* variable = std::getenv("SO3KRATES_NVRTC");
+  if (variable != nullptr && *variable != '\0') return {variable};
+  const fs::path nvidia = library_folder() / ".." / ".." / "nvidia";
+  std::vector<std::string> paths;
+  for (int k = release; k >= 12; --k) {
+    const std::string name = "libnvrtc.so." + std::to_string(k);
+    const fs::path folder = k == 12 ? fs::path("cuda_nvrtc") : fs::path("cu" + std::to_string(k));
+    paths.push_back((nvidia / folder / "lib" / name).lexically_normal().string());
+    paths.push_back(name);
+  }
+  return paths;
+}
 
 PluginChoice find_plugin(const std::string& device, const std::string& plugin) {
   const std::size_t colon = device.find(':');

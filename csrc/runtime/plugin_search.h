@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "error.h"
 
@@ -16,5 +17,9 @@ struct PluginChoice {
 // SO3KRATES_PJRT_CUDA, else the one installed with this library. Throws Error for another device or when no plugin is
 // there.
 PluginChoice find_plugin(const std::string& device, const std::string& plugin = "");
+
+// Where NVRTC may lie, of CUDA releases up to `release`, the newest first: the one that SO3KRATES_NVRTC names, else
+// those that pip installs, else the system's.
+std::vector<std::string> nvrtc_paths(int release);
 
 }  // namespace so3krates

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 FORMAT = "so3krates-bundle"
-VERSION = 1
+VERSION = 2
 PLATFORMS = ("cpu", "cuda")
 PRECISIONS = ("float32", "float64")
 SIZES = ("rows", "atoms", "candidates", "neighbours")
@@ -41,8 +41,9 @@ OUTPUTS = {
     "neighbours_needed": ("int32", []),
 }
 VIRIALS = {"atom_virials": ("float64", ["rows", 3, 3])}
-# What a schedule computes; "virials" is optional.
+# What a schedule computes; all but "forces" are optional.
 SCHEDULES = {"forces": OUTPUTS, "virials": OUTPUTS | VIRIALS}
+SCHEDULES |= {f"portable_{name}": outputs for name, outputs in SCHEDULES.items()}
 
 _WEIGHT_DTYPES = ("float32", "float64", "int32")
 _LARGEST_SIZE = 2**31 - 1
@@ -304,6 +305,10 @@ def _validate_schedules(manifest: Mapping[str, Any], tensors: Mapping[str, np.nd
     schedules = manifest.get("schedules")
     _need(type(schedules) is dict, 'manifest: "schedules" is not an object')
     _need("forces" in schedules, 'manifest: the schedule "forces" is missing')
+    kernels = manifest.get("kernels", 1)
+    _need(_is_integer(kernels), 'manifest: "kernels" is not a positive integer')
+    if "kernels" in manifest:
+        _need("portable_forces" in schedules, 'manifest: the schedule "portable_forces" is missing')
     for name, steps in schedules.items():
         _need(type(steps) is list, f'manifest: schedule "{name}" is not a list of steps')
         for index, step in enumerate(steps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,11 +14,13 @@ from ase.data import atomic_numbers
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
 from so3krates.model.reductions import is_tabulated, tabulated_config
+from so3krates.model.stages import GPU_ROW_BLOCK, ROW_BLOCK
 from so3krates.storage import Model
 
 from .bundle import write_bundle
+from .cuda import KERNEL_VERSION, build_cuda_plan, check_cuda
 from .fused import FusedError, build_fused_plan, check_fused, fused_weights
-from .ladder import Rung, default_ladder, lower_ladder, sizes_key
+from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
 from .plan import VIRIAL_CHANNELS, Array, Call, Plan, build_plan, weight_arrays
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
@@ -57,8 +60,8 @@ def export_model(
 ) -> Choice:
     """Writes `model` as a bundle (docs/bundle.md) whose network computes in `precision`.
 
-    body: "xla", programs for any device; "fused", calls of the CPU kernels; "auto", "fused" where the kernels compute
-    the network and the platform is "cpu".
+    body: "xla", portable programs; "fused", calls of the platform's kernels; "auto", "fused" where these compute the
+    network. A bundle of GPU kernels holds the portable programs too.
     tables: largest change of a force (eV/A) by tables in place of the radial filter networks; "auto", `TOLERANCE` in
     "fused", which needs them, and none in "xla", which they slow down; "off", none.
     Raises ValueError for an unknown option, FileNotFoundError where the folder of `path` is missing, FusedError for
@@ -73,30 +76,38 @@ def export_model(
             raise ValueError(f"{name} = {value!r}: known are {', '.join(known)}")
     if not (tables in TABLES if isinstance(tables, str) else tables > 0):
         raise ValueError(f"tables = {tables!r}: give {', '.join(TABLES)} or the allowed change of a force in eV/A")
-    if body == "fused" and platform != "cpu":
-        raise ValueError(f"body = 'fused' is for the platform 'cpu', not {platform!r}: take body 'xla'")
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}, make it first")
-    ladder = default_ladder() if ladder is None else ladder
+    on_gpu = platform == "cuda"
+    if ladder is None:
+        ladder = gpu_ladder() if on_gpu else default_ladder()
     numbers = [atomic_numbers[element] for element in model.elements]
-    choice = _choose(model, platform, body, tables)
+    choice = _choose(model, platform, precision, body, tables)
     body, record, config, params = choice.body, choice.tables, choice.config, choice.params
     # Positions are float64 whatever the network's precision.
     with jax.enable_x64(True):
-        weights = fused_weights(config, params, numbers) if body == "fused" else weight_arrays(params, numbers)
+        weights = fused_weights(config, params, numbers) if body == "fused" else {}
+        is_portable = body == "xla" or on_gpu  # GPU kernels may be of another version than the runtime's
+        if is_portable:
+            weights |= weight_arrays(params, numbers)
         weights = {name: np.asarray(value, precision) for name, value in weights.items()}
-        plans = {
-            schedule: build_fused_plan(config, precision, len(numbers), channels)
-            if body == "fused"
-            else build_plan(config, precision, list(weights), channels)
-            for schedule, channels in SCHEDULES.items()
-        }
+        plans = {}
+        for schedule, channels in SCHEDULES.items():
+            if body == "fused":
+                build = build_cuda_plan if on_gpu else build_fused_plan
+                plans[schedule] = build(config, precision, len(numbers), channels)
+            if is_portable:
+                names = [name for name in weights if not name.startswith("weights/fused/")]
+                row_block = GPU_ROW_BLOCK if on_gpu else ROW_BLOCK
+                name = f"portable_{schedule}" if body == "fused" else schedule
+                plans[name] = build_plan(config, precision, names, channels, row_block)
         tensors, programs = _lower(plans.values(), weights, ladder, platform)
     arrays = {name: array for plan in plans.values() for name, array in plan.arrays.items()}
+    has_kernels = on_gpu and body == "fused"
     manifest = {
         "format": "so3krates-bundle",
-        "version": 1,
+        "version": 2 if has_kernels else 1,
         "producer": f"so3krates {importlib.metadata.version('so3krates')}, jax {jax.__version__}",
         "model": model.config.to_dict(),
         "elements": list(model.elements),
@@ -114,33 +125,32 @@ def export_model(
         "buffers": {name: {**array._asdict(), "shape": list(array.shape)} for name, array in arrays.items()},
         "programs": programs,
         "schedules": {schedule: _steps(plan) for schedule, plan in plans.items()},
-    }
+    } | ({"kernels": KERNEL_VERSION} if has_kernels else {})
     write_bundle(path, manifest, weights | tensors)
     return choice
 
 
-def _choose(model: Model, platform: str, body: str, tables: float | str) -> Choice:
+def _choose(model: Model, platform: str, precision: str, body: str, tables: float | str) -> Choice:
     """The body, and the network with tables where they are wanted."""
     config, params = model.config, model.params
     if body == "auto":
-        reason = f"the fused kernels are for the platform 'cpu', not {platform!r}"
-        if platform == "cpu":
-            try:
-                return _choose(model, platform, "fused", tables)
-            except FusedError as error:
-                reason = _reason(error)
-            except TableError as error:
-                if tables != "auto":
-                    raise
-                reason = _reason(error)
-        return _choose(model, platform, "xla", tables)._replace(reason=reason)
+        try:
+            return _choose(model, platform, precision, "fused", tables)
+        except FusedError as error:
+            reason = _reason(error)
+        except TableError as error:
+            if tables != "auto":
+                raise
+            reason = _reason(error)
+        return _choose(model, platform, precision, "xla", tables)._replace(reason=reason)
+    check = check_fused if platform == "cpu" else functools.partial(check_cuda, precision=precision)
     tolerance = TOLERANCE if tables == "auto" and body == "fused" else tables
     if isinstance(tolerance, str) or is_tabulated(config):
         if body == "fused":
-            check_fused(config)
+            check(config)
         return Choice(body, None, None, config, params)
     if body == "fused":
-        check_fused(tabulated_config(config, GRIDS[0], START))
+        check(tabulated_config(config, GRIDS[0], START))
     found = choose_tables(config, params, model.elements, tolerance)
     return Choice(body, None, found.describe(), found.config, found.params)
 

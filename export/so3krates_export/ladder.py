@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from so3krates.model.stages import ROW_BLOCK, SLOT_BLOCK
+from so3krates.model.stages import GPU_ROW_BLOCK, SLOT_BLOCK
 
 from .lowering import lower_text, serialise
 from .plan import Array
@@ -38,10 +38,23 @@ def default_ladder(most_rows: int = 4 * 1024**2) -> list[Rung]:
     ]
 
 
+def gpu_ladder(most_rows: int = 16 * 1024**2) -> list[Rung]:
+    """The same for a GPU, whose arrays take memory to their full size: rows grow by steps of at most 1.5
+    (of 2 where neighbours are many) and there is less room for periodic images."""
+    rows = [GPU_ROW_BLOCK]
+    while rows[-1] < most_rows:
+        rows += [rows[-1] * 3 // 2, rows[-1] * 2] if rows[-1] > GPU_ROW_BLOCK else [rows[-1] * 2]
+    return [
+        Rung(rows=r, atoms=3 * r // 2 + 8192, candidates=3 * k, neighbours=k)
+        for k in (64, 128, 256, 512, 1024)
+        for r in (rows if k <= 128 else rows[:1] + rows[1::2])
+    ]
+
+
 # Two sets of sizes that no other number in a program equals.
 _TRACED = (
-    Rung(rows=ROW_BLOCK * 32771, atoms=1299709, candidates=7919, neighbours=SLOT_BLOCK * 1201),
-    Rung(rows=ROW_BLOCK * 34537, atoms=1362187, candidates=6841, neighbours=SLOT_BLOCK * 1213),
+    Rung(rows=GPU_ROW_BLOCK * 32771, atoms=1299709, candidates=7919, neighbours=SLOT_BLOCK * 1201),
+    Rung(rows=GPU_ROW_BLOCK * 34537, atoms=1362187, candidates=6841, neighbours=SLOT_BLOCK * 1213),
 )
 
 

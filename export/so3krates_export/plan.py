@@ -64,10 +64,17 @@ def weight_arrays(params: Params, atomic_numbers: list[int]) -> dict[str, np.nda
     return weights
 
 
-def build_plan(config: ModelConfig, precision: str, weight_names: list[str], channels: int = 1) -> Plan:
+def build_plan(
+    config: ModelConfig,
+    precision: str,
+    weight_names: list[str],
+    channels: int = 1,
+    row_block: int = stages.ROW_BLOCK,
+) -> Plan:
     """The stages for energies, forces and strain gradient; channels = 4 adds per-atom virials.
 
-    precision: numpy name of the network's dtype. weight_names: as given by `weight_arrays`. Plans of different channels
+    precision: numpy name of the network's dtype. weight_names: as given by `weight_arrays`. row_block: rows that loops
+    handle at once, a divisor of every capacity of rows. Plans of different channels
     share the arrays and programs that do not depend on them.
     """
     f, m = config.features, config.orders
@@ -122,25 +129,30 @@ def build_plan(config: ModelConfig, precision: str, weight_names: list[str], cha
     def project(k: int) -> None:
         builder.call(
             "project",
-            lambda *a: stages.project(config, *a),
+            lambda *a: stages.project(config, *a, row_block=row_block),
             (builder.weights(k, "project"), state(k)[0], "row_count", projections),
             projections,
         )
 
     builder.call(
         "neighbours",
-        lambda *a: stages.neighbours(config.cutoff, *a),
+        lambda *a: stages.neighbours(config.cutoff, *a, row_block=row_block),
         (
             "positions", "row_of_atom", "atom_of_row", "candidates", "candidate_count", "owned_count", table,
         ),
         (table, "neighbours_needed"),
     )  # fmt: skip
-    builder.call("embed", stages.embed, ("weights/embedding/embedding", "species", "row_count", state(0)), state(0))
+    builder.call(
+        "embed",
+        lambda *a: stages.embed(*a, row_block=row_block),
+        ("weights/embedding/embedding", "species", "row_count", state(0)),
+        state(0),
+    )
     for k in range(config.layers):
         project(k)
         builder.call(
             "layer",
-            lambda *a: stages.layer(config, *a),
+            lambda *a: stages.layer(config, *a, row_block=row_block),
             (
                 builder.weights(k, "layer"), *state(k), projections, table, "owned_count",
                 (*attended(k), *state(k + 1)),
@@ -152,14 +164,14 @@ def build_plan(config: ModelConfig, precision: str, weight_names: list[str], cha
     readout = stages.ReadoutArrays("atom_energies", *adjoint, "forces", virials)
     builder.call(
         adjoint_name("readout", channels),
-        lambda *a: stages.readout(config, *a),
+        lambda *a: stages.readout(config, *a, row_block=row_block),
         (builder.readout_weights(), state(config.layers)[0], "owned_count", readout),
         ("energy", "strain_gradient", readout),
     )
     for k in reversed(range(config.layers)):
         builder.call(
             adjoint_name("exchange_adjoint", channels),
-            lambda *a: stages.exchange_adjoint(config, *a),
+            lambda *a: stages.exchange_adjoint(config, *a, row_block=row_block),
             (builder.weights(k, "exchange"), *attended(k), adjoint, "owned_count", message_adjoint),
             message_adjoint,
         )
@@ -169,7 +181,7 @@ def build_plan(config: ModelConfig, precision: str, weight_names: list[str], cha
         into = stages.AdjointArrays(*adjoint, "forces", virials)
         builder.call(
             adjoint_name("layer_adjoint", channels),
-            lambda *a: stages.layer_adjoint(config, *a),
+            lambda *a: stages.layer_adjoint(config, *a, row_block=row_block),
             (
                 builder.weights(k, "layer_adjoint"), *state(k), projections, message_adjoint, table, "owned_count",
                 "strain_gradient", into,

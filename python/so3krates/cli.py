@@ -186,7 +186,7 @@ def export(
     precision: Annotated[str, typer.Option(help="Arithmetic of the network: float32 or float64.")] = "float32",
     platform: Annotated[str, typer.Option(help="Where it will run: cpu or cuda.")] = "cpu",
     body: Annotated[
-        str, typer.Option(help="fused: CPU kernels, faster; xla: any network and device; auto: fused where it can.")
+        str, typer.Option(help="fused: the device's kernels, faster; xla: any network; auto: fused where it can.")
     ] = "auto",
     tables: Annotated[
         str,
@@ -202,10 +202,11 @@ def export(
     from so3krates.storage import Model
 
     loaded = Model.load(model)
+    device = " device cuda" if platform == "cuda" else ""
     choice = export_model(loaded, output, precision, platform, body=body, tables=_number_or_word(tables))
     _console().print(
         f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}).\n{choice.describe()}.\nIn a deck:\n"
-        f"  pair_style so3krates\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",
+        f"  pair_style so3krates{device}\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",
         highlight=False,
         soft_wrap=True,
     )

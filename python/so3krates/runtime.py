@@ -48,6 +48,8 @@ class Runtime:
         cache: str = "",
         skin: float = 0.5,
         shifts: bool = True,
+        memory: float = 0.9,
+        preallocate: bool = False,
     ) -> None:
         """
         Args:
@@ -58,6 +60,8 @@ class Runtime:
             cache: folder of compiled programs; empty: the user's cache folder; "off": none.
             skin: reach of the neighbour lists beyond the cutoff, A.
             shifts: whether energies hold the bundle's energy shifts.
+            memory: largest share of a GPU's memory that is taken.
+            preallocate: take that share at once, not as it is needed.
 
         Raises:
             so3krates._harness.Error: the bundle or the device cannot be used; the message says why.
@@ -65,7 +69,14 @@ class Runtime:
         if skin < 0:
             raise ValueError(f"skin is {skin} A, but must not be negative")
         self._evaluator = Evaluator(
-            str(bundle), device=device, threads=threads, plugin=plugin, cache=cache, shifts=shifts
+            str(bundle),
+            device=device,
+            threads=threads,
+            plugin=plugin,
+            cache=cache,
+            shifts=shifts,
+            memory=memory,
+            preallocate=preallocate,
         )
         self._skin = skin
         self._lists: _Lists | None = None

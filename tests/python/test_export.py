@@ -11,9 +11,10 @@ from so3krates.model.config import ModelConfig
 from so3krates.model.network import init_params
 from so3krates.storage import Model
 from so3krates_export.bundle import read_bundle
+from so3krates_export.cuda import CALL, KERNEL_VERSION
 from so3krates_export.export import export_model
 from so3krates_export.fused import FusedError
-from so3krates_export.ladder import Rung
+from so3krates_export.ladder import Rung, gpu_ladder
 from so3krates_export.tables import TOLERANCE, TableError
 
 LADDER = [Rung(64, 2048, 96, 32), Rung(64, 2048, 192, 64)]
@@ -47,7 +48,11 @@ def test_the_default_is_fused_where_the_kernels_compute_the_network(tmp_path: Pa
     [
         (lambda: model(layer_normalization=True), {}, "the fused kernels do not compute layer_normalization"),
         (model, {"tables": "off"}, "the fused kernels do not compute radial filter networks without tables"),
-        (model, {"platform": "cuda"}, "the fused kernels are for the platform 'cpu', not 'cuda'"),
+        (
+            lambda: model(layer_normalization=True),
+            {"platform": "cuda"},
+            "the fused kernels do not compute layer_normalization",
+        ),
         (not_finite, {}, "the network's forces on the structures that check tables are not finite"),
     ],
 )
@@ -58,6 +63,26 @@ def test_where_they_do_not_it_is_xla_and_says_why(tmp_path: Path, made, options:
     assert choice.tables is None and manifest["tables"] is None
     assert choice.reason == reason
     assert choice.describe() == f"Body xla, because {reason}"
+
+
+def test_a_bundle_for_a_gpu_holds_kernels_and_portable_programs(tmp_path: Path) -> None:
+    ladder = [rung for rung in gpu_ladder() if rung.neighbours == 64][:1]
+    choice = export_model(model(), tmp_path / "a.so3k", platform="cuda", ladder=ladder)
+    bundle = read_bundle(tmp_path / "a.so3k")
+    manifest = bundle.manifest
+    assert choice.body == manifest["body"] == "fused"
+    assert (manifest["version"], manifest["kernels"]) == (2, KERNEL_VERSION)
+    assert set(manifest["schedules"]) == {"forces", "virials", "portable_forces", "portable_virials"}
+
+    def calls_kernels(schedule: str) -> list[bool]:
+        runs = [step["run"] for step in manifest["schedules"][schedule] if "run" in step]
+        return [CALL.encode() in bundle.tensors[manifest["programs"][run][0]].tobytes() for run in runs]
+
+    assert any(calls_kernels("forces")) and any(calls_kernels("virials"))
+    assert not any(calls_kernels("portable_forces")) and not any(calls_kernels("portable_virials"))
+    portable = export_model(model(), tmp_path / "b.so3k", platform="cuda", body="xla", ladder=ladder)
+    manifest = read_bundle(tmp_path / "b.so3k").manifest
+    assert portable.body == "xla" and manifest["version"] == 1 and "kernels" not in manifest
 
 
 @pytest.mark.parametrize("body", ["fused", "xla"])

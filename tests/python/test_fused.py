@@ -14,6 +14,7 @@ from helpers import host_inputs
 from so3krates.kernels import register_kernels
 from so3krates.model import ModelConfig, init_params
 from so3krates.model.reductions import tabulated
+from so3krates_export.cuda import build_cuda_plan
 from so3krates_export.fused import FusedError, build_fused_plan, fused_weights
 from so3krates_export.ladder import Rung
 from so3krates_export.plan import Call, Plan, build_plan, weight_arrays
@@ -90,9 +91,12 @@ def specs(plan: Plan, weights: dict[str, np.ndarray], rung: Rung) -> dict[str, j
 def programs(name: str, body: str, channels: int, threads: int = 1, precision: str = "float64", rung: Rung = RUNG):
     """Plan, weights, shapes and compiled programs."""
     config, params = network(name)
-    if body == "fused":
+    if body in ("fused", "cuda"):
         weights = fused_weights(config, params, NUMBERS)
-        plan = build_fused_plan(config, precision, len(NUMBERS), channels, threads)
+        if body == "cuda":
+            plan = build_cuda_plan(config, precision, len(NUMBERS), channels)
+        else:
+            plan = build_fused_plan(config, precision, len(NUMBERS), channels, threads)
     else:
         weights = weight_arrays(params, NUMBERS)
         plan = build_plan(config, precision, list(weights), channels)

@@ -134,7 +134,7 @@ def _cuda_plugin() -> str:
     try:
         return _harness.pjrt.find_plugin("cuda")[0]
     except _harness.Error:
-        return f"not installed; for device cuda: {PIP} jax-cuda12-pjrt jax-cuda12-plugin"
+        return f"not installed; for device cuda: {PIP} 'FOLDER[cuda12]', where FOLDER is the checkout of so3krates"
 
 
 def _cache() -> str:

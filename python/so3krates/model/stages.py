@@ -24,7 +24,8 @@ from .harmonics import parity
 from .layer import MLP, Centre, Layer, Other
 from .network import Params
 
-ROW_BLOCK = 32  # rows that a loop handles at once; every capacity of rows is a multiple
+ROW_BLOCK = 32  # rows that a loop on a CPU handles at once; every capacity of rows is a multiple
+GPU_ROW_BLOCK = 4096  # the same on a GPU: enough edges to fill it, few enough to keep their arrays small
 SLOT_BLOCK = 8  # neighbours of each row that a loop handles at once; every capacity of neighbours is a multiple
 
 
@@ -50,27 +51,49 @@ class Table(NamedTuple):
     counts: jax.Array  # (N,) slots in use
 
 
-def _blocks(start: jax.Array, tree: Any) -> Any:
-    return jax.tree.map(lambda rows: lax.dynamic_slice_in_dim(rows, start, ROW_BLOCK), tree)
-
-
-def _store(start: jax.Array, into: Any, blocks: Any) -> Any:
-    return jax.tree.map(lambda rows, block: lax.dynamic_update_slice_in_dim(rows, block, start, 0), into, blocks)
-
-
 def _take(tree: Any, rows: jax.Array) -> Any:
     """Rows by indices that are known to be in range."""
     return jax.tree.map(lambda t: t.at[rows].get(mode="promise_in_bounds"), tree)
 
 
-def _for_blocks(count: jax.Array, body: Callable[[jax.Array, Any], Any], carry: Any) -> Any:
-    """body(first row, carry) for every block of rows below `count`; rows beyond it in the last block are undefined."""
-    return lax.fori_loop(0, (count + ROW_BLOCK - 1) // ROW_BLOCK, lambda b, c: body(b * ROW_BLOCK, c), carry)
+class _Rows(NamedTuple):
+    """Owned rows, or all in use, taken a block at a time; `start` is a block's first row."""
 
+    block: int
+    count: jax.Array
 
-def _used(start: jax.Array, count: jax.Array) -> jax.Array:
-    """Which rows of a block are below `count`, (ROW_BLOCK,)."""
-    return start + jnp.arange(ROW_BLOCK) < count
+    def for_each(self, body: Callable[[jax.Array, Any], Any], carry: Any) -> Any:
+        """body(start, carry) for every block of rows; rows beyond `count` in the last block are undefined."""
+        blocks = (self.count + self.block - 1) // self.block
+        return lax.fori_loop(0, blocks, lambda b, c: body(b * self.block, c), carry)
+
+    def of(self, start: jax.Array, tree: Any) -> Any:
+        return jax.tree.map(lambda rows: lax.dynamic_slice_in_dim(rows, start, self.block), tree)
+
+    def store(self, start: jax.Array, into: Any, blocks: Any) -> Any:
+        return jax.tree.map(lambda rows, block: lax.dynamic_update_slice_in_dim(rows, block, start, 0), into, blocks)
+
+    def used(self, start: jax.Array) -> jax.Array:
+        """Which rows of a block are below `count`, (block,)."""
+        return start + jnp.arange(self.block) < self.count
+
+    def neighbour_counts(self, start: jax.Array, table: Table) -> jax.Array:
+        return jnp.where(self.used(start), self.of(start, table.counts), 0)
+
+    def for_slots(self, start: jax.Array, table: Table, body: Callable[[jax.Array, Any], Any], carry: Any) -> Any:
+        """body(first slot, carry) for every block of slots that a row of this block uses."""
+        most = self.neighbour_counts(start, table).max()
+        blocks = (most + SLOT_BLOCK - 1) // SLOT_BLOCK
+        return lax.fori_loop(0, blocks, lambda s, c: body(s * SLOT_BLOCK, c), carry)
+
+    def slots(
+        self, config: ModelConfig, start: jax.Array, slot: jax.Array, table: Table
+    ) -> tuple[jax.Array, jax.Array]:
+        """Vectors and rows of one block of slots; unused slots lie beyond the cutoff and name a row that exists."""
+        used = slot + jnp.arange(SLOT_BLOCK) < self.neighbour_counts(start, table)[:, None]
+        vectors = lax.dynamic_slice(table.vectors, (start, slot, jnp.zeros_like(slot)), (self.block, SLOT_BLOCK, 3))
+        rows = lax.dynamic_slice(table.neighbours, (start, slot), (self.block, SLOT_BLOCK))
+        return masked_vectors(vectors, used, config.cutoff), jnp.where(used, rows, 0)
 
 
 def neighbours(
@@ -82,6 +105,7 @@ def neighbours(
     candidate_count: jax.Array,
     owned: jax.Array,
     into: Table,
+    row_block: int = ROW_BLOCK,
 ) -> tuple[Table, jax.Array]:
     """Edge vectors and rows of the candidates within the cutoff, in the candidates' order.
 
@@ -92,13 +116,15 @@ def neighbours(
     slots = into.neighbours.shape[1]
     width = candidates.shape[1]
 
+    rows_in_use = _Rows(row_block, owned)
+
     def body(start: jax.Array, carry: tuple[Table, jax.Array]) -> tuple[Table, jax.Array]:
         table, needed = carry
-        listed = jnp.where(_used(start, owned), _blocks(start, candidate_count), 0)
-        atoms = _blocks(start, candidates)
+        listed = jnp.where(rows_in_use.used(start), rows_in_use.of(start, candidate_count), 0)
+        atoms = rows_in_use.of(start, candidates)
         valid = jnp.arange(width) < listed[:, None]
         atoms = jnp.where(valid, atoms, 0)
-        difference = _take(positions, atoms) - _take(positions, _blocks(start, atom_of_row))[:, None]
+        difference = _take(positions, atoms) - _take(positions, rows_in_use.of(start, atom_of_row))[:, None]
         inside = valid & (jnp.sum(difference * difference, -1) < cutoff * cutoff)
         # Running counts as a product with a triangle, exact in float32: a scan would be unrolled for every capacity.
         before = lax.broadcasted_iota(jnp.int32, (width, width), 0) <= lax.broadcasted_iota(
@@ -111,32 +137,42 @@ def neighbours(
         position = jnp.where(position < width, position, 0)
         chosen = jax.vmap(_take)((difference, atoms), position)
         vectors, rows = chosen[0].astype(table.vectors.dtype), _take(row_of_atom, chosen[1])
-        table = _store(start, table, Table(vectors, rows, jnp.minimum(count, slots)))
+        table = rows_in_use.store(start, table, Table(vectors, rows, jnp.minimum(count, slots)))
         return table, jnp.maximum(needed, count.max())
 
-    return _for_blocks(owned, body, (into, jnp.zeros((), jnp.int32)))
+    return rows_in_use.for_each(body, (into, jnp.zeros((), jnp.int32)))
 
 
 def embed(
-    embedding: jax.Array, species: jax.Array, count: jax.Array, into: tuple[jax.Array, jax.Array]
+    embedding: jax.Array,
+    species: jax.Array,
+    count: jax.Array,
+    into: tuple[jax.Array, jax.Array],
+    row_block: int = ROW_BLOCK,
 ) -> tuple[jax.Array, jax.Array]:
     """Features and Euclidean variables before the first layer; embedding: (elements, F), species: (N,)."""
     x, chi = into
 
+    rows_in_use = _Rows(row_block, count)
+
     def body(start: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        rows = _take(embedding, _blocks(start, species))
-        return _store(start, carry, (rows, jnp.zeros((ROW_BLOCK, chi.shape[1]), chi.dtype)))
+        rows = _take(embedding, rows_in_use.of(start, species))
+        return rows_in_use.store(start, carry, (rows, jnp.zeros((row_block, chi.shape[1]), chi.dtype)))
 
-    return _for_blocks(count, body, (x, chi))
+    return rows_in_use.for_each(body, (x, chi))
 
 
-def project(config: ModelConfig, params: Params, x: jax.Array, count: jax.Array, into: Projections) -> Projections:
+def project(
+    config: ModelConfig, params: Params, x: jax.Array, count: jax.Array, into: Projections, row_block: int = ROW_BLOCK
+) -> Projections:
     """Projections of the first `count` rows; x: (N, F)."""
 
-    def body(start: jax.Array, carry: Projections) -> Projections:
-        return _store(start, carry, _projections(config, params, _blocks(start, x)))
+    rows_in_use = _Rows(row_block, count)
 
-    return _for_blocks(count, body, into)
+    def body(start: jax.Array, carry: Projections) -> Projections:
+        return rows_in_use.store(start, carry, _projections(config, params, rows_in_use.of(start, x)))
+
+    return rows_in_use.for_each(body, into)
 
 
 def layer(
@@ -148,6 +184,7 @@ def layer(
     table: Table,
     owned: jax.Array,
     into: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+    row_block: int = ROW_BLOCK,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Attention and exchange of one layer.
 
@@ -157,18 +194,20 @@ def layer(
 
     centre, other = projections.ends(chi)
 
+    rows_in_use = _Rows(row_block, owned)
+
     def body(start: jax.Array, carry: Any) -> Any:
-        own = jax.tree.map(lambda rows: rows[:, None], _blocks(start, centre))
+        own = jax.tree.map(lambda rows: rows[:, None], rows_in_use.of(start, centre))
 
         def gather(slot: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            vectors, rows = _slots(config, start, slot, table, owned)
+            vectors, rows = rows_in_use.slots(config, start, slot, table)
             messages = _apply(config, params, "messages", own, _take(other, rows), edge_geometry(config, vectors))
             return jax.tree.map(lambda total, message: total + message.sum(1), sums, messages)
 
-        sums = _for_slots(start, table, owned, gather, _blocks(start, (x, chi)))
-        return _store(start, carry, (*sums, *_apply(config, params, "exchange", *sums)))
+        sums = rows_in_use.for_slots(start, table, gather, rows_in_use.of(start, (x, chi)))
+        return rows_in_use.store(start, carry, (*sums, *_apply(config, params, "exchange", *sums)))
 
-    return _for_blocks(owned, body, into)
+    return rows_in_use.for_each(body, into)
 
 
 class ReadoutArrays(NamedTuple):
@@ -182,19 +221,21 @@ class ReadoutArrays(NamedTuple):
 
 
 def readout(
-    config: ModelConfig, params: Params, x: jax.Array, owned: jax.Array, into: ReadoutArrays
+    config: ModelConfig, params: Params, x: jax.Array, owned: jax.Array, into: ReadoutArrays, row_block: int = ROW_BLOCK
 ) -> tuple[jax.Array, jax.Array, ReadoutArrays]:
     """Energies of owned atoms, their sum (float64, eV), a zero strain gradient, adjoints of the last layer's output."""
     head = MLP((*config.readout_features, 1))
 
+    rows_in_use = _Rows(row_block, owned)
+
     def body(start: jax.Array, carry: tuple[jax.Array, ReadoutArrays]) -> tuple[jax.Array, ReadoutArrays]:
         total, arrays = carry
-        energies, vjp = jax.vjp(lambda rows: head.apply({"params": params}, rows)[:, 0], _blocks(start, x))
+        energies, vjp = jax.vjp(lambda rows: head.apply({"params": params}, rows)[:, 0], rows_in_use.of(start, x))
         (gradient,) = vjp(jnp.ones_like(energies))
         energies = energies.astype(jnp.float64)
 
         def zeros(rows: jax.Array) -> jax.Array:
-            return jnp.zeros((ROW_BLOCK, *rows.shape[1:]), rows.dtype)
+            return jnp.zeros((row_block, *rows.shape[1:]), rows.dtype)
 
         blocks = ReadoutArrays(
             atom_energies=energies,
@@ -203,10 +244,10 @@ def readout(
             forces=zeros(arrays.forces),
             atom_virials=None if arrays.atom_virials is None else zeros(arrays.atom_virials),
         )
-        total = total + jnp.sum(jnp.where(_used(start, owned), energies, 0.0))
-        return total, _store(start, arrays, blocks)
+        total = total + jnp.sum(jnp.where(rows_in_use.used(start), energies, 0.0))
+        return total, rows_in_use.store(start, arrays, blocks)
 
-    energy, arrays = _for_blocks(owned, body, (jnp.zeros((), jnp.float64), into))
+    energy, arrays = rows_in_use.for_each(body, (jnp.zeros((), jnp.float64), into))
     return energy, jnp.zeros((3, 3), jnp.float64), arrays
 
 
@@ -218,17 +259,20 @@ def exchange_adjoint(
     adjoints: tuple[jax.Array, jax.Array],
     owned: jax.Array,
     into: tuple[jax.Array, jax.Array],
+    row_block: int = ROW_BLOCK,
 ) -> tuple[jax.Array, jax.Array]:
     """Adjoints of the exchange block's input, which are also those of the messages' sums.
 
     x, chi: as kept by `layer`. adjoints, into: (N, C, F) and (N, C, orders).
     """
 
-    def body(start: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        _, vjp = jax.vjp(lambda *rows: _apply(config, params, "exchange", *rows), *_blocks(start, (x, chi)))
-        return _store(start, carry, jax.vmap(vjp, in_axes=1, out_axes=1)(_blocks(start, adjoints)))
+    rows_in_use = _Rows(row_block, owned)
 
-    return _for_blocks(owned, body, into)
+    def body(start: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        _, vjp = jax.vjp(lambda *rows: _apply(config, params, "exchange", *rows), *rows_in_use.of(start, (x, chi)))
+        return rows_in_use.store(start, carry, jax.vmap(vjp, in_axes=1, out_axes=1)(rows_in_use.of(start, adjoints)))
+
+    return rows_in_use.for_each(body, into)
 
 
 class AdjointArrays(NamedTuple):
@@ -251,6 +295,7 @@ def layer_adjoint(
     owned: jax.Array,
     strain_gradient: jax.Array,
     into: AdjointArrays,
+    row_block: int = ROW_BLOCK,
 ) -> tuple[jax.Array, AdjointArrays]:
     """Adjoint of projections and attention: adjoints of the layer's input, forces, strain gradient, virials.
 
@@ -262,14 +307,16 @@ def layer_adjoint(
     centre, other = projections.ends(chi)
     odd = jnp.asarray(parity(config.degrees), x.dtype)
 
+    rows_in_use = _Rows(row_block, owned)
+
     def body(start: jax.Array, carry: tuple[jax.Array, AdjointArrays]) -> tuple[jax.Array, AdjointArrays]:
         strain, arrays = carry
-        own = jax.tree.map(lambda rows: rows[:, None], (_blocks(start, centre), _blocks(start, other)))
-        own_adjoint = _blocks(start, message_adjoint)
+        own = jax.tree.map(lambda rows: rows[:, None], (rows_in_use.of(start, centre), rows_in_use.of(start, other)))
+        own_adjoint = rows_in_use.of(start, message_adjoint)
 
         def gather(slot: jax.Array, sums: Any) -> Any:
             row_sums, gradient_sums, strain = sums
-            vectors, rows = _slots(config, start, slot, table, owned)
+            vectors, rows = rows_in_use.slots(config, start, slot, table)
             far_centre, far_other, far_adjoint = _take((centre, other, message_adjoint), rows)
 
             def pair(own: tuple[Centre, Other], vectors: jax.Array) -> tuple[tuple[jax.Array, jax.Array], ...]:
@@ -296,22 +343,22 @@ def layer_adjoint(
             strain = strain + 0.5 * jnp.einsum("bsi,bsj->ij", vectors.astype(jnp.float64), edge_gradients[:, :, 0])
             return row_sums, gradient_sums + edge_gradients.sum(1), strain
 
-        zero_rows = jax.tree.map(lambda t: jnp.zeros((ROW_BLOCK, channels, t.shape[-1]), t.dtype), own)
-        zero_gradients = jnp.zeros((ROW_BLOCK, channels, 3), jnp.float64)
-        row_sums, gradients, strain = _for_slots(start, table, owned, gather, (zero_rows, zero_gradients, strain))
+        zero_rows = jax.tree.map(lambda t: jnp.zeros((row_block, channels, t.shape[-1]), t.dtype), own)
+        zero_gradients = jnp.zeros((row_block, channels, 3), jnp.float64)
+        row_sums, gradients, strain = rows_in_use.for_slots(start, table, gather, (zero_rows, zero_gradients, strain))
 
         to_centre, to_other = row_sums
-        _, vjp = jax.vjp(lambda rows: _projections(config, params, rows), _blocks(start, x))
+        _, vjp = jax.vjp(lambda rows: _projections(config, params, rows), rows_in_use.of(start, x))
         (through,) = jax.vmap(vjp, in_axes=1, out_axes=1)(Projections(*to_centre[:2], *to_other[:3]))
         adjoint_x = own_adjoint[0] + through
         adjoint_chi = own_adjoint[1] + to_centre.chi + to_other.chi
-        forces = _blocks(start, arrays.forces) + gradients[:, 0]
+        forces = rows_in_use.of(start, arrays.forces) + gradients[:, 0]
         virials = None
         if arrays.atom_virials is not None:
-            virials = _blocks(start, arrays.atom_virials) - gradients[:, 1:]
-        return strain, _store(start, arrays, AdjointArrays(adjoint_x, adjoint_chi, forces, virials))
+            virials = rows_in_use.of(start, arrays.atom_virials) - gradients[:, 1:]
+        return strain, rows_in_use.store(start, arrays, AdjointArrays(adjoint_x, adjoint_chi, forces, virials))
 
-    return _for_blocks(owned, body, (strain_gradient, into))
+    return rows_in_use.for_each(body, (strain_gradient, into))
 
 
 def _apply(config: ModelConfig, params: Params, method: str, *arguments: Any) -> Any:
@@ -321,28 +368,6 @@ def _apply(config: ModelConfig, params: Params, method: str, *arguments: Any) ->
 def _projections(config: ModelConfig, params: Params, x: jax.Array) -> Projections:
     centre, other = _apply(config, params, "project", x, None)
     return Projections(*centre[:2], *other[:3])
-
-
-def _row_counts(start: jax.Array, table: Table, owned: jax.Array) -> jax.Array:
-    return jnp.where(_used(start, owned), _blocks(start, table.counts), 0)
-
-
-def _for_slots(
-    start: jax.Array, table: Table, owned: jax.Array, body: Callable[[jax.Array, Any], Any], carry: Any
-) -> Any:
-    """body(first slot, carry) for every block of slots that a row of this block uses."""
-    most = _row_counts(start, table, owned).max()
-    return lax.fori_loop(0, (most + SLOT_BLOCK - 1) // SLOT_BLOCK, lambda s, c: body(s * SLOT_BLOCK, c), carry)
-
-
-def _slots(
-    config: ModelConfig, start: jax.Array, slot: jax.Array, table: Table, owned: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Vectors and rows of one block of slots; unused slots lie beyond the cutoff and name a row that exists."""
-    used = slot + jnp.arange(SLOT_BLOCK) < _row_counts(start, table, owned)[:, None]
-    vectors = lax.dynamic_slice(table.vectors, (start, slot, jnp.zeros_like(slot)), (ROW_BLOCK, SLOT_BLOCK, 3))
-    rows = lax.dynamic_slice(table.neighbours, (start, slot), (ROW_BLOCK, SLOT_BLOCK))
-    return masked_vectors(vectors, used, config.cutoff), jnp.where(used, rows, 0)
 
 
 def _recentred(adjoints: tuple[jax.Array, jax.Array], vectors: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,108 @@
+// The entries of the driver API that are called here keep their binary interface (CUDA C driver API, cuda.h).
+#include "cuda_driver.h"
+
+#include <dlfcn.h>
+
+#include <cctype>
+#include <cstddef>
+#include <cstdlib>
+
+namespace so3krates::cuda {
+namespace {
+
+constexpr int kNoDevice = 100;  // CUDA_ERROR_NO_DEVICE
+const char* const kOrCpu = ", or choose device cpu and a potential exported for it";
+
+struct Driver {
+  void* library;
+  int (*initialise)(unsigned flags);
+  int (*version)(int* version);
+  int (*count)(int* count);
+  int (*name)(int error, const char** name);
+};
+
+template <typename Function>
+void load(void* library, const char* name, Function& function) {
+  function = reinterpret_cast<Function>(dlsym(library, name));
+  if (function == nullptr) throw Error(std::string("device cuda: the driver has no function ") + name);
+}
+
+Driver open_driver() {
+  const char* variable = std::getenv("SO3KRATES_CUDA_DRIVER");
+  const char* name = variable != nullptr && *variable != '\0' ? variable : "libcuda.so.1";
+  void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr)
+    throw Error(std::string("device cuda needs NVIDIA's driver, and its library was not found (") + dlerror() +
+                "): install the driver, in a container let it in (docker --gpus all, apptainer --nv)" + kOrCpu);
+  Driver driver{};
+  driver.library = library;
+  load(library, "cuInit", driver.initialise);
+  load(library, "cuDriverGetVersion", driver.version);
+  load(library, "cuDeviceGetCount", driver.count);
+  load(library, "cuGetErrorName", driver.name);
+  return driver;
+}
+
+const Driver& driver() {
+  static const Driver opened = open_driver();
+  return opened;
+}
+
+// 12 for a plugin in a folder xla_cuda12; 0 where the path does not say.
+int release_of(const std::string& plugin) {
+  const std::string mark = "xla_cuda";
+  const std::size_t found = plugin.rfind(mark + "_plugin") == std::string::npos
+                                ? plugin.rfind(mark)
+                                : plugin.rfind(mark, plugin.rfind(mark + "_plugin") - 1);
+  if (found == std::string::npos) return 0;
+  int release = 0;
+  for (std::size_t i = found + mark.size(); i < plugin.size() && std::isdigit(plugin[i]); ++i)
+    release = 10 * release + (plugin[i] - '0');
+  return release;
+}
+
+}  // namespace
+
+void* driver_library() {
+  return driver().library;
+}
+
+void check(int error, const std::string& operation) {
+  if (error == 0) return;
+  if (error == kNoDevice)
+    throw Error(std::string("device cuda: the driver sees no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES") + kOrCpu);
+  const char* name = nullptr;
+  driver().name(error, &name);
+  throw Error("device cuda: " + operation + " failed: " + (name == nullptr ? std::to_string(error) : name) +
+              ": check that nvidia-smi runs" + kOrCpu);
+}
+
+int driver_version() {
+  int version = 0;
+  check(driver().version(&version), "reading the driver's version");
+  return version;
+}
+
+int device_count() {
+  check(driver().initialise(0), "starting the driver");
+  int count = 0;
+  check(driver().count(&count), "counting devices");
+  if (count == 0) check(kNoDevice, "");
+  return count;
+}
+
+void check_device(int index, const std::string& plugin) {
+  const int count = device_count();
+  if (index >= count)
+    throw Error("device cuda:" + std::to_string(index) + " was asked for, but this process sees " +
+                std::to_string(count) + (count == 1 ? " GPU" : " GPUs") + ", counted from 0");
+  const int version = driver_version();
+  const int release = release_of(plugin);
+  if (version / 1000 < release)
+    throw Error("the driver is made for CUDA " + std::to_string(version / 1000) + "." +
+                std::to_string(version % 1000 / 10) + ", but the PJRT plugin " + plugin + " for CUDA " +
+                std::to_string(release) + ": update the driver, or pip install 'so3krates[cuda" +
+                std::to_string(version / 1000) + "]' and remove this one");
+}
+
+}  // namespace so3krates::cuda

@@ -1,0 +1,27 @@
+// The fused kernels for a GPU (../kernels/cuda/kernels.cu): compiled by NVRTC for the network and the GPU at hand when
+// a program first calls them, then kept on disk. Nothing here needs CUDA to build.
+#pragma once
+
+#include <string>
+
+namespace so3krates::cuda {
+
+// Of the kernels' arguments: a bundle names the version that its programs call.
+constexpr int kKernelVersion = 1;
+
+// Why programs that call kernels of that version cannot run here; empty where they can. Loads NVRTC.
+std::string kernel_problem(int version);
+
+// Machine code of the kernels. sizes: definitions that come before their source; architecture: e.g. "sm_90". Throws
+// Error with the compiler's first line where it refuses.
+std::string compile_kernels(const std::string& sizes, const std::string& architecture);
+
+// Folder of compiled kernels from now on; as of ProgramCache.
+void set_kernel_cache(const std::string& folder);
+
+// XLA's name of the custom call, and its handler (XLA_FFI_Handler*) for a platform with streams, or without: the latter
+// is for tests, whose driver runs kernels on the host.
+constexpr const char* kCall = "so3krates_cuda";
+void* kernel_handler(bool has_streams);
+
+}  // namespace so3krates::cuda

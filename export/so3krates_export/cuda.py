@@ -1,0 +1,381 @@
+"""The stages for a GPU: edges as fused kernels (csrc/kernels/cuda), atoms as XLA's matrix products.
+
+Arrays and weights have the layout of the fused CPU kernels (csrc/kernels/layout.h); lists hold both directions of a
+pair, and a kernel writes rows of owned atoms only. The kernels are compiled where they run: a call carries the sizes
+that its source needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from so3krates.model.config import CUTOFF_FUNCTIONS, ModelConfig
+from so3krates.model.harmonics import degree_of_order
+from so3krates.model.radial_basis import spline_range
+
+from .fused import QUAD, FusedError, check_fused, widths
+from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name
+
+KERNEL_VERSION = 1  # as in csrc/runtime/cuda_kernels.h
+CALL = "so3krates_cuda"
+WARP = 32
+SHARED_BYTES = 227 * 1024  # that a block may take (compute capability 9.0)
+TILES = {"float32": 16, "float64": 8}  # neighbours that a warp handles at once
+SIMPLE_THREADS = 256  # of kernels without shared memory
+
+
+class Launch(NamedTuple):
+    """Block of the kernels that multiply with the degree filters' matrices."""
+
+    tile: int
+    warps: int  # of `messages`
+    adjoint_warps: int  # of `messages_adjoint`
+    matrix_bytes: int
+    tile_bytes: int
+    adjoint_bytes: int
+
+
+def check_cuda(config: ModelConfig, precision: str) -> None:
+    """Raises FusedError for a network that the GPU kernels do not compute; its radial filters must be tabulated."""
+    check_fused(config)
+    for channels in (1, VIRIAL_CHANNELS):
+        launch_of(config, precision, channels)
+
+
+def launch_of(config: ModelConfig, precision: str, channels: int) -> Launch:
+    """As many warps as shared memory holds; sizes are upper bounds, which the kernels' source checks."""
+    w, real, tile = widths(config), np.dtype(precision).itemsize, TILES[precision]
+    quads = max(-(-w.feature_width // QUAD), len(config.degrees) * -(-w.block_width // QUAD)) | 1
+    units = -(-w.hidden // 8) * 8
+
+    def rounded(size: int) -> int:
+        return -(-size // 64) * 64
+
+    matrix_bytes = rounded((2 * w.hidden + units - w.hidden + 2) * quads * QUAD * real)
+    edge_bytes = (17 + config.orders + 2 * QUAD) * real + 16
+    tile_bytes = rounded(tile * (edge_bytes + 2 * w.hidden * real + quads * QUAD * real))
+    edge_adjoint_bytes = channels * (5 * QUAD + 2 + config.orders) * real + 4 * real
+    adjoint_bytes = rounded(tile * (edge_adjoint_bytes + 2 * w.hidden * real))
+    free = SHARED_BYTES - matrix_bytes
+    warps, adjoint_warps = min(12, free // tile_bytes), min(8, free // (tile_bytes + adjoint_bytes))
+    if channels == VIRIAL_CHANNELS:
+        adjoint_warps = min(4, adjoint_warps)  # which leaves each thread the registers of two
+    if adjoint_warps < 1:
+        raise FusedError(
+            f"the GPU kernels do not compute features = {config.features} with {w.hidden} hidden units of the degree "
+            f"filters in {precision} (their matrices leave no shared memory): export with body 'xla'"
+        )
+    return Launch(tile, warps, adjoint_warps, matrix_bytes, tile_bytes, adjoint_bytes)
+
+
+def kernel_sizes(config: ModelConfig, precision: str, elements: int, channels: int) -> str:
+    """What the kernels' source is compiled with, as the preprocessor reads it."""
+    w, launch = widths(config), launch_of(config, precision, channels)
+    least, spacing = spline_range(config.radial_functions, config.cutoff, config.spline_start)
+    sizes = {
+        "REAL": {"float32": "float", "float64": "double"}[precision],
+        "CHANNELS": channels,
+        "GROUP": w.group,
+        "FEATURE_WIDTH": w.feature_width,
+        "FEATURE_STRIDE": w.feature_stride,
+        "DEGREES": len(config.degrees),
+        "DEGREE_LIST": ", ".join(map(str, config.degrees)),
+        "BLOCK_WIDTH": w.block_width,
+        "BLOCK_STRIDE": w.block_stride,
+        "ORDERS": config.orders,
+        "ORDER_STRIDE": w.order_stride,
+        "HIDDEN": w.hidden,
+        "HIDDEN_STRIDE": w.hidden_stride,
+        "ELEMENTS": elements,
+        "NODES": config.radial_functions,
+        "CUTOFF": repr(float(config.cutoff)),
+        "SPLINE_START": repr(float(least)),
+        "SPLINE_STEP": repr(float(spacing)),
+        "CUTOFF_FUNCTION": CUTOFF_FUNCTIONS.index(config.cutoff_function),
+        "POLYNOMIAL_ORDER": config.polynomial_order,
+        "TILE": launch.tile,
+        "MESSAGES_WARPS": launch.warps,
+        "ADJOINT_WARPS": launch.adjoint_warps,
+        "MATRIX_BYTES": launch.matrix_bytes,
+        "TILE_BYTES": launch.tile_bytes,
+        "ADJOINT_BYTES": launch.adjoint_bytes,
+    }
+    return "".join(f"#define {name} {value}\n" for name, value in sizes.items())
+
+
+def build_cuda_plan(config: ModelConfig, precision: str, elements: int, channels: int = 1) -> Plan:
+    """The stages with the edges' work in custom calls; weights as of `fused.fused_weights`.
+
+    config: of a tabulated network. elements: number of species. Names of arrays and programs start with "kernel_"
+    where the portable plan has its own.
+    """
+    check_cuda(config, precision)
+    w, stages = widths(config), _Stages(config, precision, elements, channels)
+    adjoints = adjoint_name("adjoints", channels)
+    virials = ["atom_virials"] if channels == VIRIAL_CHANNELS else []
+    arrays = {
+        "positions": Array("float64", ("atoms", 3), "input"),
+        "row_of_atom": Array("int32", ("atoms",), "input"),
+        "atom_of_row": Array("int32", ("rows",), "input"),
+        "species": Array("int32", ("rows",), "input"),
+        "candidate_count": Array("int32", ("rows",), "input"),
+        "candidates": Array("int32", ("rows", "candidates"), "input"),
+        "owned_count": Array("int32", (), "input"),
+        "row_count": Array("int32", (), "input"),
+        "vectors": Array(precision, ("rows", "neighbours", 3), "state"),
+        "neighbours": Array("int32", ("rows", "neighbours"), "state"),
+        "counts": Array("int32", ("rows",), "state"),
+        adjoints: Array(precision, ("rows", channels, w.message_stride), "state"),
+        "neighbours_needed": Array("int32", (), "output"),
+        "energy": Array("float64", (), "output"),
+        "atom_energies": Array("float64", ("rows",), "output"),
+        "forces": Array("float64", ("rows", 3), "output"),
+        "strain_gradient": Array("float64", (3, 3), "output"),
+    }
+    if virials:
+        arrays["atom_virials"] = Array("float64", ("rows", 3, 3), "output")
+    for k in range(config.layers):
+        arrays[f"kernel_attended_{k}"] = Array(precision, ("rows", w.order_stride), "state")
+        arrays[f"kernel_scale_{k}"] = Array(precision, ("rows", QUAD), "state")
+        arrays[f"kernel_features_{k + 1}"] = Array(precision, ("rows", w.feature_stride), "state")
+        arrays[f"kernel_euclidean_{k + 1}"] = Array(precision, ("rows", w.order_stride), "state")
+    if config.layers > 1:
+        arrays["kernel_projections"] = Array(precision, ("rows", w.row_stride), "state")
+    programs: dict[str, Any] = {}
+    steps: list[Call | Refresh] = []
+    table, gradients = ["vectors", "neighbours", "counts"], ["forces", *virials]
+
+    def call(name: str, function: Any, inputs: list[str], outputs: list[str]) -> None:
+        programs.setdefault(name, function)
+        steps.append(Call(name, tuple(inputs), tuple(outputs)))
+
+    def state(k: int) -> list[str]:
+        return [f"kernel_features_{k}", f"kernel_euclidean_{k}"]
+
+    def weights(k: int, *names: str) -> list[str]:
+        return [f"weights/fused/layers_{k}/{name}" for name in names]
+
+    def after(k: int) -> list[str]:
+        return [f"kernel_attended_{k}", *state(k + 1), f"kernel_scale_{k}"]
+
+    def project(k: int) -> None:
+        names = [*weights(k, "feature", "geometric"), *state(k)]
+        call("kernel_project", stages.project, names, ["kernel_projections"])
+
+    call(
+        "kernel_neighbours",
+        stages.neighbours,
+        ["positions", "row_of_atom", "atom_of_row", "candidates", "candidate_count", "owned_count", *table],
+        [*table, "neighbours_needed"],
+    )
+    first = [f"weights/fused/first/{name}" for name in ("embedding", "values", "table")]
+    exchange = weights(0, "exchange", "exchange_bias")
+    call("kernel_first_layer", stages.first_layer, [*first, *exchange, "species", *table, "owned_count"], after(0))
+    for k in range(1, config.layers):
+        steps.append(Refresh(tuple(state(k))))
+        project(k)
+        filters = weights(k, "table", "hidden_in", "hidden_out", "exchange", "exchange_bias")
+        inputs = [*filters, *state(k), "kernel_projections", *table, "owned_count"]
+        call("kernel_layer", stages.layer, inputs, after(k))
+    head = [f"weights/fused/readout/{name}" for name in ("hidden", "bias", "out", "out_bias")]
+    call(
+        adjoint_name("kernel_readout", channels),
+        stages.readout,
+        [*head, state(config.layers)[0], "owned_count"],
+        ["energy", "strain_gradient", "atom_energies", adjoints, *gradients],
+    )
+    for k in reversed(range(config.layers)):
+        kept = [f"kernel_attended_{k}", f"kernel_scale_{k}"]
+        inputs = [*weights(k, "exchange"), *kept, adjoints]
+        call(adjoint_name("kernel_exchange_adjoint", channels), stages.exchange_adjoint, inputs, [adjoints])
+        steps.append(Refresh((adjoints,)))
+        if k == 0:
+            inputs = [*first[1:], "species", adjoints, *table, "owned_count", "strain_gradient", *gradients]
+            outputs = ["strain_gradient", *gradients]
+            call(adjoint_name("kernel_first_layer_adjoint", channels), stages.first_layer_adjoint, inputs, outputs)
+            break
+        if k + 1 < config.layers:
+            project(k)
+        names = weights(k, "table", "hidden_in", "hidden_out", "feature", "geometric")
+        updated = ["strain_gradient", adjoints, *gradients]
+        inputs = [*names, "kernel_projections", *table, "owned_count", *updated]
+        call(adjoint_name("kernel_layer_adjoint", channels), stages.layer_adjoint, inputs, updated)
+    return Plan(arrays, programs, steps)
+
+
+class _Stages:
+    """Programs by position of their arguments; see `build_cuda_plan`."""
+
+    def __init__(self, config: ModelConfig, precision: str, elements: int, channels: int) -> None:
+        self._config, self._widths, self._channels = config, widths(config), channels
+        self._sizes = kernel_sizes(config, precision, elements, channels)
+        self._launch = launch_of(config, precision, channels)
+        of_order = degree_of_order(config.degrees)
+        select = np.zeros((self._widths.order_stride, len(config.degrees)))
+        select[np.arange(config.orders), of_order] = 1.0
+        self._select = select  # (order_stride, degrees) which degree an order belongs to
+
+    def _call(
+        self,
+        kernel: str,
+        inputs: tuple[jax.Array, ...],
+        results: list[jax.ShapeDtypeStruct],
+        updated: int = 0,
+        threads: int = SIMPLE_THREADS,
+        shared_bytes: int = 0,
+    ) -> list[jax.Array]:
+        """Run a kernel; the last `updated` inputs are updated in place and are the last results."""
+        first = len(results)
+        kept = inputs[len(inputs) - updated :]
+        return jax.ffi.ffi_call(
+            CALL,
+            [*results, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in kept)],
+            input_output_aliases={len(inputs) - updated + k: first + k for k in range(updated)},
+        )(
+            *inputs,
+            kernel=kernel,
+            sizes=self._sizes,
+            threads=np.int64(threads),
+            shared_bytes=np.int64(shared_bytes),
+        )
+
+    def neighbours(self, positions, row_of_atom, atom_of_row, candidates, candidate_count, owned, *table):
+        capacities = jnp.asarray([candidates.shape[1], table[1].shape[1]], jnp.int64)
+        inputs = (positions, row_of_atom, atom_of_row, candidates, candidate_count, capacities, owned, *table)
+        vectors, neighbours, counts = self._call("neighbours", inputs, [], updated=3)
+        return vectors, neighbours, counts, jnp.max(jnp.where(_rows(counts) < owned, counts, 0))
+
+    def _table(self, vectors, neighbours, counts, owned):
+        return vectors, neighbours, counts, jnp.asarray([0, neighbours.shape[1]], jnp.int64), owned
+
+    def first_layer(self, embedding, values, table, exchange, bias, species, vectors, neighbours, counts, owned):
+        rows, w, real = len(species), self._widths, values.dtype
+        coefficients, attended = self._call(
+            "first_messages",
+            (table, species, *self._table(vectors, neighbours, counts, owned)),
+            [
+                jax.ShapeDtypeStruct((rows, len(values), QUAD), real),
+                jax.ShapeDtypeStruct((rows, w.order_stride), real),
+            ],
+        )
+        sent = jnp.einsum("asl,sql->aql", coefficients, values.reshape(len(values), -1, QUAD))
+        x = embedding.at[species].get(mode="promise_in_bounds") + sent.reshape(rows, -1)
+        return attended, *self._exchange(exchange, bias, x, attended)
+
+    def _exchange(self, kernel, bias, x, chi):
+        w = self._widths
+        squares = (chi * chi) @ jnp.asarray(self._select, x.dtype)
+        out = jnp.concatenate([x[:, : w.feature_width], squares], axis=1) @ kernel + bias
+        scale = out[:, w.feature_stride :]
+        return x + out[:, : w.feature_stride], chi + self._spread(scale) * chi, scale
+
+    def _spread(self, scale):
+        """One value for each degree, (..., QUAD), repeated for its orders: (..., order_stride)."""
+        return scale[..., : self._select.shape[1]] @ jnp.asarray(self._select.T, scale.dtype)
+
+    def _projection_matrix(self, feature, geometric):
+        """(feature_width, what `project` computes): queries, keys, values, geometric queries, geometric keys."""
+        config, w = self._config, self._widths
+        by_head = feature[..., : w.feature_width].reshape(w.head_features, 3, w.head_features, w.group)
+        dense = jnp.einsum("npmh,hg->nhpmg", by_head, jnp.eye(w.group, dtype=feature.dtype))
+        dense = dense.reshape(w.feature_width, 3, w.feature_width)
+        dense = jnp.pad(dense, ((0, 0), (0, 0), (0, w.feature_stride - w.feature_width)))
+        # From the interleaved order to that of the model, whose features the degrees share out.
+        f = np.arange(config.features)
+        place = np.zeros((w.feature_width, config.features))
+        place[f % w.head_features * w.group + f // w.head_features, f] = 1.0
+        place = jnp.asarray(place.reshape(w.feature_width, len(config.degrees), w.block_width), feature.dtype)
+        blocks = jnp.einsum("flb,lbpm->fplm", place, geometric)
+        return jnp.concatenate([dense.reshape(w.feature_width, -1), blocks.reshape(w.feature_width, -1)], axis=1)
+
+    def project(self, feature, geometric, x, chi):
+        matrix = self._projection_matrix(feature, geometric)
+        return (jnp.concatenate([x[:, : self._widths.feature_width] @ matrix, chi], axis=1),)
+
+    def layer(self, table, hidden_in, hidden_out, exchange, bias, x, chi, projections, *rest):
+        next_x, attended = self._call(
+            "messages",
+            (table, hidden_in, hidden_out, x, chi, projections, *self._table(*rest)),
+            [jax.ShapeDtypeStruct(x.shape, x.dtype), jax.ShapeDtypeStruct(chi.shape, chi.dtype)],
+            threads=WARP * self._launch.warps,
+            shared_bytes=self._launch.matrix_bytes + self._launch.warps * self._launch.tile_bytes,
+        )
+        return attended, *self._exchange(exchange, bias, next_x, attended)
+
+    def readout(self, hidden, bias, out, out_bias, x, owned):
+        w, rows, channels = self._widths, len(x), self._channels
+
+        def energies_of(features: jax.Array) -> jax.Array:
+            return jax.nn.silu(features @ hidden + bias) @ out + out_bias[0]
+
+        energies, vjp = jax.vjp(energies_of, x[:, : w.feature_width])
+        (gradient,) = vjp(jnp.ones_like(energies))
+        energies = energies.astype(jnp.float64)
+        adjoints = jnp.pad(gradient[:, None], ((0, 0), (0, channels - 1), (0, w.message_stride - w.feature_width)))
+        virials = [jnp.zeros((rows, 3, 3))] if channels == VIRIAL_CHANNELS else []
+        total = jnp.sum(jnp.where(_rows(energies) < owned, energies, 0.0))
+        return total, jnp.zeros((3, 3)), energies, adjoints, jnp.zeros((rows, 3)), *virials
+
+    def exchange_adjoint(self, kernel, attended, scale, adjoints):
+        w = self._widths
+        x, chi = adjoints[..., : w.feature_stride], adjoints[..., w.feature_stride :]
+        select = jnp.asarray(self._select, x.dtype)
+        rest = jnp.zeros((*x.shape[:-1], QUAD - select.shape[1]), x.dtype)
+        out = jnp.concatenate([x, (chi * attended[:, None]) @ select, rest], axis=-1) @ kernel.T
+        features, squares = out[..., : w.feature_width], out[..., w.feature_width :]
+        x = x + jnp.pad(features, ((0, 0), (0, 0), (0, w.feature_stride - w.feature_width)))
+        chi = chi * (1 + self._spread(scale)[:, None]) + 2 * attended[:, None] * (squares @ select.T)
+        return (jnp.concatenate([x, chi], axis=-1),)
+
+    def _strain(self, strain, strains, owned):
+        used = (_rows(strains) < owned)[:, None]
+        return strain + jnp.sum(jnp.where(used, strains, 0.0), axis=0).reshape(3, 3)
+
+    def layer_adjoint(
+        self, table, hidden_in, hidden_out, feature, geometric, projections, vectors, neighbours, counts, owned, strain,
+        adjoints, *gradients
+    ):  # fmt: skip
+        w, rows, channels = self._widths, len(projections), self._channels
+        launch = self._launch
+        row_gradients, strains, *gradients = self._call(
+            "messages_adjoint",
+            (
+                table, hidden_in, hidden_out, projections, adjoints,
+                *self._table(vectors, neighbours, counts, owned), *gradients,
+            ),
+            [
+                jax.ShapeDtypeStruct((rows, channels, w.row_stride), projections.dtype),
+                jax.ShapeDtypeStruct((rows, 9), jnp.float64),
+            ],
+            updated=len(gradients),
+            threads=WARP * launch.adjoint_warps,
+            shared_bytes=launch.matrix_bytes + launch.adjoint_warps * (launch.tile_bytes + launch.adjoint_bytes),
+        )  # fmt: skip
+        matrix = self._projection_matrix(feature, geometric)
+        features = row_gradients[..., : matrix.shape[1]] @ matrix.T
+        features = jnp.pad(features, ((0, 0), (0, 0), (0, w.feature_stride - w.feature_width)))
+        adjoints = adjoints + jnp.concatenate([features, row_gradients[..., matrix.shape[1] :]], axis=-1)
+        return self._strain(strain, strains, owned), adjoints, *gradients
+
+    def first_layer_adjoint(
+        self, values, table, species, adjoints, vectors, neighbours, counts, owned, strain, *gradients
+    ):
+        w, rows, channels = self._widths, len(species), self._channels
+        of_features = adjoints[..., : w.feature_stride].reshape(rows, channels, -1, QUAD)
+        coefficients = jnp.einsum("acql,sql->acsl", of_features, values.reshape(len(values), -1, QUAD))
+        strains, *gradients = self._call(
+            "first_messages_adjoint",
+            (
+                table, species, adjoints, coefficients, *self._table(vectors, neighbours, counts, owned), *gradients,
+            ),
+            [jax.ShapeDtypeStruct((rows, 9), jnp.float64)],
+            updated=len(gradients),
+        )  # fmt: skip
+        return self._strain(strain, strains, owned), *gradients
+
+
+def _rows(array: jax.Array) -> jax.Array:
+    return jnp.arange(len(array), dtype=jnp.int32)

@@ -1,0 +1,96 @@
+"""What the runtime says where a GPU, its driver or its plugin is missing; a driver made for the test stands in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from so3krates._harness import Error
+from so3krates.runtime import Runtime
+from toy_bundle import LADDER, reference_forces, toy_bundle, write_toy_bundle
+
+FORCE = 1e-6  # eV/A, of central differences
+SIGNAL = 1e-2  # eV/A
+
+PLUGIN = "/site-packages/jax_plugins/xla_cuda13/xla_cuda_plugin.so"
+
+
+def ask(call: str, driver: Path | None = None, **variables: object) -> str:
+    """What `call` prints, in a process of its own."""
+    environment = os.environ | {name: str(value) for name, value in variables.items()}
+    if driver is not None:
+        environment["SO3KRATES_CUDA_DRIVER"] = str(driver)
+    program = f"from so3krates._harness import Error, pjrt\ntry: print({call})\nexcept Error as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_without_a_driver(tmp_path: Path) -> None:
+    message = ask("pjrt.cuda_device_count()", tmp_path / "absent.so")
+    assert "needs NVIDIA's driver, and its library was not found" in message
+    assert "install the driver" in message and "device cpu" in message
+    assert "\n" not in message
+
+
+def test_devices_are_counted(driver: Path) -> None:
+    assert ask("pjrt.cuda_device_count()", driver, FAKE_CUDA_DEVICES=3) == "3"
+    call = f"pjrt.check_cuda_device(2, '{PLUGIN}')"
+    assert ask(call, driver, FAKE_CUDA_DEVICES=3, FAKE_CUDA_VERSION=13000) == "None"
+
+
+@pytest.mark.parametrize(
+    ("variables", "pieces"),
+    [
+        ({"FAKE_CUDA_ERROR": 100}, ["the driver sees no GPU", "CUDA_VISIBLE_DEVICES"]),
+        ({"FAKE_CUDA_DEVICES": 0}, ["the driver sees no GPU", "nvidia-smi"]),
+        ({"FAKE_CUDA_ERROR": 999}, ["starting the driver failed: CUDA_ERROR_UNKNOWN"]),
+        ({"FAKE_CUDA_ERROR": 7}, ["starting the driver failed: 7"]),
+        ({"FAKE_CUDA_DEVICES": 1}, ["cuda:1 was asked for", "sees 1 GPU, counted from 0"]),
+        (
+            {"FAKE_CUDA_DEVICES": 2, "FAKE_CUDA_VERSION": 12080},
+            ["driver is made for CUDA 12.8", "for CUDA 13", "pip install 'so3krates[cuda12]'"],
+        ),
+    ],
+)
+def test_one_message_says_what_is_wrong(driver: Path, variables: dict[str, int], pieces: list[str]) -> None:
+    message = ask(f"pjrt.check_cuda_device(1, '{PLUGIN}')", driver, **variables)
+    assert all(piece in message for piece in pieces), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", ["0", "1.5", "nan"])
+def test_the_share_of_memory_is_checked(value: str, tmp_path: Path) -> None:
+    bundle = write_toy_bundle(tmp_path / "toy.so3k")
+    with pytest.raises(Error, match=r"memory is .*: give the share of the GPU's memory .*, above 0 and at most 1"):
+        Runtime(bundle, memory=float(value))
+
+
+def test_where_kernels_are_missing_portable_programs_run(tmp_path: Path) -> None:
+    manifest, _ = toy_bundle(LADDER)
+    schedules = manifest["schedules"] | {"portable_forces": manifest["schedules"]["forces"]}
+    path = write_toy_bundle(tmp_path / "toy.so3k", version=2, kernels=999, schedules=schedules)
+    runtime = Runtime(path, cache="off")
+    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19)
+    atoms.rattle(0.1, seed=0)
+    expected = reference_forces(atoms)
+    assert np.abs(expected).max() > SIGNAL
+    np.testing.assert_allclose(runtime.evaluate(atoms)["forces"], expected, atol=FORCE)
+    note = runtime.report()["body_note"]
+    assert note.startswith("the portable programs run in place of the GPU kernels, and more slowly: ")
+    assert "calls version 999 of the GPU kernels" in note
+    assert Runtime(write_toy_bundle(path), cache="off").report()["body_note"] == ""
+
+
+def test_a_gpu_plugin_without_a_gpu(cuda_plugin: Path) -> None:
+    """With the real plugin: our message comes, and XLA writes nothing."""
+    call = f"pjrt.Client('cuda', '{cuda_plugin}')"
+    message = ask(call)
+    if "Client object" in message:
+        pytest.skip("there is a GPU")
+    assert "NVIDIA's driver" in message or "sees no GPU" in message

@@ -1,0 +1,102 @@
+"""The GPU kernels' own source, compiled for the host by a stand-in of NVRTC: equal to the `xla` stages."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+import subprocess
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from so3krates import _harness
+from so3krates_export.cuda import CALL, KERNEL_VERSION, check_cuda
+from so3krates_export.fused import FusedError
+from test_fused import OUTPUTS, PARITY, RUNG, SINGLE, close, cluster, network, run_one, tiny
+
+GPU = Path(__file__).parent.parent / "gpu"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stand_in(tmp_path_factory: pytest.TempPathFactory):
+    """A driver and an NVRTC that run kernels on the host; JAX calls them for the custom call of the GPU kernels."""
+    folder = tmp_path_factory.mktemp("cuda")
+    library = folder / "cuda.so"
+    flags = ["-std=c++17", "-shared", "-fPIC", f'-DHOST_CUDA="{GPU / "host_cuda.h"}"']
+    subprocess.run(["c++", *flags, str(GPU / "fake_cuda.cpp"), "-o", str(library), "-ldl"], check=True)
+    names = {"SO3KRATES_CUDA_DRIVER": library, "SO3KRATES_NVRTC": library, "SO3KRATES_CACHE": folder / "cache"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    capsule = ctypes.pythonapi.PyCapsule_New
+    capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    handler = capsule(_harness.pjrt.cuda_kernel_handler(has_streams=False), None, None)
+    jax.ffi.register_ffi_target(CALL, handler, platform="cpu")
+    jax.config.update("jax_disable_most_optimizations", True)
+    with jax.enable_x64(True):
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def crystal() -> Atoms:
+    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat((2, 2, 1))
+    atoms.positions += np.random.default_rng(0).normal(0.0, 0.1, atoms.positions.shape)
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "make"),
+    [
+        ("two heads", 1, crystal),
+        ("two heads", 4, crystal),
+        ("two heads", 4, cluster),
+        ("four degrees", 4, tiny),
+        ("three heads", 1, cluster),
+        ("one head", 1, tiny),
+        ("one layer", 4, tiny),
+    ],
+)
+def test_kernels_equal_xla(name, channels, make):
+    atoms = make()
+    expected = run_one(atoms, name, "xla", channels)
+    found = run_one(atoms, name, "cuda", channels)
+    assert ("atom_virials" in expected) == (channels == 4)
+    close(found, expected, len(atoms), PARITY)
+
+
+def test_single_precision():
+    atoms = crystal()
+    expected = run_one(atoms, "two heads", "xla", 1)
+    close(run_one(atoms, "two heads", "cuda", 1, precision="float32"), expected, len(atoms), SINGLE)
+
+
+def test_more_neighbours_than_slots_are_reported():
+    found = run_one(tiny(), "one layer", "cuda", 4, rung=RUNG._replace(neighbours=8))
+    assert found["neighbours_needed"] == found["counts"][:2].max() > 8
+
+
+def test_results_are_equal_to_the_bit():
+    found, again = (run_one(tiny(), "one layer", "cuda", 4) for _ in range(2))
+    for key in OUTPUTS:
+        np.testing.assert_array_equal(found[key], again[key])
+
+
+def test_kernels_of_another_version_are_refused():
+    assert _harness.pjrt.cuda_kernel_problem(KERNEL_VERSION) == ""
+    message = _harness.pjrt.cuda_kernel_problem(KERNEL_VERSION + 1)
+    assert f"calls version {KERNEL_VERSION + 1} of the GPU kernels" in message and "export the model again" in message
+
+
+def test_networks_without_room_in_shared_memory_are_refused():
+    config, _ = network("two heads")
+    check_cuda(config, "float64")
+    wide = dataclasses.replace(
+        config, features=1024, radial_filter_features=(1024,), spherical_filter_features=(256, 1024)
+    )
+    with pytest.raises(FusedError, match=r"leave no shared memory.*export with body 'xla'"):
+        check_cuda(wide, "float32")
