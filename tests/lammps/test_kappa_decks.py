@@ -30,6 +30,7 @@ WARMER = 60.0  # K, hot slab above cold one in the last block
 ROUNDING = 1e-6  # relative, of numbers in a profile
 CRYSTAL = {"a (Å)": 3.181, "c (Å)": 5.1944, "u": 0.375}  # (8/3)^(1/2) and 3/8: bonds of one length and angle
 PRINTED = 1e-3
+COLD = 0.01  # relative, of a stiffness at 1 K
 MASSES = np.array([69.723, 14.007])  # u, of Ga and N
 SHARE = 0.1  # of 192 atoms of an element that are heavy: three standard deviations
 
@@ -143,12 +144,14 @@ def test_conductivity_of_a_made_up_profile(tmp_path: Path) -> None:
 
 def test_crystal() -> None:
     """Lattice constants and modes of GaN.tersoff, whose nearest neighbours alone make an ideal wurtzite."""
-    rows = [line.strip("| ").split(" | ") for line in run_script("crystal.py", "tersoff").splitlines()[2:]]
+    output = run_script("crystal.py", "tersoff", "--thermal", "1")
+    rows = [line.strip("| ").split(" | ") for line in output.splitlines()[2:]]
     found = {name: float(value) for name, value in rows}
     assert {name: found[name] for name in CRYSTAL} == pytest.approx(CRYSTAL, abs=PRINTED)
     c11, c12, c13, c33 = (found[f"C{name} (GPa)"] for name in ("11", "12", "13", "33"))
     assert found["bulk modulus (GPa)"] == pytest.approx((2 * (c11 + c12 + 2 * c13) + c33) / 9, rel=0.02)  # Voigt
     assert found["A1 (1/cm)"] == pytest.approx(found["E1 (1/cm)"], rel=PRINTED)
+    assert found["C33, atoms displaced as at 1 K (GPa)"] == pytest.approx(c33, rel=COLD)
     assert 0 < found["E2 low (1/cm)"] < found["B1 low (1/cm)"] < found["E2 high (1/cm)"]
 
 
