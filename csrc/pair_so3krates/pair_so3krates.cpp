@@ -5,6 +5,7 @@
 #include <lammps/comm.h>
 #include <lammps/error.h>
 #include <lammps/force.h>
+#include <lammps/group.h>
 #include <lammps/memory.h>
 #include <lammps/neigh_list.h>
 #include <lammps/neighbor.h>
@@ -25,6 +26,8 @@ using namespace LAMMPS_NS;
 namespace {
 
 constexpr double MIB = 1024.0 * 1024.0;
+constexpr std::chrono::milliseconds TURN(1000);  // that a rank leaves to the next lower one to end a failed run
+constexpr int TURNS = 4;                         // ranks with turns of their own; all others share the last
 constexpr double LARGE_SHIFT = 50.0;  // eV; energies per atom beyond it drown the heat flux in rounding and noise
 
 // Components of LAMMPS' virials, xx yy zz xy xz yz and, per atom about centroids, yx zx zy: of the position, of the
@@ -38,9 +41,10 @@ std::string joined(const std::vector<std::string>& words) {
 }
 
 // Ends the run. On one rank cleanly, so that a Python program may go on; where other ranks may wait for this one, at
-// once.
+// once. Ranks that fail together are ended by the lowest, before the others have anything to say.
 [[noreturn]] void fail(LAMMPS* lmp, const std::string& message) {
   if (lmp->comm->nprocs == 1) lmp->error->all(FLERR, message);
+  std::this_thread::sleep_for(TURN * std::min(lmp->comm->me, TURNS));
   try {
     lmp->error->one(FLERR, message);
   } catch (...) {
@@ -116,6 +120,11 @@ Machine machine_of(LAMMPS* lmp) {
   machine.cores = std::max(static_cast<int>(std::thread::hardware_concurrency()), CPU_COUNT(&all));
   return machine;
 }
+
+// The group of comm_modify group, which LAMMPS keeps to its own classes.
+struct CommAccess : Comm {
+  static int group(const Comm& comm) { return comm.*(&CommAccess::bordergroup); }
+};
 
 // Doubles that hold `bytes` bytes.
 int doubles(std::size_t bytes) {
@@ -241,6 +250,13 @@ void PairSo3krates::init_style() {
             "pair_style so3krates: special_bonds removes 1-{} neighbours of bonded atoms, but the potential needs "
             "all. Write: special_bonds lj/coul 1 1 1",
             i + 1);
+  const int group_of_ghosts = CommAccess::group(*comm);
+  const bigint left_out = atom->natoms - group->count(group_of_ghosts);
+  if (left_out > 0)
+    error->all(FLERR,
+               "pair_style so3krates: comm_modify group {} leaves {} of {} atoms out of what ranks know of each other "
+               "and of periodic images, but the potential needs all. Write: comm_modify group all",
+               group->names[group_of_ghosts], left_out, atom->natoms);
   if (neighbor->nex_type + neighbor->nex_group + neighbor->nex_mol > 0 && comm->me == 0)
     error->warning(
         FLERR,

@@ -19,6 +19,7 @@ from so3krates_export import read_bundle, write_bundle
 from structures import structure, two_clusters
 
 END_SECONDS = 60  # a failed run has ended by then, with programs to compile before
+SHRINK = 0.85  # of lengths, for more than 32 neighbours
 
 # What is changed in a sound deck -> words of the refusal.
 REFUSALS = {
@@ -122,6 +123,16 @@ def test_too_many_neighbours_on_one_rank(
     assert re.search(r"^ +[1-9]\d* +-", text, re.MULTILINE)
     (message,) = re.findall("^ERROR.*pair_style so3krates: .*", text, re.MULTILINE)
     assert re.search(r"ERROR on proc 1: .* needs .* neighbours per atom, but .* holds .* 32 neighbours", message)
+
+
+def test_too_many_neighbours_on_all_ranks(
+    narrow_bundle: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms
+) -> None:
+    """Both ranks fail in the same step, and one of them tells."""
+    bench = Bench(narrow_bundle, program_cache, tmp_path)
+    deck = bench.deck(structure("crystal", gan_cell)) + f"change_box all x scale {SHRINK} y scale {SHRINK} z scale "
+    text = Run(deck + f"{SHRINK} remap\nrun 0\n", tmp_path).end()
+    assert len(re.findall("^ERROR.*pair_style so3krates: .* neighbours per atom", text, re.MULTILINE)) == 1
 
 
 def test_no_finite_force_on_one_rank(bench64: Bench, gan_cell: Atoms) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from decks import by_tag, lammps_instance
 from so3krates.lammps import run_deck
 from so3krates.lammps.thermo import read_log
 
@@ -13,10 +14,12 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "lammps"
 GAN = EXAMPLES / "gan_kappa"
 TERSOFF = {"style": "tersoff", "potential": "GaN.tersoff", "a": 3.181, "c": 5.194, "u": 0.375}
 FLUX = ("c_flux[1]", "c_flux[2]", "c_flux[3]")
-DECKS = {  # variables of small runs
-    "argon_kappa/in.green_kubo": {"cells": 3, "keep": 50, "file": "part"},
-    "gan_kappa/in.green_kubo": {"nx": 3, "ny": 2, "nz": 2, "virial": "stress/atom", "keep": 50, "file": "part"}
-    | TERSOFF,
+SMALL_GAN = {"nx": 3, "ny": 2, "nz": 2, "virial": "stress/atom", "keep": 50, "file": "part"} | TERSOFF
+DISORDER = {"disorder": 0.3, "heavy": 5}
+RUNS = {  # deck, variables of a small run, atoms
+    "argon": ("argon_kappa/in.green_kubo", {"cells": 3, "keep": 50, "file": "part"}, 108),
+    "gan": ("gan_kappa/in.green_kubo", SMALL_GAN, 96),
+    "disordered gan": ("gan_kappa/in.green_kubo", SMALL_GAN | DISORDER, 96),
 }
 DRIFT = 1e-4  # eV/atom over 100 steps
 SIGNAL = 0.05  # eV A/ps, root mean square of the flux
@@ -27,6 +30,9 @@ WARMER = 60.0  # K, hot slab above cold one in the last block
 ROUNDING = 1e-6  # relative, of numbers in a profile
 CRYSTAL = {"a (Å)": 3.181, "c (Å)": 5.1944, "u": 0.375}  # (8/3)^(1/2) and 3/8: bonds of one length and angle
 PRINTED = 1e-3
+COLD = 0.01  # relative, of a stiffness at 1 K
+MASSES = np.array([69.723, 14.007])  # u, of Ga and N
+SHARE = 0.1  # of 192 atoms of an element that are heavy: three standard deviations
 
 
 @pytest.fixture(autouse=True)
@@ -43,16 +49,16 @@ def flux_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return table["Step"], np.stack([table[name] for name in FLUX], axis=1)
 
 
-@pytest.mark.parametrize("deck", DECKS)
-def test_green_kubo(deck: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", RUNS)
+def test_green_kubo(run: str, tmp_path: Path) -> None:
     """The flux is printed at every interval of an NVE run; a run that was stopped in either part goes on the same."""
-    variables = DECKS[deck] | {"equilibrate": 100, "produce": 100, "every": 10}
+    deck, variables, atoms = RUNS[run]
+    variables = variables | {"equilibrate": 100, "produce": 100, "every": 10}
     run_deck(EXAMPLES / deck, tmp_path, variables)
     nve = read_log(tmp_path / "log.lammps")[-1]
     steps, whole = flux_of(tmp_path)
     assert np.array_equal(steps, np.arange(100, 201, 10))
     assert np.array_equal(nve["Volume"], np.full(len(steps), nve["Volume"][0]))
-    atoms = {"argon_kappa/in.green_kubo": 108, "gan_kappa/in.green_kubo": 96}[deck]
     assert 0 < np.ptp(nve["TotEng"]) < DRIFT * atoms
     size = np.sqrt(np.mean(whole**2))
     assert size > SIGNAL
@@ -68,6 +74,29 @@ def test_green_kubo(deck: str, tmp_path: Path) -> None:
     steps, continued = flux_of(tmp_path)
     assert np.array_equal(steps, np.arange(100, 201, 10))
     assert np.abs(continued - whole).max() < SAME * size
+
+
+@pytest.mark.parametrize("deck", ["in.green_kubo", "in.nemd"])
+def test_disorder(deck: str, tmp_path: Path) -> None:
+    """Restart files hold the masses; the seed draws which atoms are heavy; without disorder none is."""
+
+    def types(**variables: float) -> np.ndarray:
+        run_deck(GAN / deck, tmp_path, small | variables)
+        with lammps_instance() as instance:
+            instance.command(f'read_restart "{tmp_path / "part.restart.1"}"')
+            masses.append(instance.numpy.extract_atom("mass")[1:5].copy())
+            return by_tag(instance, "type").ravel()
+
+    small = TERSOFF | {"nx": 3, "ny": 2, "nz": 8, "equilibrate": 10, "produce": 0, "keep": 10, "block": 10, "every": 5}
+    small |= {"file": "part", "slab": 1, "virial": "stress/atom"}
+    masses: list[np.ndarray] = []
+    pure, first, second = types(), types(**DISORDER), types(seed=2, **DISORDER)
+    assert masses[0][:2] == pytest.approx(MASSES) and masses[1][2:] == pytest.approx(DISORDER["heavy"] * MASSES)
+    assert set(pure) == {1, 2} and np.any(first != second)
+    for drawn in (first, second):
+        assert np.array_equal((drawn - 1) % 2 + 1, pure)  # heavy Ga is of type 3, heavy N of type 4
+        for element in (1, 2):
+            assert np.mean(drawn[pure == element] > 2) == pytest.approx(DISORDER["disorder"], abs=SHARE)
 
 
 @pytest.mark.parametrize(("axis", "cells"), [("z", {"nx": 2, "ny": 1, "nz": 12}), ("x", {"nx": 16, "ny": 1, "nz": 2})])
@@ -115,12 +144,14 @@ def test_conductivity_of_a_made_up_profile(tmp_path: Path) -> None:
 
 def test_crystal() -> None:
     """Lattice constants and modes of GaN.tersoff, whose nearest neighbours alone make an ideal wurtzite."""
-    rows = [line.strip("| ").split(" | ") for line in run_script("crystal.py", "tersoff").splitlines()[2:]]
+    output = run_script("crystal.py", "tersoff", "--thermal", "1")
+    rows = [line.strip("| ").split(" | ") for line in output.splitlines()[2:]]
     found = {name: float(value) for name, value in rows}
     assert {name: found[name] for name in CRYSTAL} == pytest.approx(CRYSTAL, abs=PRINTED)
     c11, c12, c13, c33 = (found[f"C{name} (GPa)"] for name in ("11", "12", "13", "33"))
     assert found["bulk modulus (GPa)"] == pytest.approx((2 * (c11 + c12 + 2 * c13) + c33) / 9, rel=0.02)  # Voigt
     assert found["A1 (1/cm)"] == pytest.approx(found["E1 (1/cm)"], rel=PRINTED)
+    assert found["C33, atoms displaced as at 1 K (GPa)"] == pytest.approx(c33, rel=COLD)
     assert 0 < found["E2 low (1/cm)"] < found["B1 low (1/cm)"] < found["E2 high (1/cm)"]
 
 

@@ -64,6 +64,15 @@ def test_group_group_is_refused(bench64: Bench, gan_cell: Atoms) -> None:
         instance.commands_string(sound_deck(bench64, gan_cell) + lines)
 
 
+def test_ghosts_of_a_group_are_refused(bench64: Bench, gan_cell: Atoms) -> None:
+    deck = sound_deck(bench64, gan_cell).replace("run 0\n", "")
+    lines = "group some type 1\natom_modify first some\nneigh_modify include some\ncomm_modify group some\nrun 0\n"
+    atoms = len(structure("tiny", gan_cell))
+    assert f"comm_modify group some leaves {atoms // 2} of {atoms} atoms out" in refusal(deck + lines)
+    with lammps_instance() as instance:
+        instance.commands_string(deck + "comm_modify group all\nrun 0\n")
+
+
 def test_damaged_file(bench64: Bench, gan_cell: Atoms) -> None:
     deck = sound_deck(bench64, gan_cell)
     data = bench64.bundle.read_bytes()

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator
 from so3krates.calculator import So3kratesCalculator
-from so3krates.sampling import LammpsCalculator, force_constants, relax_crystal, relax_positions, wurtzite
+from so3krates.sampling import (
+    LammpsCalculator,
+    ThermalDisplacements,
+    force_constants,
+    relax_crystal,
+    relax_positions,
+    wurtzite,
+)
 
 STRAIN = 2e-3
+THERMAL_STRAIN = 0.01
+DRAWS = 8  # of displacements, each with both signs
 FORCE = 1e-4  # eV/A, largest that relaxations leave
 CM = units._hbar * 1e10 / np.sqrt(units._e * units._amu) / units.invcm  # 1/cm of 1 sqrt(eV / (A^2 u))
 
@@ -77,6 +87,30 @@ def gamma_phonons(crystal: Atoms, calculator: Calculator) -> dict[str, float]:
     }
 
 
+def thermal_stiffness(calculators: Sequence[Calculator], temperatures: Sequence[float]) -> np.ndarray:
+    """C33 in GPa from mean stresses of thermally displaced supercells, (temperatures in K, calculators).
+
+    All get the same structures: those of the first one's harmonic crystal.
+    """
+    crystal = relax_crystal(wurtzite(), calculators[0], FORCE)
+    found = np.zeros((len(temperatures), len(calculators)))
+    for sign in (1, -1):
+        cell = crystal.copy()
+        cell.set_cell(crystal.cell.array * [[1], [1], [1 + sign * THERMAL_STRAIN]], scale_atoms=True)
+        supercell = relax_positions(cell, calculators[0], FORCE).repeat((2, 2, 2))
+        thermal = ThermalDisplacements(force_constants(supercell, calculators[0]), supercell.get_masses())
+        for row, temperature in enumerate(temperatures):
+            random = np.random.default_rng(0)
+            draws = [thermal.draw(temperature, random) for _ in range(DRAWS)]
+            for displacements in (*draws, *(-draw for draw in draws)):
+                frame = supercell.copy()
+                frame.positions += displacements
+                for column, calculator in enumerate(calculators):
+                    frame.calc = calculator
+                    found[row, column] += sign * frame.get_stress()[2]
+    return found / (2 * DRAWS * 2 * THERMAL_STRAIN * units.GPa)
+
+
 def describe(calculator: Calculator) -> dict[str, float]:
     """All rows of the table."""
     crystal = relax_crystal(wurtzite(), calculator, FORCE)
@@ -86,8 +120,15 @@ def describe(calculator: Calculator) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("potentials", nargs="+", help="bundles, or `tersoff` for LAMMPS' GaN.tersoff")
-    names = parser.parse_args().potentials
-    columns = [describe(LammpsCalculator() if name == "tersoff" else So3kratesCalculator(name)) for name in names]
+    parser.add_argument("--thermal", type=float, nargs="+", default=[], help="K, of rows with the stiffness along c")
+    options = parser.parse_args()
+    names = options.potentials
+    calculators = [LammpsCalculator() if name == "tersoff" else So3kratesCalculator(name) for name in names]
+    columns = [describe(calculator) for calculator in calculators]
+    if options.thermal:
+        for temperature, values in zip(options.thermal, thermal_stiffness(calculators, options.thermal), strict=True):
+            for column, value in zip(columns, values, strict=True):
+                column[f"C33, atoms displaced as at {temperature:g} K (GPa)"] = value
     print("| |", " | ".join(Path(name).stem for name in names), "|")
     print("|---" * (1 + len(names)) + "|")
     for row in columns[0]:
