@@ -1,7 +1,7 @@
 """Labelled structures on their way to the network: reading, splits, shifts, neighbours, batches."""
 
 from .batches import BatchShape, Buckets, FrameGraph, Targets, collate, frame_graph, frame_graphs, sizes_of
-from .frames import DataError, LabelKeys, Labels, iter_frames, labels, read_frames, with_labels
+from .frames import DataError, LabelKeys, Labels, atom_values, iter_frames, labels, raw_frames, read_frames, with_labels
 from .neighbours import NeighbourTable, neighbour_table
 from .report import DataReport, data_report, report_tables
 from .shifts import SHIFT_MODES, elements_of, energy_shifts, fit_shifts, total_shift
@@ -22,6 +22,7 @@ __all__ = [
     "StoredFrames",
     "StoredGraphs",
     "Targets",
+    "atom_values",
     "collate",
     "count_split",
     "data_report",
@@ -34,6 +35,7 @@ __all__ = [
     "iter_frames",
     "labels",
     "neighbour_table",
+    "raw_frames",
     "read_frames",
     "report_tables",
     "sizes_of",
