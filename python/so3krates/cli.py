@@ -284,6 +284,35 @@ def import_mlff(
     console.print(f"Model: {output}. Next: so3krates export {output} -o {output.name}.so3k", soft_wrap=True)
 
 
+@app.command("select")
+def select_command(
+    pool: Annotated[Path, typer.Argument(help="Frames to choose from.")],
+    number: Annotated[int, typer.Option("--number", "-n", help="Frames to choose.")],
+    by: Annotated[str, typer.Option(help="random, energy, force, atomic-energy or committee.")],
+    output: Output = Path("selected.extxyz"),
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(help="Model folder or bundle that predicts instead of labels; repeat it for a committee."),
+    ] = None,
+    key: Annotated[str, typer.Option(help="The array of the atoms' energies, without a model.")] = "atomic_energies",
+    limit: Annotated[float | None, typer.Option("--max", help="Leave out frames with a larger value.")] = None,
+    bins: Annotated[int, typer.Option(help="Of equal width, over the range of the values.")] = 50,
+    seed: int = 0,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    setting: DataSettings = None,
+) -> None:
+    """Choose frames of a pool: at random, uniformly in energies or forces, or where models disagree."""
+    from so3krates.sampling.selection import select_frames, selection_table, write_selection
+
+    keys = _data_config(setting, energy_key, forces_key, None).keys
+    selection = select_frames(pool, number, by, model or (), keys, key, seed, bins, limit)
+    write_selection(output, selection, pool, f"{by}, seed {seed}" if by != "committee" else by)
+    console = _console()
+    console.print(selection_table(selection))
+    console.print(f"Wrote {len(selection.chosen)} frames to {output}", highlight=False, soft_wrap=True)
+
+
 @app.command()
 def kappa(
     logs: Annotated[list[Path], typer.Argument(help="Logs of LAMMPS or files of fix ave/time with the flux.")],

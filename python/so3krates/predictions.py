@@ -39,4 +39,5 @@ def runtime_properties(bundle: Path, frames: Sequence[Atoms]) -> Properties:
         np.array(
             [found["stress"] if atoms.pbc.all() else unknown for atoms, found in zip(frames, results, strict=True)]
         ),
+        [found["energies"] for found in results],
     )

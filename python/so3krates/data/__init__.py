@@ -11,7 +11,7 @@ from .batches import (
     shortest_distance,
     sizes_of,
 )
-from .frames import DataError, LabelKeys, Labels, iter_frames, labels, read_frames, with_labels
+from .frames import DataError, LabelKeys, Labels, atom_values, iter_frames, labels, raw_frames, read_frames, with_labels
 from .neighbours import NeighbourTable, neighbour_table
 from .report import DataReport, data_report, report_tables
 from .shifts import SHIFT_MODES, elements_of, energy_shifts, fit_shifts, total_shift
@@ -32,6 +32,7 @@ __all__ = [
     "StoredFrames",
     "StoredGraphs",
     "Targets",
+    "atom_values",
     "collate",
     "count_split",
     "data_report",
@@ -44,6 +45,7 @@ __all__ = [
     "iter_frames",
     "labels",
     "neighbour_table",
+    "raw_frames",
     "read_frames",
     "report_tables",
     "shortest_distance",

@@ -119,6 +119,29 @@ def iter_frames(path: str | Path, keys: LabelKeys | None = None) -> Iterator[Ato
         raise DataError(f"{path}: none of {count} frames has {field} under {key!r}; found {sorted(names)}")
 
 
+def raw_frames(path: str | Path) -> Iterator[Atoms]:
+    """The frames of a file as they stand there, with everything they carry; those of an npz as `read_frames` does.
+
+    Raises DataError as `read_frames` does.
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        return iter_frames(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return _ase_frames(path)
+
+
+def atom_values(atoms: Atoms, key: str, where: str = "frame") -> np.ndarray:
+    """One number per atom (n,) under a key, looked for where labels are. Raises DataError where there is none."""
+    values = _find(atoms, key, where)
+    if values is None:
+        raise DataError(f"{where}: has no {key!r}; found {sorted(_names(atoms))}")
+    if values.size != len(atoms):
+        raise DataError(f"{where}: {key!r} has shape {values.shape}, expected one number per atom, {len(atoms)}")
+    return values.reshape(-1)
+
+
 def labels(atoms: Atoms, keys: LabelKeys | None = None, where: str = "frame") -> Labels:
     """Labels of one frame in eV and A; `where` begins the message of an error.
 

@@ -24,6 +24,7 @@ class Properties(NamedTuple):
     energies: np.ndarray  # (M,) eV, shifts included
     forces: list[np.ndarray]  # M times (n, 3) eV/A
     stresses: np.ndarray  # (M, 3, 3) eV/A^3, +dE/d(strain)/V; NaN unless periodic in three directions
+    atom_energies: list[np.ndarray] | None = None  # M times (n,) eV, shifts included; of predictions only
 
 
 def evaluate(model: Model, frames: Sequence[Atoms], batch_size: int = 8, float64: bool = False) -> Properties:
@@ -38,6 +39,7 @@ def evaluate(model: Model, frames: Sequence[Atoms], batch_size: int = 8, float64
     energies = np.zeros(len(frames))
     forces: list[np.ndarray] = [np.zeros((0, 3))] * len(frames)
     stresses = np.full((len(frames), 3, 3), np.nan)
+    atom_energies: list[np.ndarray] = [np.zeros(0)] * len(frames)
     for indices, batch, _ in ordered_batches(graphs, batch_size, dtype):
         answer = jax.tree.map(lambda x: np.asarray(x, np.float64), predict_batch(model.config, params, batch))
         start = 0
@@ -46,10 +48,11 @@ def evaluate(model: Model, frames: Sequence[Atoms], batch_size: int = 8, float64
             rows = slice(start, start + len(atoms))
             energies[index] = answer.energies[slot] + total_shift(atoms.numbers, model.energy_shifts)
             forces[index] = answer.forces[rows]
+            atom_energies[index] = answer.atom_energies[rows] + [model.energy_shifts[s] for s in atoms.symbols]
             if atoms.pbc.all():
                 stresses[index] = answer.strain_gradients[slot] / graphs[index].volume
             start = rows.stop
-    return Properties(np.array([len(a) for a in frames]), energies, forces, stresses)
+    return Properties(np.array([len(a) for a in frames]), energies, forces, stresses, atom_energies)
 
 
 def reference(frames: Sequence[Atoms]) -> Properties:
