@@ -139,7 +139,7 @@ void check_platform(const Bundle& bundle, const std::string& platform) {
                 bundle.platform);
 }
 
-std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorOptions& options) {
+std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorOptions& options, int& index) {
   if (bundle.kernels > 0) cuda::set_kernel_cache(options.cache);
   if (options.threads < 0)
     throw Error("threads is " + std::to_string(options.threads) + ": give a number of threads, or 0 for every core");
@@ -153,6 +153,7 @@ std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorO
   // A launcher may show each rank a GPU of its own, the only one that it counts.
   if (options.device == "cuda" && options.local_rank > 0)
     choice.device_index = options.local_rank % cuda::device_count();
+  index = choice.device_index;
   std::shared_ptr<pjrt::Client> client =
       pjrt::Client::create({choice.path, choice.device_index, options.threads, options.memory, options.preallocate});
   check_platform(bundle, client->platform());
@@ -203,6 +204,7 @@ class Evaluator::Implementation {
 
   const Bundle bundle_;
   const bool has_shifts_;
+  int device_index_ = 0;
   std::string body_;            // what the names of its schedules begin with
   std::set<std::string> used_;  // weights and buffers that they name
   ProgramCache cache_;
@@ -232,7 +234,7 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
     : bundle_(bundle),
       has_shifts_(options.shifts),
       cache_(options.cache),
-      client_(open_device(bundle, options)),
+      client_(open_device(bundle, options, device_index_)),
       rung_(bundle.ladder.size()) {
   report_.platform = client_->platform() + ": " + client_->device_kind();
   if (client_->platform() == "cpu") {
@@ -246,7 +248,7 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
 
 void Evaluator::Implementation::choose_body() {
   if (bundle_.kernels > 0) {
-    const std::string problem = cuda::kernel_problem(bundle_.kernels);
+    const std::string problem = cuda::kernel_problem(bundle_.kernels, device_index_);
     if (!problem.empty()) {
       body_ = "portable_";
       report_.body_note = "the portable programs run in place of the GPU kernels, and more slowly: " + problem;
