@@ -338,7 +338,11 @@ void PairSo3krates::number_rows() {
   owner_row_.assign(atoms, -1);
   atom_of_row_.assign(list->ilist, list->ilist + list->inum);
   for (int row = 0; row < list->inum; row++) owner_row_[list->ilist[row]] = row;
+  is_sent_.assign(list->inum, false);
   comm->forward_comm(this);
+  sent_rows_.clear();
+  for (int row = 0; row < list->inum; row++)
+    if (is_sent_[row] && comm->nprocs > 1) sent_rows_.push_back(row);
 
   row_of_atom_ = owner_row_;
   std::map<int, std::vector<int>> known;  // by rank, then by its row
@@ -409,6 +413,8 @@ void PairSo3krates::set_neighbourhood() {
   neighbourhood.species = species_.data();
   neighbourhood.candidate_count = candidate_count_.data();
   neighbourhood.candidates = candidates_.data();
+  neighbourhood.sent = sent_rows_.data();
+  neighbourhood.sent_count = static_cast<int>(sent_rows_.size());
   reported(lmp, [&] { evaluator_->set_neighbourhood(neighbourhood); });
 }
 
@@ -426,6 +432,7 @@ int PairSo3krates::pack_forward_comm(int n, int* atoms, double* buffer, int /*pb
   for (int k = 0; k < n; k++) {
     const int i = atoms[k];
     if (moving_ == nullptr) {
+      if (owner_rank_[i] == comm->me && owner_row_[i] >= 0) is_sent_[owner_row_[i]] = true;
       *next++ = owner_rank_[i];
       *next++ = owner_row_[i];
       continue;

@@ -67,6 +67,8 @@ class PairSo3krates : public Pair {
   int doubles_moved_ = 0;  // most that a refresh moves for one atom
 
   std::vector<int> owner_rank_, owner_row_;                   // of every atom, while rows are numbered
+  std::vector<bool> is_sent_;                                 // own rows that forward communication reads
+  std::vector<int> sent_rows_;                                // these rows
   const std::vector<so3krates::RowArray>* moving_ = nullptr;  // while rows are refreshed
 };
 

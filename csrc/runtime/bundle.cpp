@@ -429,6 +429,25 @@ Step read_step(const Json& value, const std::string& where, const Bundle& bundle
   return step;
 }
 
+void read_moves(const Json& manifest, Bundle& bundle) {
+  if (!manifest.contains("moves")) return;
+  const Json& moves = manifest["moves"];
+  need(moves.is_object() && is_integer(member(moves, "rows"), 1, kLargestSize) && member(moves, "programs").is_object(),
+       "manifest: \"moves\" has not a number of rows and programs");
+  bundle.moves.rows = moves["rows"].get<std::int64_t>();
+  for (const auto& [name, programs] : moves["programs"].items()) {
+    const Names known = is_names(programs) ? programs.get<Names>() : Names();
+    need(known.size() == 2 && bundle.programs.count(known[0]) > 0 && bundle.programs.count(known[1]) > 0,
+         "manifest: \"moves\" has not two programs for " + quoted(name));
+    bundle.moves.of[name] = {known[0], known[1]};
+  }
+  for (const auto& [schedule, steps] : bundle.schedules)
+    for (const Step& step : steps)
+      for (const std::string& name : step.refresh)
+        need(bundle.moves.of.count(name) > 0,
+             "manifest: \"moves\" lacks " + quoted(name) + ", which " + quoted(schedule) + " refreshes");
+}
+
 void read_schedules(const Json& manifest, Bundle& bundle) {
   const Json& schedules = member(manifest, "schedules");
   need(schedules.is_object(), "manifest: \"schedules\" is not an object");
@@ -443,6 +462,7 @@ void read_schedules(const Json& manifest, Bundle& bundle) {
       schedule.push_back(read_step(step, where, bundle));
     }
   }
+  read_moves(manifest, bundle);
   for (const char* name : {"forces", "virials", "portable_forces", "portable_virials"}) {
     const auto schedule = bundle.schedules.find(name);
     if (schedule == bundle.schedules.end()) continue;

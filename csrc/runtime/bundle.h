@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "error.h"
@@ -43,6 +44,12 @@ struct Step {
   std::vector<std::string> refresh;
 };
 
+// Programs that move rows of refreshed arrays between a device and the host, `rows` at a time.
+struct Moves {
+  std::int64_t rows = 0;                                          // 0: none
+  std::map<std::string, std::pair<std::string, std::string>> of;  // array -> programs: take rows, put rows
+};
+
 struct Bundle {
   // Throws Error when the file is missing, damaged, truncated or newer than this reader.
   static Bundle read(const std::string& path);
@@ -61,6 +68,7 @@ struct Bundle {
   std::map<std::string, BufferSpec> buffers;
   std::map<std::string, std::vector<std::string>> programs;  // name -> tensor per rung
   std::map<std::string, std::vector<Step>> schedules;
+  Moves moves;
 
   std::vector<std::int64_t> shape_of(const BufferSpec& buffer, const Rung& rung) const;
 

@@ -101,8 +101,9 @@ struct Driver {
                 void** extra);
 };
 
-constexpr int kProcessors = 16, kMajor = 75, kMinor = 76;  // CU_DEVICE_ATTRIBUTE_...
-constexpr int kSharedBytes = 8;                            // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+constexpr int kProcessors = 16, kMajor = 75, kMinor = 76, kMostShared = 97;  // CU_DEVICE_ATTRIBUTE_...
+constexpr int kBlockBytes = 227 * 1024;                                      // as in so3krates_export/cuda.py
+constexpr int kSharedBytes = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
 const Driver& driver() {
   static const Driver opened = [] {
@@ -281,14 +282,19 @@ std::string compile_kernels(const std::string& sizes, const std::string& archite
   return cubin;
 }
 
-std::string kernel_problem(int version) {
+std::string kernel_problem(int version, int device) {
   if (version != kKernelVersion)
     return "the bundle calls version " + std::to_string(version) +
            " of the GPU kernels, and this so3krates has version " + std::to_string(kKernelVersion) +
            ": export the model again";
   try {
+    if (device >= device_count()) return "there is no device cuda:" + std::to_string(device);
+    int shared_bytes = 0;
+    check(driver().attribute(&shared_bytes, kMostShared, device), "asking for the device's shared memory");
+    if (shared_bytes < kBlockBytes)
+      return "they take up to " + std::to_string(kBlockBytes) + " bytes of shared memory, and this GPU has " +
+             std::to_string(shared_bytes) + " for a block (compute capability 9.0 and 10.0 have enough)";
     nvrtc();
-    driver();
   } catch (const Error& error) {
     return error.what();
   }

@@ -9,8 +9,8 @@ namespace so3krates::cuda {
 // Of the kernels' arguments: a bundle names the version that its programs call.
 constexpr int kKernelVersion = 1;
 
-// Why programs that call kernels of that version cannot run here; empty where they can. Loads NVRTC.
-std::string kernel_problem(int version);
+// Why programs that call kernels of that version cannot run on that device; empty where they can. Loads NVRTC.
+std::string kernel_problem(int version, int device);
 
 // Machine code of the kernels. sizes: definitions that come before their source; architecture: e.g. "sm_90". Throws
 // Error with the compiler's first line where it refuses.

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <set>
 #include <thread>
 #include <utility>
@@ -138,7 +139,7 @@ void check_platform(const Bundle& bundle, const std::string& platform) {
                 bundle.platform);
 }
 
-std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorOptions& options) {
+std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorOptions& options, int& index) {
   if (bundle.kernels > 0) cuda::set_kernel_cache(options.cache);
   if (options.threads < 0)
     throw Error("threads is " + std::to_string(options.threads) + ": give a number of threads, or 0 for every core");
@@ -152,6 +153,7 @@ std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorO
   // A launcher may show each rank a GPU of its own, the only one that it counts.
   if (options.device == "cuda" && options.local_rank > 0)
     choice.device_index = options.local_rank % cuda::device_count();
+  index = choice.device_index;
   std::shared_ptr<pjrt::Client> client =
       pjrt::Client::create({choice.path, choice.device_index, options.threads, options.memory, options.preallocate});
   check_platform(bundle, client->platform());
@@ -194,11 +196,15 @@ class Evaluator::Implementation {
   void run_program(const Step& step);
   void refresh(const std::vector<std::string>& names, Halo& halo);
   RowArray in_host_memory(const std::string& name);
+  void upload_sent(const Neighbourhood& neighbourhood);
+  std::vector<RowArray> take_rows(const std::vector<std::string>& names);
+  void put_rows(const std::vector<std::string>& names, const std::vector<RowArray>& arrays);
   void collect(bool with_virials);
   void forget_computed();
 
   const Bundle bundle_;
   const bool has_shifts_;
+  int device_index_ = 0;
   std::string body_;            // what the names of its schedules begin with
   std::set<std::string> used_;  // weights and buffers that they name
   ProgramCache cache_;
@@ -208,7 +214,10 @@ class Evaluator::Implementation {
   // Host memory stands before the device arrays that borrow it, so that it outlives them.
   HostMemory weight_memory_;
   std::map<std::string, HostMemory> input_memory_, refresh_memory_;
+  std::vector<int> sent_rows_, starts_;  // padded to whole moves; of the moves to the device
+  std::size_t sent_ = 0;                 // of sent_rows_, without the padding
   std::map<std::string, pjrt::Buffer> weights_, buffers_;
+  std::vector<pjrt::Buffer> sent_buffers_, uploads_;  // sent_rows_ by moves; what the device may still read
   std::map<std::string, pjrt::Executable> programs_;  // by tensor, which rungs may share
   std::size_t weight_bytes_ = 0;
 
@@ -225,7 +234,7 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
     : bundle_(bundle),
       has_shifts_(options.shifts),
       cache_(options.cache),
-      client_(open_device(bundle, options)),
+      client_(open_device(bundle, options, device_index_)),
       rung_(bundle.ladder.size()) {
   report_.platform = client_->platform() + ": " + client_->device_kind();
   if (client_->platform() == "cpu") {
@@ -239,7 +248,7 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
 
 void Evaluator::Implementation::choose_body() {
   if (bundle_.kernels > 0) {
-    const std::string problem = cuda::kernel_problem(bundle_.kernels);
+    const std::string problem = cuda::kernel_problem(bundle_.kernels, device_index_);
     if (!problem.empty()) {
       body_ = "portable_";
       report_.body_note = "the portable programs run in place of the GPU kernels, and more slowly: " + problem;
@@ -289,7 +298,9 @@ void Evaluator::Implementation::set_neighbourhood(const Neighbourhood& n) {
   ready_ = false;
   const int candidates = check(n, static_cast<int>(bundle_.elements.size()));
   // What was needed once will be needed again; but it must not keep out another system.
-  demand_ = {n.rows, n.atoms, candidates, demand_.neighbours};
+  // Moves to the device are whole: the last one needs room behind the rows.
+  const std::int64_t room = n.rows > n.owned ? bundle_.moves.rows : 0;
+  demand_ = {n.rows + room, n.atoms, candidates, demand_.neighbours};
   if (first_fit(demand_) == bundle_.ladder.size()) demand_.neighbours = 0;
   const std::size_t rung = first_fit(demand_);
   if (rung == bundle_.ladder.size()) refuse(demand_);
@@ -317,6 +328,7 @@ void Evaluator::Implementation::move_to(std::size_t rung, const Neighbourhood& n
   }
   ready_ = false;
   buffers_.clear();
+  uploads_.clear();
   refresh_memory_.clear();
   input_memory_.swap(memory);
   rung_ = rung;
@@ -347,6 +359,9 @@ void Evaluator::Implementation::climb(int neighbours) {
   n.species = values("species");
   n.candidate_count = values("candidate_count");
   n.candidates = lists.data();
+  const std::vector<int> sent(sent_rows_.begin(), sent_rows_.begin() + static_cast<std::ptrdiff_t>(sent_));
+  n.sent = sent.data();
+  n.sent_count = static_cast<int>(sent_);
   move_to(rung, n);
 }
 
@@ -380,7 +395,23 @@ void Evaluator::Implementation::pack(const Neighbourhood& n) {
   for (int i = 0; i < n.owned; ++i)
     std::copy_n(n.candidates[i], n.candidate_count[i], candidates + i * rung().candidates);
   lend("candidates");
+  upload_sent(n);
   ready_ = true;
+}
+
+void Evaluator::Implementation::upload_sent(const Neighbourhood& n) {
+  sent_buffers_.clear();
+  sent_rows_.clear();
+  sent_ = 0;
+  if (bundle_.moves.rows == 0 || (n.sent == nullptr && n.rows == n.owned)) return;
+  const auto whole = static_cast<std::size_t>(bundle_.moves.rows);
+  sent_rows_.resize(static_cast<std::size_t>(n.owned));
+  std::iota(sent_rows_.begin(), sent_rows_.end(), 0);
+  if (n.sent != nullptr) sent_rows_.assign(n.sent, n.sent + n.sent_count);
+  sent_ = sent_rows_.size();
+  sent_rows_.resize((sent_ + whole - 1) / whole * whole);
+  for (std::size_t start = 0; start < sent_; start += whole)
+    sent_buffers_.push_back(client_->borrow(sent_rows_.data() + start, DType::i32, {bundle_.moves.rows}));
 }
 
 // ---- on the device
@@ -447,7 +478,73 @@ bool Evaluator::Implementation::run(const std::vector<Step>& schedule, Halo* hal
   return is_large_enough || neighbours_needed() <= rung().neighbours;
 }
 
+// Rows that other ranks read, in their places in host memory.
+std::vector<RowArray> Evaluator::Implementation::take_rows(const std::vector<std::string>& names) {
+  uploads_.clear();  // the device has read what is written below
+  const auto whole = static_cast<std::size_t>(bundle_.moves.rows);
+  std::vector<RowArray> arrays;
+  std::vector<std::vector<char>> moved;
+  std::vector<pjrt::Download> downloads;
+  std::vector<pjrt::Buffer> taken;
+  for (const std::string& name : names) {
+    const DType dtype = bundle_.buffers.at(name).dtype;
+    const std::vector<std::int64_t> shape = shape_of(name);
+    const std::size_t row_bytes = bytes_of_row(shape, dtype);
+    HostMemory& memory = refresh_memory_[name];
+    if (!memory) memory = allocate_host(bytes_of(shape, dtype));
+    arrays.push_back({memory.get(), row_bytes});
+    moved.emplace_back(sent_ * row_bytes);
+    for (std::size_t k = 0; k < sent_buffers_.size(); ++k) {
+      auto results = program(bundle_.moves.of.at(name).first).run({&buffer(name), &sent_buffers_[k]});
+      taken.push_back(std::move(results.at(0)));
+      const std::size_t rows = std::min(whole, sent_ - k * whole);
+      downloads.push_back(taken.back().start_download(moved.back().data() + k * whole * row_bytes, rows * row_bytes));
+    }
+  }
+  for (pjrt::Download& download : downloads) download.wait();
+  for (std::size_t a = 0; a < arrays.size(); ++a)
+    for (std::size_t k = 0; k < sent_; ++k)
+      std::memcpy(static_cast<char*>(arrays[a].data) + static_cast<std::size_t>(sent_rows_[k]) * arrays[a].row_bytes,
+                  moved[a].data() + k * arrays[a].row_bytes, arrays[a].row_bytes);
+  return arrays;
+}
+
+// Rows of other ranks, which lie one after the other.
+void Evaluator::Implementation::put_rows(const std::vector<std::string>& names, const std::vector<RowArray>& arrays) {
+  const int whole = static_cast<int>(bundle_.moves.rows);
+  starts_.clear();
+  for (int start = owned_; start < rows_; start += whole) starts_.push_back(start);
+  for (std::size_t a = 0; a < names.size(); ++a) {
+    std::vector<std::int64_t> shape = shape_of(names[a]);
+    shape[0] = whole;
+    for (const int& start : starts_) {
+      const char* rows =
+          static_cast<const char*>(arrays[a].data) + static_cast<std::size_t>(start) * arrays[a].row_bytes;
+      pjrt::Buffer chunk = client_->borrow(rows, bundle_.buffers.at(names[a]).dtype, shape);
+      pjrt::Buffer place = client_->borrow(&start, DType::i32, {});
+      pjrt::Buffer& array = buffer(names[a]);
+      auto results = program(bundle_.moves.of.at(names[a]).second).run({&array, &chunk, &place});
+      array = std::move(results.at(0));
+      uploads_.push_back(std::move(chunk));
+      uploads_.push_back(std::move(place));
+    }
+  }
+}
+
 void Evaluator::Implementation::refresh(const std::vector<std::string>& names, Halo& halo) {
+  if (bundle_.moves.rows > 0) {
+    std::vector<RowArray> arrays;
+    {
+      const Stopwatch watch(report_.program_seconds);
+      arrays = take_rows(names);
+    }
+    const Stopwatch watch(report_.halo_seconds);
+    halo.refresh(arrays, owned_, rows_);
+    for (const RowArray& array : arrays)
+      report_.halo_bytes += array.row_bytes * static_cast<std::size_t>(rows_ - owned_);
+    put_rows(names, arrays);
+    return;
+  }
   std::vector<RowArray> arrays;
   for (const std::string& name : names) {
     const Stopwatch watch(report_.program_seconds);  // waits for the programs

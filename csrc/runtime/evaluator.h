@@ -40,6 +40,9 @@ struct Neighbourhood {
   const int* candidate_count = nullptr;  // [owned]
   const int* const* candidates =
       nullptr;  // [owned][candidate_count] atoms within cutoff + skin, both directions of each pair
+  // Owned rows that other ranks read, for devices with memory of their own; null: all owned rows.
+  const int* sent = nullptr;
+  int sent_count = 0;
 };
 
 // An array of the computation in host memory: rows of `row_bytes` bytes each.

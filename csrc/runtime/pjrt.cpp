@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <sys/stat.h>
 
+#include <cctype>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -297,7 +298,9 @@ std::string Client::platform() const {
   auto args = SIZED(PJRT_Client_PlatformName_Args);
   args.client = client_;
   call(api_, &PJRT_Api::PJRT_Client_PlatformName, args, "reading the platform's name");
-  return {args.platform_name, args.platform_name_size};
+  std::string name(args.platform_name, args.platform_name_size);
+  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));  // some write CUDA
+  return name;
 }
 
 std::string Client::device_kind() const {

@@ -16,6 +16,7 @@ import safetensors.numpy
 
 FORMAT = "so3krates-bundle"
 VERSION = 2
+NEW_IN_2 = {"kernels", "moves"}
 PLATFORMS = ("cpu", "cuda")
 PRECISIONS = ("float32", "float64")
 SIZES = ("rows", "atoms", "candidates", "neighbours")
@@ -78,7 +79,8 @@ def write_bundle(path: str | Path, manifest: Mapping[str, Any], tensors: Mapping
     path = Path(path)
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
-        text = json.dumps({**manifest, "format": FORMAT, "version": VERSION}, allow_nan=False)
+        version = 1 if NEW_IN_2.isdisjoint(manifest) else 2  # as old a reader as can run it
+        text = json.dumps({**manifest, "format": FORMAT, "version": version}, allow_nan=False)
         _validate(json.loads(text), arrays)
     except (TypeError, ValueError) as error:
         raise BundleError(f"{path}: {error}") from None
@@ -313,6 +315,7 @@ def _validate_schedules(manifest: Mapping[str, Any], tensors: Mapping[str, np.nd
         _need(type(steps) is list, f'manifest: schedule "{name}" is not a list of steps')
         for index, step in enumerate(steps):
             _validate_step(step, f'manifest: step {index} of schedule "{name}"', manifest, tensors)
+    _validate_moves(manifest)
     for schedule, contract in SCHEDULES.items():
         if schedule not in schedules:
             continue
@@ -325,6 +328,22 @@ def _validate_schedules(manifest: Mapping[str, Any], tensors: Mapping[str, np.nd
             )
         for name in contract:
             _need(name in written, f'{where} never computes "{name}"')
+
+
+def _validate_moves(manifest: Mapping[str, Any]) -> None:
+    if "moves" not in manifest:
+        return
+    moves = manifest["moves"]
+    _need(
+        type(moves) is dict and _is_integer(moves.get("rows")) and type(moves.get("programs")) is dict,
+        'manifest: "moves" has not a number of rows and programs',
+    )
+    for name, programs in moves["programs"].items():
+        known = _is_names(programs) and len(programs) == 2 and all(p in manifest["programs"] for p in programs)
+        _need(known, f'manifest: "moves" has not two programs for "{name}"')
+    for schedule, steps in manifest["schedules"].items():
+        for name in (name for step in steps for name in step.get("refresh", ())):
+            _need(name in moves["programs"], f'manifest: "moves" lacks "{name}", which "{schedule}" refreshes')
 
 
 def _validate_step(step: Any, where: str, manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:

@@ -22,6 +22,7 @@ from .cuda import KERNEL_VERSION, build_cuda_plan, check_cuda
 from .fused import FusedError, build_fused_plan, check_fused, fused_weights
 from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
+from .moves import MOVED_ROWS, moves_of
 from .plan import VIRIAL_CHANNELS, Array, Call, Plan, build_plan, weight_arrays
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
 
@@ -102,12 +103,17 @@ def export_model(
                 row_block = GPU_ROW_BLOCK if on_gpu else ROW_BLOCK
                 name = f"portable_{schedule}" if body == "fused" else schedule
                 plans[name] = build_plan(config, precision, names, channels, row_block)
-        tensors, programs = _lower(plans.values(), weights, ladder, platform)
+        moves: dict[str, list[str]] = {}
+        moving = []
+        if on_gpu:
+            for plan in plans.values():
+                moves_plan, names = moves_of(plan)
+                moving.append(moves_plan)
+                moves |= names
+        tensors, programs = _lower([*plans.values(), *moving], weights, ladder, platform)
     arrays = {name: array for plan in plans.values() for name, array in plan.arrays.items()}
     has_kernels = on_gpu and body == "fused"
     manifest = {
-        "format": "so3krates-bundle",
-        "version": 2 if has_kernels else 1,
         "producer": f"so3krates {importlib.metadata.version('so3krates')}, jax {jax.__version__}",
         "model": model.config.to_dict(),
         "elements": list(model.elements),
@@ -125,7 +131,11 @@ def export_model(
         "buffers": {name: {**array._asdict(), "shape": list(array.shape)} for name, array in arrays.items()},
         "programs": programs,
         "schedules": {schedule: _steps(plan) for schedule, plan in plans.items()},
-    } | ({"kernels": KERNEL_VERSION} if has_kernels else {})
+    }
+    if has_kernels:
+        manifest["kernels"] = KERNEL_VERSION
+    if moves:
+        manifest["moves"] = {"rows": MOVED_ROWS, "programs": moves}
     write_bundle(path, manifest, weights | tensors)
     return choice
 

@@ -53,7 +53,7 @@ int cuDriverGetVersion(int* version) {
   return 0;
 }
 int cuDeviceGetCount(int* count) {
-  *count = number("FAKE_CUDA_DEVICES");
+  *count = number("FAKE_CUDA_DEVICES", 1);
   return 0;
 }
 int cuGetErrorName(int error, const char** name) {
@@ -80,7 +80,8 @@ int cuCtxGetDevice(int* device) {
   return 0;
 }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-  *value = attribute == 75 ? 9 : attribute == 76 ? 0 : attribute == 16 ? 2 : -1;
+  const int shared = number("FAKE_CUDA_SHARED", 227 * 1024);
+  *value = attribute == 75 ? 9 : attribute == 76 ? 0 : attribute == 16 ? 2 : attribute == 97 ? shared : -1;
   return 0;
 }
 int cuModuleLoadData(void** module, const void* image) {

@@ -64,6 +64,19 @@ def test_one_message_says_what_is_wrong(driver: Path, variables: dict[str, int],
     assert "\n" not in message
 
 
+def test_a_gpu_with_too_little_shared_memory(driver: Path) -> None:
+    variables = {"SO3KRATES_NVRTC": driver}
+    assert ask("repr(pjrt.cuda_kernel_problem(1))", driver, **variables) == "''"
+    message = ask("pjrt.cuda_kernel_problem(1)", driver, FAKE_CUDA_SHARED=166912, **variables)
+    assert "take up to 232448 bytes of shared memory, and this GPU has 166912 for a block" in message
+
+
+def test_without_nvrtc(driver: Path) -> None:
+    message = ask("pjrt.cuda_kernel_problem(1)", driver, SO3KRATES_NVRTC="absent.so")
+    assert "NVRTC, which compiles the kernels, was not found (looked for absent.so)" in message
+    assert "pip install 'so3krates[cuda12]'" in message
+
+
 @pytest.mark.parametrize("value", ["0", "1.5", "nan"])
 def test_the_share_of_memory_is_checked(value: str, tmp_path: Path) -> None:
     bundle = write_toy_bundle(tmp_path / "toy.so3k")

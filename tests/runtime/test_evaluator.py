@@ -19,6 +19,7 @@ from toy_bundle import (
     reference_energies,
     reference_forces,
     reference_strain_gradient,
+    write_moving_bundle,
     write_toy_bundle,
 )
 
@@ -206,8 +207,10 @@ def test_a_system_that_no_rung_holds(case, evaluator):
 # ---- rows of other ranks
 
 
-def test_ghosts_are_refreshed(path, cache):
-    """Two halves of a system, each with the other's rows as ghosts, give the whole system's numbers."""
+@pytest.mark.parametrize("moved", [None, 3, 16])
+def test_ghosts_are_refreshed(path, cache, moved):
+    """Two halves of a system, each with the other's rows as ghosts, give the whole system's numbers; rows are in host
+    memory, or are moved there 3 or 16 at a time."""
     atoms = gan((2, 2, 2))
     recorded: list[np.ndarray] = []
     whole = Evaluator(str(path), cache=str(cache), threads=2)
@@ -226,7 +229,8 @@ def test_ghosts_are_refreshed(path, cache):
             np.testing.assert_allclose(rows[:owned].view(float), recorded[0][order[:owned]].view(float), rtol=SAME)
             rows[owned:] = recorded[0][order[owned:]]
 
-        part = Evaluator(str(path), cache=str(cache), threads=2)
+        moving = path if moved is None else write_moving_bundle(path.parent / f"moving-{moved}.so3k", moved)
+        part = Evaluator(str(moving), cache=str(cache), threads=2)
         part.set_neighbourhood(**host.arguments)
         found = part.evaluate(host.positions, fill)
         assert_same(found, expected, half)
