@@ -13,6 +13,7 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.neighborlist import primitive_neighbor_list
 from so3krates.data import (
     Buckets,
@@ -399,6 +400,16 @@ def test_batches_take_few_shapes_and_pad_little(rng: np.random.Generator) -> Non
         padded, real = padded + shape.atoms, real + sum(len(g.species) for g in chosen)
     assert 1 < len({shape.atoms for shape in shapes}) <= 12
     assert padded < 1.25 * real
+
+
+def test_labels_are_of_the_structure_that_was_labelled() -> None:
+    atoms = Atoms("Cu2", [[0, 0, 0], [2.5, 0, 0]])
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.5, forces=np.full((2, 3), 0.25))
+    assert labels(atoms).energy == -1.5
+    assert (labels(atoms).forces == 0.25).all()
+    atoms.positions[1, 0] += 0.1
+    assert np.isnan(labels(atoms).energy)
+    assert np.isnan(labels(atoms).forces).all()
 
 
 def test_stored_frames_are_the_frames(tmp_path: Path, rng: np.random.Generator) -> None:

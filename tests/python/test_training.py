@@ -57,7 +57,6 @@ from so3krates.training.optimiser import make_optimiser, make_schedule
 from so3krates.training.plots import breakdown_plot
 from so3krates.training.step import batch_errors, initial_state, make_step
 from so3krates.training.trainer import _Run
-from tensorboardX.proto import event_pb2
 from typer.testing import CliRunner
 
 # A run on several devices needs them; before JAX looks for its devices.
@@ -764,6 +763,8 @@ def test_committee() -> None:
 
 def events_of(folder: Path) -> dict[str, dict[int, float]]:
     """Scalars of TensorBoard's event files by name and step; each record is length, check sum, content, check sum."""
+    from tensorboardX.proto import event_pb2
+
     found: dict[str, dict[int, float]] = {}
     for file in sorted(folder.glob("events*"), key=lambda path: path.stat().st_mtime_ns):
         content, place = file.read_bytes(), 0
