@@ -65,7 +65,7 @@ class Workers:
         if processes > 1 and not all(isinstance(source, Recipe) for source in sources.values()):
             raise SamplingError("several processes need calculators by name: give a Recipe")
         self.folder = None if folder is None else Path(folder)
-        self._sources, self._on_progress = sources, on_progress
+        self._sources, self._processes, self._on_progress = sources, processes, on_progress
         self._own = _Calculators(sources)
         self._pool = None
         if processes > 1:
@@ -117,7 +117,7 @@ class Workers:
             for name in waiting:
                 arguments = (role, function, self._path(name), jobs[name])
                 running[self._pool.submit(_work, *arguments)] = name
-                if len(running) >= 2 * self._pool._max_workers:
+                if len(running) >= 2 * self._processes:
                     break
             if not running:
                 return [results[name] for name in jobs]
