@@ -25,11 +25,11 @@ import bench
 OUT = Path("build/gpu")
 DECK = Path(__file__).resolve().parent.parent / "examples/lammps/million/in.million"
 SIZES = {"cuda": (1000, 10_000, 100_000, 1_000_000), "cpu": (1000, 4000)}  # atoms
-LARGER = (2, 4, 5, 8, 10, 14)  # million atoms, tried in turn until one does not fit
+LARGER = (2, 4, 6, 8, 12)  # million atoms, tried in turn until one does not fit
 STAGE_ATOMS = {"cuda": 108_000, "cpu": 864}
 CHECK_CELLS = (6, 6, 6)  # of 4 atoms
-FORCE = 2e-4  # eV/A; tables of float32 against the float64 of a CPU
-SIGNAL = 0.1  # eV/A
+FORCE = 2e-5  # of the largest force: float32 against the CPU's float64, with the same tables
+SIGNAL = 1e-4  # eV/A; the network's weights are random and its forces small
 ATOM_STEPS = {"cuda": 2e6, "cpu": 2e4}  # expected per second, to choose the number of steps
 RUN_SECONDS = {"cuda": 8.0, "cpu": 2.0}  # of stepping for one size
 
@@ -89,7 +89,7 @@ def check(platform: str, device: str) -> dict[str, float]:
         "equal_to_the_bit": bool(np.array_equal(found["forces"], again["forces"])),
         "note": runtime.report()["body_note"],
     }
-    result["passed"] = result["force_error"] < FORCE and result["largest_force"] > SIGNAL
+    result["passed"] = SIGNAL < result["largest_force"] and result["force_error"] < FORCE * result["largest_force"]
     return result
 
 
@@ -278,7 +278,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         result = in_process("lammps", [platform, options.device, atoms, left(), options.memory], left())
         report["lammps"].append({"asked": atoms, **result})
         print(row_of(result) if "failed" not in result else f"{atoms:>10} failed: {result['failed']}", flush=True)
-    report["stages"] = in_process("stages", [platform, STAGE_ATOMS[platform]], min(left(), 120.0))
+    report["stages"] = in_process("stages", [platform, STAGE_ATOMS[platform]], left())
     print(f"stages: {json.dumps(report['stages'], indent=1)}", flush=True)
     for atoms in larger:
         result = in_process("lammps", [platform, options.device, atoms, left(), options.memory], left())
