@@ -89,7 +89,7 @@ def check(platform: str, device: str) -> dict[str, float]:
         "equal_to_the_bit": bool(np.array_equal(found["forces"], again["forces"])),
         "note": runtime.report()["body_note"],
     }
-    result["passed"] = SIGNAL < result["largest_force"] and result["force_error"] < FORCE * result["largest_force"]
+    result["passed"] = result["largest_force"] > SIGNAL and result["force_error"] < FORCE * result["largest_force"]
     return result
 
 
