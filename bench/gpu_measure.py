@@ -124,21 +124,25 @@ def lammps(platform: str, device: str, atoms: int, timeout: float, memory: float
         raise RuntimeError(" ".join((log[-600:] + done.stderr[-600:]).split()))
     loop = [float(t) for t in re.findall(r"Loop time of (\S+) on", log)]
     spent = re.findall(
-        r"programs (\S+) s, exchange of rows \S+ s \(\S+ MiB\), lists (\S+) s, results (\S+) s;.*waited (\S+) s", log
+        r"programs (\S+) s, exchange of rows \S+ s \(\S+ MiB\), lists (\S+) s, results (\S+) s; \d+ of (\d+) evaluations"
+        r".*waited (\S+) s",
+        log,
     )
-    programs, lists, results, waited = map(float, spent[-1])
+    # One evaluation comes before the first step.
+    evaluations = int(spent[-1][3])
+    programs, lists, results, waited = (1e3 * float(spent[-1][k]) / evaluations for k in (0, 1, 2, 4))
     arrays, scratch = map(float, re.findall(r"(\S+) MiB of arrays, (\S+) MiB of scratch", log)[-1])
-    milliseconds = 1e3 / steps
+    step = 1e3 * loop[-1] / steps
     return {
         "atoms": count,
         "steps": steps,
         "atom_steps_per_second": count * steps / loop[-1],
-        "ms_per_step": loop[-1] * milliseconds,
-        "ms_device": waited * milliseconds,
-        "ms_start_programs": (programs - waited) * milliseconds,
-        "ms_lists": lists * milliseconds,
-        "ms_results": results * milliseconds,
-        "ms_lammps": (loop[-1] - programs - lists - results) * milliseconds,
+        "ms_per_step": step,
+        "ms_device": waited,
+        "ms_start_programs": programs - waited,
+        "ms_lists": lists,
+        "ms_results": results,
+        "ms_lammps": step - programs - lists - results,
         "bytes_per_atom": (arrays + scratch) * 1024**2 / count,
         "start_seconds": wall - sum(loop),
         "builds": re.findall(r"Neighbor list builds = (\d+)", log)[-1],
@@ -295,7 +299,7 @@ def summary(report: dict[str, Any]) -> str:
     ceiling, stage = report.get("ceilings", {}), report.get("stages", {})
     if "flops" not in ceiling or "messages_flops" not in stage:
         return "no ceilings or no stages: see above"
-    lines = [f"ceilings: {ceiling['flops'] / 1e12:.2f} TFLOP/s float32, {ceiling['bytes_per_second'] / 1e9:.0f} GB/s"]
+    lines = [f"ceilings: {ceiling['flops'] / 1e12:.3g} TFLOP/s float32, {ceiling['bytes_per_second'] / 1e9:.3g} GB/s"]
     for name in ("messages", "adjoint"):
         flops, rate = stage[f"{name}_flops"], stage[f"{name}_bytes_per_second"]
         lines.append(
