@@ -124,8 +124,8 @@ def lammps(platform: str, device: str, atoms: int, timeout: float, memory: float
         raise RuntimeError(" ".join((log[-600:] + done.stderr[-600:]).split()))
     loop = [float(t) for t in re.findall(r"Loop time of (\S+) on", log)]
     spent = re.findall(
-        r"programs (\S+) s, exchange of rows \S+ s \(\S+ MiB\), lists (\S+) s, results (\S+) s; \d+ of (\d+) evaluations"
-        r".*waited (\S+) s",
+        r"programs (\S+) s, exchange of rows \S+ s \(\S+ MiB\), lists (\S+) s, results (\S+) s; "
+        r"\d+ of (\d+) evaluations.*waited (\S+) s",
         log,
     )
     # One evaluation comes before the first step.
