@@ -25,11 +25,11 @@ import bench
 OUT = Path("build/gpu")
 DECK = Path(__file__).resolve().parent.parent / "examples/lammps/million/in.million"
 SIZES = {"cuda": (1000, 10_000, 100_000, 1_000_000), "cpu": (1000, 4000)}  # atoms
-LARGER = (2, 4, 5, 8, 10, 14)  # million atoms, tried in turn until one does not fit
+LARGER = (2, 4, 6, 8, 12)  # million atoms, tried in turn until one does not fit
 STAGE_ATOMS = {"cuda": 108_000, "cpu": 864}
 CHECK_CELLS = (6, 6, 6)  # of 4 atoms
-FORCE = 2e-4  # eV/A; tables of float32 against the float64 of a CPU
-SIGNAL = 0.1  # eV/A
+FORCE = 2e-5  # of the largest force: float32 against the CPU's float64, with the same tables
+SIGNAL = 1e-4  # eV/A; the network's weights are random and its forces small
 ATOM_STEPS = {"cuda": 2e6, "cpu": 2e4}  # expected per second, to choose the number of steps
 RUN_SECONDS = {"cuda": 8.0, "cpu": 2.0}  # of stepping for one size
 
@@ -89,7 +89,7 @@ def check(platform: str, device: str) -> dict[str, float]:
         "equal_to_the_bit": bool(np.array_equal(found["forces"], again["forces"])),
         "note": runtime.report()["body_note"],
     }
-    result["passed"] = result["force_error"] < FORCE and result["largest_force"] > SIGNAL
+    result["passed"] = result["largest_force"] > SIGNAL and result["force_error"] < FORCE * result["largest_force"]
     return result
 
 
@@ -124,21 +124,25 @@ def lammps(platform: str, device: str, atoms: int, timeout: float, memory: float
         raise RuntimeError(" ".join((log[-600:] + done.stderr[-600:]).split()))
     loop = [float(t) for t in re.findall(r"Loop time of (\S+) on", log)]
     spent = re.findall(
-        r"programs (\S+) s, exchange of rows \S+ s \(\S+ MiB\), lists (\S+) s, results (\S+) s;.*waited (\S+) s", log
+        r"programs (\S+) s, exchange of rows \S+ s \(\S+ MiB\), lists (\S+) s, results (\S+) s; "
+        r"\d+ of (\d+) evaluations.*waited (\S+) s",
+        log,
     )
-    programs, lists, results, waited = map(float, spent[-1])
+    # One evaluation comes before the first step.
+    evaluations = int(spent[-1][3])
+    programs, lists, results, waited = (1e3 * float(spent[-1][k]) / evaluations for k in (0, 1, 2, 4))
     arrays, scratch = map(float, re.findall(r"(\S+) MiB of arrays, (\S+) MiB of scratch", log)[-1])
-    milliseconds = 1e3 / steps
+    step = 1e3 * loop[-1] / steps
     return {
         "atoms": count,
         "steps": steps,
         "atom_steps_per_second": count * steps / loop[-1],
-        "ms_per_step": loop[-1] * milliseconds,
-        "ms_device": waited * milliseconds,
-        "ms_start_programs": (programs - waited) * milliseconds,
-        "ms_lists": lists * milliseconds,
-        "ms_results": results * milliseconds,
-        "ms_lammps": (loop[-1] - programs - lists - results) * milliseconds,
+        "ms_per_step": step,
+        "ms_device": waited,
+        "ms_start_programs": programs - waited,
+        "ms_lists": lists,
+        "ms_results": results,
+        "ms_lammps": step - programs - lists - results,
         "bytes_per_atom": (arrays + scratch) * 1024**2 / count,
         "start_seconds": wall - sum(loop),
         "builds": re.findall(r"Neighbor list builds = (\d+)", log)[-1],
@@ -278,7 +282,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         result = in_process("lammps", [platform, options.device, atoms, left(), options.memory], left())
         report["lammps"].append({"asked": atoms, **result})
         print(row_of(result) if "failed" not in result else f"{atoms:>10} failed: {result['failed']}", flush=True)
-    report["stages"] = in_process("stages", [platform, STAGE_ATOMS[platform]], min(left(), 120.0))
+    report["stages"] = in_process("stages", [platform, STAGE_ATOMS[platform]], left())
     print(f"stages: {json.dumps(report['stages'], indent=1)}", flush=True)
     for atoms in larger:
         result = in_process("lammps", [platform, options.device, atoms, left(), options.memory], left())
@@ -295,7 +299,7 @@ def summary(report: dict[str, Any]) -> str:
     ceiling, stage = report.get("ceilings", {}), report.get("stages", {})
     if "flops" not in ceiling or "messages_flops" not in stage:
         return "no ceilings or no stages: see above"
-    lines = [f"ceilings: {ceiling['flops'] / 1e12:.2f} TFLOP/s float32, {ceiling['bytes_per_second'] / 1e9:.0f} GB/s"]
+    lines = [f"ceilings: {ceiling['flops'] / 1e12:.3g} TFLOP/s float32, {ceiling['bytes_per_second'] / 1e9:.3g} GB/s"]
     for name in ("messages", "adjoint"):
         flops, rate = stage[f"{name}_flops"], stage[f"{name}_bytes_per_second"]
         lines.append(

@@ -120,6 +120,7 @@ int check(const Neighbourhood& n, int elements) {
   check_indices(n.atom_of_row, n.rows, n.atoms, "atom_of_row");
   check_indices(n.species, n.rows, elements, "species");
   check_indices(n.candidate_count, n.owned, INT32_MAX, "candidate_count");
+  if (n.sent != nullptr) check_indices(n.sent, n.sent_count, n.owned, "sent");
   need(n.candidates != nullptr || n.owned == 0, "candidates is a null pointer");
   const bool all_have_rows = std::find(n.row_of_atom, n.row_of_atom + n.atoms, -1) == n.row_of_atom + n.atoms;
   int longest = 0;

@@ -83,6 +83,10 @@ def export_model(
     on_gpu = platform == "cuda"
     if ladder is None:
         ladder = gpu_ladder() if on_gpu else default_ladder()
+    row_block = GPU_ROW_BLOCK if on_gpu else ROW_BLOCK
+    for rung in ladder:
+        if rung.rows % row_block:
+            raise ValueError(f"ladder: {rung.rows} rows: programs for {platform} take multiples of {row_block}")
     numbers = [atomic_numbers[element] for element in model.elements]
     choice = _choose(model, platform, precision, body, tables)
     body, record, config, params = choice.body, choice.tables, choice.config, choice.params
@@ -100,7 +104,6 @@ def export_model(
                 plans[schedule] = build(config, precision, len(numbers), channels)
             if is_portable:
                 names = [name for name in weights if not name.startswith("weights/fused/")]
-                row_block = GPU_ROW_BLOCK if on_gpu else ROW_BLOCK
                 name = f"portable_{schedule}" if body == "fused" else schedule
                 plans[name] = build_plan(config, precision, names, channels, row_block)
         moves: dict[str, list[str]] = {}

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <mutex>
 #include <sstream>
@@ -20,8 +21,8 @@ int number(const char* name, int otherwise = 0) {
 }
 
 std::string folder() {
-  char path[] = "/tmp/fake_cuda_XXXXXX";
-  return mkdtemp(path) == nullptr ? "" : path;
+  std::string path = std::filesystem::temp_directory_path() / "fake_cuda_XXXXXX";
+  return mkdtemp(path.data()) == nullptr ? "" : path;
 }
 
 struct Program {

@@ -53,7 +53,6 @@ def crystal() -> Atoms:
     ("name", "channels", "make"),
     [
         ("two heads", 1, crystal),
-        ("two heads", 4, crystal),
         ("two heads", 4, cluster),
         ("four degrees", 4, tiny),
         ("three heads", 1, cluster),

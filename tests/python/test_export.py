@@ -50,19 +50,24 @@ def test_the_default_is_fused_where_the_kernels_compute_the_network(tmp_path: Pa
         (model, {"tables": "off"}, "the fused kernels do not compute radial filter networks without tables"),
         (
             lambda: model(layer_normalization=True),
-            {"platform": "cuda"},
+            {"platform": "cuda", "ladder": gpu_ladder()[:1]},
             "the fused kernels do not compute layer_normalization",
         ),
         (not_finite, {}, "the network's forces on the structures that check tables are not finite"),
     ],
 )
 def test_where_they_do_not_it_is_xla_and_says_why(tmp_path: Path, made, options: dict, reason: str) -> None:
-    choice = export_model(made(), tmp_path / "a.so3k", ladder=LADDER, **options)
+    choice = export_model(made(), tmp_path / "a.so3k", **{"ladder": LADDER, **options})
     manifest = read_bundle(tmp_path / "a.so3k").manifest
     assert choice.body == manifest["body"] == "xla"
     assert choice.tables is None and manifest["tables"] is None
     assert choice.reason == reason
     assert choice.describe() == f"Body xla, because {reason}"
+
+
+def test_a_ladder_that_loops_do_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="64 rows: programs for cuda take multiples of 4096"):
+        export_model(model(), tmp_path / "a.so3k", platform="cuda", ladder=LADDER)
 
 
 def test_a_bundle_for_a_gpu_holds_kernels_and_portable_programs(tmp_path: Path) -> None:
