@@ -97,7 +97,7 @@ def test_networks_without_room_in_shared_memory_are_refused():
     config, _ = network("two heads")
     check_cuda(config, "float64")
     wide = dataclasses.replace(
-        config, features=1024, radial_filter_features=(1024,), spherical_filter_features=(256, 1024)
+        config, features=1032, radial_filter_features=(1032,), spherical_filter_features=(256, 1032)
     )
     with pytest.raises(FusedError, match=r"leave no shared memory.*export with body 'xla'"):
         check_cuda(wide, "float32")
