@@ -16,7 +16,7 @@ from ase.build import bulk
 from so3krates import _harness
 from so3krates_export.cuda import CALL, KERNEL_VERSION, check_cuda
 from so3krates_export.fused import FusedError
-from test_fused import OUTPUTS, PARITY, RUNG, SINGLE, close, cluster, network, run_one, tiny
+from test_fused import PARITY, RUNG, SINGLE, close, cluster, network, run_one, tiny
 
 GPU = Path(__file__).parent.parent / "gpu"
 
@@ -81,8 +81,10 @@ def test_more_neighbours_than_slots_are_reported():
 
 def test_results_are_equal_to_the_bit():
     found, again = (run_one(tiny(), "one layer", "cuda", 4) for _ in range(2))
-    for key in OUTPUTS:
-        np.testing.assert_array_equal(found[key], again[key])
+    assert np.array_equal(found["energy"], again["energy"])
+    assert np.array_equal(found["strain_gradient"], again["strain_gradient"])
+    for key in ("atom_energies", "forces", "atom_virials"):
+        np.testing.assert_array_equal(found[key][: len(tiny())], again[key][: len(tiny())])
 
 
 def test_kernels_of_another_version_are_refused():
@@ -95,7 +97,7 @@ def test_networks_without_room_in_shared_memory_are_refused():
     config, _ = network("two heads")
     check_cuda(config, "float64")
     wide = dataclasses.replace(
-        config, features=1024, radial_filter_features=(1024,), spherical_filter_features=(256, 1024)
+        config, features=1032, radial_filter_features=(1032,), spherical_filter_features=(256, 1032)
     )
     with pytest.raises(FusedError, match=r"leave no shared memory.*export with body 'xla'"):
         check_cuda(wide, "float32")
