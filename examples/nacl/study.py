@@ -9,6 +9,7 @@ import argparse
 import itertools
 import json
 import subprocess
+import tomllib
 from pathlib import Path
 
 import ase.io
@@ -84,7 +85,7 @@ def train(folder: Path) -> None:
     for seed, size, method in itertools.product(SEEDS, SIZES, METHODS):
         model = folder / name_of(method, size, seed)
         data = model.with_suffix(".extxyz")
-        if (model / "weights.safetensors").exists():
+        if trained(model):
             continue
         ase.io.write(data, ase.io.read(folder / f"{method}-{seed}.extxyz", f":{size}"), format="extxyz")
         begun = ["--resume"] if model.exists() else []
@@ -92,6 +93,12 @@ def train(folder: Path) -> None:
         settings |= {"training.seed_model": seed, "training.seed_training": seed}
         options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         so3krates("train", HERE / "nacl.toml", "--data", data, "-o", model, *begun, *options)
+
+
+def trained(model: Path) -> bool:
+    """Whether a training came to its end; weights lie there earlier."""
+    settings = model / "config.toml"
+    return settings.exists() and tomllib.loads(settings.read_text())["training"]["best_step"] == STEPS
 
 
 def dynamics(folder: Path) -> None:
@@ -141,7 +148,7 @@ def report(folder: Path) -> None:
     results = json.loads(store.read_text()) if store.exists() else {}
     for seed, size, method in itertools.product(SEEDS, SIZES, METHODS):
         name = name_of(method, size, seed)
-        if name not in results and (folder / name / "weights.safetensors").exists():
+        if name not in results and trained(folder / name):
             path = bundle(folder, name)
             results[name] = {test: errors(predictions_of(path, tests[test]), labels[test]) for test in tests}
             store.write_text(json.dumps(results, indent=1) + "\n")
@@ -180,11 +187,11 @@ def figure(path: Path, results: dict[str, dict], curves: dict[str, np.ndarray]) 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shape, axes = plt.subplots(2, len(SIZES), figsize=(9, 6.4), layout="constrained", squeeze=False)
+    shape, axes = plt.subplots(2, len(SIZES), figsize=(9, 6.4), layout="constrained", sharey="row")
     for column, size in enumerate(SIZES):
         above, below = axes[:, column]
         above.set(title=f"{size} frames", xlabel="force (eV/Å)", ylabel="rms error (meV/Å)", yscale="log")
-        below.set(xlabel="Na-Na distance (Å)", ylabel="g", yscale="log", xlim=(2.2, 3.6), ylim=(1e-5, 2))
+        below.set(xlabel="Na-Na distance (Å)", ylabel="g", yscale="log", xlim=(2.2, 3.6), ylim=(3e-4, 2))
         for method in METHODS:
             name = name_of(method, size, SEEDS[0])
             if name in results:
@@ -193,6 +200,8 @@ def figure(path: Path, results: dict[str, dict], curves: dict[str, np.ndarray]) 
             if name in curves:
                 below.plot(curves[name][:, 0], curves[name][:, 1], label=method)
         below.plot(curves["reference"][:, 0], curves["reference"][:, 1], "k--", label="reference")
+        above.yaxis.set_major_formatter("{x:g}")
+        above.yaxis.set_minor_formatter("{x:g}")
         above.legend(fontsize=8)
         below.legend(fontsize=8)
     shape.savefig(path, dpi=130)
