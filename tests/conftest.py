@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
@@ -53,10 +52,3 @@ def gan_bundle64(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 def gan_cell() -> Atoms:
     """Primitive cell of wurtzite GaN, 4 atoms."""
     return bulk("GaN", "wurtzite", a=3.19, c=5.19)
-
-
-def rattled(atoms: Atoms, repeat: tuple[int, int, int], amplitude: float, seed: int) -> Atoms:
-    """A supercell with random displacements (A, standard deviation)."""
-    atoms = atoms.repeat(repeat)
-    atoms.positions += np.random.default_rng(seed).normal(0.0, amplitude, atoms.positions.shape)
-    return atoms

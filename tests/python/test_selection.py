@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from conftest import rattled
 from so3krates import cli
 from so3krates.data import DataError, atom_values
 from so3krates.model.config import ModelConfig
@@ -42,6 +41,13 @@ BUNDLE_TOLERANCE = 1e-5  # eV, between the float32 body and the Python path
 SIGNAL = 1e-4  # eV/A, between the deviations of frames
 
 
+def rattled(atoms: Atoms, amplitude: float, seed: int) -> Atoms:
+    """A copy with random displacements (A, standard deviation)."""
+    atoms = atoms.copy()
+    atoms.positions += np.random.default_rng(seed).normal(0.0, amplitude, atoms.positions.shape)
+    return atoms
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation() -> Iterator[None]:
     """Most of the time would be compilation of programs that run a few times."""
@@ -65,7 +71,7 @@ def crystals() -> list[Atoms]:
     from ase.build import bulk
 
     cell = bulk("GaN", "wurtzite", a=3.19, c=5.19)
-    return [rattled(cell, (1, 1, 1), 0.02 * (1 + n), seed=n) for n in range(6)]
+    return [rattled(cell, 0.02 * (1 + n), seed=n) for n in range(6)]
 
 
 @pytest.fixture(scope="module")
