@@ -10,15 +10,6 @@ from ase.build import bulk
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_MODEL = ROOT / "tests" / "models" / "gan-small"  # trained by `so3krates demo`
-SHARED = ROOT.parent / "shared"  # reference cases and data that are not part of the project
-
-
-def shared(path: str) -> Path:
-    """A file of the shared folder; skips the test, saying why, where it is absent."""
-    found = SHARED / path
-    if not found.exists():
-        pytest.skip(f"needs {path} in the folder 'shared' beside the project, which is absent")
-    return found
 
 
 @pytest.fixture(scope="session")
