@@ -17,7 +17,7 @@ from so3krates.model.harmonics import degree_of_order
 from so3krates.model.radial_basis import spline_range
 
 from .fused import QUAD, FusedError, check_fused, widths
-from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name
+from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name, evaluator_arrays
 
 KERNEL_VERSION = 1  # as in csrc/runtime/cuda_kernels.h
 CALL = "so3krates_cuda"
@@ -116,27 +116,10 @@ def build_cuda_plan(config: ModelConfig, precision: str, elements: int, channels
     w, stages = widths(config), _Stages(config, precision, elements, channels)
     adjoints = adjoint_name("adjoints", channels)
     virials = ["atom_virials"] if channels == VIRIAL_CHANNELS else []
-    arrays = {
-        "positions": Array("float64", ("atoms", 3), "input"),
-        "row_of_atom": Array("int32", ("atoms",), "input"),
-        "atom_of_row": Array("int32", ("rows",), "input"),
-        "species": Array("int32", ("rows",), "input"),
-        "candidate_count": Array("int32", ("rows",), "input"),
-        "candidates": Array("int32", ("rows", "candidates"), "input"),
-        "owned_count": Array("int32", (), "input"),
-        "row_count": Array("int32", (), "input"),
-        "vectors": Array(precision, ("rows", "neighbours", 3), "state"),
-        "neighbours": Array("int32", ("rows", "neighbours"), "state"),
+    arrays = evaluator_arrays(precision, channels) | {
         "counts": Array("int32", ("rows",), "state"),
         adjoints: Array(precision, ("rows", channels, w.message_stride), "state"),
-        "neighbours_needed": Array("int32", (), "output"),
-        "energy": Array("float64", (), "output"),
-        "atom_energies": Array("float64", ("rows",), "output"),
-        "forces": Array("float64", ("rows", 3), "output"),
-        "strain_gradient": Array("float64", (3, 3), "output"),
     }
-    if virials:
-        arrays["atom_virials"] = Array("float64", ("rows", 3, 3), "output")
     for k in range(config.layers):
         arrays[f"kernel_attended_{k}"] = Array(precision, ("rows", w.order_stride), "state")
         arrays[f"kernel_scale_{k}"] = Array(precision, ("rows", QUAD), "state")

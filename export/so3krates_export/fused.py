@@ -15,7 +15,7 @@ from so3krates.model.network import Params
 from so3krates.model.radial_basis import spline_range
 from so3krates.model.reductions import FILTERS, collapsed_first_layer, is_tabulated
 
-from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name
+from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name, evaluator_arrays
 
 # As in csrc/kernels/layout.h and pairs.h.
 PADDING = 16
@@ -243,31 +243,14 @@ def build_fused_plan(config: ModelConfig, precision: str, elements: int, channel
     adjoints, coefficients_adjoint, projection_adjoints = (
         adjoint_name(name, channels) for name in ("adjoints", "coefficients_adjoint", "projection_adjoints")
     )
-    arrays = {
-        "positions": Array("float64", ("atoms", 3), "input"),
-        "row_of_atom": Array("int32", ("atoms",), "input"),
-        "atom_of_row": Array("int32", ("rows",), "input"),
-        "species": Array("int32", ("rows",), "input"),
-        "candidate_count": Array("int32", ("rows",), "input"),
-        "candidates": Array("int32", ("rows", "candidates"), "input"),
-        "owned_count": Array("int32", (), "input"),
-        "row_count": Array("int32", (), "input"),
-        "vectors": Array(real, ("rows", "neighbours", 3), "state"),
-        "neighbours": Array("int32", ("rows", "neighbours"), "state"),
+    arrays = evaluator_arrays(real, channels) | {
         "ends": Array("int32", ("rows", ROUNDS), "state"),
         "order": Array("int32", ("rows",), "state"),
         "schedule": Array("int32", (SCHEDULE_ENTRIES,), "state"),
         "coefficients": Array(real, ("rows", elements, QUAD), "state"),
         coefficients_adjoint: Array(real, ("rows", channels, elements, QUAD), "state"),
         adjoints: Array(real, ("rows", channels, w.message_stride), "state"),
-        "neighbours_needed": Array("int32", (), "output"),
-        "energy": Array("float64", (), "output"),
-        "atom_energies": Array("float64", ("rows",), "output"),
-        "forces": Array("float64", ("rows", 3), "output"),
-        "strain_gradient": Array("float64", (3, 3), "output"),
     }
-    if virials:
-        arrays["atom_virials"] = Array("float64", ("rows", 3, 3), "output")
     for k in range(config.layers):
         arrays[f"attended_euclidean_{k}"] = Array(real, ("rows", w.order_stride), "state")
         arrays[f"exchange_scale_{k}"] = Array(real, ("rows", QUAD), "state")

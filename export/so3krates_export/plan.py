@@ -43,6 +43,30 @@ def adjoint_name(name: str, channels: int) -> str:
     return name if channels == 1 else f"{name}_{channels}"
 
 
+def evaluator_arrays(precision: str, channels: int) -> dict[str, Array]:
+    """What every plan has: the evaluator's inputs, the pairs within the cutoff, and the results."""
+    arrays = {
+        "positions": Array("float64", ("atoms", 3), "input"),
+        "row_of_atom": Array("int32", ("atoms",), "input"),
+        "atom_of_row": Array("int32", ("rows",), "input"),
+        "species": Array("int32", ("rows",), "input"),
+        "candidate_count": Array("int32", ("rows",), "input"),
+        "candidates": Array("int32", ("rows", "candidates"), "input"),
+        "owned_count": Array("int32", (), "input"),
+        "row_count": Array("int32", (), "input"),
+        "vectors": Array(precision, ("rows", "neighbours", 3), "state"),
+        "neighbours": Array("int32", ("rows", "neighbours"), "state"),
+        "neighbours_needed": Array("int32", (), "output"),
+        "energy": Array("float64", (), "output"),
+        "atom_energies": Array("float64", ("rows",), "output"),
+        "forces": Array("float64", ("rows", 3), "output"),
+        "strain_gradient": Array("float64", (3, 3), "output"),
+    }
+    if channels == VIRIAL_CHANNELS:
+        arrays["atom_virials"] = Array("float64", ("rows", 3, 3), "output")
+    return arrays
+
+
 class Plan(NamedTuple):
     """All that is needed to run a network stage by stage."""
 
@@ -82,23 +106,8 @@ def build_plan(
         tuple(adjoint_name(f"{kind}_{part}", channels) for part in ("features", "euclidean"))
         for kind in ("adjoint", "message_adjoint")
     )
-    arrays = {
-        "positions": Array("float64", ("atoms", 3), "input"),
-        "row_of_atom": Array("int32", ("atoms",), "input"),
-        "atom_of_row": Array("int32", ("rows",), "input"),
-        "species": Array("int32", ("rows",), "input"),
-        "candidate_count": Array("int32", ("rows",), "input"),
-        "candidates": Array("int32", ("rows", "candidates"), "input"),
-        "owned_count": Array("int32", (), "input"),
-        "row_count": Array("int32", (), "input"),
-        "vectors": Array(precision, ("rows", "neighbours", 3), "state"),
-        "neighbours": Array("int32", ("rows", "neighbours"), "state"),
+    arrays = evaluator_arrays(precision, channels) | {
         "counts": Array("int32", ("rows",), "state"),
-        "neighbours_needed": Array("int32", (), "output"),
-        "energy": Array("float64", (), "output"),
-        "atom_energies": Array("float64", ("rows",), "output"),
-        "forces": Array("float64", ("rows", 3), "output"),
-        "strain_gradient": Array("float64", (3, 3), "output"),
     }
     for features, euclidean in (adjoint, message_adjoint):
         arrays[features] = Array(precision, ("rows", channels, f), "state")
@@ -111,10 +120,7 @@ def build_plan(
     for k in range(config.layers):
         arrays[f"attended_features_{k}"] = Array(precision, ("rows", f), "state")
         arrays[f"attended_euclidean_{k}"] = Array(precision, ("rows", m), "state")
-    virials = None
-    if channels == VIRIAL_CHANNELS:
-        arrays["atom_virials"] = Array("float64", ("rows", 3, 3), "output")
-        virials = "atom_virials"
+    virials = "atom_virials" if channels == VIRIAL_CHANNELS else None
 
     builder = _Builder(weight_names)
     table = stages.Table("vectors", "neighbours", "counts")

@@ -450,6 +450,7 @@ def test_a_run_may_start_from_a_model(trained: tuple, tmp_path: Path) -> None:
     again = train(settings(**standing), frames[:8], frames[8:], tmp_path / "again", quiet)
     for a, b in zip(jax.tree.leaves(again.model.params), jax.tree.leaves(result.model.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9)
+    assert again.model.training["settings"]["training"]["initial_model"] == folder.name  # no folder of this machine
     other = dataclasses.replace(SMALL, layers=2)
     with pytest.raises(TrainingError, match=r"has model\.layers = 1, this run 2"):
         train(dataclasses.replace(settings(**standing), model=other), frames, [], tmp_path / "other", quiet)

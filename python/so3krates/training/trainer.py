@@ -253,7 +253,7 @@ class _Run:
             elements=self.elements,
             energy_shifts=self.shifts,
             training={
-                "settings": self.config.to_dict(),
+                "settings": _without_folders(self.config.to_dict()),
                 "frames": {"train": len(self.graphs), "valid": len(self.valid_graphs)},
                 "best_step": self.best.step,
                 "best_loss": self.best.loss if math.isfinite(self.best.loss) else None,
@@ -494,6 +494,14 @@ def _shortest_distance(graphs: Sequence[FrameGraph]) -> float:
     places = np.unique(np.linspace(0, len(graphs) - 1, DISTANCE_FRAMES).astype(int))
     found = [shortest_distance(graphs[k]) for k in places]
     return min((d for d in found if d is not None), default=1.0)
+
+
+def _without_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose files are named without the folders of this machine: a model and its bundles are given away."""
+    named = {"data": ("file", "train_file", "valid_file"), "training": ("initial_model",)}
+    for section, keys in named.items():
+        settings[section] |= {key: Path(settings[section][key]).name for key in keys if key in settings[section]}
+    return settings
 
 
 def _weights_of(folder: str, config: ModelConfig) -> Params:
