@@ -119,6 +119,26 @@ def test_out_of_equilibrium(axis: str, cells: dict[str, int], tmp_path: Path) ->
     assert "3 blocks" in text and "W/mK" in text
 
 
+def test_scattering_by_changes_of_sign(tmp_path: Path) -> None:
+    """Where all signs change, atoms go back the way they came, and forth again after the next change."""
+    variables = SMALL_GAN | {"equilibrate": 100, "every": 5, "file": tmp_path / "part"}
+    words = [f"{name}={value}" for name, value in variables.items()]
+
+    def flux_with(share: float) -> np.ndarray:
+        run_script("scatter.py", str(GAN / "in.green_kubo"), "--time", "0.1", "--share", str(share), *words)
+        table = np.loadtxt(tmp_path / "part.flux")
+        assert np.array_equal(table[:, 0], np.arange(100, 201, 5))
+        assert table[:, 1] == pytest.approx(table[:, 0] * 1e-3)
+        return table[:, 4:]
+
+    there, back = flux_with(0.0), flux_with(1.0)
+    size = np.sqrt(np.mean(there**2))
+    assert size > SIGNAL
+    assert np.abs(back[[0, 10, 20]] - there[0]).max() < SAME * size
+    assert np.abs(back[5] - there[0]).max() > 0.1 * size
+    assert np.abs(there[20] - there[0]).max() > 0.1 * size
+
+
 def test_conductivity_of_a_made_up_profile(tmp_path: Path) -> None:
     """A straight fall of 2 K/A and 4 K/A between the slabs, in two blocks, and a first one to skip."""
     length, slab, layers, power, area = 80.0, 8.0, 20, 3.0, 100.0

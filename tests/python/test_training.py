@@ -53,7 +53,7 @@ from so3krates.training import (
     write_report,
 )
 from so3krates.training.loss import error_sums, loss_of, normalised_weights, unit_scales, variance_scales
-from so3krates.training.optimiser import make_optimiser, make_schedule
+from so3krates.training.optimiser import MUON_RMS, make_optimiser, make_schedule
 from so3krates.training.plots import breakdown_plot
 from so3krates.training.step import batch_errors, initial_state, make_step
 from so3krates.training.trainer import _Run
@@ -384,11 +384,12 @@ def test_the_saved_model_is_the_best_one(trained: tuple) -> None:
     assert float(loss_of(sums, normalised_weights(config.training))) == pytest.approx(result.best_loss, rel=1e-3)
 
 
-@pytest.mark.parametrize("every", [0.0, 60.0])
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, every: float) -> None:
+@pytest.mark.parametrize(("every", "optimiser"), [(0.0, "adam"), (60.0, "adam"), (0.0, "muon")])
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, every: float, optimiser: str) -> None:
     frames = make_frames(9, repeat=(1, 2))
-    config = settings(epochs=2, ema_decay=0.9, eval_every=2, checkpoint_minutes=every)
-    whole = train(settings(epochs=2, ema_decay=0.9, eval_every=2), frames[:7], frames[7:], tmp_path / "whole", quiet)
+    course = {"epochs": 2, "ema_decay": 0.9, "eval_every": 2, "optimiser": optimiser}
+    config = settings(checkpoint_minutes=every, **course)
+    whole = train(settings(**course), frames[:7], frames[7:], tmp_path / "whole", quiet)
 
     class KilledError(Exception):
         pass
@@ -559,10 +560,31 @@ def test_optional_parts_of_the_optimiser_act() -> None:
     # The largest second moment so far, and that is the first one.
     largest = 0.001 * gradient["w"] ** 2 / (1 - 0.999)
     mean_of_both = (0.1 * 0.9 * gradient["w"] + 0.1 * second) / (1 - 0.9**2)
-    assert np.abs(update(amsgrad=True) - mean_of_both / np.sqrt(largest)).max() < 0.05
-    assert np.abs(update(amsgrad=True) - plain).max() > 0.1
+    assert np.abs(update(optimiser="amsgrad") - mean_of_both / np.sqrt(largest)).max() < 0.05
+    assert np.abs(update(optimiser="amsgrad") - plain).max() > 0.1
     np.testing.assert_allclose(update(clip_norm=1.0), mean / np.sqrt(square), rtol=1e-3)
     assert np.abs(update(clip_norm=1.0) - plain).max() > 0.1
+
+
+def test_muon_moves_matrices_by_orthogonal_steps() -> None:
+    draw = np.random.default_rng(0).normal
+    gradient = {
+        "embedding": draw(size=(5, 8)),
+        "heads": (np.eye(6) + 0.2 * draw(size=(3, 6, 6))) * np.array([1.0, 1e-3, 1e3])[:, None, None],
+        "last": draw(size=(8, 1)),
+    }
+    optimiser = make_optimiser(TrainingConfig(optimiser="muon"))
+    update = optimiser.update(gradient, optimiser.init(gradient), gradient)[0]
+    for head, slope in zip(update["heads"], gradient["heads"], strict=True):
+        # Five Newton-Schulz steps leave singular values near 1, here times the scale to a root mean square of 0.2.
+        values = np.linalg.svd(head, compute_uv=False) / (MUON_RMS * np.sqrt(6))
+        assert values.min() > 0.4
+        assert values.max() < 1.6
+        assert np.sum(head * slope) > 0.5 * np.linalg.norm(head) * np.linalg.norm(slope)  # the rate has the sign
+    for name in ("embedding", "last"):  # the first step of Adam with Nesterov's momentum: nothing but the sign
+        size = update[name] * np.sign(gradient[name])
+        np.testing.assert_allclose(size, size.mean(), rtol=1e-3)
+        assert 1 < size.mean() < 2
 
 
 def test_the_shift_can_be_refitted(tmp_path: Path) -> None:

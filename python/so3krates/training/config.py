@@ -19,6 +19,7 @@ from .loggers import PACKAGES
 from .original_keys import sections_from_original
 
 SCHEDULES = ("exponential", "cosine", "constant")
+OPTIMISERS = ("adam", "amsgrad", "muon")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +129,7 @@ class TrainingConfig:
     decay_factor: float = 0.7
     warmup_steps: int = 0  # linear rise from 0 before the schedule
     clip_norm: float | None = None  # largest global norm of a gradient
-    amsgrad: bool = False  # instead of Adam
+    optimiser: str = "adam"  # adam, amsgrad, muon
     weight_decay: float = 0.0  # decoupled, as in AdamW
     ema_decay: float = 0.0  # weight of the past in the running average of weights that is validated and kept; 0: none
     refit_shift: bool = False  # at the end, take the mean energy error per atom of the training frames into the shifts
@@ -153,7 +154,7 @@ class TrainingConfig:
             lambda v: is_number(v) and v >= 0,
             "a number of at least 0",
         )
-        check(("variance_scaling", "amsgrad", "refit_shift", "float64"), lambda v: isinstance(v, bool), "true or false")
+        check(("variance_scaling", "refit_shift", "float64"), lambda v: isinstance(v, bool), "true or false")
         check(
             ("epochs", "decay_steps", "accumulate", "devices"), lambda v: is_int(v, 1), "a whole number of at least 1"
         )
@@ -174,6 +175,7 @@ class TrainingConfig:
         check(("log_to",), lambda v: isinstance(v, list | tuple) and all(name in PACKAGES for name in v), known)
         object.__setattr__(self, "log_to", tuple(dict.fromkeys(self.log_to)))
         check(("schedule",), lambda v: v in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        check(("optimiser",), lambda v: v in OPTIMISERS, f"one of {', '.join(OPTIMISERS)}")
         require(
             self.schedule == "constant" or self.learning_rate > self.learning_rate_stop,
             "training",
