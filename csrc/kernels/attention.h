@@ -1,5 +1,6 @@
-// Attention along a list of pairs and its derivatives of first and second order, for training (docs/training.md). A pair
-// (i, j) is visited once for both of its directions; coefficient 0 is that of i <- j, coefficient 1 that of j <- i.
+// Attention along a list of pairs and its derivatives of first and second order, for training (docs/training.md). A
+// pair (i, j) is visited once for both of its directions; coefficient 0 is that of i <- j, coefficient 1 that of j <-
+// i.
 //
 //   attend:  a0 = sum_f q_i w k_j,  a1 = sum_f q_j w k_i   (f within a head)
 //   gather:  m_i += a0 v_j,  m_j += a1 v_i

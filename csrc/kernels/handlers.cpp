@@ -1,196 +1,18 @@
 // The kernels as XLA custom calls. Arguments come by position as so3krates_export/fused.py gives them; arrays that a
 // call fills come last and share their memory with the results.
 #include <algorithm>
-#include <cstdlib>
 #include <functional>
-#include <memory>
 #include <stdexcept>
 #include <string>
 
 #include "body.h"
+#include "call.h"
 #include "pairs.h"
-#include "parallel.h"
 #include "registry.h"
 #include "training.h"
 
 namespace so3krates::kernels {
 namespace {
-
-namespace ffi = xla::ffi;
-
-int rounded_up(int n, int unit) {
-  return (n + unit - 1) / unit * unit;
-}
-
-std::int64_t integer(const ffi::Dictionary& attributes, const char* name) {
-  const auto value = attributes.get<std::int64_t>(name);
-  if (!value.has_value())
-    throw std::invalid_argument(std::string("no whole number '") + name + "' among the attributes");
-  return *value;
-}
-
-double number(const ffi::Dictionary& attributes, const char* name) {
-  const auto value = attributes.get<double>(name);
-  if (!value.has_value()) throw std::invalid_argument(std::string("no number '") + name + "' among the attributes");
-  return *value;
-}
-
-Layout layout_from(const ffi::Dictionary& attributes) {
-  Layout l{};
-  const int features = static_cast<int>(integer(attributes, "features")),
-            heads = static_cast<int>(integer(attributes, "heads"));
-  const auto degrees = attributes.get<ffi::Span<const std::int64_t>>("degrees");
-  if (!degrees.has_value() || degrees->size() < 1 || degrees->size() > kMostDegrees)
-    throw std::invalid_argument("'degrees' needs 1 to 4 entries");
-  if (heads < 1 || heads > kQuad) throw std::invalid_argument("'heads' is not within 1 and 4");
-  l.head_features = features / heads;
-  l.group = heads == 3 ? 4 : heads;
-  l.feature_width = l.head_features * l.group;
-  l.feature_stride = rounded_up(l.feature_width, kPadding);
-  l.degrees = static_cast<int>(degrees->size());
-  for (int k = 0; k < l.degrees; ++k) {
-    l.degree[k] = static_cast<int>(degrees->begin()[k]);
-    if (l.degree[k] < 1 || l.degree[k] > 4) throw std::invalid_argument("a degree is not within 1 and 4");
-    l.orders += 2 * l.degree[k] + 1;
-  }
-  l.block_width = features / l.degrees;
-  l.block_stride = rounded_up(l.block_width, kPadding);
-  l.geometric_stride = l.degrees * l.block_stride;
-  l.order_stride = rounded_up(l.orders, kPadding);
-  l.filter_stride = l.feature_stride + l.geometric_stride;
-  l.hidden = static_cast<int>(integer(attributes, "hidden"));
-  l.hidden_stride = rounded_up(2 * l.hidden, kPadding);
-  l.hidden_columns = rounded_up(l.hidden, kQuad);
-  l.readout = static_cast<int>(integer(attributes, "readout"));
-  l.readout_stride = rounded_up(l.readout, kPadding);
-  l.elements = static_cast<int>(integer(attributes, "elements"));
-  l.key = l.feature_stride;
-  l.value = 2 * l.feature_stride;
-  l.geometric_query = 3 * l.feature_stride;
-  l.geometric_key = l.geometric_query + l.geometric_stride;
-  l.chi = l.geometric_key + l.geometric_stride;
-  l.row_stride = l.chi + l.order_stride;
-  l.message_stride = l.feature_stride + l.order_stride;
-  l.cutoff_function = static_cast<Cutoff>(integer(attributes, "cutoff_function"));
-  l.polynomial_order = static_cast<int>(integer(attributes, "polynomial_order"));
-  l.cutoff = number(attributes, "cutoff");
-  l.nodes = static_cast<int>(integer(attributes, "nodes"));
-  if (l.nodes < 4) throw std::invalid_argument("'nodes' is below 4");
-  l.spline_start = number(attributes, "spline_start");
-  l.spline_step = number(attributes, "spline_step");
-  return l;
-}
-
-template <typename T>
-constexpr ffi::DataType kDataType = ffi::DataType::S32;
-template <>
-constexpr ffi::DataType kDataType<float> = ffi::DataType::F32;
-template <>
-constexpr ffi::DataType kDataType<double> = ffi::DataType::F64;
-
-constexpr std::int64_t kAny = -1;
-
-// One custom call: its arguments and results in turn, checked.
-class Call {
- public:
-  Call(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results,
-       const ffi::Dictionary& attributes)
-      : layout(layout_from(attributes)),
-        pool_(pool),
-        arguments_(arguments),
-        results_(results),
-        threads_(static_cast<int>(integer(attributes, "threads"))) {}
-
-  template <typename T>
-  const T* in(std::initializer_list<std::int64_t> shape, std::int64_t* extents = nullptr) {
-    const auto buffer = arguments_.get<ffi::AnyBuffer>(argument_);
-    if (!buffer.has_value())
-      throw std::invalid_argument("there are only " + std::to_string(arguments_.size()) + " arguments");
-    check<T>(*buffer, shape, extents, "argument " + std::to_string(argument_++));
-    return static_cast<const T*>(buffer->untyped_data());
-  }
-  template <typename T>
-  T* out(std::initializer_list<std::int64_t> shape, std::int64_t* extents = nullptr) {
-    auto buffer = results_.get<ffi::AnyBuffer>(result_);
-    if (!buffer.has_value())
-      throw std::invalid_argument("there are only " + std::to_string(results_.size()) + " results");
-    check<T>(**buffer, shape, extents, "result " + std::to_string(result_++));
-    return static_cast<T*>((*buffer)->untyped_data());
-  }
-  int count() { return *in<std::int32_t>({}); }
-  bool has_more_results() const { return result_ < results_.size(); }
-  int threads() const {
-    return threads_ > 0 ? threads_ : static_cast<int>(std::max<std::int64_t>(1, pool_.num_threads()));
-  }
-
-  // start(rows of the order) for all of them, then task(k, visit) for all pairs, round by round.
-  template <typename Start, typename Task>
-  void for_pairs(const Schedule& schedule, const Start& start, const Task& task) {
-    for (int round = 0; round < kRounds; ++round)
-      parallel(pool_, schedule.task_count(round), [&](int k) {
-        const Visit visit = schedule.task(round, k);
-        if (round == 0) start(Range{visit.begin, visit.end});
-        task(k, visit);
-      });
-  }
-  void run(int count, const std::function<void(int)>& task) { parallel(pool_, count, task); }
-  // task(range, scratch) for pieces of rows [0, rows) that may be handled in any order.
-  template <typename Real, typename Task>
-  void for_rows(int rows, const Task& task) {
-    constexpr int piece = 96;
-    const int pieces = std::max(1, std::min(4 * threads(), rows / piece));
-    parallel(pool_, pieces, [&](int k) {
-      const auto bound = [&](int n) { return static_cast<int>(static_cast<std::int64_t>(rows) * n / pieces); };
-      task(Range{bound(k), bound(k + 1)}, scratch<Real>(0));
-    });
-  }
-  // Scratch of this thread.
-  template <typename Real>
-  Real* scratch(int channels) const {
-    thread_local std::unique_ptr<void, decltype(&std::free)> memory(nullptr, std::free);
-    thread_local std::size_t held = 0;
-    const std::size_t needed = rounded_up(static_cast<int>(body<Real>().scratch(layout, channels) * sizeof(Real)), 64);
-    if (needed > held) {
-      memory.reset(std::aligned_alloc(64, needed));
-      held = memory == nullptr ? 0 : needed;
-      if (held == 0) throw std::bad_alloc();
-    }
-    return static_cast<Real*>(memory.get());
-  }
-
-  const Layout layout;
-
- private:
-  template <typename T>
-  static void check(const ffi::AnyBuffer& buffer, std::initializer_list<std::int64_t> shape, std::int64_t* extents,
-                    const std::string& what) {
-    const auto found = buffer.dimensions();
-    bool is_right = buffer.element_type() == kDataType<T> && found.size() == shape.size();
-    for (std::size_t k = 0; is_right && k < shape.size(); ++k) {
-      const std::int64_t expected = shape.begin()[k];
-      is_right = expected == kAny || expected == found.begin()[k];
-      if (extents != nullptr) extents[k] = found.begin()[k];
-    }
-    if (is_right) return;
-    const auto list = [](const std::int64_t* begin, std::size_t size) {
-      std::string text;
-      for (std::size_t k = 0; k < size; ++k)
-        text += (k ? ", " : "") + (begin[k] == kAny ? "any" : std::to_string(begin[k]));
-      return "[" + text + "]";
-    };
-    throw std::invalid_argument(what + " has shape " + list(found.begin(), found.size()) + " and type " +
-                                std::to_string(static_cast<int>(buffer.element_type())) + ", but the kernel expects " +
-                                list(shape.begin(), shape.size()) + " and type " +
-                                std::to_string(static_cast<int>(kDataType<T>)) +
-                                ": the bundle was made by another version of so3krates, export the model again");
-  }
-
-  ffi::ThreadPool pool_;
-  ffi::RemainingArgs arguments_;
-  ffi::RemainingRets results_;
-  int threads_;
-  std::size_t argument_ = 0, result_ = 0;
-};
 
 template <typename Real>
 FilterWeights<Real> filter_weights(Call& call, bool with_transpose) {
@@ -504,11 +326,14 @@ XLA_FFI_Error* entry(XLA_FFI_CallFrame* frame) {
 
 const Kernel* so3krates_kernels(std::size_t* count) {
   static const Kernel kernels[] = {
-      SO3KRATES_FOR_ATTENTION(SO3KRATES_ATTENTION_KERNEL)
-      SO3KRATES_KERNEL(pairs),         SO3KRATES_KERNEL(first_layer),
-      SO3KRATES_KERNEL(project),       SO3KRATES_KERNEL(layer),
-      SO3KRATES_KERNEL(readout),       SO3KRATES_KERNEL(exchange_adjoint),
-      SO3KRATES_KERNEL(layer_adjoint), SO3KRATES_KERNEL(first_layer_adjoint),
+      SO3KRATES_FOR_ATTENTION(SO3KRATES_ATTENTION_KERNEL) SO3KRATES_KERNEL(pairs),
+      SO3KRATES_KERNEL(first_layer),
+      SO3KRATES_KERNEL(project),
+      SO3KRATES_KERNEL(layer),
+      SO3KRATES_KERNEL(readout),
+      SO3KRATES_KERNEL(exchange_adjoint),
+      SO3KRATES_KERNEL(layer_adjoint),
+      SO3KRATES_KERNEL(first_layer_adjoint),
   };
   *count = sizeof kernels / sizeof kernels[0];
   return kernels;

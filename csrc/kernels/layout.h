@@ -123,9 +123,9 @@ struct AttentionShape {
 // Those that a function has no use for are null. Arrays of rows that it fills (`query_out`, `key_out`) are added to.
 template <typename Real>
 struct AttentionArrays {
-  const Real *query, *key;                // [rows][F]
-  const Real* filter;                     // [pairs][F]
-  const Real* coefficient;                // [2][pairs][heads]
+  const Real *query, *key;                                 // [rows][F]
+  const Real* filter;                                      // [pairs][F]
+  const Real* coefficient;                                 // [2][pairs][heads]
   const Real *query_t, *key_t, *filter_t, *coefficient_t;  // what the results of the adjoint are contracted with
   Real *query_out, *key_out, *filter_out, *coefficient_out;
 };

@@ -1,5 +1,5 @@
-// The kernels of training as XLA custom calls. Arguments come by position as so3krates/training/attention.py gives them:
-// number of pairs in use, rows of their two atoms, then the arrays.
+// The kernels of training as XLA custom calls. Arguments come by position as so3krates/training/attention.py gives
+// them: number of pairs in use, rows of their two atoms, then the arrays.
 #include "training.h"
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "body.h"
+#include "data_type.h"
 #include "parallel.h"
 
 namespace so3krates::kernels {
@@ -21,18 +22,18 @@ constexpr int kLeastPairs = 512;  // that are worth a task
 enum class Rows { atoms, pairs, coefficients };
 template <typename Real>
 struct In {
-  const Real* AttentionArrays<Real>::*place;
+  const Real* AttentionArrays<Real>::* place;
   Rows rows;
 };
 template <typename Real>
 struct Out {
-  Real* AttentionArrays<Real>::*place;
+  Real* AttentionArrays<Real>::* place;
   Rows rows;
 };
 
 template <typename Real>
 struct Signature {
-  typename Body<Real>::Attention Body<Real>::*function;
+  typename Body<Real>::Attention Body<Real>::* function;
   std::vector<In<Real>> in;
   std::vector<Out<Real>> out;
 };
@@ -44,8 +45,9 @@ Signature<Real> signature(Name name) {
   using A = AttentionArrays<Real>;
   using B = Body<Real>;
   const In<Real> query{&A::query, Rows::atoms}, key{&A::key, Rows::atoms}, filter{&A::filter, Rows::pairs},
-      coefficient{&A::coefficient, Rows::coefficients}, query_t{&A::query_t, Rows::atoms}, key_t{&A::key_t, Rows::atoms},
-      filter_t{&A::filter_t, Rows::pairs}, coefficient_t{&A::coefficient_t, Rows::coefficients};
+      coefficient{&A::coefficient, Rows::coefficients}, query_t{&A::query_t, Rows::atoms},
+      key_t{&A::key_t, Rows::atoms}, filter_t{&A::filter_t, Rows::pairs},
+      coefficient_t{&A::coefficient_t, Rows::coefficients};
   const Out<Real> to_query{&A::query_out, Rows::atoms}, to_key{&A::key_out, Rows::atoms},
       to_filter{&A::filter_out, Rows::pairs}, to_coefficient{&A::coefficient_out, Rows::coefficients};
   switch (name) {
@@ -66,13 +68,6 @@ Signature<Real> signature(Name name) {
   }
   throw std::logic_error("unknown kernel");
 }
-
-template <typename T>
-constexpr ffi::DataType kType = ffi::DataType::S32;
-template <>
-constexpr ffi::DataType kType<float> = ffi::DataType::F32;
-template <>
-constexpr ffi::DataType kType<double> = ffi::DataType::F64;
 
 template <typename Real>
 void run(Name name, ffi::ThreadPool& pool, const ffi::RemainingArgs& arguments, ffi::RemainingRets& results,
@@ -102,7 +97,7 @@ void run(Name name, ffi::ThreadPool& pool, const ffi::RemainingArgs& arguments, 
                                             static_cast<std::size_t>(features);
   };
   const auto check = [&](const ffi::AnyBuffer& buffer, Rows rows, const std::string& what) {
-    if (buffer.element_type() != kType<Real> || buffer.element_count() != size(rows))
+    if (buffer.element_type() != kDataType<Real> || buffer.element_count() != size(rows))
       throw std::invalid_argument(what + " has " + std::to_string(buffer.element_count()) + " elements, not " +
                                   std::to_string(size(rows)) + ", or is of another type");
   };
@@ -171,17 +166,17 @@ ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::Remai
 
 }  // namespace
 
-#define SO3KRATES_DEFINE_CALL(name)                                 \
-  XLA_FFI_Error* call_##name(XLA_FFI_CallFrame* frame) {            \
-    static auto* handler = ffi::Ffi::Bind()                         \
-                               .Ctx<ffi::ThreadPool>()              \
-                               .RemainingArgs()                     \
-                               .RemainingRets()                     \
-                               .Attr<std::int64_t>("heads")         \
-                               .Attr<std::int64_t>("real_bytes")    \
-                               .To(handle<Name::name>)              \
-                               .release();                          \
-    return handler->Call(frame);                                    \
+#define SO3KRATES_DEFINE_CALL(name)                              \
+  XLA_FFI_Error* call_##name(XLA_FFI_CallFrame* frame) {         \
+    static auto* handler = ffi::Ffi::Bind()                      \
+                               .Ctx<ffi::ThreadPool>()           \
+                               .RemainingArgs()                  \
+                               .RemainingRets()                  \
+                               .Attr<std::int64_t>("heads")      \
+                               .Attr<std::int64_t>("real_bytes") \
+                               .To(handle<Name::name>)           \
+                               .release();                       \
+    return handler->Call(frame);                                 \
   }
 SO3KRATES_FOR_ATTENTION(SO3KRATES_DEFINE_CALL)
 

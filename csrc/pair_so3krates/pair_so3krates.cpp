@@ -10,24 +10,22 @@
 #include <lammps/neigh_list.h>
 #include <lammps/neighbor.h>
 #include <lammps/update.h>
-#include <sched.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <map>
 #include <numeric>
 #include <thread>
 
+#include "ranks.h"
+
 using namespace LAMMPS_NS;
+using namespace so3krates::ranks;
 
 namespace {
 
 constexpr double MIB = 1024.0 * 1024.0;
-constexpr std::chrono::milliseconds TURN(1000);  // that a rank leaves to the next lower one to end a failed run
-constexpr int TURNS = 4;                         // ranks with turns of their own; all others share the last
 constexpr double LARGE_SHIFT = 50.0;  // eV; energies per atom beyond it drown the heat flux in rounding and noise
 
 // Components of LAMMPS' virials, xx yy zz xy xz yz and, per atom about centroids, yx zx zy: of the position, of the
@@ -38,52 +36,6 @@ std::string joined(const std::vector<std::string>& words) {
   std::string text;
   for (const auto& word : words) text += (text.empty() ? "" : " ") + word;
   return text;
-}
-
-// Ends the run. On one rank cleanly, so that a Python program may go on; where other ranks may wait for this one, at
-// once. Ranks that fail together are ended by the lowest, before the others have anything to say.
-[[noreturn]] void fail(LAMMPS* lmp, const std::string& message) {
-  if (lmp->comm->nprocs == 1) lmp->error->all(FLERR, message);
-  std::this_thread::sleep_for(TURN * std::min(lmp->comm->me, TURNS));
-  try {
-    lmp->error->one(FLERR, message);
-  } catch (...) {
-    // What follows ends all ranks, and mpiexec drops what it has not read by then.
-    std::fflush(nullptr);
-    std::this_thread::sleep_for(std::chrono::milliseconds(300));
-    throw;
-  }
-}
-
-// Calls `call` and turns a failure of the runtime into LAMMPS' error.
-template <typename Call>
-auto reported(LAMMPS* lmp, Call&& call) {
-  try {
-    return call();
-  } catch (const so3krates::Error& failure) {
-    fail(lmp, std::string("pair_style so3krates: ") + failure.what());
-  }
-}
-
-// The same where all ranks come to: if it fails on any of them, all end together with one message, the lowest rank's.
-template <typename Call>
-void reported_together(LAMMPS* lmp, Call&& call) {
-  std::string message;
-  int failed = lmp->comm->nprocs;
-  try {
-    call();
-  } catch (const so3krates::Error& failure) {
-    message = std::string("pair_style so3krates: ") + failure.what();
-    failed = lmp->comm->me;
-  }
-  int first = failed;
-  MPI_Allreduce(&failed, &first, 1, MPI_INT, MPI_MIN, lmp->world);
-  if (first == lmp->comm->nprocs) return;
-  int length = static_cast<int>(message.size());
-  MPI_Bcast(&length, 1, MPI_INT, first, lmp->world);
-  message.resize(length);
-  MPI_Bcast(message.data(), length, MPI_CHAR, first, lmp->world);
-  lmp->error->all(FLERR, message);
 }
 
 // LAMMPS' communication as the evaluator sees it. No base class of the pair style, whose destructor may throw.
@@ -97,29 +49,6 @@ class PairHalo : public so3krates::Halo {
  private:
   PairSo3krates& pair_;
 };
-
-// Ranks on this rank's machine, and which of them it is.
-struct Machine {
-  int ranks = 1, rank = 0;
-  int cores = 1;  // that any of them may use
-};
-
-Machine machine_of(LAMMPS* lmp) {
-  MPI_Comm local;
-  MPI_Comm_split_type(lmp->world, MPI_COMM_TYPE_SHARED, lmp->comm->me, MPI_INFO_NULL, &local);
-  Machine machine;
-  MPI_Comm_size(local, &machine.ranks);
-  MPI_Comm_rank(local, &machine.rank);
-  cpu_set_t mine, all;
-  CPU_ZERO(&mine);
-  CPU_ZERO(&all);
-  sched_getaffinity(0, sizeof(mine), &mine);
-  MPI_Allreduce(&mine, &all, sizeof(mine), MPI_BYTE, MPI_BOR, local);
-  MPI_Comm_free(&local);
-  // The mask is empty on machines with more processors than it holds.
-  machine.cores = std::max(static_cast<int>(std::thread::hardware_concurrency()), CPU_COUNT(&all));
-  return machine;
-}
 
 // The group of comm_modify group, which LAMMPS keeps to its own classes.
 struct CommAccess : Comm {

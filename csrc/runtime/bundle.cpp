@@ -1,4 +1,4 @@
-// Reader of bundles: container, checksum, manifest. The format is described in docs/bundle.md.
+// Reader of bundles: their manifest, checked. The format is described in docs/bundle.md.
 #include "bundle.h"
 
 #include <algorithm>
@@ -7,16 +7,16 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
-#include "sha256.h"
+#include "bundle_container.h"
+#include "bundle_json.h"
 
 namespace so3krates {
 namespace {
 
-using Json = nlohmann_lmp::json;
+using namespace json;
 using Bytes = std::vector<std::uint8_t>;
 using Names = std::vector<std::string>;
 
@@ -24,7 +24,6 @@ constexpr const char* kFormat = "so3krates-bundle";
 constexpr int kVersion = 2;
 constexpr std::int64_t kLargestSize = 2147483647;
 constexpr std::int64_t kLargestBuffer = std::int64_t{1} << 48;  // bytes; keeps products of sizes far from overflow
-constexpr std::int64_t kLargestInteger = INT64_MAX;
 
 const std::string kVirials = "atom_virials";  // of the schedule "virials" alone
 
@@ -56,30 +55,8 @@ const std::vector<Contract>& contracts() {
   return all;
 }
 
-void need(bool condition, const std::string& message) {
-  if (!condition) throw Error(message);
-}
-
-std::string quoted(const std::string& name) {
-  return "\"" + name + "\"";
-}
-
-// The member of an object, or null.
-const Json& member(const Json& object, const char* key) {
-  static const Json null;
-  const auto found = object.find(key);
-  return found == object.end() ? null : *found;
-}
-
 bool starts_with(const std::string& text, const char* prefix) {
   return text.rfind(prefix, 0) == 0;
-}
-
-bool is_integer(const Json& value, std::int64_t low, std::int64_t high) {
-  if (!value.is_number_integer()) return false;
-  if (value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(high)) return false;
-  const auto number = value.get<std::int64_t>();
-  return low <= number && number <= high;
 }
 
 bool is_finite(const Json& value) {
@@ -100,122 +77,6 @@ std::string text_of(const Json& manifest, const char* key) {
   need(value.is_string(), "manifest: " + quoted(key) + " is not a string");
   return value.get<std::string>();
 }
-
-Json parse_object(const char* begin, const char* end, const std::string& what) {
-  Json value = Json::parse(begin, end, nullptr, /*allow_exceptions=*/false);
-  need(!value.is_discarded(), "is damaged, or no so3krates bundle: " + what + " is not JSON");
-  need(value.is_object(), "is damaged, or no so3krates bundle: " + what + " is not a JSON object");
-  return value;
-}
-
-// ---- container
-
-struct Entry {
-  std::string dtype;
-  std::vector<std::int64_t> shape;
-  std::int64_t begin = 0, end = 0;  // in the data section
-};
-
-struct Container {
-  std::string manifest, sha256;
-  std::map<std::string, Entry> entries;
-  const std::uint8_t* data = nullptr;
-  std::size_t size = 0;
-};
-
-DType file_dtype(const std::string& name) {
-  if (name == "U8") return DType::u8;
-  if (name == "I32") return DType::i32;
-  if (name == "F32") return DType::f32;
-  if (name == "F64") return DType::f64;
-  throw Error("holds a tensor of the unknown type " + name);
-}
-
-// Bytes of a dense array; false when they pass `limit`.
-bool count_bytes(const std::vector<std::int64_t>& shape, DType dtype, std::int64_t limit, std::int64_t& bytes) {
-  bytes = static_cast<std::int64_t>(size_of(dtype));
-  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) bytes = 0;
-  for (const std::int64_t size : shape) {
-    if (size != 0 && bytes > limit / size) return false;
-    bytes *= size;
-  }
-  return true;
-}
-
-Entry read_entry(const std::string& name, const Json& value) {
-  const std::string where = "is damaged: the header's entry " + quoted(name);
-  need(value.is_object(), where + " is not an object");
-  const Json &dtype = member(value, "dtype"), &shape = member(value, "shape"), &offsets = member(value, "data_offsets");
-  need(dtype.is_string() && shape.is_array() && offsets.is_array() && offsets.size() == 2, where + " is incomplete");
-  Entry entry;
-  entry.dtype = dtype.get<std::string>();
-  for (const Json& size : shape) {
-    need(is_integer(size, 0, kLargestInteger), where + " has an impossible shape");
-    entry.shape.push_back(size.get<std::int64_t>());
-  }
-  for (const Json& offset : offsets) need(is_integer(offset, 0, kLargestInteger), where + " has impossible offsets");
-  entry.begin = offsets[0].get<std::int64_t>();
-  entry.end = offsets[1].get<std::int64_t>();
-  std::int64_t bytes = 0;
-  need(count_bytes(entry.shape, file_dtype(entry.dtype), kLargestInteger, bytes) && entry.begin <= entry.end &&
-           bytes == entry.end - entry.begin,
-       where + " has offsets that do not fit its shape");
-  return entry;
-}
-
-// The tensors lie end to end and fill the data section.
-void check_cover(const Container& container) {
-  std::vector<std::pair<std::int64_t, std::int64_t>> ranges;
-  for (const auto& [name, entry] : container.entries) ranges.emplace_back(entry.begin, entry.end);
-  std::sort(ranges.begin(), ranges.end());
-  std::int64_t position = 0;
-  for (const auto& [begin, end] : ranges) {
-    need(begin == position, "is damaged: its tensors overlap or leave holes");
-    position = end;
-  }
-  need(static_cast<std::uint64_t>(position) == container.size, "is damaged or cut short: its tensors need " +
-                                                                   std::to_string(position) + " bytes and it has " +
-                                                                   std::to_string(container.size));
-}
-
-Container read_container(const Bytes& bytes) {
-  std::uint64_t length = 0;
-  for (std::size_t i = 0; i < 8 && i < bytes.size(); ++i) length |= static_cast<std::uint64_t>(bytes[i]) << (8 * i);
-  need(bytes.size() >= 8 && length <= bytes.size() - 8, "is cut short, or no so3krates bundle");
-  const char* head = reinterpret_cast<const char*>(bytes.data()) + 8;
-  const Json header = parse_object(head, head + length, "the header");
-  std::uint64_t last = length;
-  while (head[last - 1] == ' ') --last;
-  need(head[last - 1] == '}', "is damaged: the header is followed by other bytes");
-
-  const Json& metadata = member(header, "__metadata__");
-  need(member(metadata, "so3krates").is_string() && member(metadata, "sha256").is_string(),
-       "is a safetensors file, but not a so3krates bundle");
-  Container container;
-  container.manifest = metadata["so3krates"].get<std::string>();
-  container.sha256 = metadata["sha256"].get<std::string>();
-  container.data = bytes.data() + 8 + length;
-  container.size = bytes.size() - 8 - length;
-  for (const auto& [name, value] : header.items())
-    if (name != "__metadata__") container.entries.emplace(name, read_entry(name, value));
-  check_cover(container);
-  return container;
-}
-
-std::string digest(const Container& container) {
-  Sha256 hash;
-  hash.update(container.manifest.data(), container.manifest.size());
-  for (const auto& [name, entry] : container.entries) {
-    std::string line = name + " " + entry.dtype + " ";
-    for (std::size_t i = 0; i < entry.shape.size(); ++i) line += (i ? "," : "") + std::to_string(entry.shape[i]);
-    line += " " + std::to_string(entry.begin) + " " + std::to_string(entry.end) + "\n";
-    hash.update(line.data(), line.size());
-  }
-  hash.update(container.data, container.size);
-  return hash.hex();
-}
-
-// ---- manifest
 
 void check_version(const Json& manifest) {
   need(member(manifest, "format") == kFormat,

@@ -1,57 +1,21 @@
 // Runs the schedules of a bundle on one device. Knows docs/bundle.md and nothing of the network behind it.
 #include "evaluator.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <chrono>
 #include <cstdint>
 #include <cstring>
-#include <map>
-#include <numeric>
-#include <set>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "cuda_driver.h"
 #include "cuda_kernels.h"
-#include "pjrt.h"
+#include "evaluator_implementation.h"
+#include "neighbourhood.h"
 #include "plugin_search.h"
-#include "program_cache.h"
 
 namespace so3krates {
 namespace {
-
-static_assert(sizeof(int) == 4, "a Neighbourhood's int is a bundle's int32");
-
-struct Unmap {
-  std::size_t bytes;
-  void operator()(void* data) const { munmap(data, bytes); }
-};
-
-// Page-aligned host memory; pages that are never touched cost nothing.
-using HostMemory = std::unique_ptr<void, Unmap>;
-
-HostMemory allocate_host(std::size_t bytes) {
-  bytes = std::max<std::size_t>(bytes, 1);
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED)
-    throw Error("allocation of " + std::to_string(bytes) + " bytes of host memory failed: " + std::strerror(errno));
-  return HostMemory(data, Unmap{bytes});
-}
-
-std::size_t bytes_of(const std::vector<std::int64_t>& shape, DType dtype) {
-  std::size_t bytes = size_of(dtype);
-  for (const std::int64_t size : shape) bytes *= static_cast<std::size_t>(size);
-  return bytes;
-}
-
-// Of an array whose first dimension are the rows.
-std::size_t bytes_of_row(const std::vector<std::int64_t>& shape, DType dtype) {
-  return bytes_of({shape.begin() + 1, shape.end()}, dtype);
-}
 
 std::size_t halo_row_bytes(const Bundle& bundle) {
   constexpr std::size_t kUnit = sizeof(double);
@@ -69,19 +33,6 @@ std::size_t halo_row_bytes(const Bundle& bundle) {
   return most;
 }
 
-// Adds the time of its life to `seconds`.
-class Stopwatch {
- public:
-  explicit Stopwatch(double& seconds) : seconds_(seconds) {}
-  ~Stopwatch() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-
- private:
-  double& seconds_;
-  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
 bool fits(const Rung& demand, const Rung& rung) {
   return demand.rows <= rung.rows && demand.atoms <= rung.atoms && demand.candidates <= rung.candidates &&
          demand.neighbours <= rung.neighbours;
@@ -92,45 +43,6 @@ std::string describe(const Rung& rung) {
                      std::to_string(rung.candidates) + " candidates";
   if (rung.neighbours > 0) text += " or " + std::to_string(rung.neighbours) + " neighbours";
   return text + " per atom";
-}
-
-void need(bool condition, const std::string& message) {
-  if (!condition) throw Error("the neighbourhood is not valid: " + message);
-}
-
-// All of values[0, count) lie in [least, limit).
-void check_indices(const int* values, int count, int limit, const char* what, int least = 0) {
-  if (values == nullptr && count > 0) need(false, std::string(what) + " is a null pointer");
-  // One pass without branches, which compilers vectorise: lists are long.
-  unsigned largest = 0;
-  for (int i = 0; i < count; ++i) largest = std::max(largest, static_cast<unsigned>(values[i] - least));
-  if (largest < static_cast<unsigned>(limit - least)) return;
-  for (int i = 0; i < count; ++i)
-    if (values[i] < least || values[i] >= limit)
-      need(false, std::string(what) + " holds " + std::to_string(values[i]) + " at " + std::to_string(i) +
-                      ", which is not within " + std::to_string(least) + " and " + std::to_string(limit - 1));
-}
-
-// Returns the length of the longest candidate list.
-int check(const Neighbourhood& n, int elements) {
-  need(
-      n.owned >= 0 && n.rows >= n.owned && n.atoms >= 0,
-      std::to_string(n.owned) + " owned of " + std::to_string(n.rows) + " rows, " + std::to_string(n.atoms) + " atoms");
-  check_indices(n.row_of_atom, n.atoms, n.rows, "row_of_atom", -1);
-  check_indices(n.atom_of_row, n.rows, n.atoms, "atom_of_row");
-  check_indices(n.species, n.rows, elements, "species");
-  check_indices(n.candidate_count, n.owned, INT32_MAX, "candidate_count");
-  if (n.sent != nullptr) check_indices(n.sent, n.sent_count, n.owned, "sent");
-  need(n.candidates != nullptr || n.owned == 0, "candidates is a null pointer");
-  const bool all_have_rows = std::find(n.row_of_atom, n.row_of_atom + n.atoms, -1) == n.row_of_atom + n.atoms;
-  int longest = 0;
-  for (int i = 0; i < n.owned; ++i) {
-    check_indices(n.candidates[i], n.candidate_count[i], n.atoms, "a candidate list");
-    for (int k = 0; k < n.candidate_count[i] && !all_have_rows; ++k)
-      if (n.row_of_atom[n.candidates[i][k]] < 0) need(false, "a candidate list holds an atom without a row");
-    longest = std::max(longest, n.candidate_count[i]);
-  }
-  return longest;
 }
 
 void check_platform(const Bundle& bundle, const std::string& platform) {
@@ -163,73 +75,15 @@ std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorO
 
 }  // namespace
 
-class Evaluator::Implementation {
- public:
-  Implementation(const Bundle& bundle, const EvaluatorOptions& options);
-  Implementation(const Implementation&) = delete;
-  Implementation& operator=(const Implementation&) = delete;
+std::size_t bytes_of(const std::vector<std::int64_t>& shape, DType dtype) {
+  std::size_t bytes = size_of(dtype);
+  for (const std::int64_t size : shape) bytes *= static_cast<std::size_t>(size);
+  return bytes;
+}
 
-  void set_neighbourhood(const Neighbourhood& neighbourhood);
-  const Results& evaluate(const double* positions, Halo* halo, bool with_virials);
-  const Report& report() const { return report_; }
-
- private:
-  const Rung& rung() const { return bundle_.ladder[rung_]; }
-  std::vector<std::int64_t> shape_of(const std::string& name) const {
-    return bundle_.shape_of(bundle_.buffers.at(name), rung());
-  }
-  void choose_body();
-  void upload_weights();
-  bool is_used(const std::string& name) const { return used_.count(name) > 0; }
-  std::size_t first_fit(const Rung& demand) const;
-  [[noreturn]] void refuse(const Rung& demand) const;
-  void move_to(std::size_t rung, const Neighbourhood& neighbourhood);
-  void pack(const Neighbourhood& neighbourhood);
-  void climb(int neighbours);
-  void* take_back(const std::string& name);
-  void lend(const std::string& name);
-  template <typename T>
-  void send(const std::string& name, const T* values, std::size_t count);
-  pjrt::Buffer& buffer(const std::string& name);
-  const pjrt::Executable& program(const std::string& name);
-  int neighbours_needed();
-  bool run(const std::vector<Step>& schedule, Halo* halo);
-  void run_program(const Step& step);
-  void refresh(const std::vector<std::string>& names, Halo& halo);
-  RowArray in_host_memory(const std::string& name);
-  void upload_sent(const Neighbourhood& neighbourhood);
-  std::vector<RowArray> take_rows(const std::vector<std::string>& names);
-  void put_rows(const std::vector<std::string>& names, const std::vector<RowArray>& arrays);
-  void collect(bool with_virials);
-  void forget_computed();
-
-  const Bundle bundle_;
-  const bool has_shifts_;
-  int device_index_ = 0;
-  std::string body_;            // what the names of its schedules begin with
-  std::set<std::string> used_;  // weights and buffers that they name
-  ProgramCache cache_;
-  std::shared_ptr<pjrt::Client> client_;
-  Report report_;
-
-  // Host memory stands before the device arrays that borrow it, so that it outlives them.
-  HostMemory weight_memory_;
-  std::map<std::string, HostMemory> input_memory_, refresh_memory_;
-  std::vector<int> sent_rows_, starts_;  // padded to whole moves; of the moves to the device
-  std::size_t sent_ = 0;                 // of sent_rows_, without the padding
-  std::map<std::string, pjrt::Buffer> weights_, buffers_;
-  std::vector<pjrt::Buffer> sent_buffers_, uploads_;  // sent_rows_ by moves; what the device may still read
-  std::map<std::string, pjrt::Executable> programs_;  // by tensor, which rungs may share
-  std::size_t weight_bytes_ = 0;
-
-  bool ready_ = false;
-  int owned_ = 0, rows_ = 0, atoms_ = 0;
-  Rung demand_{0, 0, 0, 0};
-  std::size_t rung_;  // the ladder's length: none yet
-
-  Results results_;
-  std::vector<double> atom_energies_, forces_, atom_virials_;
-};
+std::size_t bytes_of_row(const std::vector<std::int64_t>& shape, DType dtype) {
+  return bytes_of({shape.begin() + 1, shape.end()}, dtype);
+}
 
 Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorOptions& options)
     : bundle_(bundle),
@@ -297,7 +151,7 @@ void Evaluator::Implementation::refuse(const Rung& demand) const {
 void Evaluator::Implementation::set_neighbourhood(const Neighbourhood& n) {
   const Stopwatch watch(report_.list_seconds);
   ready_ = false;
-  const int candidates = check(n, static_cast<int>(bundle_.elements.size()));
+  const int candidates = check_neighbourhood(n, static_cast<int>(bundle_.elements.size()));
   // What was needed once will be needed again; but it must not keep out another system.
   // Moves to the device are whole: the last one needs room behind the rows.
   const std::int64_t room = n.rows > n.owned ? bundle_.moves.rows : 0;
@@ -400,21 +254,6 @@ void Evaluator::Implementation::pack(const Neighbourhood& n) {
   ready_ = true;
 }
 
-void Evaluator::Implementation::upload_sent(const Neighbourhood& n) {
-  sent_buffers_.clear();
-  sent_rows_.clear();
-  sent_ = 0;
-  if (bundle_.moves.rows == 0 || (n.sent == nullptr && n.rows == n.owned)) return;
-  const auto whole = static_cast<std::size_t>(bundle_.moves.rows);
-  sent_rows_.resize(static_cast<std::size_t>(n.owned));
-  std::iota(sent_rows_.begin(), sent_rows_.end(), 0);
-  if (n.sent != nullptr) sent_rows_.assign(n.sent, n.sent + n.sent_count);
-  sent_ = sent_rows_.size();
-  sent_rows_.resize((sent_ + whole - 1) / whole * whole);
-  for (std::size_t start = 0; start < sent_; start += whole)
-    sent_buffers_.push_back(client_->borrow(sent_rows_.data() + start, DType::i32, {bundle_.moves.rows}));
-}
-
 // ---- on the device
 
 pjrt::Buffer& Evaluator::Implementation::buffer(const std::string& name) {
@@ -477,101 +316,6 @@ bool Evaluator::Implementation::run(const std::vector<Step>& schedule, Halo* hal
     }
   }
   return is_large_enough || neighbours_needed() <= rung().neighbours;
-}
-
-// Rows that other ranks read, in their places in host memory.
-std::vector<RowArray> Evaluator::Implementation::take_rows(const std::vector<std::string>& names) {
-  uploads_.clear();  // the device has read what is written below
-  const auto whole = static_cast<std::size_t>(bundle_.moves.rows);
-  std::vector<RowArray> arrays;
-  std::vector<std::vector<char>> moved;
-  std::vector<pjrt::Download> downloads;
-  std::vector<pjrt::Buffer> taken;
-  for (const std::string& name : names) {
-    const DType dtype = bundle_.buffers.at(name).dtype;
-    const std::vector<std::int64_t> shape = shape_of(name);
-    const std::size_t row_bytes = bytes_of_row(shape, dtype);
-    HostMemory& memory = refresh_memory_[name];
-    if (!memory) memory = allocate_host(bytes_of(shape, dtype));
-    arrays.push_back({memory.get(), row_bytes});
-    moved.emplace_back(sent_ * row_bytes);
-    for (std::size_t k = 0; k < sent_buffers_.size(); ++k) {
-      auto results = program(bundle_.moves.of.at(name).first).run({&buffer(name), &sent_buffers_[k]});
-      taken.push_back(std::move(results.at(0)));
-      const std::size_t rows = std::min(whole, sent_ - k * whole);
-      downloads.push_back(taken.back().start_download(moved.back().data() + k * whole * row_bytes, rows * row_bytes));
-    }
-  }
-  for (pjrt::Download& download : downloads) download.wait();
-  for (std::size_t a = 0; a < arrays.size(); ++a)
-    for (std::size_t k = 0; k < sent_; ++k)
-      std::memcpy(static_cast<char*>(arrays[a].data) + static_cast<std::size_t>(sent_rows_[k]) * arrays[a].row_bytes,
-                  moved[a].data() + k * arrays[a].row_bytes, arrays[a].row_bytes);
-  return arrays;
-}
-
-// Rows of other ranks, which lie one after the other.
-void Evaluator::Implementation::put_rows(const std::vector<std::string>& names, const std::vector<RowArray>& arrays) {
-  const int whole = static_cast<int>(bundle_.moves.rows);
-  starts_.clear();
-  for (int start = owned_; start < rows_; start += whole) starts_.push_back(start);
-  for (std::size_t a = 0; a < names.size(); ++a) {
-    std::vector<std::int64_t> shape = shape_of(names[a]);
-    shape[0] = whole;
-    for (const int& start : starts_) {
-      const char* rows =
-          static_cast<const char*>(arrays[a].data) + static_cast<std::size_t>(start) * arrays[a].row_bytes;
-      pjrt::Buffer chunk = client_->borrow(rows, bundle_.buffers.at(names[a]).dtype, shape);
-      pjrt::Buffer place = client_->borrow(&start, DType::i32, {});
-      pjrt::Buffer& array = buffer(names[a]);
-      auto results = program(bundle_.moves.of.at(names[a]).second).run({&array, &chunk, &place});
-      array = std::move(results.at(0));
-      uploads_.push_back(std::move(chunk));
-      uploads_.push_back(std::move(place));
-    }
-  }
-}
-
-void Evaluator::Implementation::refresh(const std::vector<std::string>& names, Halo& halo) {
-  if (bundle_.moves.rows > 0) {
-    std::vector<RowArray> arrays;
-    {
-      const Stopwatch watch(report_.program_seconds);
-      arrays = take_rows(names);
-    }
-    const Stopwatch watch(report_.halo_seconds);
-    halo.refresh(arrays, owned_, rows_);
-    for (const RowArray& array : arrays)
-      report_.halo_bytes += array.row_bytes * static_cast<std::size_t>(rows_ - owned_);
-    put_rows(names, arrays);
-    return;
-  }
-  std::vector<RowArray> arrays;
-  for (const std::string& name : names) {
-    const Stopwatch watch(report_.program_seconds);  // waits for the programs
-    arrays.push_back(in_host_memory(name));
-    report_.halo_bytes += arrays.back().row_bytes * static_cast<std::size_t>(rows_ - owned_);
-  }
-  const Stopwatch watch(report_.halo_seconds);
-  halo.refresh(arrays, owned_, rows_);
-  for (std::size_t k = 0; k < names.size(); ++k) {
-    pjrt::Buffer& rows = buffer(names[k]);
-    if (rows.host_pointer() == nullptr)
-      rows = client_->borrow(arrays[k].data, bundle_.buffers.at(names[k]).dtype, shape_of(names[k]));
-  }
-}
-
-// On a CPU the array itself, elsewhere a copy.
-RowArray Evaluator::Implementation::in_host_memory(const std::string& name) {
-  const DType dtype = bundle_.buffers.at(name).dtype;
-  const std::vector<std::int64_t> shape = shape_of(name);
-  const std::size_t row_bytes = bytes_of_row(shape, dtype);
-  pjrt::Buffer& rows = buffer(name);
-  if (const void* data = rows.host_pointer()) return {const_cast<void*>(data), row_bytes};
-  HostMemory& memory = refresh_memory_[name];
-  if (!memory) memory = allocate_host(bytes_of(shape, dtype));
-  rows.download(memory.get(), row_bytes * static_cast<std::size_t>(rows_));
-  return {memory.get(), row_bytes};
 }
 
 // ---- to the host

@@ -1,7 +1,7 @@
 """The commands `so3krates sample METHOD`."""
 
-from __future__ import annotations
-
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,15 +42,11 @@ TEMPERATURES = "100,200,300,400,500,600,700,800,900"
 TERSOFF = ["* * GaN.tersoff Ga N"]
 
 
-@app.command()
-def harmonic(
+def _sample(
+    *,
     output: Output = Path("data.extxyz"),
     structure: Structure = None,
-    repeats: Repeats = "2,2,2",
-    strains: Strains = STRAINS,
-    temperatures: Temperatures = TEMPERATURES,
-    frames: Frames = 5,
-    seed: Seed = 0,
+    plan: "Plan",
     relax: Relax = True,
     calculator: Calculator = "lammps",
     driver: Driver = None,
@@ -60,133 +56,23 @@ def harmonic(
     elements: Elements = "Ga,N",
     processes: Processes = 1,
 ) -> None:
-    """Thermal displacements of the harmonic crystal over strain and temperature."""
-    from so3krates.sampling import SamplingPlan
+    import ase.io
 
-    plan = SamplingPlan(
-        numbers("repeats", repeats, int),
-        frames,
-        seed,
-        numbers("strains", strains, float),
-        numbers("temperatures", temperatures, float),
-    )
+    from so3krates import sampling
+    from so3krates.progress import progress_display
+
     recipes = _recipes(calculator, driver, pair_style, pair_coeff, deck, elements)
-    _sample(output, structure, plan, recipes, relax, processes)
-
-
-@app.command()
-def einstein(
-    output: Output = Path("data.extxyz"),
-    structure: Structure = None,
-    repeats: Repeats = "2,2,2",
-    strains: Strains = STRAINS,
-    temperatures: Temperatures = TEMPERATURES,
-    springs: Annotated[
-        str | None, typer.Option(help="eV/A^2 by element, as in Ga=8,N=10; without it, from the driver.")
-    ] = None,
-    frames: Frames = 5,
-    seed: Seed = 0,
-    relax: Relax = True,
-    calculator: Calculator = "lammps",
-    driver: Driver = None,
-    pair_style: PairStyle = "tersoff",
-    pair_coeff: PairCoeff = TERSOFF,
-    deck: Deck = None,
-    elements: Elements = "Ga,N",
-    processes: Processes = 1,
-) -> None:
-    """Thermal displacements of atoms on springs of their own, over strain and temperature."""
-    from so3krates.sampling import EinsteinPlan
-
-    plan = EinsteinPlan(
-        numbers("repeats", repeats, int),
-        frames,
-        seed,
-        numbers("strains", strains, float),
-        numbers("temperatures", temperatures, float),
-        None if springs is None else _springs(springs),
+    crystal = sampling.wurtzite() if structure is None else ase.io.read(structure)
+    with progress_display(console()) as report:
+        frames = sampling.sample(output, crystal, plan, *recipes, relax, processes, report)
+    console().print(
+        f"Wrote {len(frames)} frames of {len(frames[0])} atoms to {output}", highlight=False, soft_wrap=True
     )
-    recipes = _recipes(calculator, driver, pair_style, pair_coeff, deck, elements)
-    _sample(output, structure, plan, recipes, relax, processes)
-
-
-@app.command()
-def md(
-    output: Output = Path("data.extxyz"),
-    structure: Structure = None,
-    repeats: Repeats = "2,2,2",
-    temperatures: Temperatures = "300,600,900",
-    strains: Strains = "0",
-    pressures: Annotated[str, typer.Option(help="GPa, instead of strains: the cell is scaled.")] = "",
-    timestep: Annotated[float, typer.Option(help="fs.")] = 1.0,
-    equilibrate: Annotated[float, typer.Option(help="ps before the first frame.")] = 1.0,
-    every: Annotated[float, typer.Option(help="ps between frames.")] = 0.1,
-    frames: Frames = 20,
-    seed: Seed = 0,
-    relax: Relax = True,
-    calculator: Calculator = "lammps",
-    driver: Driver = None,
-    pair_style: PairStyle = "tersoff",
-    pair_coeff: PairCoeff = TERSOFF,
-    deck: Deck = None,
-    elements: Elements = "Ga,N",
-    processes: Processes = 1,
-) -> None:
-    """Langevin dynamics over temperatures, and strains or pressures."""
-    from so3krates.sampling import DynamicsPlan
-
-    plan = DynamicsPlan(
-        numbers("repeats", repeats, int),
-        frames,
-        seed,
-        numbers("temperatures", temperatures, float),
-        numbers("strains", strains, float),
-        numbers("pressures", pressures, float),
-        timestep,
-        equilibrate,
-        every,
-    )
-    recipes = _recipes(calculator, driver, pair_style, pair_coeff, deck, elements)
-    _sample(output, structure, plan, recipes, relax, processes)
-
-
-@app.command()
-def rattle(
-    output: Output = Path("data.extxyz"),
-    structure: Structure = None,
-    repeats: Repeats = "2,2,2",
-    strains: Strains = "0",
-    amplitudes: Annotated[str, typer.Option(help="A, standard deviation of every component.")] = "0.01,0.03,0.1",
-    shear: Annotated[float, typer.Option(help="Standard deviation of a random strain's components.")] = 0.0,
-    frames: Frames = 5,
-    seed: Seed = 0,
-    relax: Relax = True,
-    calculator: Calculator = "lammps",
-    driver: Driver = None,
-    pair_style: PairStyle = "tersoff",
-    pair_coeff: PairCoeff = TERSOFF,
-    deck: Deck = None,
-    elements: Elements = "Ga,N",
-    processes: Processes = 1,
-) -> None:
-    """Random displacements of atoms, and of the cell."""
-    from so3krates.sampling import RattlePlan
-
-    plan = RattlePlan(
-        numbers("repeats", repeats, int),
-        frames,
-        seed,
-        numbers("strains", strains, float),
-        numbers("amplitudes", amplitudes, float),
-        shear,
-    )
-    recipes = _recipes(calculator, driver, pair_style, pair_coeff, deck, elements)
-    _sample(output, structure, plan, recipes, relax, processes)
 
 
 def _recipes(
     calculator: str, driver: str | None, pair_style: str, pair_coeff: list[str], deck: Path | None, elements: str
-) -> tuple[Recipe, Recipe | None]:
+) -> "tuple[Recipe, Recipe | None]":
     """Who labels, and who makes the structures where it is another one."""
     from so3krates.sampling import Recipe
 
@@ -197,30 +83,121 @@ def _recipes(
     return teacher, None if driver is None else Recipe(driver, tuple(lines), words(elements))
 
 
+def _method(plan_of: Callable[..., "Plan"]) -> Callable[..., "Plan"]:
+    """Makes `sample METHOD` of a method's plan: the options of `_sample`, the plan's own in place of the plan."""
+    own = inspect.signature(plan_of).parameters
+
+    def command(**options: object) -> None:
+        _sample(plan=plan_of(**{name: options.pop(name) for name in own}), **options)
+
+    options = [
+        option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for shared in inspect.signature(_sample).parameters.values()
+        for option in (own.values() if shared.name == "plan" else [shared])
+    ]
+    command.__signature__ = inspect.Signature(options)
+    command.__annotations__ = {option.name: option.annotation for option in options}
+    app.command(plan_of.__name__, help=plan_of.__doc__)(command)
+    return plan_of
+
+
+@_method
+def harmonic(
+    repeats: Repeats = "2,2,2",
+    strains: Strains = STRAINS,
+    temperatures: Temperatures = TEMPERATURES,
+    frames: Frames = 5,
+    seed: Seed = 0,
+) -> "Plan":
+    """Thermal displacements of the harmonic crystal over strain and temperature."""
+    from so3krates.sampling import SamplingPlan
+
+    return SamplingPlan(
+        numbers("repeats", repeats, int),
+        frames,
+        seed,
+        numbers("strains", strains, float),
+        numbers("temperatures", temperatures, float),
+    )
+
+
+@_method
+def einstein(
+    repeats: Repeats = "2,2,2",
+    strains: Strains = STRAINS,
+    temperatures: Temperatures = TEMPERATURES,
+    springs: Annotated[
+        str | None, typer.Option(help="eV/A^2 by element, as in Ga=8,N=10; without it, from the driver.")
+    ] = None,
+    frames: Frames = 5,
+    seed: Seed = 0,
+) -> "Plan":
+    """Thermal displacements of atoms on springs of their own, over strain and temperature."""
+    from so3krates.sampling import EinsteinPlan
+
+    return EinsteinPlan(
+        numbers("repeats", repeats, int),
+        frames,
+        seed,
+        numbers("strains", strains, float),
+        numbers("temperatures", temperatures, float),
+        None if springs is None else _springs(springs),
+    )
+
+
+@_method
+def md(
+    repeats: Repeats = "2,2,2",
+    temperatures: Temperatures = "300,600,900",
+    strains: Strains = "0",
+    pressures: Annotated[str, typer.Option(help="GPa, instead of strains: the cell is scaled.")] = "",
+    timestep: Annotated[float, typer.Option(help="fs.")] = 1.0,
+    equilibrate: Annotated[float, typer.Option(help="ps before the first frame.")] = 1.0,
+    every: Annotated[float, typer.Option(help="ps between frames.")] = 0.1,
+    frames: Frames = 20,
+    seed: Seed = 0,
+) -> "Plan":
+    """Langevin dynamics over temperatures, and strains or pressures."""
+    from so3krates.sampling import DynamicsPlan
+
+    return DynamicsPlan(
+        numbers("repeats", repeats, int),
+        frames,
+        seed,
+        numbers("temperatures", temperatures, float),
+        numbers("strains", strains, float),
+        numbers("pressures", pressures, float),
+        timestep,
+        equilibrate,
+        every,
+    )
+
+
+@_method
+def rattle(
+    repeats: Repeats = "2,2,2",
+    strains: Strains = "0",
+    amplitudes: Annotated[str, typer.Option(help="A, standard deviation of every component.")] = "0.01,0.03,0.1",
+    shear: Annotated[float, typer.Option(help="Standard deviation of a random strain's components.")] = 0.0,
+    frames: Frames = 5,
+    seed: Seed = 0,
+) -> "Plan":
+    """Random displacements of atoms, and of the cell."""
+    from so3krates.sampling import RattlePlan
+
+    return RattlePlan(
+        numbers("repeats", repeats, int),
+        frames,
+        seed,
+        numbers("strains", strains, float),
+        numbers("amplitudes", amplitudes, float),
+        shear,
+    )
+
+
 def _springs(text: str) -> dict[str, float]:
     pairs = [word.partition("=") for word in words(text)]
     try:
         return {symbol: float(spring) for symbol, _, spring in pairs}
     except ValueError:
         raise ValueError(f"--springs {text}: give eV/A^2 by element, as in Ga=8,N=10") from None
-
-
-def _sample(
-    output: Path,
-    structure: Path | None,
-    plan: Plan,
-    recipes: tuple[Recipe, Recipe | None],
-    relax: bool,
-    processes: int,
-) -> None:
-    import ase.io
-
-    from so3krates import sampling
-    from so3krates.progress import progress_display
-
-    crystal = sampling.wurtzite() if structure is None else ase.io.read(structure)
-    with progress_display(console()) as report:
-        frames = sampling.sample(output, crystal, plan, *recipes, relax, processes, report)
-    console().print(
-        f"Wrote {len(frames)} frames of {len(frames[0])} atoms to {output}", highlight=False, soft_wrap=True
-    )

@@ -1,13 +1,41 @@
-"""Structures as arrays for the network, without the package's own neighbour lists."""
+"""Small networks, and structures as arrays for them without the package's own neighbour lists."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
+from ase.build import bulk
 from ase.neighborlist import primitive_neighbor_list
-from so3krates.model import Batch
+from so3krates.model import Batch, ModelConfig, init_params
 from so3krates_export.ladder import Rung
+
+
+def params64(config: ModelConfig, scale: float = 1.5) -> dict[str, Any]:
+    """Parameters in float64, larger than an initial network's: forces of a size that matters, in every layer."""
+    return jax.tree.map(lambda v: scale * jnp.asarray(v, jnp.float64), init_params(config, 0))
+
+
+def rattled_wurtzite(repeats: tuple[int, int, int]) -> Atoms:
+    """GaN whose atoms are displaced by 0.1 A (standard deviation of every component)."""
+    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat(repeats)
+    atoms.positions += np.random.default_rng(0).normal(0.0, 0.1, atoms.positions.shape)
+    return atoms
+
+
+def tiny() -> Atoms:
+    """Two atoms in a cell much smaller than the cutoff."""
+    atoms = bulk("GaN", "zincblende", a=4.5)
+    atoms.positions += np.random.default_rng(1).normal(0.0, 0.1, atoms.positions.shape)
+    return atoms
+
+
+def cluster() -> Atoms:
+    """Nine atoms without a cell."""
+    return Atoms("Ga4N5", positions=np.random.default_rng(2).uniform(0.0, 6.0, (9, 3)))
 
 
 def batch_of(atoms: Atoms, cutoff: float, dtype: str = "float64") -> Batch:

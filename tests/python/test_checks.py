@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import ase.io
@@ -182,14 +181,6 @@ def test_a_wrong_key_is_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     result = CliRunner().invoke(cli.app, ["check", "absent", *both, "--energy-key", "E"])
     assert result.exit_code == 1
     assert "has energy under 'E'" in result.stderr
-
-
-@pytest.fixture
-def quick_compilation() -> Iterator[None]:
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.mark.usefixtures("quick_compilation")

@@ -7,11 +7,9 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import ase.io
-import jax
 import numpy as np
 import pytest
 from so3krates import cli
@@ -21,6 +19,8 @@ from so3krates.model.network import init_params
 from so3krates.storage import Model
 from typer.testing import CliRunner
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SLOWEST_HELP = 5.0  # s, on a machine that is busy with other tests
 CONFIG = ModelConfig(features=8, heads=2, layers=1, degrees=(1, 2), radial_functions=8, cutoff=4.0)
 
@@ -29,15 +29,6 @@ def run(*arguments: object) -> tuple[int, str, str]:
     """Exit code, output and error output of a command."""
     result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
     return result.exit_code, result.stdout, result.stderr
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Most of the time would be compilation of programs that run a few times."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

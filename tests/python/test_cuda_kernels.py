@@ -12,11 +12,13 @@ import jax
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from helpers import cluster, rattled_wurtzite, tiny
 from so3krates import _harness
 from so3krates_export.cuda import CALL, KERNEL_VERSION, check_cuda
 from so3krates_export.fused import FusedError
-from test_fused import PARITY, RUNG, SINGLE, close, cluster, network, run_one, tiny
+from test_fused import PARITY, RUNG, SINGLE, close, network, run_one
+
+pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 
 GPU = Path(__file__).parent.parent / "gpu"
 
@@ -35,18 +37,13 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory):
     capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
     handler = capsule(_harness.pjrt.cuda_kernel_handler(has_streams=False), None, None)
     jax.ffi.register_ffi_target(CALL, handler, platform="cpu")
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.enable_x64(True):
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    yield
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def crystal() -> Atoms:
-    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat((2, 2, 1))
-    atoms.positions += np.random.default_rng(0).normal(0.0, 0.1, atoms.positions.shape)
-    return atoms
+    return rattled_wurtzite((2, 2, 1))
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
-from helpers import host_inputs
+from helpers import cluster, host_inputs, params64, rattled_wurtzite, tiny
+from plans import compile_plan, run_plan, specs
 from so3krates.kernels import register_kernels
-from so3krates.model import ModelConfig, init_params
+from so3krates.model import ModelConfig
 from so3krates.model.reductions import tabulated
 from so3krates_export.cuda import build_cuda_plan
 from so3krates_export.fused import FusedError, build_fused_plan, fused_weights
 from so3krates_export.ladder import Rung
-from so3krates_export.plan import Call, Plan, build_plan, weight_arrays
+from so3krates_export.plan import Call, build_plan, weight_arrays
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PARITY = 1e-10  # relative, float64
 SINGLE = 2e-5  # relative, float32
@@ -39,19 +41,9 @@ CONFIGS = {
 OUTPUTS = ("energy", "atom_energies", "forces", "strain_gradient", "atom_virials")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Most of the time would be compilation of programs that run once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(autouse=True)
-def kernels():
-    with jax.enable_x64(True):
-        assert "so3krates_layer_adjoint" in register_kernels()
-        yield
+def kernels(x64):
+    assert "so3krates_layer_adjoint" in register_kernels()
 
 
 @functools.cache
@@ -59,32 +51,13 @@ def network(name: str):
     """A tabulated network whose biases are not zero."""
     config = CONFIGS[name]
     random = np.random.default_rng(5)
-    params = jax.tree.map(lambda v: 1.5 * jnp.asarray(v, jnp.float64), init_params(config, 0))
-    params = jax.tree.map(lambda v: v + 0.05 * random.normal(size=v.shape) if v.ndim == 1 else v, params)
+    params = jax.tree.map(lambda v: v + 0.05 * random.normal(size=v.shape) if v.ndim == 1 else v, params64(config))
     return tabulated(config, params, 64)
 
 
 @functools.cache
 def crystal() -> Atoms:
-    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat((4, 4, 3))
-    atoms.positions += np.random.default_rng(0).normal(0.0, 0.1, atoms.positions.shape)
-    return atoms
-
-
-def tiny() -> Atoms:
-    atoms = bulk("GaN", "zincblende", a=4.5)
-    atoms.positions += np.random.default_rng(1).normal(0.0, 0.1, atoms.positions.shape)
-    return atoms
-
-
-def cluster() -> Atoms:
-    return Atoms("Ga4N5", positions=np.random.default_rng(2).uniform(0.0, 6.0, (9, 3)))
-
-
-def specs(plan: Plan, weights: dict[str, np.ndarray], rung: Rung) -> dict[str, jax.ShapeDtypeStruct]:
-    sizes = rung._asdict()
-    arrays = {n: jax.ShapeDtypeStruct(tuple(sizes.get(d, d) for d in a.shape), a.dtype) for n, a in plan.arrays.items()}
-    return arrays | {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in weights.items()}
+    return rattled_wurtzite((4, 4, 3))
 
 
 @functools.cache
@@ -101,41 +74,14 @@ def programs(name: str, body: str, channels: int, threads: int = 1, precision: s
         weights = weight_arrays(params, NUMBERS)
         plan = build_plan(config, precision, list(weights), channels)
     weights = {key: np.asarray(value, precision) for key, value in weights.items()}
-    shapes, compiled = specs(plan, weights, rung), {}
-    for call in plan.steps:
-        if isinstance(call, Call) and call.program not in compiled:
-            jitted = jax.jit(plan.programs[call.program], donate_argnums=plan.donated(call), keep_unused=True)
-            compiled[call.program] = jitted.lower(*[shapes[n] for n in call.inputs]).compile()
-    return plan, weights, shapes, compiled
+    shapes = specs(plan, weights, rung)
+    return plan, weights, shapes, compile_plan(plan, shapes)
 
 
-def run(
-    ranks: list[dict[str, np.ndarray]], ids: list[np.ndarray], *arguments, **options
-) -> list[dict[str, np.ndarray]]:
-    """All arrays of every rank after one pass. ids: atom of each rank's row; what no stage writes holds NaN."""
+def run(ranks: list[dict[str, np.ndarray]], ids: list[np.ndarray], *arguments, **options):
+    """All arrays of every rank after one pass. ids: atom of each rank's row."""
     plan, weights, shapes, compiled = programs(*arguments, **options)
-    states = []
-    for inputs in ranks:
-        arrays = {
-            n: jnp.full(s.shape, np.nan if np.issubdtype(s.dtype, np.floating) else -1, s.dtype)
-            for n, s in shapes.items()
-        }
-        states.append(arrays | {n: jnp.asarray(v) for n, v in (weights | inputs).items()})
-    for step in plan.steps:
-        if isinstance(step, Call):
-            for arrays in states:
-                results = compiled[step.program](*[arrays[n] for n in step.inputs])
-                arrays |= dict(zip(step.outputs, results, strict=True))
-            continue
-        for name in step.arrays:
-            owned = [int(arrays["owned_count"]) for arrays in states]
-            values = [np.array(arrays[name]) for arrays in states]
-            by_atom = {atom: values[r][k] for r in range(len(states)) for k, atom in enumerate(ids[r][: owned[r]])}
-            for r, arrays in enumerate(states):
-                for k in range(owned[r], len(ids[r])):
-                    values[r][k] = by_atom[ids[r][k]]
-                arrays[name] = jnp.asarray(values[r])
-    return [{name: np.asarray(value) for name, value in arrays.items()} for arrays in states]
+    return run_plan(plan, shapes, compiled, [weights | inputs for inputs in ranks], ids)
 
 
 def run_one(atoms: Atoms, name: str, *arguments, **options) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from so3krates.analysis import heat_flux
 from so3krates.model import Graph, atom_energies
 from so3krates.runtime import Runtime
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+
 UNFOLDED = 1e-10  # of the largest component
 SUM = 1e-11  # of the virial's sum of sizes
 SAME = 1e-12  # of the largest force
@@ -29,15 +31,6 @@ SIGNAL = 1e-2  # eV, eV/A
 FLUX_SIGNAL = 0.5  # eV A/ps
 UNFOLDED_ATOMS, UNFOLDED_SLOTS = 640, 32  # room in the unfolded system
 BODIES = ("xla", "fused")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Most of the time would be compilation of programs that run once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.enable_x64(True):
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache

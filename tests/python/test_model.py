@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from helpers import batch_of
+from helpers import batch_of, params64
 from scipy.spatial.transform import Rotation
 from so3krates.model import ConfigError, ModelConfig, init_params, predict
 from so3krates.model.cutoff import cutoff_function
@@ -19,31 +19,14 @@ from so3krates.model.harmonics import invariants, parity, spherical_harmonics
 from so3krates.model.initial import embedding_normal, lecun_normal
 from so3krates.model.radial_basis import phys_basis
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+
 ROUNDING = 1e-12  # float64, quantities of order 1
 SYMMETRY = 1e-11  # eV, eV/A: invariance of energies and forces in float64
 DIFFERENCE = 1e-6  # eV, and relative: differences of fourth order with step 1e-4 in float64
 SIGNAL = 1e-2  # eV/A: forces that a test must see
 
 SMALL = ModelConfig(features=24, heads=2, layers=2, degrees=(1, 2), cutoff=4.0, radial_functions=16)
-
-
-@pytest.fixture(autouse=True)
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Most of the time would be compilation of programs that run once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def params64(config: ModelConfig, scale: float = 1.5):
-    # Larger than an initial network's, for forces of a size that matters.
-    return jax.tree.map(lambda v: scale * jnp.asarray(v, jnp.float64), init_params(config, 0))
 
 
 def structure(seed: int = 0) -> Atoms:

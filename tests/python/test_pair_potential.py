@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -18,22 +17,14 @@ from so3krates.model.potential import Batch
 from so3krates.training import attention
 from so3krates.training.pair_potential import FILTERS, _radial_filters, predict_pairs, radial_points
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+
 ROUNDING = 1e-11  # of the largest, float64
 SINGLE = 2e-5  # of the largest, float32
 INTERPOLATION = 1e-6  # of the largest filter, float64
 SLOPE = 2e-5  # of the largest derivative of a filter
 SIGNAL = 1e-3
 CONFIG = ModelConfig(features=24, heads=4, layers=2, degrees=(1, 2, 3), radial_functions=32, cutoff=4.0)
-
-
-@pytest.fixture(autouse=True)
-def double() -> Iterator[None]:
-    """Float64, and programs that are compiled quickly."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.enable_x64(True):
-        yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def structures(rng: np.random.Generator) -> list[Atoms]:

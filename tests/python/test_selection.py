@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import ase.io
-import jax
 import numpy as np
 import pytest
 from ase import Atoms
@@ -33,6 +31,8 @@ from so3krates.storage import Model
 from so3krates_export.export import export_model
 from typer.testing import CliRunner
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = ModelConfig(features=8, heads=2, layers=1, degrees=(1, 2), radial_functions=8, cutoff=4.0)
 POOL = 600  # frames
 EVEN = 0.5  # of the pool's unevenness that a choice may keep
@@ -46,15 +46,6 @@ def rattled(atoms: Atoms, amplitude: float, seed: int) -> Atoms:
     atoms = atoms.copy()
     atoms.positions += np.random.default_rng(seed).normal(0.0, amplitude, atoms.positions.shape)
     return atoms
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """Most of the time would be compilation of programs that run a few times."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def random(seed: int = 0) -> np.random.Generator:

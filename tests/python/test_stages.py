@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
-from helpers import batch_of, host_inputs
+from helpers import batch_of, cluster, host_inputs, params64, rattled_wurtzite, tiny
+from plans import compile_plan, run_plan, specs
 from so3krates.model import Graph, ModelConfig, atom_energies, init_params, predict
 from so3krates_export.ladder import Rung, default_ladder, lower_ladder
 from so3krates_export.lowering import lower_text, serialise
-from so3krates_export.plan import Array, Call, Plan, build_plan, weight_arrays
+from so3krates_export.plan import Array, Call, build_plan, weight_arrays
+
+pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 
 ENERGY = 1e-12  # eV per atom, float64
 FORCE = 1e-12  # eV/A
@@ -26,57 +27,8 @@ ELEMENTS = {"Ga": 31, "N": 7}
 RUNG = Rung(rows=64, atoms=2048, candidates=128, neighbours=64)
 
 
-@pytest.fixture(autouse=True)
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Most of the time would be compilation of programs that run once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def params64(config: ModelConfig):
-    # Larger than an initial network's, so that three layers of attention matter.
-    return jax.tree.map(lambda v: 1.5 * jnp.asarray(v, jnp.float64), init_params(config, 0))
-
-
 def crystal() -> Atoms:
-    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat((2, 2, 2))
-    atoms.positions += np.random.default_rng(0).normal(0.0, 0.1, atoms.positions.shape)
-    return atoms
-
-
-def tiny() -> Atoms:
-    atoms = bulk("GaN", "zincblende", a=4.5)
-    atoms.positions += np.random.default_rng(1).normal(0.0, 0.1, atoms.positions.shape)
-    return atoms
-
-
-def cluster() -> Atoms:
-    return Atoms("Ga4N5", positions=np.random.default_rng(2).uniform(0.0, 6.0, (9, 3)))
-
-
-def specs(plan: Plan, weights: dict[str, np.ndarray], rung: Rung) -> dict[str, jax.ShapeDtypeStruct]:
-    sizes = rung._asdict()
-    shapes = {
-        name: jax.ShapeDtypeStruct(tuple(sizes.get(d, d) for d in array.shape), array.dtype)
-        for name, array in plan.arrays.items()
-    }
-    return shapes | {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in weights.items()}
-
-
-def compiled(plan: Plan, shapes: dict[str, jax.ShapeDtypeStruct]):
-    programs = {}
-    for call in plan.steps:
-        if isinstance(call, Call) and call.program not in programs:
-            jitted = jax.jit(plan.programs[call.program], donate_argnums=plan.donated(call), keep_unused=True)
-            programs[call.program] = jitted.lower(*[shapes[name] for name in call.inputs]).compile()
-    return programs
+    return rattled_wurtzite((2, 2, 2))
 
 
 @functools.cache
@@ -84,23 +36,14 @@ def staged_programs(channels: int):
     weights = weight_arrays(params64(SMALL), list(ELEMENTS.values()))
     plan = build_plan(SMALL, "float64", list(weights), channels)
     shapes = specs(plan, weights, RUNG)
-    return weights, plan, shapes, compiled(plan, shapes)
+    return weights, plan, shapes, compile_plan(plan, shapes)
 
 
 def run_staged(atoms: Atoms, channels: int) -> dict[str, np.ndarray]:
-    """All arrays after one pass; whatever no stage writes holds NaN."""
+    """All arrays after one pass."""
     weights, plan, shapes, programs = staged_programs(channels)
     inputs = host_inputs(atoms, list(ELEMENTS), SMALL.cutoff + 0.7, RUNG)
-    arrays = {
-        name: jnp.full(shape.shape, np.nan if np.issubdtype(shape.dtype, np.floating) else 0, shape.dtype)
-        for name, shape in shapes.items()
-    }
-    arrays |= {name: jnp.asarray(value) for name, value in (weights | inputs).items()}
-    for step in plan.steps:
-        if isinstance(step, Call):
-            results = programs[step.program](*[arrays[name] for name in step.inputs])
-            arrays |= dict(zip(step.outputs, results, strict=True))
-    return {name: np.asarray(value) for name, value in arrays.items()}
+    return run_plan(plan, shapes, programs, [weights | inputs], [np.arange(len(atoms))])[0]
 
 
 @pytest.mark.parametrize("make", [crystal, tiny, cluster])
@@ -159,7 +102,7 @@ def test_scratch_memory_does_not_grow_with_the_number_of_atoms():
     plan = build_plan(SMALL, "float32", list(weights))
     scratch = []
     for rows in (1024, 8192, 65536):
-        programs = compiled(plan, specs(plan, weights, Rung(rows, 2 * rows, 192, 64)))
+        programs = compile_plan(plan, specs(plan, weights, Rung(rows, 2 * rows, 192, 64)))
         scratch.append({name: p.memory_analysis().temp_size_in_bytes for name, p in programs.items()})
     assert scratch[0]["layer_adjoint"] > 10_000  # the blocks themselves
     for name in scratch[0]:

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
-from helpers import batch_of
-from so3krates.model import ModelConfig, init_params, predict
+from helpers import batch_of, params64, rattled_wurtzite
+from so3krates.model import ModelConfig, predict
 from so3krates.model.config import ConfigError
 from so3krates.model.radial_basis import spline_basis
 from so3krates.model.reductions import collapsed_first_layer, tabulated
 from so3krates_export.tables import TableError, choose_tables, structures_for
+
+pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 
 UNITY = 1e-14  # sums of splines
 COLLAPSED = 1e-13  # coefficients of the first layer, relative
@@ -27,28 +28,8 @@ SMALL = ModelConfig(features=24, heads=2, layers=2, degrees=(1, 2, 3), cutoff=5.
 SHARP = ModelConfig(features=24, heads=2, layers=2, degrees=(1, 2, 3), cutoff=5.0, radial_functions=96)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Most of the time would be compilation of programs that run once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(autouse=True)
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
-def params64(config: ModelConfig):
-    return jax.tree.map(lambda v: 1.5 * jnp.asarray(v, jnp.float64), init_params(config, 0))
-
-
 def crystal() -> Atoms:
-    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat((2, 2, 1))
-    atoms.positions += np.random.default_rng(0).normal(0.0, 0.1, atoms.positions.shape)
-    return atoms
+    return rattled_wurtzite((2, 2, 1))
 
 
 def test_splines_add_up_to_one_and_are_constant_outside_their_range():

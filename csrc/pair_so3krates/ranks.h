@@ -1,0 +1,59 @@
+// What a rank has to know of the others: how they end a run together, and which share its machine.
+#pragma once
+
+#include <lammps/comm.h>
+#include <lammps/error.h>
+#include <lammps/lammps.h>
+
+#include <string>
+
+#include "error.h"
+
+namespace so3krates::ranks {
+
+using LAMMPS_NS::LAMMPS;
+
+// Ends the run. On one rank cleanly, so that a Python program may go on; where other ranks may wait for this one, at
+// once. Ranks that fail together are ended by the lowest, before the others have anything to say.
+[[noreturn]] void fail(LAMMPS* lmp, const std::string& message);
+
+// Calls `call` and turns a failure of the runtime into LAMMPS' error.
+template <typename Call>
+auto reported(LAMMPS* lmp, Call&& call) {
+  try {
+    return call();
+  } catch (const Error& failure) {
+    fail(lmp, std::string("pair_style so3krates: ") + failure.what());
+  }
+}
+
+// The same where all ranks come to: if it fails on any of them, all end together with one message, the lowest rank's.
+template <typename Call>
+void reported_together(LAMMPS* lmp, Call&& call) {
+  std::string message;
+  int failed = lmp->comm->nprocs;
+  try {
+    call();
+  } catch (const Error& failure) {
+    message = std::string("pair_style so3krates: ") + failure.what();
+    failed = lmp->comm->me;
+  }
+  int first = failed;
+  MPI_Allreduce(&failed, &first, 1, MPI_INT, MPI_MIN, lmp->world);
+  if (first == lmp->comm->nprocs) return;
+  int length = static_cast<int>(message.size());
+  MPI_Bcast(&length, 1, MPI_INT, first, lmp->world);
+  message.resize(length);
+  MPI_Bcast(message.data(), length, MPI_CHAR, first, lmp->world);
+  lmp->error->all(FLERR, message);
+}
+
+// Ranks on this rank's machine, and which of them it is.
+struct Machine {
+  int ranks = 1, rank = 0;
+  int cores = 1;  // that any of them may use
+};
+
+Machine machine_of(LAMMPS* lmp);
+
+}  // namespace so3krates::ranks

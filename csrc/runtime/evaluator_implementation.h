@@ -1,0 +1,104 @@
+// The evaluator's parts, for evaluator.cpp and evaluator_rows.cpp.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "evaluator.h"
+#include "host_memory.h"
+#include "pjrt.h"
+#include "program_cache.h"
+
+namespace so3krates {
+
+std::size_t bytes_of(const std::vector<std::int64_t>& shape, DType dtype);
+// Of an array whose first dimension are the rows.
+std::size_t bytes_of_row(const std::vector<std::int64_t>& shape, DType dtype);
+
+// Adds the time of its life to `seconds`.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& seconds) : seconds_(seconds) {}
+  ~Stopwatch() { seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  double& seconds_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+class Evaluator::Implementation {
+ public:
+  Implementation(const Bundle& bundle, const EvaluatorOptions& options);
+  Implementation(const Implementation&) = delete;
+  Implementation& operator=(const Implementation&) = delete;
+
+  void set_neighbourhood(const Neighbourhood& neighbourhood);
+  const Results& evaluate(const double* positions, Halo* halo, bool with_virials);
+  const Report& report() const { return report_; }
+
+ private:
+  const Rung& rung() const { return bundle_.ladder[rung_]; }
+  std::vector<std::int64_t> shape_of(const std::string& name) const {
+    return bundle_.shape_of(bundle_.buffers.at(name), rung());
+  }
+  void choose_body();
+  void upload_weights();
+  bool is_used(const std::string& name) const { return used_.count(name) > 0; }
+  std::size_t first_fit(const Rung& demand) const;
+  [[noreturn]] void refuse(const Rung& demand) const;
+  void move_to(std::size_t rung, const Neighbourhood& neighbourhood);
+  void pack(const Neighbourhood& neighbourhood);
+  void climb(int neighbours);
+  void* take_back(const std::string& name);
+  void lend(const std::string& name);
+  template <typename T>
+  void send(const std::string& name, const T* values, std::size_t count);
+  pjrt::Buffer& buffer(const std::string& name);
+  const pjrt::Executable& program(const std::string& name);
+  int neighbours_needed();
+  bool run(const std::vector<Step>& schedule, Halo* halo);
+  void run_program(const Step& step);
+  void refresh(const std::vector<std::string>& names, Halo& halo);
+  RowArray in_host_memory(const std::string& name);
+  void upload_sent(const Neighbourhood& neighbourhood);
+  std::vector<RowArray> take_rows(const std::vector<std::string>& names);
+  void put_rows(const std::vector<std::string>& names, const std::vector<RowArray>& arrays);
+  void collect(bool with_virials);
+  void forget_computed();
+
+  const Bundle bundle_;
+  const bool has_shifts_;
+  int device_index_ = 0;
+  std::string body_;            // what the names of its schedules begin with
+  std::set<std::string> used_;  // weights and buffers that they name
+  ProgramCache cache_;
+  std::shared_ptr<pjrt::Client> client_;
+  Report report_;
+
+  // Host memory stands before the device arrays that borrow it, so that it outlives them.
+  HostMemory weight_memory_;
+  std::map<std::string, HostMemory> input_memory_, refresh_memory_;
+  std::vector<int> sent_rows_, starts_;  // padded to whole moves; of the moves to the device
+  std::size_t sent_ = 0;                 // of sent_rows_, without the padding
+  std::map<std::string, pjrt::Buffer> weights_, buffers_;
+  std::vector<pjrt::Buffer> sent_buffers_, uploads_;  // sent_rows_ by moves; what the device may still read
+  std::map<std::string, pjrt::Executable> programs_;  // by tensor, which rungs may share
+  std::size_t weight_bytes_ = 0;
+
+  bool ready_ = false;
+  int owned_ = 0, rows_ = 0, atoms_ = 0;
+  Rung demand_{0, 0, 0, 0};
+  std::size_t rung_;  // the ladder's length: none yet
+
+  Results results_;
+  std::vector<double> atom_energies_, forces_, atom_virials_;
+};
+
+}  // namespace so3krates

@@ -1,0 +1,132 @@
+// PJRT plugins: opening them, making the kernels known to them, what they say of themselves; and errors of their calls.
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <string_view>
+
+#include "cuda_kernels.h"
+#include "pjrt.h"
+#include "pjrt_api.h"
+#include "registry.h"
+#include "xla/pjrt/c/pjrt_c_api_ffi_extension.h"
+
+namespace so3krates::pjrt {
+namespace {
+
+std::string one_line(std::string_view text) {
+  std::string line;
+  for (const char c : text.substr(0, text.find_last_not_of('\n') + 1)) line += c == '\n' ? ' ' : c;
+  return line;
+}
+
+// Adds to the linker's message where the library that it misses comes from.
+std::string with_remedy(const std::string& message) {
+  if (message.find("libtensorflow") != std::string::npos) return message + " (pip install 'so3krates[cpu]')";
+  if (message.find("libcu") != std::string::npos || message.find("libnv") != std::string::npos)
+    return message + " (pip install 'so3krates[cuda12]')";
+  return message;
+}
+
+const PJRT_Extension_Base* extension(const PJRT_Api* api, PJRT_Extension_Type type) {
+  const PJRT_Extension_Base* found = api->extension_start;
+  while (found != nullptr && found->type != type) found = found->next;
+  return found;
+}
+
+// Makes the fused kernels known to a plugin that takes custom calls.
+void register_kernels(const PJRT_Api* api) {
+  const auto* ffi = reinterpret_cast<const PJRT_FFI_Extension*>(extension(api, PJRT_Extension_Type_FFI));
+  if (ffi == nullptr) return;
+  const auto add = [&](const char* name, void* handler, std::string_view platform) {
+    auto args = SIZED(PJRT_FFI_Register_Handler_Args);
+    args.target_name = name;
+    args.target_name_size = std::strlen(name);
+    args.handler = handler;
+    args.platform_name = platform.data();
+    args.platform_name_size = platform.size();
+    check(api, ffi->register_handler(&args), std::string("registering kernel ") + name);
+  };
+  if (is_gpu(api)) {
+    add(cuda::kCall, cuda::kernel_handler(true), "CUDA");
+    return;
+  }
+  std::size_t count = 0;
+  const kernels::Kernel* all = kernels::so3krates_kernels(&count);
+  for (const kernels::Kernel* kernel = all; kernel != all + count; ++kernel) add(kernel->name, kernel->handler, "Host");
+}
+
+const PJRT_Api* open_plugin(const std::string& path) {
+  const std::string operation = "loading the PJRT plugin " + path;
+  // TensorFlow's library writes to stderr as it is loaded, unless these kernels, which XLA does not use, are off.
+  const bool has_choice = std::getenv("TF_ENABLE_ONEDNN_OPTS") != nullptr;
+  if (!has_choice) setenv("TF_ENABLE_ONEDNN_OPTS", "0", 1);
+  // Never closed: XLA's threads outlive every client.
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!has_choice) unsetenv("TF_ENABLE_ONEDNN_OPTS");
+  if (library == nullptr) throw Error(operation + " failed: " + with_remedy(dlerror()));
+  const auto get_api = reinterpret_cast<const PJRT_Api* (*)()>(dlsym(library, "GetPjrtApi"));
+  if (get_api == nullptr) throw Error(operation + " failed: it has no symbol GetPjrtApi, so it is no PJRT plugin");
+  const PJRT_Api* api = get_api();
+  if (api == nullptr) throw Error(operation + " failed: it gave no table of functions");
+  const PJRT_Api_Version& version = api->pjrt_api_version;
+  if (version.major_version != PJRT_API_MAJOR)
+    throw Error(operation + " failed: it speaks PJRT API " + std::to_string(version.major_version) + "." +
+                std::to_string(version.minor_version) + ", and this program " + std::to_string(PJRT_API_MAJOR) + "." +
+                std::to_string(PJRT_API_MINOR) + ": install a plugin release that matches");
+  auto args = SIZED(PJRT_Plugin_Initialize_Args);
+  call(api, &PJRT_Api::PJRT_Plugin_Initialize, args, operation);
+  register_kernels(api);
+  return api;
+}
+
+}  // namespace
+
+void check(const PJRT_Api* api, PJRT_Error* error, const std::string& operation) {
+  if (error == nullptr) return;
+  auto text = SIZED(PJRT_Error_Message_Args);
+  text.error = error;
+  api->PJRT_Error_Message(&text);
+  const std::string message = operation + " failed: " + one_line({text.message, text.message_size});
+  auto destroy = SIZED(PJRT_Error_Destroy_Args);
+  destroy.error = error;
+  api->PJRT_Error_Destroy(&destroy);
+  throw Error(message);
+}
+
+bool is_gpu(const PJRT_Api* api) {
+  return extension(api, PJRT_Extension_Type_Gpu_Custom_Call) != nullptr;
+}
+
+const PJRT_Api* plugin(const std::string& path) {
+  static std::mutex mutex;
+  static std::map<std::string, const PJRT_Api*> opened;  // a plugin is initialised once
+  const std::lock_guard<std::mutex> lock(mutex);
+  const PJRT_Api*& api = opened[path];
+  if (api == nullptr) api = open_plugin(path);
+  return api;
+}
+
+std::map<std::string, std::string> attributes(const PJRT_Api* api) {
+  auto args = SIZED(PJRT_Plugin_Attributes_Args);
+  call(api, &PJRT_Api::PJRT_Plugin_Attributes, args, "reading the plugin's attributes");
+  std::map<std::string, std::string> values;
+  for (std::size_t i = 0; i < args.num_attributes; ++i) {
+    const PJRT_NamedValue& item = args.attributes[i];
+    std::string value;
+    if (item.type == PJRT_NamedValue_kString) value.assign(item.string_value, item.value_size);
+    if (item.type == PJRT_NamedValue_kInt64) value = std::to_string(item.int64_value);
+    if (item.type == PJRT_NamedValue_kInt64List)
+      for (std::size_t k = 0; k < item.value_size; ++k)
+        value += (k ? "." : "") + std::to_string(item.int64_array_value[k]);
+    values.emplace(std::string(item.name, item.name_size), value);
+  }
+  return values;
+}
+
+std::map<std::string, std::string> plugin_attributes(const std::string& path) {
+  return attributes(plugin(path));
+}
+
+}  // namespace so3krates::pjrt

@@ -1,0 +1,178 @@
+"""The loss and its gradient: formulas, missing labels, batches and their parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from so3krates.data import Buckets, Labels, collate, energy_shifts, frame_graphs, labels
+from so3krates.data import with_labels as label
+from so3krates.model.network import init_params
+from so3krates.model.potential import Prediction, predict
+from so3krates.training import (
+    TrainingConfig,
+    TrainingError,
+    train,
+)
+from so3krates.training.loss import error_sums, loss_of, normalised_weights, unit_scales, variance_scales
+from so3krates.training.step import initial_state, make_step
+from so3krates.training.trainer import _Run
+from training_runs import SMALL, make_frames, quiet, settings
+
+pytestmark = pytest.mark.usefixtures("compile_cache")
+
+FORMULA = 1e-5  # relative, float32 against float64 numpy
+GRADIENT = 1e-4  # of the largest component, float32 in another order
+
+
+def random_case(rng: np.random.Generator) -> tuple[Prediction, object, object]:
+    """A batch of two structures whose labels have holes, padded, and a prediction of everything."""
+    frames = make_frames(2, repeat=(1, 2))
+    frames = [
+        label(atoms, Labels(rng.normal(), rng.normal(size=(len(atoms), 3)), np.diag(rng.normal(size=3))))
+        for atoms in frames
+    ]
+    graphs = frame_graphs(frames, SMALL.cutoff, {"Cu": 0.0})
+    graphs[0].virial[1, 2] = np.nan
+    graphs[1].forces[3] = np.nan
+    batch, targets = collate(graphs, Buckets(graphs, 2).shape(graphs)._replace(structures=3, atoms=16))
+    prediction = Prediction(rng.normal(size=3), rng.normal(size=(16, 3)), rng.normal(size=(3, 3, 3)), np.zeros(16))
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), prediction), batch, targets
+
+
+def test_loss_is_the_formula() -> None:
+    rng = np.random.default_rng(3)
+    prediction, batch, targets = random_case(rng)
+    graphs = frame_graphs(make_frames(5), SMALL.cutoff, energy_shifts(make_frames(5), "lse"))
+    scales = variance_scales(graphs)
+    config = TrainingConfig(energy_weight=0.3, force_weight=2.0, stress_weight=0.7)
+    got = loss_of(error_sums(prediction, batch, targets, scales), normalised_weights(config))
+    loss = 0.0
+    s_force = 1 / np.var(np.concatenate([g.forces.ravel() for g in graphs]))
+    s_energy, s_stress = 1 / np.var([g.energy for g in graphs]), 1 / np.var([g.virial for g in graphs], axis=0)
+    for weight, scale, value, target in (
+        (0.1, s_energy, prediction.energies, targets.energies),
+        (2 / 3, s_force, prediction.forces, targets.forces),
+        (0.7 / 3, s_stress, prediction.strain_gradients, targets.virials),
+    ):
+        difference = scale * (value.astype(np.float64) - target) ** 2
+        assert 0 < np.isnan(difference).sum() < difference.size
+        loss += weight * np.nanmean(difference)
+    assert float(got) == pytest.approx(loss, rel=FORMULA)
+
+
+def test_shown_errors_are_per_atom_and_volume() -> None:
+    prediction, batch, targets = random_case(np.random.default_rng(4))
+    sums = error_sums(prediction, batch, targets, unit_scales())
+    energy = (prediction.energies - targets.energies)[:2] / [4, 8]
+    stress = (prediction.strain_gradients - targets.virials)[:2] / targets.volumes[:2, None, None]
+    squared = [np.sum(energy**2), np.nansum((prediction.forces - targets.forces) ** 2), np.nansum(stress**2)]
+    np.testing.assert_allclose(sums.squared, squared, rtol=FORMULA)
+    assert sums.counts.tolist() == [2, 12 * 3 - 3, 18 - 1]
+
+
+def test_labels_that_are_missing_leave_no_trace_in_the_gradient() -> None:
+    _, batch, targets = random_case(np.random.default_rng(5))
+    params = init_params(SMALL, 0)
+
+    def loss(params: dict, targets: object) -> jax.Array:
+        sums = error_sums(predict(SMALL, params, batch), batch, targets, unit_scales())
+        return loss_of(sums, normalised_weights(TrainingConfig()))
+
+    gradient = jax.jit(jax.grad(loss))
+    leaves = jax.tree.leaves(gradient(params, targets))
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+    assert max(np.abs(leaf).max() for leaf in leaves) > 0
+    nothing = jax.tree.map(lambda x: np.full_like(x, np.nan), targets)._replace(
+        atoms=targets.atoms, volumes=targets.volumes
+    )
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient(params, nothing)))
+
+
+def test_variance_scaling_survives_constant_targets() -> None:
+    frames = make_frames(4)
+    graphs = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "mean"))
+    for graph in graphs:
+        graph.virial[0, 1] = graph.virial[1, 0] = 0.0
+    scales = variance_scales(graphs)
+    variances = np.var([g.virial for g in graphs], axis=0)
+    assert scales.virial[0, 0] == pytest.approx(1 / variances[0, 0])
+    assert scales.virial[0, 1] == pytest.approx(1 / variances.max())
+    alone = variance_scales(graphs[:1])
+    assert alone.energy == 1
+    assert np.all(alone.virial == 1)
+    assert alone.forces == pytest.approx(1 / np.var(graphs[0].forces))
+    empty = variance_scales([g._replace(forces=np.full_like(g.forces, np.nan)) for g in graphs])
+    assert empty.forces == 1
+
+
+def test_a_batch_has_the_gradient_of_its_structures() -> None:
+    frames = make_frames(3, repeat=(1, 3, 2))
+    graphs = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "lse"))
+    scales = variance_scales(graphs)
+    params = init_params(SMALL, 1)
+
+    @jax.jit
+    def gradient(params: dict, batch: object, targets: object) -> dict:
+        return jax.grad(lambda p: error_sums(predict(SMALL, p, batch), batch, targets, scales).scaled.sum())(params)
+
+    shape = Buckets(graphs, 3).shape(graphs)
+    together = gradient(params, *collate(graphs, shape._replace(atoms=32, structures=4)))
+    alone = shape._replace(atoms=12, structures=1)
+    single = [gradient(params, *collate([g], alone)) for g in graphs]
+    summed = jax.tree.map(lambda *g: sum(np.asarray(x, np.float64) for x in g), *single)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(summed))
+    assert largest > 0.1
+    for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(summed), strict=True):
+        np.testing.assert_allclose(a, b, atol=GRADIENT * largest)
+
+
+def test_a_batch_in_parts_takes_the_same_step() -> None:
+    frames = make_frames(3, repeat=(1, 3, 2))
+    frames[1] = label(frames[1], labels(frames[1])._replace(stress=np.full((3, 3), np.nan)))
+    graphs = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "lse"))
+    params, scales = jax.device_get(init_params(SMALL, 1)), variance_scales(graphs)
+    shape = Buckets(graphs, 2).shape(graphs[1:])
+    pieces = [collate(graphs[:2], shape), collate(graphs[2:], shape)]
+    stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *pieces)
+
+    def moments(config: TrainingConfig, batch: tuple) -> tuple:
+        state, result = make_step(SMALL, config, 10)(initial_state(config, params), *batch, scales)
+        return jax.tree.leaves(state.moments), result.loss, result.sums.counts
+
+    whole = moments(TrainingConfig(), collate(graphs, Buckets(graphs, 3).shape(graphs)))
+    largest = max(np.abs(leaf).max() for leaf in whole[0])
+    assert largest > 1e-3
+    configs = [TrainingConfig(accumulate=2)]
+    if jax.default_backend() == "cpu" or jax.device_count() > 1:  # a machine may have a single GPU
+        configs.append(TrainingConfig(devices=2))
+    for config in configs:
+        split = moments(config, stacked)
+        assert float(split[1]) == pytest.approx(float(whole[1]), rel=FORMULA)
+        np.testing.assert_array_equal(split[2], whole[2])
+        for a, b in zip(split[0], whole[0], strict=True):
+            np.testing.assert_allclose(a, b, atol=GRADIENT * largest)
+
+
+def test_a_run_splits_its_batches(tmp_path: Path) -> None:
+    frames = make_frames(9, repeat=(1, 2))
+    config = settings(batch_size=5, accumulate=2)
+    run = _Run(config, frames, [], tmp_path / "run", quiet, False)
+    plain = _Run(settings(batch_size=5), frames, [], tmp_path / "plain", quiet, False)
+    for step in range(3):
+        batch, targets = run._batch(step)
+        assert len(batch.species) == len(targets.energies) == 2
+        assert batch.atom_mask.any(axis=1).all()
+        whole, energies = plain._batch(step)
+        assert np.sort(targets.energies[np.isfinite(targets.energies)]).tolist() == sorted(
+            energies.energies[np.isfinite(energies.energies)].tolist()
+        )
+        assert batch.mask.sum() == whole.mask.sum() > 0
+    for one in (run, plain):
+        one.checkpoints.close()
+    with pytest.raises(TrainingError, match=r"a batch of 2 structures cannot be split into .*accumulate = 3"):
+        train(settings(accumulate=3), frames, [], tmp_path / "few", quiet)
+    with pytest.raises(TrainingError, match=r"training\.devices = 3, but JAX sees"):
+        train(settings(batch_size=3, devices=3), frames, [], tmp_path / "many", quiet)

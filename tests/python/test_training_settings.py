@@ -1,0 +1,105 @@
+"""Settings of training: presets, files, the keys of the original, what is refused; the frames they name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.io import write
+from so3krates.data import DataError
+from so3krates.model.config import ConfigError
+from so3krates.training import (
+    DataConfig,
+    RunConfig,
+    load_frames,
+    preset,
+)
+from so3krates.training.loss import normalised_weights
+from so3krates.training.optimiser import make_schedule
+from training_runs import make_frames
+
+pytestmark = pytest.mark.usefixtures("compile_cache")
+
+
+def test_preset_gan_is_the_published_run() -> None:
+    config = preset("gan")
+    assert (config.model.cutoff, config.model.features, config.model.layers) == (5.0, 132, 3)
+    assert config.data.energy_shift == "mean"
+    t = config.training
+    assert (t.energy_weight, t.force_weight, t.stress_weight) == (0.001, 1.0, 0.01)
+    np.testing.assert_allclose(normalised_weights(t), [9.8912e-4, 0.989120, 9.8912e-3], rtol=1e-5)
+    assert (t.epochs, t.learning_rate, t.learning_rate_stop) == (2000, 1e-3, 1e-5)
+    assert (t.decay_steps, t.decay_factor, t.clip_norm, t.ema_decay) == (100_000, 0.7, None, 0.0)
+    assert [t.batch_size_for(n) for n in (353, 600, 5000, 20_000)] == [1, 5, 10, 100]
+    schedule = make_schedule(t, 706_000)
+    assert float(schedule(706_000)) == pytest.approx(8.06e-5, rel=1e-3)
+
+
+def test_settings_survive_a_file(tmp_path: Path) -> None:
+    config = RunConfig.from_dict(
+        {
+            "preset": "gan",
+            "model": {"features": 64, "degrees": [1, 2]},
+            "data": {"file": "d.npz", "energy_shift": {"Ga": -1.5, "N": 2}},
+            "training": {"clip_norm": 10.0, "ema_decay": 0.99},
+        }
+    )
+    assert config.model.radial_filter_features == (64, 64)
+    config.save(tmp_path / "c.toml")
+    loaded = RunConfig.load(tmp_path / "c.toml")
+    assert loaded.data.file == str(tmp_path / "d.npz")
+    assert dataclasses.replace(loaded, data=config.data) == config
+
+
+def test_keys_of_the_original_are_understood(tmp_path: Path) -> None:
+    keys = {
+        "r_cut": 4.5, "L": 2, "F": 24, "l_min": 1, "l_max": 3, "we": 0.1, "wf": 2.0, "ws": 0.0, "lr": 0.002,
+        "loss_variance_scaling": False, "lr_decay_exp_transition_steps": 50, "clip_by_global_norm": None,
+        "size_batch": None, "size_batch_training": 3, "shift_mean": True, "ace": False, "mic": True,
+        "max_body_order": 2, "seed_data": 5, "file_data": "d.npz", "wandb_name": None,
+    }  # fmt: skip
+    (tmp_path / "inputs.json").write_text(json.dumps(keys))
+    c = RunConfig.load(tmp_path / "inputs.json")
+    assert (c.model.cutoff, c.model.layers, c.model.features, c.model.degrees) == (4.5, 2, 24, (1, 2, 3))
+    assert (c.data.energy_shift, c.data.seed) == ("mean", 5)
+    assert (c.training.force_weight, c.training.variance_scaling, c.training.batch_size) == (2.0, False, 3)
+    assert (c.training.decay_steps, c.training.clip_norm, c.training.learning_rate) == (50, None, 0.002)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"training": {"epochs": 0}}, "training.epochs = 0"),
+        ({"training": {"epoch": 5}}, "unknown key training.epoch"),
+        ({"training": {"schedule": "step"}}, "exponential, cosine, constant"),
+        ({"training": {"ema_decay": 1.0}}, "training.ema_decay = 1.0"),
+        ({"training": {"learning_rate": 1e-6}}, "learning_rate_stop"),
+        ({"training": {"energy_weight": 0, "force_weight": 0, "stress_weight": 0}}, "at least one weight"),
+        ({"training": {"float64": 1}}, "training.float64 = 1: give true or false"),
+        ({"data": {"energy_shift": "median"}}, "data.energy_shift = 'median'"),
+        ({"data": {"file": "a", "train_file": "b"}}, "either file or train_file"),
+        ({"data": {"n_valid": 3}}, "n_train with it"),
+        ({"model": {"feature": 3}}, "unknown model setting 'feature'"),
+        ({"preset": "gold"}, "known are gan"),
+        ({"ace": True}, "ACE"),
+        ({"learning": 3}, "unknown key 'learning'"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(given: dict, words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        RunConfig.from_dict(given)
+    assert words in str(error.value)
+
+
+def test_frames_come_from_the_files_of_the_settings(tmp_path: Path) -> None:
+    frames = make_frames(10)
+    write(tmp_path / "a.extxyz", frames)
+    file = str(tmp_path / "a.extxyz")
+    assert [len(part) for part in load_frames(DataConfig(file=file))] == [8, 1]
+    assert [len(part) for part in load_frames(DataConfig(file=file, n_train=3))] == [3, 7]
+    assert [len(part) for part in load_frames(DataConfig(train_file=file))] == [10, 0]
+    with pytest.raises(DataError, match=r"name data\.file"):
+        load_frames(DataConfig())
