@@ -23,6 +23,7 @@ PARITY = 1e-10  # relative, float64
 SINGLE = 2e-5  # relative, float32
 SIGNAL = 1e-2  # eV, eV/A
 NUMBERS = [31, 7]
+BLOCK = 8  # rows of the GPU kernels' adjoint of four channels: fewer than there are atoms
 RUNG = Rung(rows=256, atoms=4096, candidates=192, neighbours=64)
 CONFIGS = {
     "two heads": ModelConfig(features=24, heads=2, layers=3, degrees=(1, 2, 3), cutoff=5.0),
@@ -94,7 +95,7 @@ def programs(name: str, body: str, channels: int, threads: int = 1, precision: s
     if body in ("fused", "cuda"):
         weights = fused_weights(config, params, NUMBERS)
         if body == "cuda":
-            plan = build_cuda_plan(config, precision, len(NUMBERS), channels)
+            plan = build_cuda_plan(config, precision, len(NUMBERS), channels, BLOCK)
         else:
             plan = build_fused_plan(config, precision, len(NUMBERS), channels, threads)
     else:

@@ -249,17 +249,17 @@ struct Gradients {
       for (int k = 0; k < 9; ++k) virial[CHANNELS == 4 ? k : 0] = warp_sum(virial[CHANNELS == 4 ? k : 0]);
     if (lane != 0) return;
     for (int k = 0; k < 3; ++k) forces[3 * row + k] += force[k];
-    for (int k = 0; k < 9; ++k) strains[9 * row + k] = strain[k];
+    for (int k = 0; k < 9; ++k) strains[k] = strain[k];
     if (CHANNELS == 4)
       for (int k = 0; k < 9; ++k) virials[9 * row + k] += virial[CHANNELS == 4 ? k : 0];
   }
 };
 
-// body(row) for all owned rows, one warp each.
+// body(row) for rows first, ..., end - 1, one warp each.
 template <typename Body>
-SO3KRATES_INLINE void for_rows(int rows, Body&& body) {
+SO3KRATES_INLINE void for_rows(int first, int end, Body&& body) {
   const int warps = blockDim.x / kWarp;
-  for (int row = blockIdx.x * warps + threadIdx.x / kWarp; row < rows; row += gridDim.x * warps)
+  for (int row = first + blockIdx.x * warps + threadIdx.x / kWarp; row < end; row += gridDim.x * warps)
     body(static_cast<Size>(row));
 }
 SO3KRATES_INLINE int lane_of_thread() {
@@ -268,7 +268,8 @@ SO3KRATES_INLINE int lane_of_thread() {
 
 // ---- neighbours
 
-// In all that follows `capacities` are the candidates and the neighbours that a row has room for.
+// In all that follows `capacities` are the candidates and the neighbours that a row has room for; then, for
+// `messages_adjoint`, the first row and the number of rows that it visits, by which its results by row count.
 
 // positions [atoms][3], row of each atom, atom of each row, candidates, their counts, capacities, owned; vectors,
 // neighbours, counts -> vectors, neighbours, true counts, which may exceed the room
@@ -278,7 +279,7 @@ extern "C" __global__ void neighbours(const double* positions, const int* row_of
                                       int* counts) {
   const int lane = lane_of_thread();
   const Size width = capacities[0], slots = capacities[1];
-  for_rows(*owned, [&](Size row) {
+  for_rows(0, *owned, [&](Size row) {
     const double* centre = positions + 3 * static_cast<Size>(atom_of_row[row]);
     const double x = centre[0], y = centre[1], z = centre[2];
     const int listed = candidate_counts[row];
@@ -342,7 +343,7 @@ extern "C" __global__ void first_messages(const Real* table, const int* species,
                                           const int* owned, Real* coefficients, Real* chi) {
   const int lane = lane_of_thread();
   const Size slots = capacities[1];
-  for_rows(*owned, [&](Size row) {
+  for_rows(0, *owned, [&](Size row) {
     const int own = species[row], count = counts[row] < static_cast<int>(slots) ? counts[row] : static_cast<int>(slots);
     Quad heads[ELEMENTS];
     Real sums[ORDERS];
@@ -392,7 +393,7 @@ extern "C" __global__ void first_messages_adjoint(const Real* table, const int* 
 #endif
   const int lane = lane_of_thread();
   const Size slots = capacities[1];
-  for_rows(*owned, [&](Size row) {
+  for_rows(0, *owned, [&](Size row) {
     const int own = species[row], count = counts[row] < static_cast<int>(slots) ? counts[row] : static_cast<int>(slots);
     Gradients gradients;
     for (int start = 0; start < count; start += kWarp) {
@@ -447,7 +448,7 @@ extern "C" __global__ void first_messages_adjoint(const Real* table, const int* 
         if (used) gradients.add(c, vector, gradient);
       }
     }
-    gradients.store(row, lane, forces, strains, virials);
+    gradients.store(row, lane, forces, strains + 9 * row, virials);
   });
 }
 
@@ -614,7 +615,7 @@ extern "C" __global__ void __launch_bounds__(MESSAGES_WARPS* kWarp)
   const int lane = lane_of_thread();
   const Size slots = capacities[1];
   load_matrices(matrices, hidden_out);
-  for_rows(*owned, [&](Size row) {
+  for_rows(0, *owned, [&](Size row) {
     const int count = counts[row] < static_cast<int>(slots) ? counts[row] : static_cast<int>(slots);
     const Real* own = projections + row * kRowStride;
     Quad sums[kPasses];
@@ -728,7 +729,8 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
   const int lane = lane_of_thread();
   const Size slots = capacities[1];
   load_matrices(matrices, hidden_out);
-  for_rows(*owned, [&](Size row) {
+  const int first = static_cast<int>(capacities[2]), end = first + static_cast<int>(capacities[3]);
+  for_rows(first, end < *owned ? end : *owned, [&](Size row) {
     const int count = counts[row] < static_cast<int>(slots) ? counts[row] : static_cast<int>(slots);
     const Real* own = projections + row * kRowStride;
     const Real* lambda_i = adjoints + row * CHANNELS * kMessageStride;
@@ -936,7 +938,7 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
     }
 #pragma unroll
     for (int c = 0; c < CHANNELS; ++c) {
-      Real* to = row_gradients + (row * CHANNELS + c) * kRowStride;
+      Real* to = row_gradients + ((row - first) * CHANNELS + c) * kRowStride;
       store_features(to, to_query[c], lane);
       store_features(to + kKey, to_key[c], lane);
       store_features(to + kValue, to_value[c], lane);
@@ -944,7 +946,7 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
       store_geometric(to + kGeometricKey, to_geometric_key[c], lane);
       if (lane < ORDER_STRIDE) to[kChi + lane] = lane < ORDERS ? to_order[c] : Real(0);
     }
-    gradients.store(row, lane, forces, strains, virials);
+    gradients.store(row, lane, forces, strains + 9 * (row - first), virials);
   });
 }
 
