@@ -52,15 +52,14 @@ def launch_of(config: ModelConfig, precision: str, channels: int) -> Launch:
     """As many warps as shared memory holds; sizes are upper bounds, which the kernels' source checks."""
     w, real, tile = widths(config), np.dtype(precision).itemsize, TILES[precision]
     quads = max(-(-w.feature_width // QUAD), len(config.degrees) * -(-w.block_width // QUAD)) | 1
-    units = -(-w.hidden // 8) * 8
 
     def rounded(size: int) -> int:
         return -(-size // 64) * 64
 
-    matrix_bytes = rounded((2 * w.hidden + units - w.hidden + 2) * quads * QUAD * real)
-    edge_bytes = (17 + config.orders + 2 * QUAD) * real + 16
+    matrix_bytes = rounded((2 * w.hidden + 8) * quads * QUAD * real)
+    edge_bytes = (16 + config.orders + 3 * QUAD) * real + 16
     tile_bytes = rounded(tile * (edge_bytes + 2 * w.hidden * real + quads * QUAD * real))
-    edge_adjoint_bytes = channels * (5 * QUAD + 2 + config.orders) * real + 4 * real
+    edge_adjoint_bytes = (channels * (5 * QUAD + 4 + config.orders) + QUAD + 2 * len(config.degrees) + 4) * real
     adjoint_bytes = rounded(tile * (edge_adjoint_bytes + 2 * w.hidden * real))
     free = SHARED_BYTES - matrix_bytes
     warps, adjoint_warps = min(12, free // tile_bytes), min(8, free // (tile_bytes + adjoint_bytes))

@@ -105,9 +105,7 @@ def export_model(
             if is_portable:
                 names = [name for name in weights if not name.startswith("weights/fused/")]
                 name = f"portable_{schedule}" if body == "fused" else schedule
-                # On a GPU, arrays of the blocks' edges take memory, and four channels make them larger.
-                block = row_block // 2 if on_gpu and channels > 1 else row_block
-                plans[name] = build_plan(config, precision, names, channels, block)
+                plans[name] = build_plan(config, precision, names, channels, row_block)
         moves: dict[str, list[str]] = {}
         moving = []
         if on_gpu:
