@@ -170,8 +170,9 @@ void* load_module(const std::string& sizes) {
   const std::string architecture =
       "sm_" + std::to_string(device_attribute(kMajor)) + std::to_string(device_attribute(kMinor));
   ProgramCache cache(cache_folder());
-  const std::string text = architecture + " " + std::to_string(nvrtc().major) + "." + std::to_string(nvrtc().minor) +
-                           "\n" + sizes + kKernelSource + kHarmonicsSource;
+  std::string text = architecture + " " + std::to_string(nvrtc().major) + "." + std::to_string(nvrtc().minor) + "\n" +
+                     sizes + kKernelSource;
+  for (const char* header : kHeaderSources) text += header;
   const std::string key = sha256_hex(text.data(), text.size());
   std::optional<std::string> cubin = cache.find(key);
   if (!cubin) {
@@ -259,15 +260,14 @@ XLA_FFI_Error* on_host(XLA_FFI_CallFrame* frame) {
 std::string compile_kernels(const std::string& sizes, const std::string& architecture) {
   const Nvrtc& n = nvrtc();
   const std::string source = sizes + kKernelSource;
-  const char* header = kHarmonicsSource;
-  const char* header_name = "harmonics.h";
   void* program = nullptr;
-  if (const int error = n.create(&program, source.c_str(), "kernels.cu", 1, &header, &header_name))
+  if (const int error = n.create(&program, source.c_str(), "kernels.cu", kHeaders, kHeaderSources, kHeaderNames))
     throw Error(std::string("compiling the GPU kernels failed: ") + n.error(error));
   const std::unique_ptr<void, void (*)(void*)> owner(program, [](void* p) { nvrtc().destroy(&p); });
   const std::string target = "--gpu-architecture=" + architecture;
-  const char* options[] = {target.c_str(), "--std=c++17"};
-  if (const int error = n.compile(program, 2, options)) {
+  // The last is for generic lambdas, which cannot be marked as functions of the device.
+  const char* options[] = {target.c_str(), "--std=c++17", "--device-as-default-execution-space"};
+  if (const int error = n.compile(program, 3, options)) {
     std::size_t size = 0;
     n.log_size(program, &size);
     std::string log(size, '\0');

@@ -7,19 +7,22 @@ that its source needs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from so3krates.model.config import CUTOFF_FUNCTIONS, ModelConfig
 from so3krates.model.harmonics import degree_of_order
 from so3krates.model.radial_basis import spline_range
+from so3krates.model.stages import GPU_ROW_BLOCK
 
 from .fused import QUAD, FusedError, check_fused, widths
 from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name, evaluator_arrays
 
-KERNEL_VERSION = 1  # as in csrc/runtime/cuda_kernels.h
+KERNEL_VERSION = 2  # as in csrc/runtime/cuda_kernels.h
 CALL = "so3krates_cuda"
 WARP = 32
 SHARED_BYTES = 227 * 1024  # that a block may take (compute capability 9.0)
@@ -49,15 +52,14 @@ def launch_of(config: ModelConfig, precision: str, channels: int) -> Launch:
     """As many warps as shared memory holds; sizes are upper bounds, which the kernels' source checks."""
     w, real, tile = widths(config), np.dtype(precision).itemsize, TILES[precision]
     quads = max(-(-w.feature_width // QUAD), len(config.degrees) * -(-w.block_width // QUAD)) | 1
-    units = -(-w.hidden // 8) * 8
 
     def rounded(size: int) -> int:
         return -(-size // 64) * 64
 
-    matrix_bytes = rounded((2 * w.hidden + units - w.hidden + 2) * quads * QUAD * real)
-    edge_bytes = (17 + config.orders + 2 * QUAD) * real + 16
+    matrix_bytes = rounded((2 * w.hidden + 8) * quads * QUAD * real)
+    edge_bytes = (16 + config.orders + 3 * QUAD) * real + 16
     tile_bytes = rounded(tile * (edge_bytes + 2 * w.hidden * real + quads * QUAD * real))
-    edge_adjoint_bytes = channels * (5 * QUAD + 2 + config.orders) * real + 4 * real
+    edge_adjoint_bytes = (channels * (5 * QUAD + 4 + config.orders) + QUAD + 2 * len(config.degrees) + 4) * real
     adjoint_bytes = rounded(tile * (edge_adjoint_bytes + 2 * w.hidden * real))
     free = SHARED_BYTES - matrix_bytes
     warps, adjoint_warps = min(12, free // tile_bytes), min(8, free // (tile_bytes + adjoint_bytes))
@@ -106,14 +108,17 @@ def kernel_sizes(config: ModelConfig, precision: str, elements: int, channels: i
     return "".join(f"#define {name} {value}\n" for name, value in sizes.items())
 
 
-def build_cuda_plan(config: ModelConfig, precision: str, elements: int, channels: int = 1) -> Plan:
+def build_cuda_plan(
+    config: ModelConfig, precision: str, elements: int, channels: int = 1, row_block: int = GPU_ROW_BLOCK
+) -> Plan:
     """The stages with the edges' work in custom calls; weights as of `fused.fused_weights`.
 
-    config: of a tabulated network. elements: number of species. Names of arrays and programs start with "kernel_"
-    where the portable plan has its own.
+    config: of a tabulated network. elements: number of species. row_block: rows that the adjoint of four channels
+    handles at once, which bounds its memory; a divisor of every capacity of rows. Names of arrays and programs start
+    with "kernel_" where the portable plan has its own.
     """
     check_cuda(config, precision)
-    w, stages = widths(config), _Stages(config, precision, elements, channels)
+    w, stages = widths(config), _Stages(config, precision, elements, channels, row_block)
     adjoints = adjoint_name("adjoints", channels)
     virials = ["atom_virials"] if channels == VIRIAL_CHANNELS else []
     arrays = evaluator_arrays(precision, channels) | {
@@ -132,8 +137,10 @@ def build_cuda_plan(config: ModelConfig, precision: str, elements: int, channels
     table, gradients = ["vectors", "neighbours", "counts"], ["forces", *virials]
 
     def call(name: str, function: Any, inputs: list[str], outputs: list[str]) -> None:
-        programs.setdefault(name, function)
-        steps.append(Call(name, tuple(inputs), tuple(outputs)))
+        """Arrays that are computed anew are handed in too, to be written in place."""
+        into = [output for output in outputs if output not in inputs and arrays[output].shape[:1] == ("rows",)]
+        programs.setdefault(name, lambda *given: function(*given[: len(inputs)]))
+        steps.append(Call(name, (*inputs, *into), tuple(outputs)))
 
     def state(k: int) -> list[str]:
         return [f"kernel_features_{k}", f"kernel_euclidean_{k}"]
@@ -192,8 +199,8 @@ def build_cuda_plan(config: ModelConfig, precision: str, elements: int, channels
 class _Stages:
     """Programs by position of their arguments; see `build_cuda_plan`."""
 
-    def __init__(self, config: ModelConfig, precision: str, elements: int, channels: int) -> None:
-        self._config, self._widths, self._channels = config, widths(config), channels
+    def __init__(self, config: ModelConfig, precision: str, elements: int, channels: int, row_block: int) -> None:
+        self._config, self._widths, self._channels, self._row_block = config, widths(config), channels, row_block
         self._sizes = kernel_sizes(config, precision, elements, channels)
         self._launch = launch_of(config, precision, channels)
         of_order = degree_of_order(config.degrees)
@@ -225,14 +232,27 @@ class _Stages:
             shared_bytes=np.int64(shared_bytes),
         )
 
+    def _in_blocks(self, rows: int, body: Callable[..., Any], carry: Any) -> Any:
+        """body(first row, number of rows, carry) for all rows: at once for one channel, else block by block."""
+        if self._channels == 1:
+            return body(0, rows, carry)
+
+        def block(state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+            return state[0] + self._row_block, body(state[0], self._row_block, state[1])
+
+        # The bound is the capacity itself, as `lower_ladder` needs, and a number: the host does not wait for the loop.
+        return lax.while_loop(lambda state: state[0] < rows, block, (jnp.int32(0), carry))[1]
+
     def neighbours(self, positions, row_of_atom, atom_of_row, candidates, candidate_count, owned, *table):
         capacities = jnp.asarray([candidates.shape[1], table[1].shape[1]], jnp.int64)
         inputs = (positions, row_of_atom, atom_of_row, candidates, candidate_count, capacities, owned, *table)
         vectors, neighbours, counts = self._call("neighbours", inputs, [], updated=3)
         return vectors, neighbours, counts, jnp.max(jnp.where(_rows(counts) < owned, counts, 0))
 
-    def _table(self, vectors, neighbours, counts, owned):
-        return vectors, neighbours, counts, jnp.asarray([0, neighbours.shape[1]], jnp.int64), owned
+    def _table(self, vectors, neighbours, counts, owned, rows=(0, 0)):
+        """rows: the first one and the number of those that the adjoint of a layer visits."""
+        capacities = jnp.stack([jnp.asarray(n, jnp.int64) for n in (0, neighbours.shape[1], *rows)])
+        return vectors, neighbours, counts, capacities, owned
 
     def first_layer(self, embedding, values, table, exchange, bias, species, vectors, neighbours, counts, owned):
         rows, w, real = len(species), self._widths, values.dtype
@@ -260,7 +280,7 @@ class _Stages:
         return scale[..., : self._select.shape[1]] @ jnp.asarray(self._select.T, scale.dtype)
 
     def _projection_matrix(self, feature, geometric):
-        """(feature_width, what `project` computes): queries, keys, values, geometric queries, geometric keys."""
+        """(message_stride, row_stride): from features and Euclidean variables to a row of the kernels' projections."""
         config, w = self._config, self._widths
         by_head = feature[..., : w.feature_width].reshape(w.head_features, 3, w.head_features, w.group)
         dense = jnp.einsum("npmh,hg->nhpmg", by_head, jnp.eye(w.group, dtype=feature.dtype))
@@ -272,11 +292,12 @@ class _Stages:
         place[f % w.head_features * w.group + f // w.head_features, f] = 1.0
         place = jnp.asarray(place.reshape(w.feature_width, len(config.degrees), w.block_width), feature.dtype)
         blocks = jnp.einsum("flb,lbpm->fplm", place, geometric)
-        return jnp.concatenate([dense.reshape(w.feature_width, -1), blocks.reshape(w.feature_width, -1)], axis=1)
+        matrix = jnp.concatenate([dense.reshape(w.feature_width, -1), blocks.reshape(w.feature_width, -1)], axis=1)
+        matrix = jnp.pad(matrix, ((0, w.message_stride - w.feature_width), (0, w.order_stride)))
+        return matrix.at[-w.order_stride :, -w.order_stride :].set(jnp.eye(w.order_stride, dtype=feature.dtype))
 
     def project(self, feature, geometric, x, chi):
-        matrix = self._projection_matrix(feature, geometric)
-        return (jnp.concatenate([x[:, : self._widths.feature_width] @ matrix, chi], axis=1),)
+        return (jnp.concatenate([x, chi], axis=1) @ self._projection_matrix(feature, geometric),)
 
     def layer(self, table, hidden_in, hidden_out, exchange, bias, x, chi, projections, *rest):
         next_x, attended = self._call(
@@ -304,44 +325,53 @@ class _Stages:
 
     def exchange_adjoint(self, kernel, attended, scale, adjoints):
         w = self._widths
-        x, chi = adjoints[..., : w.feature_stride], adjoints[..., w.feature_stride :]
-        select = jnp.asarray(self._select, x.dtype)
-        rest = jnp.zeros((*x.shape[:-1], QUAD - select.shape[1]), x.dtype)
-        out = jnp.concatenate([x, (chi * attended[:, None]) @ select, rest], axis=-1) @ kernel.T
-        features, squares = out[..., : w.feature_width], out[..., w.feature_width :]
-        x = x + jnp.pad(features, ((0, 0), (0, 0), (0, w.feature_stride - w.feature_width)))
-        chi = chi * (1 + self._spread(scale)[:, None]) + 2 * attended[:, None] * (squares @ select.T)
-        return (jnp.concatenate([x, chi], axis=-1),)
+        select = jnp.asarray(self._select, attended.dtype)
 
-    def _strain(self, strain, strains, owned):
-        used = (_rows(strains) < owned)[:, None]
-        return strain + jnp.sum(jnp.where(used, strains, 0.0), axis=0).reshape(3, 3)
+        def block(first: jax.Array | int, rows: int, adjoints: jax.Array) -> jax.Array:
+            chi, stretch, both = (lax.dynamic_slice_in_dim(a, first, rows) for a in (attended, scale, adjoints))
+            chi, stretch = chi[:, None], self._spread(stretch)[:, None]
+            of_x, of_chi = both[..., : w.feature_stride], both[..., w.feature_stride :]
+            rest = jnp.zeros((*of_x.shape[:-1], QUAD - select.shape[1]), of_x.dtype)
+            out = jnp.concatenate([of_x, (of_chi * chi) @ select, rest], axis=-1) @ kernel.T
+            features, squares = out[..., : w.feature_width], out[..., w.feature_width :]
+            of_x = of_x + jnp.pad(features, ((0, 0), (0, 0), (0, w.feature_stride - w.feature_width)))
+            of_chi = of_chi * (1 + stretch) + 2 * chi * (squares @ select.T)
+            both = jnp.concatenate([of_x, of_chi], axis=-1)
+            return lax.dynamic_update_slice_in_dim(adjoints, both, first, 0)
+
+        return (self._in_blocks(len(attended), block, adjoints),)
 
     def layer_adjoint(
         self, table, hidden_in, hidden_out, feature, geometric, projections, vectors, neighbours, counts, owned, strain,
         adjoints, *gradients
     ):  # fmt: skip
-        w, rows, channels = self._widths, len(projections), self._channels
-        launch = self._launch
-        row_gradients, strains, *gradients = self._call(
-            "messages_adjoint",
-            (
-                table, hidden_in, hidden_out, projections, adjoints,
-                *self._table(vectors, neighbours, counts, owned), *gradients,
-            ),
-            [
-                jax.ShapeDtypeStruct((rows, channels, w.row_stride), projections.dtype),
-                jax.ShapeDtypeStruct((rows, 9), jnp.float64),
-            ],
-            updated=len(gradients),
-            threads=WARP * launch.adjoint_warps,
-            shared_bytes=launch.matrix_bytes + launch.adjoint_warps * (launch.tile_bytes + launch.adjoint_bytes),
-        )  # fmt: skip
+        w, launch = self._widths, self._launch
         matrix = self._projection_matrix(feature, geometric)
-        features = row_gradients[..., : matrix.shape[1]] @ matrix.T
-        features = jnp.pad(features, ((0, 0), (0, 0), (0, w.feature_stride - w.feature_width)))
-        adjoints = adjoints + jnp.concatenate([features, row_gradients[..., matrix.shape[1] :]], axis=-1)
-        return self._strain(strain, strains, owned), adjoints, *gradients
+
+        def block(first: jax.Array | int, rows: int, carry: Any) -> Any:
+            strain, summed, *gradients = carry
+            edges = self._table(vectors, neighbours, counts, owned, (first, rows))
+            row_gradients, strains, *gradients = self._call(
+                "messages_adjoint",
+                (table, hidden_in, hidden_out, projections, adjoints, *edges, *gradients),
+                [
+                    jax.ShapeDtypeStruct((rows, self._channels, w.row_stride), projections.dtype),
+                    jax.ShapeDtypeStruct((rows, 9), jnp.float64),
+                ],
+                updated=len(gradients),
+                threads=WARP * launch.adjoint_warps,
+                shared_bytes=launch.matrix_bytes + launch.adjoint_warps * (launch.tile_bytes + launch.adjoint_bytes),
+            )
+            # The other blocks' edges read the adjoints as they were.
+            own = lax.dynamic_slice_in_dim(adjoints, first, rows) + row_gradients @ matrix.T
+            summed = lax.dynamic_update_slice_in_dim(summed, own, first, 0)
+            return strain + self._strain(strains, owned - first), summed, *gradients
+
+        return self._in_blocks(len(projections), block, (strain, adjoints, *gradients))
+
+    def _strain(self, strains, owned):
+        """Sum of the first `owned` rows' strain gradients."""
+        return jnp.sum(jnp.where((_rows(strains) < owned)[:, None], strains, 0.0), axis=0).reshape(3, 3)
 
     def first_layer_adjoint(
         self, values, table, species, adjoints, vectors, neighbours, counts, owned, strain, *gradients
@@ -357,7 +387,7 @@ class _Stages:
             [jax.ShapeDtypeStruct((rows, 9), jnp.float64)],
             updated=len(gradients),
         )  # fmt: skip
-        return self._strain(strain, strains, owned), *gradients
+        return strain + self._strain(strains, owned), *gradients
 
 
 def _rows(array: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -26,7 +27,8 @@ std::string folder() {
 }
 
 struct Program {
-  std::string source, header, header_name, log, image;
+  std::string source, log, image;
+  std::vector<std::pair<std::string, std::string>> headers;  // name and content
 };
 
 struct Module {
@@ -131,8 +133,9 @@ const char* nvrtcGetErrorString(int) {
 }
 int nvrtcCreateProgram(void** program, const char* source, const char*, int headers, const char* const* sources,
                        const char* const* names) {
-  if (headers != 1) return 1;
-  *program = new Program{source, sources[0], names[0], "", ""};
+  auto* made = new Program{source, "", "", {}};
+  for (int k = 0; k < headers; ++k) made->headers.emplace_back(names[k], sources[k]);
+  *program = made;
   return 0;
 }
 int nvrtcDestroyProgram(void** program) {
@@ -141,9 +144,9 @@ int nvrtcDestroyProgram(void** program) {
 }
 int nvrtcCompileProgram(void* program, int count, const char* const* options) {
   auto& p = *static_cast<Program*>(program);
-  if (count != 2 || std::strcmp(options[0], "--gpu-architecture=sm_90") != 0) return 5;
+  if (count != 3 || std::strcmp(options[0], "--gpu-architecture=sm_90") != 0) return 5;
   const std::string here = folder();
-  std::ofstream(here + "/" + p.header_name) << p.header;
+  for (const auto& [name, content] : p.headers) std::ofstream(here + "/" + name) << content;
   std::ofstream source(here + "/kernels.cpp");
   source << "#include \"" HOST_CUDA "\"\n" << p.source;
   source << "\nnamespace so3krates { unsigned char shared_memory[227 * 1024]; }\n";

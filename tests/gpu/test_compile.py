@@ -23,6 +23,7 @@ from so3krates_export.ladder import gpu_ladder
 
 ATOMS = (100_000, 1_000_000)
 LARGEST_PER_ATOM = 20e3  # bytes
+LARGEST_OF_PORTABLE_VIRIALS = 21e3  # bytes; XLA transposes whole arrays around the loop of `project`
 LARGEST_MILLION = 24e9  # bytes
 SIGNAL = 3e3  # bytes per atom: what three layers' features alone take
 SMALLEST_CODE = 50_000  # bytes
@@ -63,7 +64,7 @@ def test_programs_compile_without_scatters_and_host_callbacks(bundle: Path, comp
         assert not [t for t in program["targets"] if "callback" in t], name
 
 
-@pytest.mark.parametrize("schedule", ["forces", "virials", "portable_forces"])
+@pytest.mark.parametrize("schedule", ["forces", "virials", "portable_forces", "portable_virials"])
 @pytest.mark.parametrize("rung", range(len(ATOMS)), ids=[f"{atoms} atoms" for atoms in ATOMS])
 def test_memory_per_atom(bundle: Path, compiled: dict[str, Any], rung: int, schedule: str) -> None:
     found = read_bundle(bundle)
@@ -80,11 +81,9 @@ def test_memory_per_atom(bundle: Path, compiled: dict[str, Any], rung: int, sche
     total += max(program["temporary"] + program["new_results"] for program in programs)
     per_atom = total / ATOMS[rung]
     print(f"{schedule}, {ATOMS[rung]} atoms: {per_atom / 1e3:.1f} kB/atom, {total / 1e9:.2f} GB")
-    if schedule.endswith("forces"):
-        assert SIGNAL < per_atom < LARGEST_PER_ATOM
-        assert ATOMS[rung] < 1_000_000 or total < LARGEST_MILLION
-    else:  # adjoints of four channels
-        assert SIGNAL < per_atom < 2 * LARGEST_PER_ATOM
+    limit = LARGEST_OF_PORTABLE_VIRIALS if schedule == "portable_virials" else LARGEST_PER_ATOM
+    assert SIGNAL < per_atom < limit
+    assert ATOMS[rung] < 1_000_000 or total < LARGEST_MILLION
 
 
 @pytest.mark.parametrize(("precision", "channels"), [("float32", 1), ("float32", 4), ("float64", 1)])

@@ -12,6 +12,7 @@ import pytest
 from ase.build import bulk
 from so3krates._harness import Error
 from so3krates.runtime import Runtime
+from so3krates_export.cuda import KERNEL_VERSION
 from toy_bundle import LADDER, reference_forces, toy_bundle, write_toy_bundle
 
 FORCE = 1e-6  # eV/A, of central differences
@@ -66,13 +67,13 @@ def test_one_message_says_what_is_wrong(driver: Path, variables: dict[str, int],
 
 def test_a_gpu_with_too_little_shared_memory(driver: Path) -> None:
     variables = {"SO3KRATES_NVRTC": driver}
-    assert ask("repr(pjrt.cuda_kernel_problem(1))", driver, **variables) == "''"
-    message = ask("pjrt.cuda_kernel_problem(1)", driver, FAKE_CUDA_SHARED=166912, **variables)
+    assert ask(f"repr(pjrt.cuda_kernel_problem({KERNEL_VERSION}))", driver, **variables) == "''"
+    message = ask(f"pjrt.cuda_kernel_problem({KERNEL_VERSION})", driver, FAKE_CUDA_SHARED=166912, **variables)
     assert "take up to 232448 bytes of shared memory, and this GPU has 166912 for a block" in message
 
 
 def test_without_nvrtc(driver: Path) -> None:
-    message = ask("pjrt.cuda_kernel_problem(1)", driver, SO3KRATES_NVRTC="absent.so")
+    message = ask(f"pjrt.cuda_kernel_problem({KERNEL_VERSION})", driver, SO3KRATES_NVRTC="absent.so")
     assert "NVRTC, which compiles the kernels, was not found (looked for absent.so)" in message
     assert "pip install 'so3krates[cuda12]'" in message
 

@@ -55,6 +55,7 @@ def crystal() -> Atoms:
         ("three heads", 1, cluster),
         ("one head", 1, tiny),
         ("one layer", 4, tiny),
+        ("wide", 4, tiny),
     ],
 )
 def test_kernels_equal_xla(name, channels, make):
@@ -69,6 +70,11 @@ def test_single_precision():
     atoms = crystal()
     expected = run_one(atoms, "two heads", "xla", 1)
     close(run_one(atoms, "two heads", "cuda", 1, precision="float32"), expected, len(atoms), SINGLE)
+
+
+def test_single_precision_with_more_quads_than_lanes():
+    expected = run_one(cluster(), "wide", "xla", 1)
+    close(run_one(cluster(), "wide", "cuda", 1, precision="float32"), expected, len(cluster()), SINGLE)
 
 
 def test_more_neighbours_than_slots_are_reported():
