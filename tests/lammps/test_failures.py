@@ -18,7 +18,7 @@ from so3krates.lammps.environment import child_environment, lmp_path, mpi_file
 from so3krates_export import read_bundle, write_bundle
 from structures import structure, two_clusters
 
-END_SECONDS = 60  # a failed run has ended by then, with programs to compile before
+END_SECONDS = 180  # a failed run has ended by then, with programs to compile before
 SHRINK = 0.85  # of lengths, for more than 32 neighbours
 
 # What is changed in a sound deck -> words of the refusal.
