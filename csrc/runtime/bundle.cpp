@@ -131,8 +131,8 @@ void read_model(const Json& manifest, Bundle& bundle) {
   }
   need(member(manifest, "units") == "metal", "manifest: \"units\" is not \"metal\"");
   bundle.units = "metal";
-  need(is_one_of(member(manifest, "precision"), {"float32", "float64"}),
-       "manifest: \"precision\" is not \"float32\" or \"float64\"");
+  need(is_one_of(member(manifest, "precision"), {"float32", "float64", "tf32"}),
+       "manifest: \"precision\" is not \"float32\", \"float64\" or \"tf32\"");
   bundle.precision = text_of(manifest, "precision");
   need(is_one_of(member(manifest, "platform"), {"cpu", "cuda"}), "manifest: \"platform\" is not \"cpu\" or \"cuda\"");
   bundle.platform = text_of(manifest, "platform");

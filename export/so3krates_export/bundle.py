@@ -18,7 +18,7 @@ FORMAT = "so3krates-bundle"
 VERSION = 2
 NEW_IN_2 = {"kernels", "moves"}
 PLATFORMS = ("cpu", "cuda")
-PRECISIONS = ("float32", "float64")
+PRECISIONS = ("float32", "float64", "tf32")
 SIZES = ("rows", "atoms", "candidates", "neighbours")
 ROLES = ("input", "state", "output")
 DTYPES = ("float32", "float64", "int32", "uint8")
@@ -227,7 +227,9 @@ def _validate_model(manifest: Mapping[str, Any]) -> None:
     steps = manifest.get("message_passing_steps")
     _need(_is_integer(steps), 'manifest: "message_passing_steps" is not a positive integer')
     _need(manifest.get("units") == "metal", 'manifest: "units" is not "metal"')
-    _need(_is_one_of(manifest.get("precision"), PRECISIONS), 'manifest: "precision" is not "float32" or "float64"')
+    _need(
+        _is_one_of(manifest.get("precision"), PRECISIONS), 'manifest: "precision" is not "float32", "float64" or "tf32"'
+    )
     _need(_is_one_of(manifest.get("platform"), PLATFORMS), 'manifest: "platform" is not "cpu" or "cuda"')
     version = manifest.get("stablehlo_version")
     _need(

@@ -17,7 +17,7 @@ from so3krates.model.reductions import is_tabulated, tabulated_config
 from so3krates.model.stages import GPU_ROW_BLOCK, ROW_BLOCK
 from so3krates.storage import Model
 
-from .bundle import write_bundle
+from .bundle import PRECISIONS, write_bundle
 from .cuda import KERNEL_VERSION, build_cuda_plan, check_cuda
 from .fused import FusedError, build_fused_plan, check_fused, fused_weights
 from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
@@ -26,7 +26,6 @@ from .moves import MOVED_ROWS, moves_of
 from .plan import VIRIAL_CHANNELS, Array, Call, Plan, build_plan, weight_arrays
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
 
-PRECISIONS = ("float32", "float64")
 PLATFORMS = ("cpu", "cuda")
 BODIES = ("auto", "fused", "xla")
 TABLES = ("auto", "off")
@@ -61,6 +60,8 @@ def export_model(
 ) -> Choice:
     """Writes `model` as a bundle (docs/bundle.md) whose network computes in `precision`.
 
+    precision: "float32", "float64", or for platform "cuda" "tf32": float32 with matrix products of TF32.
+
     body: "xla", portable programs; "fused", calls of the platform's kernels; "auto", "fused" where these compute the
     network. A bundle of GPU kernels holds the portable programs too.
     tables: largest change of a force (eV/A) by tables in place of the radial filter networks; "auto", `TOLERANCE` in
@@ -75,6 +76,8 @@ def export_model(
     ):
         if value not in known:
             raise ValueError(f"{name} = {value!r}: known are {', '.join(known)}")
+    if precision == "tf32" and platform != "cuda":
+        raise ValueError("precision = 'tf32': GPUs compute in TF32, so give platform 'cuda', or precision 'float32'")
     if not (tables in TABLES if isinstance(tables, str) else tables > 0):
         raise ValueError(f"tables = {tables!r}: give {', '.join(TABLES)} or the allowed change of a force in eV/A")
     path = Path(path)
@@ -88,7 +91,8 @@ def export_model(
         if rung.rows % row_block:
             raise ValueError(f"ladder: {rung.rows} rows: programs for {platform} take multiples of {row_block}")
     numbers = [atomic_numbers[element] for element in model.elements]
-    choice = _choose(model, platform, precision, body, tables)
+    real, products = ("float32", "tensorfloat32") if precision == "tf32" else (precision, "highest")
+    choice = _choose(model, platform, real, body, tables)
     body, record, config, params = choice.body, choice.tables, choice.config, choice.params
     # Positions are float64 whatever the network's precision.
     with jax.enable_x64(True):
@@ -96,16 +100,16 @@ def export_model(
         is_portable = body == "xla" or on_gpu  # GPU kernels may be of another version than the runtime's
         if is_portable:
             weights |= weight_arrays(params, numbers)
-        weights = {name: np.asarray(value, precision) for name, value in weights.items()}
+        weights = {name: np.asarray(value, real) for name, value in weights.items()}
         plans = {}
         for schedule, channels in SCHEDULES.items():
             if body == "fused":
                 build = build_cuda_plan if on_gpu else build_fused_plan
-                plans[schedule] = build(config, precision, len(numbers), channels)
+                plans[schedule] = build(config, real, len(numbers), channels)
             if is_portable:
                 names = [name for name in weights if not name.startswith("weights/fused/")]
                 name = f"portable_{schedule}" if body == "fused" else schedule
-                plans[name] = build_plan(config, precision, names, channels, row_block)
+                plans[name] = build_plan(config, real, names, channels, row_block)
         moves: dict[str, list[str]] = {}
         moving = []
         if on_gpu:
@@ -113,7 +117,7 @@ def export_model(
                 moves_plan, names = moves_of(plan)
                 moving.append(moves_plan)
                 moves |= names
-        tensors, programs = _lower([*plans.values(), *moving], weights, ladder, platform)
+        tensors, programs = _lower([*plans.values(), *moving], weights, ladder, platform, products)
     arrays = {name: array for plan in plans.values() for name, array in plan.arrays.items()}
     has_kernels = on_gpu and body == "fused"
     manifest = {
@@ -174,7 +178,7 @@ def _reason(error: ValueError) -> str:
 
 
 def _lower(
-    plans: Iterable[Plan], weights: dict[str, np.ndarray], ladder: list[Rung], platform: str
+    plans: Iterable[Plan], weights: dict[str, np.ndarray], ladder: list[Rung], platform: str, products: str
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Program tensors by name, and for every program the name of its tensor on each rung."""
     tensors: dict[str, np.ndarray] = {}
@@ -184,7 +188,7 @@ def _lower(
         if call.program in programs:
             continue
         arguments = [_argument(plan, weights, name) for name in call.inputs]
-        artifacts = lower_ladder(plan.programs[call.program], arguments, plan.donated(call), ladder, platform)
+        artifacts = lower_ladder(plan.programs[call.program], arguments, plan.donated(call), ladder, platform, products)
         names = {key: f"programs/{call.program}/{'-'.join(map(str, key))}" for key in artifacts}
         tensors |= {names[key]: np.frombuffer(artifact, np.uint8) for key, artifact in artifacts.items()}
         programs[call.program] = [names[sizes_key(arguments, rung)] for rung in ladder]

@@ -64,6 +64,7 @@ def lower_ladder(
     donated: Sequence[int],
     ladder: Sequence[Rung],
     platform: str,
+    products: str = "highest",
 ) -> dict[tuple[int, ...], bytes]:
     """Artifacts of function(*arguments) for all rungs, keyed by the sizes that its arguments use (see `sizes_key`).
 
@@ -74,7 +75,7 @@ def lower_ladder(
     texts = []
     for rung in _TRACED:
         specs = [jax.ShapeDtypeStruct(tuple(_size(d, rung) for d in a.shape), a.dtype) for a in arguments]
-        texts.append(lower_text(function, specs, donated, platform))
+        texts.append(lower_text(function, specs, donated, platform, products))
     if _resized(texts[0], _TRACED[0], _TRACED[1]) != texts[1]:
         raise AssertionError("a program depends on its capacities by more than their values")
     artifacts: dict[tuple[int, ...], bytes] = {}

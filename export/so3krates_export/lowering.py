@@ -18,13 +18,15 @@ def lower_text(
     arguments: Sequence[jax.ShapeDtypeStruct],
     donated: Sequence[int] = (),
     platform: str = "cpu",
+    products: str = "highest",
 ) -> str:
     """StableHLO text of function(*arguments); arguments at positions `donated` are updated in place.
 
-    Float64 arguments need jax's x64 mode. Dots run in full precision on every platform.
+    Float64 arguments need jax's x64 mode. products: jax's name of the precision of dots; "highest" is that of their
+    operands on every platform, "tensorfloat32" allows a GPU to round those to TF32.
     """
     jitted = jax.jit(function, donate_argnums=tuple(donated), keep_unused=True)
-    with jax.default_matmul_precision("highest"), warnings.catch_warnings():
+    with jax.default_matmul_precision(products), warnings.catch_warnings():
         warnings.filterwarnings("error", message="Some donated buffers were not usable")
         lowered = jitted.trace(*arguments).lower(lowering_platforms=(platform,))
     module = lowered.compiler_ir("stablehlo")

@@ -183,7 +183,9 @@ def inspect_data(
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     output: Output = Path("potential.so3k"),
-    precision: Annotated[str, typer.Option(help="Arithmetic of the network: float32 or float64.")] = "float32",
+    precision: Annotated[
+        str, typer.Option(help="Arithmetic of the network: float32, float64, or tf32 (cuda).")
+    ] = "float32",
     platform: Annotated[str, typer.Option(help="Where it will run: cpu or cuda.")] = "cpu",
     body: Annotated[
         str, typer.Option(help="fused: the device's kernels, faster; xla: any network; auto: fused where it can.")

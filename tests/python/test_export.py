@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from jax.interpreters.mlir import make_ir_context
+from jaxlib.mlir.dialects import stablehlo
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import init_params
 from so3krates.storage import Model
@@ -90,6 +93,27 @@ def test_a_bundle_for_a_gpu_holds_kernels_and_portable_programs(tmp_path: Path) 
     assert portable.body == "xla" and "kernels" not in manifest
     refreshed = {name for step in manifest["schedules"]["virials"] for name in step.get("refresh", ())}
     assert refreshed and refreshed <= set(manifest["moves"]["programs"])
+
+
+def test_products_are_of_full_precision_unless_tf32_is_asked_for(tmp_path: Path) -> None:
+    ladder = [rung for rung in gpu_ladder() if rung.neighbours == 64][:1]
+
+    def precisions(wanted: str) -> set[str]:
+        path = tmp_path / f"{wanted}.so3k"
+        export_model(model(), path, wanted, platform="cuda", ladder=ladder)
+        bundle = read_bundle(path)
+        assert bundle.manifest["precision"] == wanted
+        programs = [tensor.tobytes() for name, tensor in bundle.tensors.items() if name.startswith("programs/")]
+        with make_ir_context() as context:
+            texts = [str(stablehlo.deserialize_portable_artifact(context, program)) for program in programs]
+        dots = [line for text in texts for line in text.splitlines() if "stablehlo.dot_general" in line]
+        assert len(dots) > 20
+        return {found for line in dots for found in re.findall(r"precision = \[(\w+), (?:\w+)\]", line) or ["none"]}
+
+    assert precisions("float32") == {"HIGHEST"}
+    assert precisions("tf32") == {"HIGH"}
+    with pytest.raises(ValueError, match="GPUs compute in TF32, so give platform 'cuda'"):
+        export_model(model(), tmp_path / "a.so3k", "tf32")
 
 
 @pytest.mark.parametrize("body", ["fused", "xla"])
