@@ -219,5 +219,5 @@ def test_demo_uses_every_frame_that_it_samples() -> None:
 
     states = len(PLAN.strains) * len(PLAN.temperatures)
     assert PLAN.strains == (-0.01, 0.0, 0.01, 0.02, 0.03)
-    assert (min(PLAN.temperatures), max(PLAN.temperatures)) == (100.0, 900.0)
+    assert (min(PLAN.temperatures), max(PLAN.temperatures)) == (100.0, 2000.0)
     assert SETTINGS.data.n_train + SETTINGS.data.n_valid == PLAN.total - states  # one of each state is kept for testing
