@@ -248,5 +248,5 @@ def _compare(folder: Path, model: Model, console: Console) -> None:
     if not error < LEARNT * size:
         raise DemoError(
             f"forces of the last frame are off by {error:.0f} of {size:.0f} meV/A, more than {LEARNT:.0%}: the run has "
-            "come to structures unlike those of the training data: sample hotter ones (TEMPERATURES in so3krates/demo.py)"
+            "come to structures unlike those it was trained on: sample hotter ones (TEMPERATURES in so3krates/demo.py)"
         )
