@@ -121,6 +121,8 @@ def build_plan(
         arrays[f"attended_features_{k}"] = Array(precision, ("rows", f), "state")
         arrays[f"attended_euclidean_{k}"] = Array(precision, ("rows", m), "state")
     virials = "atom_virials" if channels == VIRIAL_CHANNELS else None
+    # Edges carry all channels: as many values at once as with one, where a block has rows to spare.
+    adjoint_block = max(min(row_block, stages.ROW_BLOCK), row_block // channels)
 
     builder = _Builder(weight_names)
     table = stages.Table("vectors", "neighbours", "counts")
@@ -187,7 +189,7 @@ def build_plan(
         into = stages.AdjointArrays(*adjoint, "forces", virials)
         builder.call(
             adjoint_name("layer_adjoint", channels),
-            lambda *a: stages.layer_adjoint(config, *a, row_block=row_block),
+            lambda *a: stages.layer_adjoint(config, *a, row_block=adjoint_block),
             (
                 builder.weights(k, "layer_adjoint"), *state(k), projections, message_adjoint, table, "owned_count",
                 "strain_gradient", into,

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from .config import ModelConfig
 from .geometry import edge_geometry, masked_vectors
@@ -71,7 +72,12 @@ class _Rows(NamedTuple):
         return jax.tree.map(lambda rows: lax.dynamic_slice_in_dim(rows, start, self.block), tree)
 
     def store(self, start: jax.Array, into: Any, blocks: Any) -> Any:
-        return jax.tree.map(lambda rows, block: lax.dynamic_update_slice_in_dim(rows, block, start, 0), into, blocks)
+        def update(rows: jax.Array, block: jax.Array) -> jax.Array:
+            # XLA for GPUs would give whole arrays the order in which a product leaves a block, and copy them for it.
+            row_major = with_layout_constraint(block, Layout(tuple(range(block.ndim))))
+            return lax.dynamic_update_slice_in_dim(rows, row_major, start, 0)
+
+        return jax.tree.map(update, into, blocks)
 
     def used(self, start: jax.Array) -> jax.Array:
         """Which rows of a block are below `count`, (block,)."""
