@@ -32,6 +32,15 @@ FORCE = 2e-5  # of the largest force: float32 against the CPU's float64, with th
 SIGNAL = 1e-4  # eV/A; the network's weights are random and its forces small
 ATOM_STEPS = {"cuda": 2e6, "cpu": 2e4}  # expected per second, to choose the number of steps
 RUN_SECONDS = {"cuda": 8.0, "cpu": 2.0}  # of stepping for one size
+FLUX_SHARE = 0.25  # of these steps are done again with the heat flux in each
+HEAT_FLUX = """
+compute kinetic all ke/atom
+compute potential all pe/atom
+compute stress all centroid/stress/atom NULL virial
+compute flux all heat/flux kinetic potential stress
+fix flux all ave/time 1 1 1 c_flux[1] c_flux[2] c_flux[3]
+run 1
+"""
 
 
 def rungs(platform: str) -> list[Any]:
@@ -56,18 +65,21 @@ def export(platform: str) -> dict[str, Any]:
 
 
 def ceilings(platform: str) -> dict[str, float]:
-    """Float32 operations per second of a large matrix product, and bytes per second of a copy."""
+    """Operations per second of a large matrix product, of float32 and TF32, and bytes per second of a copy."""
     import jax
     import jax.numpy as jnp
 
     device = jax.devices(platform)[0]
     n, count = (8192, 2**28) if platform == "cuda" else (1024, 2**24)
-    with jax.default_device(device), jax.default_matmul_precision("highest"):
+    found = {}
+    with jax.default_device(device):
         a, b = jnp.ones((n, n), jnp.float32), jnp.ones(count, jnp.float32)
-        product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
-        flops = 2 * n**3 / bench.timed(lambda: jax.block_until_ready(product(a)))["fastest"]
-        rate = 8 * count / bench.timed(lambda: jax.block_until_ready(copy(b)))["fastest"]
-    return {"flops": flops, "bytes_per_second": rate}
+        for name, precision in {"flops": "highest", "tf32_flops": "tensorfloat32"}.items():
+            product = jax.jit(lambda x, precision=precision: jnp.matmul(x, x, precision=precision))
+            found[name] = 2 * n**3 / bench.timed(lambda run=product: jax.block_until_ready(run(a)))["fastest"]
+        copy = jax.jit(lambda x: x + 1)
+        found["bytes_per_second"] = 8 * count / bench.timed(lambda: jax.block_until_ready(copy(b)))["fastest"]
+    return found
 
 
 def check(platform: str, device: str) -> dict[str, float]:
@@ -100,8 +112,10 @@ def cells_for(atoms: int) -> tuple[int, int, int]:
     return tuple(max(1, int(n)) for n in np.rint(edge / edges))
 
 
-def lammps(platform: str, device: str, atoms: int, timeout: float, memory: float) -> dict[str, Any]:
-    """Molecular dynamics from LAMMPS' own lattice; the first run warms up and is not counted."""
+def lammps(
+    platform: str, device: str, atoms: int, timeout: float, memory: float, with_heat_flux: bool
+) -> dict[str, Any]:
+    """Molecular dynamics from LAMMPS' own lattice, if asked then with the heat flux; short runs before warm up."""
     from so3krates.lammps.environment import child_environment, lmp_path
 
     nx, ny, nz = cells_for(atoms)
@@ -109,7 +123,10 @@ def lammps(platform: str, device: str, atoms: int, timeout: float, memory: float
     steps = max(5, min(200, int(ATOM_STEPS[platform] * RUN_SECONDS[platform] / count)))
     text = DECK.read_text().replace("verbose yes", f"verbose yes device {device} memory {memory}")
     text = text.replace("thermo          1\n", "thermo          1000\n")
+    flux_steps = max(3, int(FLUX_SHARE * steps))
     text += f"\nrun 3\nrun {steps}\n"
+    if with_heat_flux:
+        text += f"{HEAT_FLUX}run {flux_steps}\n"
     folder = OUT / f"lammps-{atoms}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "in.deck").write_text(text)
@@ -123,26 +140,28 @@ def lammps(platform: str, device: str, atoms: int, timeout: float, memory: float
     if done.returncode != 0:
         raise RuntimeError(" ".join((log[-600:] + done.stderr[-600:]).split()))
     loop = [float(t) for t in re.findall(r"Loop time of (\S+) on", log)]
+    counted = 2  # of the runs, after those of no steps and of three
+    plain = loop[counted] / steps
     spent = re.findall(
         r"programs (\S+) s, exchange of rows \S+ s \(\S+ MiB\), lists (\S+) s, results (\S+) s; "
         r"\d+ of (\d+) evaluations.*waited (\S+) s",
         log,
-    )
+    )[counted]
     # One evaluation comes before the first step.
-    evaluations = int(spent[-1][3])
-    programs, lists, results, waited = (1e3 * float(spent[-1][k]) / evaluations for k in (0, 1, 2, 4))
+    programs, lists, results, waited = (1e3 * float(spent[k]) / int(spent[3]) for k in (0, 1, 2, 4))
     arrays, scratch = map(float, re.findall(r"(\S+) MiB of arrays, (\S+) MiB of scratch", log)[-1])
-    step = 1e3 * loop[-1] / steps
+    step = 1e3 * plain
     return {
         "atoms": count,
         "steps": steps,
-        "atom_steps_per_second": count * steps / loop[-1],
+        "atom_steps_per_second": count / plain,
         "ms_per_step": step,
         "ms_device": waited,
         "ms_start_programs": programs - waited,
         "ms_lists": lists,
         "ms_results": results,
         "ms_lammps": step - programs - lists - results,
+        "with_heat_flux": loop[-1] / flux_steps / plain if with_heat_flux else None,
         "bytes_per_atom": (arrays + scratch) * 1024**2 / count,
         "start_seconds": wall - sum(loop),
         "builds": re.findall(r"Neighbor list builds = (\d+)", log)[-1],
@@ -246,13 +265,17 @@ COLUMNS = {
     "ms_results": ("{:>9.3f}", "results"),
     "ms_lists": ("{:>9.3f}", "lists"),
     "ms_lammps": ("{:>9.3f}", "lammps"),
+    "with_heat_flux": ("{:>9.2f}", "flux, x"),
     "bytes_per_atom": ("{:>9.0f}", "bytes/atom"),
     "start_seconds": ("{:>8.1f}", "start, s"),
 }
 
 
 def row_of(result: dict[str, Any]) -> str:
-    return " ".join(form.format(result[key]) for key, (form, _) in COLUMNS.items())
+    def cell(value: float | None, form: str) -> str:
+        return form.format(value) if value is not None else f"{'-':>{len(form.format(0))}}"
+
+    return " ".join(cell(result[key], form) for key, (form, _) in COLUMNS.items())
 
 
 def header() -> str:
@@ -279,13 +302,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     print(header())
     larger = [n * 1_000_000 for n in LARGER] if platform == "cuda" and not options.atoms else []
     for atoms in options.atoms or SIZES[platform]:
-        result = in_process("lammps", [platform, options.device, atoms, left(), options.memory], left())
+        result = in_process("lammps", [platform, options.device, atoms, left(), options.memory, True], left())
         report["lammps"].append({"asked": atoms, **result})
         print(row_of(result) if "failed" not in result else f"{atoms:>10} failed: {result['failed']}", flush=True)
     report["stages"] = in_process("stages", [platform, STAGE_ATOMS[platform]], left())
     print(f"stages: {json.dumps(report['stages'], indent=1)}", flush=True)
     for atoms in larger:
-        result = in_process("lammps", [platform, options.device, atoms, left(), options.memory], left())
+        result = in_process("lammps", [platform, options.device, atoms, left(), options.memory, False], left())
         report["lammps"].append({"asked": atoms, **result})
         print(row_of(result) if "failed" not in result else f"{atoms:>10} failed: {result['failed']}", flush=True)
         if "failed" in result:
@@ -299,7 +322,10 @@ def summary(report: dict[str, Any]) -> str:
     ceiling, stage = report.get("ceilings", {}), report.get("stages", {})
     if "flops" not in ceiling or "messages_flops" not in stage:
         return "no ceilings or no stages: see above"
-    lines = [f"ceilings: {ceiling['flops'] / 1e12:.3g} TFLOP/s float32, {ceiling['bytes_per_second'] / 1e9:.3g} GB/s"]
+    lines = [
+        f"ceilings: {ceiling['flops'] / 1e12:.3g} TFLOP/s float32, {ceiling['tf32_flops'] / 1e12:.3g} TFLOP/s TF32, "
+        f"{ceiling['bytes_per_second'] / 1e9:.3g} GB/s"
+    ]
     for name in ("messages", "adjoint"):
         flops, rate = stage[f"{name}_flops"], stage[f"{name}_bytes_per_second"]
         lines.append(
