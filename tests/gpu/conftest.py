@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 
+BESIDE = Path(sys.prefix) / "cuda"  # where `make test` puts it
+
+
 @pytest.fixture(scope="session")
 def cuda_plugin() -> Path:
     """The PJRT plugin; skips the test where there is none."""
-    found = installed("jax_plugins.xla_cuda13", "xla_cuda_plugin.so") or installed(
-        "jax_plugins.xla_cuda12", "xla_cuda_plugin.so"
+    return installed(
+        "XLA's plugin for CUDA",
+        "pip install --no-deps jax-cuda12-pjrt (175 MB)",
+        "jax_plugins/xla_cuda13/xla_cuda_plugin.so",
+        "jax_plugins/xla_cuda12/xla_cuda_plugin.so",
     )
-    if found is not None:
-        return found
-    pytest.skip("needs XLA's plugin for CUDA: pip install --no-deps jax-cuda12-pjrt jax-cuda12-plugin (182 MB)")
-
-
-def installed(module: str, *files: str) -> Path | None:
-    """The first of `files` beside or below a module's folder."""
-    try:
-        found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    folders = found.submodule_search_locations or [] if found is not None else []
-    paths = (Path(folder) / file for folder in folders for file in files)
-    return next((path for path in paths if path.is_file()), None)
 
 
 @pytest.fixture(scope="session")
 def nvrtc() -> Path:
     """NVIDIA's compiler at run time; skips the test where there is none."""
-    found = installed("nvidia.cu13", "lib/libnvrtc.so.13") or installed("nvidia.cuda_nvrtc", "lib/libnvrtc.so.12")
-    if found is None:
-        pytest.skip("needs NVRTC: pip install --no-deps nvidia-cuda-nvrtc-cu12 (90 MB)")
-    return found
+    return installed(
+        "NVRTC",
+        "pip install --no-deps nvidia-cuda-nvrtc-cu12 (90 MB)",
+        "nvidia/cu13/lib/libnvrtc.so.13",
+        "nvidia/cuda_nvrtc/lib/libnvrtc.so.12",
+    )
+
+
+def installed(what: str, how: str, *files: str) -> Path:
+    """The first of `files` of a package; skips the test where there is none."""
+    paths = (Path(folder) / file for file in files for folder in (*sys.path, BESIDE))
+    for path in paths:
+        if path.is_file():
+            return path
+    pytest.skip(f"needs {what}: make test, or {how}")
 
 
 @pytest.fixture(scope="session")

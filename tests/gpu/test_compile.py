@@ -42,7 +42,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def compiled(bundle: Path, cuda_plugin: Path) -> dict[str, Any]:
     command = [sys.executable, Path(__file__).with_name("compile_bundle.py"), bundle, cuda_plugin, "0", "1"]
-    environment = os.environ | {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
+    path = os.pathsep.join([str(cuda_plugin.parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "PYTHONPATH": path}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
