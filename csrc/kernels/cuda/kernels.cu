@@ -6,9 +6,8 @@
 // so3krates_export/cuda.py. Every kernel takes the inputs of its custom call, then the results.
 //
 // A tile is TILE neighbours of the row. The degree filters of a tile are a product [TILE][HIDDEN] x
-// [HIDDEN][features]: lane l holds the features of quads l % 8, l % 8 + 8, ... for the edges of group l / 8. What
-// follows is done edge by edge, where lane l holds quads l, l + 32, .... In both, where a few quads are left over, lane
-// l holds one of them, or a part of it, for edge l % TILE.
+// [HIDDEN][features], on matrix units. What follows is done edge by edge, where lane l holds quads l, l + 32, ...; where
+// a few quads are left over, lane l holds one of them, for edge l % TILE.
 
 #include "edge.h"
 #include "tile.h"
