@@ -22,7 +22,7 @@ from so3krates.model.stages import GPU_ROW_BLOCK
 from .fused import QUAD, FusedError, check_fused, widths
 from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name, evaluator_arrays
 
-KERNEL_VERSION = 2  # as in csrc/runtime/cuda_kernels.h
+KERNEL_VERSION = 3  # as in csrc/runtime/cuda_kernels.h
 CALL = "so3krates_cuda"
 WARP = 32
 SHARED_BYTES = 227 * 1024  # that a block may take (compute capability 9.0)
@@ -52,16 +52,16 @@ def launch_of(config: ModelConfig, precision: str, channels: int) -> Launch:
     """As many warps as shared memory holds; sizes are upper bounds, which the kernels' source checks."""
     w, real, tile = widths(config), np.dtype(precision).itemsize, TILES[precision]
     quads = max(-(-w.feature_width // QUAD), len(config.degrees) * -(-w.block_width // QUAD))
-    columns, filter_columns = 16 * -(-quads // 4), 8 * (-(-quads // 2) | 1)
+    groups = -(-quads // 4)
     rest = w.hidden > WARP and w.hidden % WARP == 1  # a unit that is left over
     units = -(-(w.hidden - rest) // WARP) * WARP
 
     def rounded(count: int, to: int) -> int:
         return -(-count // to) * to
 
-    matrix_bytes = rounded(2 * columns * (units + 1) * real, 64)
+    matrix_bytes = rounded(2 * 16 * groups * (units + 1) * real, 64)
     edge = rounded(18 + config.orders, QUAD) + QUAD
-    tile_bytes = rounded(tile * (edge + 2 * units * (WARP + 4) // WARP + filter_columns + 2) * real, 64)
+    tile_bytes = rounded(tile * (edge + 2 * units + 16 * (groups | 1) + 2) * real, 64)
     edge_adjoint = QUAD + 2 * len(config.degrees) + channels * (5 * QUAD + 4 + config.orders)
     adjoint_bytes = rounded(tile * (rounded(edge_adjoint, QUAD) + 2 * (units + QUAD)) * real, 64)
     free = SHARED_BYTES - matrix_bytes

@@ -75,6 +75,14 @@ SO3KRATES_INLINE Real sum(Quad a) {
 SO3KRATES_INLINE Quad load(const Real* from) {
   return *reinterpret_cast<const Quad*>(from);
 }
+// Row `row` of rows of `stride` numbers.
+template <int stride>
+SO3KRATES_INLINE const Real* row_of(const Real* from, int row) {
+  struct Row {
+    Real values[stride];
+  };
+  return reinterpret_cast<const Row*>(from)[row].values;
+}
 SO3KRATES_INLINE void store(Real* to, Quad a) {
   *reinterpret_cast<Quad*>(to) = a;
 }
@@ -88,8 +96,9 @@ SO3KRATES_INLINE Quad warp_sum(Quad a) {
   return Quad{{warp_sum(a.v[0]), warp_sum(a.v[1]), warp_sum(a.v[2]), warp_sum(a.v[3])}};
 }
 
-// Sums of n values over `lanes` lanes, `stride` from each other. Two lanes exchange halves of what they hold, so that in the end a
-// lane holds the sums `place`, ..., `end` - 1, at most `kept`; one lane of those that hold the same is `first`.
+// Sums of n values over `lanes` lanes, `stride` from each other. Two lanes exchange halves of what they hold, so that
+// in the end a lane holds the sums `place`, ..., `end` - 1, at most `kept`; one lane of those that hold the same is
+// `first`.
 template <int n, int lanes, int stride = 1>
 struct Sums {
   static constexpr int halves(int values, int step) { return step == 0 ? values : halves((values + 1) / 2, step / 2); }

@@ -43,11 +43,17 @@ struct EdgeAdjoint {
 constexpr int kHalves = TILE / 8;
 constexpr int kUnits = kWarp * Hidden::most, kUnitStride = kUnits + 4, kUnitSteps = kUnits / 8;
 constexpr int kGroups = (kMostQuads + 3) / 4, kColumns = 16 * kGroups;
-constexpr int kFilterQuads = 2 * ((kMostQuads + 1) / 2 | 1);  // no multiple of four, for fewer conflicts of banks
+constexpr int kFilterQuads =
+    4 * (kGroups | 1);  // no multiple of eight: two rows are written without conflicts of banks
 
-// One lane's part of hidden units that a product takes at once (matrix.h); units 2 t and 2 t + 1 of eight.
+// One lane's part of eight hidden units as a factor of a product (matrix.h): units 2 t and 2 t + 1.
+struct alignas(kHalves * sizeof(Real)) UnitOfEdges {
+  Real half[kHalves];
+};
 struct alignas(2 * kHalves * sizeof(Real)) Fragment {
   Real a[2 * kHalves];
+
+  SO3KRATES_INLINE void set(int unit, UnitOfEdges values) { reinterpret_cast<UnitOfEdges*>(a)[unit % 2] = values; }
 };
 
 // Of the block: the matrices behind the hidden layers.
@@ -56,15 +62,20 @@ struct Matrices {
   Real rest[2][kColumns];                // of the unit that is left over
 
   // Where a pair of units lies in the row of a pair of features, so that lanes read without conflicts of banks.
-  SO3KRATES_INLINE static int place(int features, int units) { return units ^ (features % 2 * 4 + features / 2 % 2 * 2); }
+  SO3KRATES_INLINE static int place(int features, int units) {
+    return units ^ (features % 2 * 4 + features / 2 % 2 * 2);
+  }
 };
 
 // Of a warp.
 struct Tile {
   Edge edge[TILE];
-  Fragment hidden[2][kUnitSteps][kWarp + 4];
+  Fragment hidden[2][kUnitSteps][kWarp];
   Quad filter[TILE][kFilterQuads];
   Real rest[2][TILE];  // of the hidden layers' unit that is left over
+
+  // Where a lane's part of hidden units lies, so that lanes write without conflicts of banks.
+  SO3KRATES_INLINE static int place(int step, int lane) { return lane ^ (step % 2 * 4); }
 };
 struct TileAdjoint {
   EdgeAdjoint edge[TILE];
@@ -149,12 +160,12 @@ SO3KRATES_INLINE void fill_tile(Tile& t, Real (*slope)[TILE][kUnitStride], int l
 #pragma unroll 2
     for (int e = 0; e < 8; ++e)
 #pragma unroll
-      for (int half = 0; half < kHalves; ++half) {
-        const Quad invariants = t.edge[e + 8 * half].invariants;
+      for (int part = 0; part < 2; ++part) {
+        UnitOfEdges values;
 #pragma unroll
-        for (int part = 0; part < 2; ++part)
-          t.hidden[part][u / 8][4 * e + u % 8 / 2].a[u % 2 * kHalves + half] =
-              units[part].activation(invariants, slope_at(part, e + 8 * half, u));
+        for (int half = 0; half < kHalves; ++half)
+          values.half[half] = units[part].activation(t.edge[e + 8 * half].invariants, slope_at(part, e + 8 * half, u));
+        t.hidden[part][u / 8][Tile::place(u / 8, 4 * e + u % 8 / 2)].set(u, values);
       }
   }
   if (Hidden::rest > 0)
@@ -166,7 +177,8 @@ SO3KRATES_INLINE void fill_tile(Tile& t, Real (*slope)[TILE][kUnitStride], int l
   __syncwarp();
 }
 
-constexpr int kUnroll = CHANNELS == 1 ? 3 : 1;  // of the products; four channels leave no registers for more
+constexpr bool kKeepsOwn = CHANNELS == 1;       // rows' features in registers; four channels leave none for more
+constexpr int kUnroll = CHANNELS == 1 ? 3 : 1;  // of the products, likewise
 
 // Degree part of one filter for the edges of a tile: [TILE][units] x [units][features].
 template <int part, int quads>
@@ -174,11 +186,10 @@ SO3KRATES_INLINE void fill_filters(Tile& t, const Matrices& matrices, int lane) 
   const int group = lane / 4, own = lane % 4;
   Fragment hidden[kUnitSteps];
 #pragma unroll
-  for (int s = 0; s < kUnitSteps; ++s) hidden[s] = t.hidden[part][s][lane];
+  for (int s = 0; s < kUnitSteps; ++s) hidden[s] = t.hidden[part][s][Tile::place(s, lane)];
   Real rest[kHalves];
 #pragma unroll
-  for (int half = 0; half < kHalves; ++half)
-    rest[half] = Hidden::rest > 0 ? t.rest[part][group + 8 * half] : Real(0);
+  for (int half = 0; half < kHalves; ++half) rest[half] = Hidden::rest > 0 ? t.rest[part][group + 8 * half] : Real(0);
 #pragma unroll kUnroll
   for (int j = 0; j < (quads + 3) / 4; ++j) {  // features 16 j + 2 n and 16 j + 2 n + 1 are columns n of two products
     const Quad* row = matrices.of[part][8 * j + group];
@@ -200,20 +211,21 @@ SO3KRATES_INLINE void fill_filters(Tile& t, const Matrices& matrices, int lane) 
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
       const Quad sum{{even[2 * half], odd[2 * half], even[2 * half + 1], odd[2 * half + 1]}};
-      const Quad filter = sum + rest[half] * w_rest;
-      if (q < kFilterQuads) t.filter[group + 8 * half][q] = filter;
+      t.filter[group + 8 * half][q] = sum + rest[half] * w_rest;
     }
   }
   __syncwarp();
 }
 
-// Radial part of four features of one edge, and (slope) its derivative with respect to the distance.
-SO3KRATES_INLINE Quad radial(const Real* table, const Geometry& g, int feature, Quad* slope) {
-  const Real* c = table + static_cast<Size>(g.node) * kFilterStride + feature;
+// Quad q of an edge's filter, whose radial part begins at `table`, and (slope) its derivative with respect to the
+// distance.
+SO3KRATES_INLINE Quad filter_of(const Tile& t, int edge, int q, const Real* table, Quad* slope) {
+  const Geometry& g = t.edge[edge].geometry;
+  const Real* c = row_of<kFilterStride>(table, g.node);
   const Quad a = load(c), b = load(c + kFilterStride), d = load(c + 2 * kFilterStride), e = load(c + 3 * kFilterStride);
   if (slope != nullptr)
     *slope = g.spline_slope[0] * (b - a) + g.spline_slope[1] * (d - b) + g.spline_slope[2] * (e - d);
-  return (g.spline[0] * a + g.spline[1] * b) + (g.spline[2] * d + g.spline[3] * e);
+  return t.filter[edge][q] + g.spline[0] * a + g.spline[1] * b + g.spline[2] * d + g.spline[3] * e;
 }
 
 // body(q, k) for the quads q of this lane, k counting them.
@@ -275,7 +287,8 @@ SO3KRATES_INLINE int feature_place(int q) {
   return 4 * q;
 }
 
-// From the adjoints of one filter's features, in t.filter, to those of the invariants, which are added up:
+// From the adjoints of one filter's features, in t.filter but for the cutoff function, to those of the invariants,
+// which are added up:
 // [units][features] x [features][TILE], then through the hidden layers.
 template <int part, int quads>
 SO3KRATES_INLINE void filters_adjoint(const Tile& t, TileAdjoint& adjoint, const Matrices& matrices, int channel,
@@ -291,7 +304,7 @@ SO3KRATES_INLINE void filters_adjoint(const Tile& t, TileAdjoint& adjoint, const
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
       of[half] = *reinterpret_cast<const Pair*>(t.filter[group + 8 * half][2 * j + own / 2].v + own % 2 * 2);
-      if (Hidden::rest > 0) left[half] += of[half].v[0] * of_left.v[0] + of[half].v[1] * of_left.v[1];
+      if (Hidden::rest > 0) left[half] = left[half] + of[half].v[0] * of_left.v[0] + of[half].v[1] * of_left.v[1];
     }
 #pragma unroll
     for (int u = 0; u < units; ++u) {  // rows n and n + 8 are units 16 u + 2 n and 16 u + 2 n + 1
@@ -318,7 +331,8 @@ SO3KRATES_INLINE void filters_adjoint(const Tile& t, TileAdjoint& adjoint, const
 #pragma unroll
       for (int e = 0; e < 2 * kHalves; ++e) {
         const int half = e / 2, d = 2 * k + e % 2;
-        const Real value = (sums[u][half][d] + rests[u][half][d]) * adjoint.slope[part][8 * half + 2 * own + e % 2][unit];
+        const Real value =
+            (sums[u][half][d] + rests[u][half][d]) * adjoint.slope[part][8 * half + 2 * own + e % 2][unit];
 #pragma unroll
         for (int l = 0; l < DEGREES; ++l) of[e * DEGREES + l] += value * factors[l];
       }
@@ -326,8 +340,8 @@ SO3KRATES_INLINE void filters_adjoint(const Tile& t, TileAdjoint& adjoint, const
   const Sums<2 * kHalves * DEGREES, 8, 4> all(lane);
   all.add(of, lane);
   all.each(of, [&](int k, Real value) {
-    const int e = k / DEGREES;
-    adjoint.edge[e / 2 * 8 + 2 * own + e % 2].of_invariants[channel][k % DEGREES] += 2 * value;
+    const int e = k / DEGREES / 2 * 8 + 2 * own + k / DEGREES % 2;
+    adjoint.edge[e].of_invariants[channel][k % DEGREES] += 2 * t.edge[e].geometry.cutoff * value;
   });
   __syncwarp();
   if (Hidden::rest > 0) {
@@ -335,10 +349,11 @@ SO3KRATES_INLINE void filters_adjoint(const Tile& t, TileAdjoint& adjoint, const
     both.add(left, lane);
     both.each(left, [&](int half, Real value) {
       const int e = group + 8 * half;
-      value *= adjoint.slope[part][e][kUnits];
+      value *= 2 * t.edge[e].geometry.cutoff * adjoint.slope[part][e][kUnits];
 #pragma unroll
       for (int l = 0; l < DEGREES; ++l)
-        adjoint.edge[e].of_invariants[channel][l] += 2 * value * hidden_in[l * HIDDEN_STRIDE + part * HIDDEN + Hidden::whole];
+        adjoint.edge[e].of_invariants[channel][l] +=
+            value * hidden_in[l * HIDDEN_STRIDE + part * HIDDEN + Hidden::whole];
     });
     __syncwarp();
   }
