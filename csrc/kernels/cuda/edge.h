@@ -169,6 +169,18 @@ SO3KRATES_INLINE int degree_of(int m) {
   }
   return degree;
 }
+// body(q, each) for the quads of an edge's orders, where each(f) calls f(m, k) for the order m that is k-th of the
+// quad.
+template <typename Body>
+SO3KRATES_INLINE void for_orders(Body&& body) {
+#pragma unroll
+  for (int q = 0; q < (ORDERS + 3) / 4; ++q)
+    body(q, [&](auto&& f) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        if (4 * q + k < ORDERS) f(4 * q + k, k);
+    });
+}
 SO3KRATES_INLINE Real parity(int degree) {
   Real sign = 1;
 #pragma unroll

@@ -506,12 +506,15 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
                    *own_lambda = lambda_i + c * kMessageStride + FEATURE_STRIDE;
         const Real moved_by = c > 0 ? t.edge[e].geometry.vector[c > 0 ? c - 1 : 0] : Real(0);
         Real ij[DEGREES] = {}, ji[DEGREES] = {};
-#pragma unroll
-        for (int m = 0; m < ORDERS; ++m) {
-          const Real y = t.edge[e].harmonics[m];
-          ij[degree_of(m)] += y * own_lambda[m];
-          ji[degree_of(m)] += y * (lambda_j[c * kMessageStride + m] + moved_by * lambda_j[m]);
-        }
+        for_orders([&](int q, auto&& each) {
+          const Quad to_i = load(own_lambda + 4 * q);
+          const Quad to_j = load(lambda_j + c * kMessageStride + 4 * q) + moved_by * load(lambda_j + 4 * q);
+          each([&](int m, int k) {
+            const Real y = t.edge[e].harmonics[m];
+            ij[degree_of(m)] += y * to_i.v[k];
+            ji[degree_of(m)] += y * to_j.v[k];
+          });
+        });
 #pragma unroll
         for (int l = 0; l < DEGREES; ++l) {
           adjoint.edge[e].of_ij[c][l] = ij[l];

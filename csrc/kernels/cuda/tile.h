@@ -43,8 +43,7 @@ struct EdgeAdjoint {
 constexpr int kHalves = TILE / 8;
 constexpr int kUnits = kWarp * Hidden::most, kUnitStride = kUnits + 4, kUnitSteps = kUnits / 8;
 constexpr int kGroups = (kMostQuads + 3) / 4, kColumns = 16 * kGroups;
-constexpr int kFilterQuads =
-    4 * (kGroups | 1);  // no multiple of eight: two rows are written without conflicts of banks
+constexpr int kFilterQuads = 4 * (kGroups | 1);  // odd multiple: two rows are written without conflicts of banks
 
 // One lane's part of eight hidden units as a factor of a product (matrix.h): units 2 t and 2 t + 1.
 struct alignas(kHalves * sizeof(Real)) UnitOfEdges {
@@ -149,8 +148,10 @@ SO3KRATES_INLINE void fill_tile(Tile& t, Real (*slope)[TILE][kUnitStride], int l
     const Real* own = projections + row * kRowStride + kChi;
     const Real* other = projections + static_cast<Size>(e.other) * kRowStride + kChi;
     Quad totals = zero();
-#pragma unroll
-    for (int m = 0; m < ORDERS; ++m) totals.v[degree_of(m)] += (other[m] - own[m]) * (other[m] - own[m]);
+    for_orders([&](int q, auto&& each) {
+      const Quad difference = load(other + 4 * q) - load(own + 4 * q);
+      each([&](int m, int k) { totals.v[degree_of(m)] += difference.v[k] * difference.v[k]; });
+    });
     e.invariants = totals;
   }
   __syncwarp();
@@ -288,8 +289,7 @@ SO3KRATES_INLINE int feature_place(int q) {
 }
 
 // From the adjoints of one filter's features, in t.filter but for the cutoff function, to those of the invariants,
-// which are added up:
-// [units][features] x [features][TILE], then through the hidden layers.
+// which are added up: [units][features] x [features][TILE], then through the hidden layers.
 template <int part, int quads>
 SO3KRATES_INLINE void filters_adjoint(const Tile& t, TileAdjoint& adjoint, const Matrices& matrices, int channel,
                                       int lane, const Real* hidden_in) {
