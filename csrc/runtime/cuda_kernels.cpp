@@ -265,9 +265,10 @@ std::string compile_kernels(const std::string& sizes, const std::string& archite
     throw Error(std::string("compiling the GPU kernels failed: ") + n.error(error));
   const std::unique_ptr<void, void (*)(void*)> owner(program, [](void* p) { nvrtc().destroy(&p); });
   const std::string target = "--gpu-architecture=" + architecture;
-  // The last is for generic lambdas, which cannot be marked as functions of the device.
-  const char* options[] = {target.c_str(), "--std=c++17", "--device-as-default-execution-space"};
-  if (const int error = n.compile(program, 3, options)) {
+  // Numbers below 1e-38 count as zero; the last option is for generic lambdas, which cannot be marked as functions of
+  // the device.
+  const char* options[] = {target.c_str(), "--std=c++17", "--ftz=true", "--device-as-default-execution-space"};
+  if (const int error = n.compile(program, 4, options)) {
     std::size_t size = 0;
     n.log_size(program, &size);
     std::string log(size, '\0');

@@ -7,7 +7,7 @@
 namespace so3krates::cuda {
 
 // Of the kernels' arguments: a bundle names the version that its programs call.
-constexpr int kKernelVersion = 2;
+constexpr int kKernelVersion = 3;
 
 // Why programs that call kernels of that version cannot run on that device; empty where they can. Loads NVRTC.
 std::string kernel_problem(int version, int device);

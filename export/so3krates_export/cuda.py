@@ -22,7 +22,7 @@ from so3krates.model.stages import GPU_ROW_BLOCK
 from .fused import QUAD, FusedError, check_fused, widths
 from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name, evaluator_arrays
 
-KERNEL_VERSION = 2  # as in csrc/runtime/cuda_kernels.h
+KERNEL_VERSION = 3  # as in csrc/runtime/cuda_kernels.h
 CALL = "so3krates_cuda"
 WARP = 32
 SHARED_BYTES = 227 * 1024  # that a block may take (compute capability 9.0)
@@ -51,16 +51,19 @@ def check_cuda(config: ModelConfig, precision: str) -> None:
 def launch_of(config: ModelConfig, precision: str, channels: int) -> Launch:
     """As many warps as shared memory holds; sizes are upper bounds, which the kernels' source checks."""
     w, real, tile = widths(config), np.dtype(precision).itemsize, TILES[precision]
-    quads = max(-(-w.feature_width // QUAD), len(config.degrees) * -(-w.block_width // QUAD)) | 1
+    quads = max(-(-w.feature_width // QUAD), len(config.degrees) * -(-w.block_width // QUAD))
+    groups = -(-quads // 4)
+    rest = w.hidden > WARP and w.hidden % WARP == 1  # a unit that is left over
+    units = -(-(w.hidden - rest) // WARP) * WARP
 
-    def rounded(size: int) -> int:
-        return -(-size // 64) * 64
+    def rounded(count: int, to: int) -> int:
+        return -(-count // to) * to
 
-    matrix_bytes = rounded((2 * w.hidden + 8) * quads * QUAD * real)
-    edge_bytes = (16 + config.orders + 3 * QUAD) * real + 16
-    tile_bytes = rounded(tile * (edge_bytes + 2 * w.hidden * real + quads * QUAD * real))
-    edge_adjoint_bytes = (channels * (5 * QUAD + 4 + config.orders) + QUAD + 2 * len(config.degrees) + 4) * real
-    adjoint_bytes = rounded(tile * (edge_adjoint_bytes + 2 * w.hidden * real))
+    matrix_bytes = rounded(2 * 16 * groups * (units + 1) * real, 64)
+    edge = rounded(18 + config.orders, QUAD) + QUAD
+    tile_bytes = rounded(tile * (edge + 2 * units + 16 * (groups | 1) + 2) * real, 64)
+    edge_adjoint = QUAD + 2 * len(config.degrees) + channels * (5 * QUAD + 4 + config.orders)
+    adjoint_bytes = rounded(tile * (rounded(edge_adjoint, QUAD) + 2 * (units + QUAD)) * real, 64)
     free = SHARED_BYTES - matrix_bytes
     warps, adjoint_warps = min(12, free // tile_bytes), min(8, free // (tile_bytes + adjoint_bytes))
     if channels == VIRIAL_CHANNELS:

@@ -144,7 +144,7 @@ int nvrtcDestroyProgram(void** program) {
 }
 int nvrtcCompileProgram(void* program, int count, const char* const* options) {
   auto& p = *static_cast<Program*>(program);
-  if (count != 3 || std::strcmp(options[0], "--gpu-architecture=sm_90") != 0) return 5;
+  if (count != 4 || std::strcmp(options[0], "--gpu-architecture=sm_90") != 0) return 5;
   const std::string here = folder();
   for (const auto& [name, content] : p.headers) std::ofstream(here + "/" + name) << content;
   std::ofstream source(here + "/kernels.cpp");

@@ -50,7 +50,7 @@ struct Barrier {
 
 struct Warp {
   Barrier barrier;
-  char values[2][kWarp][8];
+  alignas(8) char values[2][kWarp * 24];
 };
 
 static jmp_buf scheduler;
@@ -74,16 +74,19 @@ inline void wait(Barrier& barrier, unsigned members) {
   }
 }
 
-// The value of lane `from`. Values of two generations are kept: the next ones do not overwrite what is still read.
+// The values of all lanes. Those of two generations are kept: the next ones do not overwrite what is still read.
+template <typename T>
+const T* gather(const T& value) {
+  Warp& warp = warps[threadIdx.x / kWarp];
+  static_assert(kWarp * sizeof(T) <= sizeof(warp.values[0]), "");
+  char* values = warp.values[warp.barrier.generation % 2];
+  std::memcpy(values + threadIdx.x % kWarp * sizeof(T), &value, sizeof(T));
+  wait(warp.barrier, kWarp);
+  return reinterpret_cast<const T*>(values);
+}
 template <typename T>
 T exchange(T value, unsigned from) {
-  static_assert(sizeof(T) <= 8, "");
-  Warp& warp = warps[threadIdx.x / kWarp];
-  const unsigned generation = warp.barrier.generation % 2;
-  std::memcpy(warp.values[generation][threadIdx.x % kWarp], &value, sizeof(T));
-  wait(warp.barrier, kWarp);
-  std::memcpy(&value, warp.values[generation][from], sizeof(T));
-  return value;
+  return gather(value)[from];
 }
 
 inline void fiber() {
@@ -151,4 +154,61 @@ inline unsigned __ballot_sync(unsigned, bool value) {
   for (unsigned step = 1; step < host_cuda::kWarp; step *= 2) mine |= host_cuda::exchange(mine, lane ^ step);
   mask = mine;
   return mask;
+}
+
+// ---- matrix units: fragments as in matrix.h, that is of PTX's mma.m16n8k8 for tf32 and mma.m8n8k4 for f64
+
+inline float __expf(float x) {
+  return std::exp(x);
+}
+inline float __fdividef(float x, float y) {
+  return x / y;
+}
+inline unsigned __float_as_uint(float x) {
+  unsigned bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+inline float __uint_as_float(unsigned bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+namespace host_cuda {
+
+inline float toward_zero(double x) {
+  const float nearest = static_cast<float>(x);
+  return std::abs(static_cast<double>(nearest)) > std::abs(x) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
+}  // namespace host_cuda
+
+// The unit reads 11 bits of a factor and cuts off what its sums cannot hold.
+inline void mma(float (&d)[4], const float (&a)[4], float b0, float b1) {
+  struct Lane {
+    float a[4], b[2];
+  } own{{a[0], a[1], a[2], a[3]}, {b0, b1}};
+  for (float* value = own.a; value < own.b + 2; ++value)
+    *value = __uint_as_float(__float_as_uint(*value) & 0xffffe000u);
+  const Lane* lanes = host_cuda::gather(own);
+  const unsigned group = threadIdx.x % host_cuda::kWarp / 4, t = threadIdx.x % 4;
+  for (unsigned k = 0; k < 4; ++k) {
+    double sum = d[k];
+    for (unsigned n = 0; n < 8; ++n)
+      sum += static_cast<double>(lanes[4 * group + n % 4].a[n / 4 * 2 + k / 2]) *
+             lanes[4 * (2 * t + k % 2) + n % 4].b[n / 4];
+    d[k] = host_cuda::toward_zero(sum);
+  }
+}
+inline void mma(double& d0, double& d1, double a, double b) {
+  struct Lane {
+    double a, b;
+  };
+  const Lane* lanes = host_cuda::gather(Lane{a, b});
+  const unsigned group = threadIdx.x % host_cuda::kWarp / 4, t = threadIdx.x % 4;
+  for (unsigned n = 0; n < 4; ++n) {
+    d0 += lanes[4 * group + n].a * lanes[4 * (2 * t) + n].b;
+    d1 += lanes[4 * group + n].a * lanes[4 * (2 * t + 1) + n].b;
+  }
 }

@@ -30,17 +30,18 @@ RUNG = Rung(rows=256, atoms=4096, candidates=192, neighbours=64)
 CONFIGS = {
     "two heads": ModelConfig(features=24, heads=2, layers=3, degrees=(1, 2, 3), cutoff=5.0),
     "four degrees": ModelConfig(
-        features=48, heads=4, layers=2, degrees=(1, 2, 3, 4), cutoff=4.0, cutoff_function="polynomial"
+        features=48, heads=4, layers=2, degrees=(1, 2, 3, 4), cutoff=4.0, cutoff_function="polynomial",
+        spherical_filter_features=(40, 48),
     ),
     "three heads": ModelConfig(
         features=24, heads=3, layers=3, degrees=(1, 3), cutoff=4.5, cutoff_function="exponential",
         spherical_filter_features=(5, 24), readout_features=(17,),
     ),
     "one head": ModelConfig(features=20, heads=1, layers=2, degrees=(2,), cutoff=5.0, cutoff_function="phys"),
-    # More quads of features than lanes, for the GPU kernels.
+    # More quads of features than lanes, and a hidden unit more, for the GPU kernels.
     "wide": ModelConfig(
         features=132, heads=4, layers=2, degrees=(1, 2, 3), cutoff=4.0, radial_filter_features=(16, 132),
-        spherical_filter_features=(17, 132),
+        spherical_filter_features=(33, 132),
     ),
     "one layer": ModelConfig(features=24, heads=4, layers=1, degrees=(1, 2), cutoff=5.0, float32_invariants=True),
 }  # fmt: skip

@@ -30,8 +30,6 @@ constexpr int kMessageStride = FEATURE_STRIDE + ORDER_STRIDE, kFilterStride = FE
 constexpr int kFeatureQuads = (FEATURE_WIDTH + 3) / 4, kBlockQuads = (BLOCK_WIDTH + 3) / 4;
 constexpr int kGeometricQuads = DEGREES * kBlockQuads;
 constexpr int kMostQuads = kFeatureQuads > kGeometricQuads ? kFeatureQuads : kGeometricQuads;
-constexpr int kQuadStride = kMostQuads | 1;  // odd: eight rows are read without conflicts of banks
-constexpr int kQuadLanes = 8, kEdgeLanes = kWarp / kQuadLanes, kEdges = TILE / kEdgeLanes;
 constexpr int kTileLanes = kWarp / TILE;  // lanes of an edge where its left over quads are handled
 constexpr int kBatch = 4;                 // edges whose sums over the warp are taken together
 
@@ -43,15 +41,15 @@ struct Share {
 };
 template <int quads>
 using WarpShare = Share<quads, kWarp, kTileLanes>;
-template <int quads>
-using ProductShare = Share<quads, kQuadLanes, 1>;
 using Features = WarpShare<kFeatureQuads>;
 using Geometric = WarpShare<kGeometricQuads>;
-using Hidden = Share<HIDDEN, kQuadLanes, 1>;
-static_assert(TILE % kEdgeLanes == 0 && TILE <= kWarp, "a tile is a few edges for each group of lanes");
+using Hidden = Share<HIDDEN, kWarp, 1>;
 
 struct alignas(4 * sizeof(Real)) Quad {
   Real v[4];
+};
+struct alignas(2 * sizeof(Real)) Pair {
+  Real v[2];
 };
 SO3KRATES_INLINE Quad zero() {
   return Quad{{0, 0, 0, 0}};
@@ -77,6 +75,14 @@ SO3KRATES_INLINE Real sum(Quad a) {
 SO3KRATES_INLINE Quad load(const Real* from) {
   return *reinterpret_cast<const Quad*>(from);
 }
+// Row `row` of rows of `stride` numbers.
+template <int stride>
+SO3KRATES_INLINE const Real* row_of(const Real* from, int row) {
+  struct Row {
+    Real values[stride];
+  };
+  return reinterpret_cast<const Row*>(from)[row].values;
+}
 SO3KRATES_INLINE void store(Real* to, Quad a) {
   *reinterpret_cast<Quad*>(to) = a;
 }
@@ -90,9 +96,10 @@ SO3KRATES_INLINE Quad warp_sum(Quad a) {
   return Quad{{warp_sum(a.v[0]), warp_sum(a.v[1]), warp_sum(a.v[2]), warp_sum(a.v[3])}};
 }
 
-// Sums of n values over `lanes` neighbouring lanes. Two lanes exchange halves of what they hold, so that in the end a
-// lane holds the sums `place`, ..., `end` - 1, at most `kept`; one lane of those that hold the same is `first`.
-template <int n, int lanes>
+// Sums of n values over `lanes` lanes, `stride` from each other. Two lanes exchange halves of what they hold, so that
+// in the end a lane holds the sums `place`, ..., `end` - 1, at most `kept`; one lane of those that hold the same is
+// `first`.
+template <int n, int lanes, int stride = 1>
 struct Sums {
   static constexpr int halves(int values, int step) { return step == 0 ? values : halves((values + 1) / 2, step / 2); }
   static constexpr int kept = halves(n, lanes / 2);
@@ -104,7 +111,7 @@ struct Sums {
 #pragma unroll
     for (int step = lanes / 2; step > 0; step /= 2) {
       const int half = (left + 1) / 2;
-      const bool upper = (lane & step) != 0;
+      const bool upper = (lane & step * stride) != 0;
       if (left == 1)
         first = first && !upper;
       else if (upper)
@@ -118,13 +125,13 @@ struct Sums {
   template <int left = n, int step = lanes / 2>
   SO3KRATES_INLINE static void add(Real (&v)[n], int lane) {
     constexpr int half = (left + 1) / 2;
-    const bool upper = (lane & step) != 0;
+    const bool upper = (lane & step * stride) != 0;
 #pragma unroll
     for (int k = 0; k < half; ++k) {
       constexpr bool is_one = left == 1;
       const Real other = k + half < left ? v[k + half < n ? k + half : 0] : Real(0);
       const Real sent = is_one || upper ? v[k] : other, kept_here = is_one || !upper ? v[k] : other;
-      v[k] = kept_here + __shfl_xor_sync(kAll, sent, step);
+      v[k] = kept_here + __shfl_xor_sync(kAll, sent, step * stride);
     }
     if constexpr (step > 1) add<half, step / 2>(v, lane);
   }
@@ -161,6 +168,18 @@ SO3KRATES_INLINE int degree_of(int m) {
     degree += m >= end;
   }
   return degree;
+}
+// body(q, each) for the quads of an edge's orders, where each(f) calls f(m, k) for the order m that is k-th of the
+// quad.
+template <typename Body>
+SO3KRATES_INLINE void for_orders(Body&& body) {
+#pragma unroll
+  for (int q = 0; q < (ORDERS + 3) / 4; ++q)
+    body(q, [&](auto&& f) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        if (4 * q + k < ORDERS) f(4 * q + k, k);
+    });
 }
 SO3KRATES_INLINE Real parity(int degree) {
   Real sign = 1;

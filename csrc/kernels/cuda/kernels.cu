@@ -6,9 +6,8 @@
 // so3krates_export/cuda.py. Every kernel takes the inputs of its custom call, then the results.
 //
 // A tile is TILE neighbours of the row. The degree filters of a tile are a product [TILE][HIDDEN] x
-// [HIDDEN][features]: lane l holds the features of quads l % 8, l % 8 + 8, ... for the edges of group l / 8. What
-// follows is done edge by edge, where lane l holds quads l, l + 32, .... In both, where a few quads are left over, lane
-// l holds one of them, or a part of it, for edge l % TILE.
+// [HIDDEN][features], on matrix units. What follows is done edge by edge, where lane l holds quads l, l + 32, ...;
+// where a few quads are left over, lane l holds one of them, for edge l % TILE.
 
 #include "edge.h"
 #include "tile.h"
@@ -216,6 +215,10 @@ extern "C" __global__ void __launch_bounds__(MESSAGES_WARPS* kWarp)
   for_rows(0, *owned, [&](Size row) {
     const int count = counts[row] < static_cast<int>(slots) ? counts[row] : static_cast<int>(slots);
     const Real* own = projections + row * kRowStride;
+    const auto geometric_query = [&](int q) { return load(own + kGeometricQuery + geometric_place(q)); };
+    Quad query[Features::most], query_of_degrees[Geometric::most];
+    for_quads<kFeatureQuads>(lane, [&](int q, int k) { query[k] = load(own + 4 * q); });
+    for_quads<kGeometricQuads>(lane, [&](int q, int k) { query_of_degrees[k] = geometric_query(q); });
     Quad sums[Features::most];
     Rest<kFeatureQuads, 1> rest(lane);
     Real order = 0;
@@ -224,14 +227,13 @@ extern "C" __global__ void __launch_bounds__(MESSAGES_WARPS* kWarp)
     for (int start = 0; start < count; start += TILE) {
       fill_tile<false>(t, nullptr, lane, row, start, count, slots, vectors, neighbours, projections, hidden_in);
       fill_filters<0, kFeatureQuads>(t, matrices, lane);
-      const auto neighbour = [&](int e) { return projections + static_cast<Size>(t.edge[e].other) * kRowStride; };
-      const auto product = [&](int e, int q) {
-        const Quad w = t.filter[e][q] + radial(table, t.edge[e].geometry, 4 * q, nullptr);
-        return w * (load(own + 4 * q) * load(neighbour(e) + kKey + 4 * q));
+      const auto neighbour = [&](int e, int place) { return row_of<kRowStride>(projections + place, t.edge[e].other); };
+      const auto product = [&](int e, int q, Quad of_row) {
+        return filter_of(t, e, q, table + 4 * q, nullptr) * (of_row * load(neighbour(e, kKey + 4 * q)));
       };
       {
         Quad a = zero();
-        for_rest<kFeatureQuads>(lane, [&](int e, int q) { a = product(e, q); });
+        for_rest<kFeatureQuads>(lane, [&](int e, int q) { a = product(e, q, load(own + 4 * q)); });
         a = rest_sum<kFeatureQuads>(a);
         if (lane < TILE) t.edge[lane].coefficients = a;
       }
@@ -241,7 +243,7 @@ extern "C" __global__ void __launch_bounds__(MESSAGES_WARPS* kWarp)
 #pragma unroll
         for (int k = 0; k < kBatch; ++k) {
           Quad of_edge = zero();
-          for_quads<kFeatureQuads>(lane, [&](int q, int) { of_edge += product(e + k, q); });
+          for_quads<kFeatureQuads>(lane, [&](int q, int n) { of_edge += product(e + k, q, query[n]); });
           put(a + 4 * k, of_edge);
         }
         batch.add(a, lane);
@@ -250,30 +252,30 @@ extern "C" __global__ void __launch_bounds__(MESSAGES_WARPS* kWarp)
 #pragma unroll
         for (int k = 0; k < kBatch; ++k) {
           const Quad alpha = t.edge[e + k].geometry.cutoff * head_sums(t.edge[e + k].coefficients);
-          const Real* value = neighbour(e + k) + kValue;
-          for_quads<kFeatureQuads>(lane, [&](int q, int n) { sums[n] += alpha * load(value + 4 * q); });
+          for_quads<kFeatureQuads>(lane,
+                                   [&](int q, int n) { sums[n] += alpha * load(neighbour(e + k, kValue + 4 * q)); });
         }
       }
       if (Features::rest > 0) {
         Real sent[4] = {};
         for_rest<kFeatureQuads>(lane, [&](int e, int q) {
           const Quad alpha = t.edge[e].geometry.cutoff * head_sums(t.edge[e].coefficients);
-          put(sent, alpha * load(neighbour(e) + kValue + 4 * q));
+          put(sent, alpha * load(neighbour(e, kValue + 4 * q)));
         });
         rest.add(sent, lane);
       }
       __syncwarp();
 
       fill_filters<1, kGeometricQuads>(t, matrices, lane);
-      const auto geometric_product = [&](int e, int q) {
+      const auto geometric_product = [&](int e, int q, Quad of_row) {
         const int f = geometric_place(q);
-        const Quad w = t.filter[e][q] + radial(table, t.edge[e].geometry, FEATURE_STRIDE + f, nullptr);
-        return sum(w * (load(own + kGeometricQuery + f) * load(neighbour(e) + kGeometricKey + f)));
+        return sum(filter_of(t, e, q, table + FEATURE_STRIDE + f, nullptr) *
+                   (of_row * load(neighbour(e, kGeometricKey + f))));
       };
       {
         Quad b = zero();
         for_rest<kGeometricQuads>(lane, [&](int e, int q) {
-          const Real value = geometric_product(e, q);
+          const Real value = geometric_product(e, q, geometric_query(q));
 #pragma unroll
           for (int l = 0; l < DEGREES; ++l) b.v[l] = l == q / kBlockQuads ? value : Real(0);
         });
@@ -286,8 +288,8 @@ extern "C" __global__ void __launch_bounds__(MESSAGES_WARPS* kWarp)
         Real b[DEGREES * kBatch] = {};
 #pragma unroll
         for (int k = 0; k < kBatch; ++k)
-          for_quads<kGeometricQuads>(lane, [&](int q, int) {
-            const Real value = geometric_product(e + k, q);
+          for_quads<kGeometricQuads>(lane, [&](int q, int n) {
+            const Real value = geometric_product(e + k, q, query_of_degrees[n]);
 #pragma unroll
             for (int l = 0; l < DEGREES; ++l) b[DEGREES * k + l] += l == q / kBlockQuads ? value : Real(0);
           });
@@ -344,6 +346,26 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
     const int count = counts[row] < static_cast<int>(slots) ? counts[row] : static_cast<int>(slots);
     const Real* own = projections + row * kRowStride;
     const Real* lambda_i = adjoints + row * CHANNELS * kMessageStride;
+    struct Own {
+      Quad query, key, value, lambda[CHANNELS];
+    };
+    const auto own_quad = [&](int q) {
+      Own quad{load(own + 4 * q), load(own + kKey + 4 * q), load(own + kValue + 4 * q), {}};
+#pragma unroll
+      for (int c = 0; c < CHANNELS; ++c) quad.lambda[c] = load(lambda_i + c * kMessageStride + 4 * q);
+      return quad;
+    };
+    struct OwnOfDegrees {
+      Quad query, key;
+    };
+    const auto own_quad_of_degrees = [&](int q) {
+      const Real* from = own + geometric_place(q);
+      return OwnOfDegrees{load(from + kGeometricQuery), load(from + kGeometricKey)};
+    };
+    Own own_quads[Features::most];
+    OwnOfDegrees own_quads_of_degrees[Geometric::most];
+    for_quads<kFeatureQuads>(lane, [&](int q, int k) { own_quads[k] = own_quad(q); });
+    for_quads<kGeometricQuads>(lane, [&](int q, int k) { own_quads_of_degrees[k] = own_quad_of_degrees(q); });
     Quad to_query[CHANNELS][Features::most], to_key[CHANNELS][Features::most], to_value[CHANNELS][Features::most];
     Quad to_geometric_query[CHANNELS][Geometric::most], to_geometric_key[CHANNELS][Geometric::most];
     Rest<kFeatureQuads, 3 * CHANNELS> rest(lane);
@@ -360,49 +382,59 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
     Gradients gradients;
     for (int start = 0; start < count; start += TILE) {
       fill_tile<true>(t, adjoint.slope, lane, row, start, count, slots, vectors, neighbours, projections, hidden_in);
-      const auto neighbour = [&](int e) { return projections + static_cast<Size>(t.edge[e].other) * kRowStride; };
-      const auto lambda_of = [&](int e) {
-        return adjoints + static_cast<Size>(t.edge[e].other) * CHANNELS * kMessageStride;
+      const auto neighbour = [&](int e, int place) { return row_of<kRowStride>(projections + place, t.edge[e].other); };
+      const auto lambda_of = [&](int e, int place) {
+        return row_of<CHANNELS * kMessageStride>(adjoints + place, t.edge[e].other);
       };
 
       // Feature attention: its coefficients towards the neighbour and lambda with values, in both directions.
       fill_filters<0, kFeatureQuads>(t, matrices, lane);
-      const auto coefficients = [&](int e, int q, Real* to) {
-        const Real *other = neighbour(e), *lambda_j = lambda_of(e);
-        const Quad w = t.filter[e][q] + radial(table, t.edge[e].geometry, 4 * q, nullptr);
-        add_to(to, w * (load(other + 4 * q) * load(own + kKey + 4 * q)));
-        const Quad v_i = load(own + kValue + 4 * q), v_j = load(other + kValue + 4 * q);
+      struct Read {  // a quad of an edge
+        Quad w, slope, ij, ji, w_query, w_key, lambda;
+      };
+      const auto coefficients = [&](int e, int q, const Own& i, Real* to) {
+        Read r;
+        r.w = filter_of(t, e, q, table + 4 * q, &r.slope);
+        const Quad q_j = load(neighbour(e, 4 * q)), k_j = load(neighbour(e, kKey + 4 * q));
+        const Quad v_j = load(neighbour(e, kValue + 4 * q));
+        r.ij = i.query * k_j;
+        r.ji = q_j * i.key;
+        const Quad w = t.edge[e].geometry.cutoff * r.w;
+        r.w_query = w * q_j;
+        r.w_key = w * k_j;
+        add_to(to, r.w * r.ji);
 #pragma unroll
         for (int c = 0; c < CHANNELS; ++c) {
-          add_to(to + 4 + 4 * c, load(lambda_i + c * kMessageStride + 4 * q) * v_j);
-          add_to(to + 4 + 4 * (CHANNELS + c), load(lambda_j + c * kMessageStride + 4 * q) * v_i);
+          add_to(to + 4 + 4 * c, i.lambda[c] * v_j);
+          const Quad lambda = load(lambda_of(e, c * kMessageStride + 4 * q));
+          add_to(to + 4 + 4 * (CHANNELS + c), lambda * i.value);
+          if (c == 0) r.lambda = lambda;
         }
+        return r;
       };
-      // What they give: the adjoint of the filter in place of the filter, then what the row's own features get.
-      const auto gradients_of = [&](int e, int q, Real* by_cutoff, auto&& add) {
+      // What they give: the adjoint of the filter, but for the cutoff function, in place of the filter, then what the
+      // row's own features get.
+      const auto gradients_of = [&](int e, int q, const Read& r, Real* by_cutoff, auto&& add) {
         const Geometry& g = t.edge[e].geometry;
         const EdgeAdjoint& of = adjoint.edge[e];
-        const Real *other = neighbour(e), *lambda_j = lambda_of(e);
-        Quad slope, lambda[CHANNELS];
-        const Quad w = t.filter[e][q] + radial(table, g, 4 * q, &slope);
-        const Quad q_j = load(other + 4 * q), k_j = load(other + kKey + 4 * q);
-        const Quad ij = load(own + 4 * q) * k_j, ji = q_j * load(own + kKey + 4 * q);
         const Quad alpha_ji = g.cutoff * head_sums(load(of.features));
+        Quad lambda[CHANNELS];
 #pragma unroll
-        for (int c = 0; c < CHANNELS; ++c) lambda[c] = load(lambda_j + c * kMessageStride + 4 * q);
+        for (int c = 0; c < CHANNELS; ++c)
+          lambda[c] = kKeepsOwn ? r.lambda : load(lambda_of(e, c * kMessageStride + 4 * q));
 #pragma unroll
         for (int c = 0; c < CHANNELS; ++c) {
           const Quad p_ij = of.ij(c), p_ji = of.ji(c, g.vector);
-          const Quad through = p_ij * ij + p_ji * ji;
-          by_cutoff[c] += sum(w * through);
-          by_cutoff[CHANNELS + c] += sum(slope * through);
-          if (CHANNELS == 1) t.filter[e][q] = g.cutoff * through;
-          add(c, (g.cutoff * p_ij) * (w * k_j), (g.cutoff * p_ji) * (w * q_j), alpha_ji * moved(lambda, c, g.vector));
+          const Quad through = p_ij * r.ij + p_ji * r.ji;
+          by_cutoff[c] += sum(r.w * through);
+          by_cutoff[CHANNELS + c] += sum(r.slope * through);
+          if (CHANNELS == 1) t.filter[e][q] = through;
+          add(c, p_ij * r.w_key, p_ji * r.w_query, alpha_ji * moved(lambda, c, g.vector));
         }
       };
       {
         Real a[kFeatureSums] = {};
-        for_rest<kFeatureQuads>(lane, [&](int e, int q) { coefficients(e, q, a); });
+        for_rest<kFeatureQuads>(lane, [&](int e, int q) { coefficients(e, q, own_quad(q), a); });
 #pragma unroll
         for (int k = 0; k < kFeatureSums; ++k) {
           a[k] = rest_sum<kFeatureQuads>(a[k]);
@@ -413,13 +445,15 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
       for (int e = 0; e < TILE; ++e) {
         EdgeAdjoint& of = adjoint.edge[e];
         Real a[kFeatureSums] = {};
-        for_quads<kFeatureQuads>(lane, [&](int q, int) { coefficients(e, q, a); });
+        Read read[Features::most];
+        for_quads<kFeatureQuads>(
+            lane, [&](int q, int k) { read[k] = coefficients(e, q, kKeepsOwn ? own_quads[k] : own_quad(q), a); });
         feature_sums.add(a, lane);
         feature_sums.each(a, [&](int k, Real value) { of.features[k] += value; });
         __syncwarp();
         Real by_cutoff[2 * CHANNELS] = {};
         for_quads<kFeatureQuads>(lane, [&](int q, int k) {
-          gradients_of(e, q, by_cutoff, [&](int c, Quad query, Quad key, Quad value) {
+          gradients_of(e, q, read[k], by_cutoff, [&](int c, Quad query, Quad key, Quad value) {
             to_query[c][k] += query;
             to_key[c][k] += key;
             to_value[c][k] += value;
@@ -432,7 +466,9 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
       if (Features::rest > 0) {
         Real by_cutoff[2 * CHANNELS] = {}, to_rest[12 * CHANNELS] = {};
         for_rest<kFeatureQuads>(lane, [&](int e, int q) {
-          gradients_of(e, q, by_cutoff, [&](int c, Quad query, Quad key, Quad value) {
+          Real a[kFeatureSums] = {};
+          const Read read = coefficients(e, q, own_quad(q), a);
+          gradients_of(e, q, read, by_cutoff, [&](int c, Quad query, Quad key, Quad value) {
             put(to_rest + 12 * c, query);
             put(to_rest + 12 * c + 4, key);
             put(to_rest + 12 * c + 8, value);
@@ -450,11 +486,10 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
       __syncwarp();
       for (int c = 0; c < CHANNELS; ++c) {
         const auto through = [&](int e, int q) {
-          const Geometry& g = t.edge[e].geometry;
           const EdgeAdjoint& of = adjoint.edge[e];
-          const Real* other = neighbour(e);
-          t.filter[e][q] = (g.cutoff * of.ij(c)) * (load(own + 4 * q) * load(other + kKey + 4 * q)) +
-                           (g.cutoff * of.ji(c, g.vector)) * (load(other + 4 * q) * load(own + kKey + 4 * q));
+          const Quad ij = load(own + 4 * q) * load(neighbour(e, kKey + 4 * q));
+          const Quad ji = load(neighbour(e, 4 * q)) * load(own + kKey + 4 * q);
+          t.filter[e][q] = of.ij(c) * ij + of.ji(c, t.edge[e].geometry.vector) * ji;
         };
         if (CHANNELS > 1) {
           for (int e = 0; e < TILE; ++e) for_quads<kFeatureQuads>(lane, [&](int q, int) { through(e, q); });
@@ -467,16 +502,19 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
       // Geometric attention, the same way; its lambda are contracted with the harmonics first.
       for (int k = lane; k < TILE * CHANNELS; k += kWarp) {
         const int e = k % TILE, c = k / TILE;
-        const Real *lambda_j = lambda_of(e) + FEATURE_STRIDE,
+        const Real *lambda_j = lambda_of(e, FEATURE_STRIDE),
                    *own_lambda = lambda_i + c * kMessageStride + FEATURE_STRIDE;
         const Real moved_by = c > 0 ? t.edge[e].geometry.vector[c > 0 ? c - 1 : 0] : Real(0);
         Real ij[DEGREES] = {}, ji[DEGREES] = {};
-#pragma unroll
-        for (int m = 0; m < ORDERS; ++m) {
-          const Real y = t.edge[e].harmonics[m];
-          ij[degree_of(m)] += y * own_lambda[m];
-          ji[degree_of(m)] += y * (lambda_j[c * kMessageStride + m] + moved_by * lambda_j[m]);
-        }
+        for_orders([&](int q, auto&& each) {
+          const Quad to_i = load(own_lambda + 4 * q);
+          const Quad to_j = load(lambda_j + c * kMessageStride + 4 * q) + moved_by * load(lambda_j + 4 * q);
+          each([&](int m, int k) {
+            const Real y = t.edge[e].harmonics[m];
+            ij[degree_of(m)] += y * to_i.v[k];
+            ji[degree_of(m)] += y * to_j.v[k];
+          });
+        });
 #pragma unroll
         for (int l = 0; l < DEGREES; ++l) {
           adjoint.edge[e].of_ij[c][l] = ij[l];
@@ -485,15 +523,14 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
       }
       __syncwarp();
       fill_filters<1, kGeometricQuads>(t, matrices, lane);
-      const auto geometric_gradients = [&](int e, int q, Real* sums, auto&& add) {
+      const auto geometric_gradients = [&](int e, int q, const OwnOfDegrees& i, Real* sums, auto&& add) {
         const int f = geometric_place(q), degree = q / kBlockQuads;
         const Geometry& g = t.edge[e].geometry;
         const EdgeAdjoint& of = adjoint.edge[e];
-        const Real* other = neighbour(e);
         Quad slope;
-        const Quad w = t.filter[e][q] + radial(table, g, FEATURE_STRIDE + f, &slope);
-        const Quad q_j = load(other + kGeometricQuery + f), k_j = load(other + kGeometricKey + f);
-        const Quad ij = load(own + kGeometricQuery + f) * k_j, ji = q_j * load(own + kGeometricKey + f);
+        const Quad w = filter_of(t, e, q, table + FEATURE_STRIDE + f, &slope);
+        const Quad q_j = load(neighbour(e, kGeometricQuery + f)), k_j = load(neighbour(e, kGeometricKey + f));
+        const Quad ij = i.query * k_j, ji = q_j * i.key;
         const Real b_ij = sum(w * ij), b_ji = sum(w * ji), slope_ij = sum(slope * ij), slope_ji = sum(slope * ji);
 #pragma unroll
         for (int l = 0; l < DEGREES; ++l) {
@@ -505,14 +542,14 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
           const Real of_ij = of.of_ij[c][degree], of_ji = of.of_ji[c][degree];
           sums[2 * DEGREES + c] += of_ij * b_ij + of_ji * b_ji;
           sums[2 * DEGREES + CHANNELS + c] += of_ij * slope_ij + of_ji * slope_ji;
-          if (CHANNELS == 1) t.filter[e][q] = (g.cutoff * of_ij) * ij + (g.cutoff * of_ji) * ji;
+          if (CHANNELS == 1) t.filter[e][q] = of_ij * ij + of_ji * ji;
           add(c, (g.cutoff * of_ij) * (w * k_j), (g.cutoff * of_ji) * (w * q_j));
         }
       };
       {
         Real sums[kGeometricSums] = {}, to_rest[8 * CHANNELS] = {};
         for_rest<kGeometricQuads>(lane, [&](int e, int q) {
-          geometric_gradients(e, q, sums, [&](int c, Quad query, Quad key) {
+          geometric_gradients(e, q, own_quad_of_degrees(q), sums, [&](int c, Quad query, Quad key) {
             put(to_rest + 8 * c, query);
             put(to_rest + 8 * c + 4, key);
           });
@@ -529,10 +566,11 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
         EdgeAdjoint& of = adjoint.edge[e];
         Real sums[kGeometricSums] = {};
         for_quads<kGeometricQuads>(lane, [&](int q, int k) {
-          geometric_gradients(e, q, sums, [&](int c, Quad query, Quad key) {
-            to_geometric_query[c][k] += query;
-            to_geometric_key[c][k] += key;
-          });
+          geometric_gradients(e, q, kKeepsOwn ? own_quads_of_degrees[k] : own_quad_of_degrees(q), sums,
+                              [&](int c, Quad query, Quad key) {
+                                to_geometric_query[c][k] += query;
+                                to_geometric_key[c][k] += key;
+                              });
         });
         geometric_sums.add(sums, lane);
         geometric_sums.each(sums, [&](int k, Real value) { of.geometric[k] += value; });
@@ -544,7 +582,7 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
         for (int e = 0; e < TILE; ++e) {
           const Geometry& g = t.edge[e].geometry;
           EdgeAdjoint& of = adjoint.edge[e];
-          const Real* lambda_j = lambda_of(e);
+          const Real* lambda_j = lambda_of(e, 0);
           const Real along_ij = g.cutoff * of.geometric[degree];
           const Real along_ji = g.cutoff * of.geometric[DEGREES + degree] * sign;
 #pragma unroll
@@ -559,10 +597,9 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
         const auto through = [&](int e, int q) {
           const EdgeAdjoint& of = adjoint.edge[e];
           const int f = geometric_place(q), degree = q / kBlockQuads;
-          const Real cutoff = t.edge[e].geometry.cutoff, *other = neighbour(e);
-          const Quad ij = load(own + kGeometricQuery + f) * load(other + kGeometricKey + f);
-          const Quad ji = load(other + kGeometricQuery + f) * load(own + kGeometricKey + f);
-          t.filter[e][q] = (cutoff * of.of_ij[c][degree]) * ij + (cutoff * of.of_ji[c][degree]) * ji;
+          const Quad ij = load(own + kGeometricQuery + f) * load(neighbour(e, kGeometricKey + f));
+          const Quad ji = load(neighbour(e, kGeometricQuery + f)) * load(own + kGeometricKey + f);
+          t.filter[e][q] = of.of_ij[c][degree] * ij + of.of_ji[c][degree] * ji;
         };
         if (CHANNELS > 1) {
           for (int e = 0; e < TILE; ++e) for_quads<kGeometricQuads>(lane, [&](int q, int) { through(e, q); });
@@ -576,8 +613,7 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
       if (lane < ORDERS) {
         const int degree = degree_of(lane);
         for (int e = 0; e < TILE; ++e) {
-          const Real difference =
-              projections[static_cast<Size>(t.edge[e].other) * kRowStride + kChi + lane] - own[kChi + lane];
+          const Real difference = *neighbour(e, kChi + lane) - own[kChi + lane];
 #pragma unroll
           for (int c = 0; c < CHANNELS; ++c) to_order[c] -= difference * adjoint.edge[e].of_invariants[c][degree];
         }

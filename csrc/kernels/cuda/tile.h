@@ -3,6 +3,7 @@
 #pragma once
 
 #include "edge.h"
+#include "matrix.h"
 
 namespace so3krates {
 
@@ -10,8 +11,10 @@ struct Edge {
   Geometry geometry;
   int other;
   Real harmonics[ORDERS];
-  Real invariants[4];
-  Quad coefficients;  // of the attention, without the cutoff function: of heads, or of degrees
+  union {
+    Quad invariants;    // for the hidden layers
+    Quad coefficients;  // then, of the attention, without the cutoff function: of heads, or of degrees
+  };
 };
 
 // Sums over the features of an edge, for the adjoints.
@@ -35,42 +38,100 @@ struct EdgeAdjoint {
   }
 };
 
+// Of one filter: hidden units, a multiple of 32 of which the last ones need not exist, then perhaps one left over;
+// features in groups of 16.
+constexpr int kHalves = TILE / 8;
+constexpr int kUnits = kWarp * Hidden::most, kUnitStride = kUnits + 4, kUnitSteps = kUnits / 8;
+constexpr int kGroups = (kMostQuads + 3) / 4, kColumns = 16 * kGroups;
+constexpr int kFilterQuads = 4 * (kGroups | 1);  // odd multiple: two rows are written without conflicts of banks
+
+// One lane's part of eight hidden units as a factor of a product (matrix.h): units 2 t and 2 t + 1.
+struct alignas(kHalves * sizeof(Real)) UnitOfEdges {
+  Real half[kHalves];
+};
+struct alignas(2 * kHalves * sizeof(Real)) Fragment {
+  Real a[2 * kHalves];
+
+  SO3KRATES_INLINE void set(int unit, UnitOfEdges values) { reinterpret_cast<UnitOfEdges*>(a)[unit % 2] = values; }
+};
+
 // Of the block: the matrices behind the hidden layers.
 struct Matrices {
-  Quad of[2][HIDDEN][kQuadStride];
-  Quad padding[kQuadLanes * kQuadStride];  // read for units and quads that do not exist
+  Quad of[2][kColumns / 2][kUnits / 2];  // for two features and two units: f0 u0, f0 u1, f1 u0, f1 u1
+  Real rest[2][kColumns];                // of the unit that is left over
+
+  // Where a pair of units lies in the row of a pair of features, so that lanes read without conflicts of banks.
+  SO3KRATES_INLINE static int place(int features, int units) {
+    return units ^ (features % 2 * 4 + features / 2 % 2 * 2);
+  }
 };
 
 // Of a warp.
 struct Tile {
   Edge edge[TILE];
-  Real hidden[2][HIDDEN][TILE];
-  Quad filter[TILE][kQuadStride];
+  Fragment hidden[2][kUnitSteps][kWarp];
+  Quad filter[TILE][kFilterQuads];
+  Real rest[2][TILE];  // of the hidden layers' unit that is left over
+
+  // Where a lane's part of hidden units lies, so that lanes write without conflicts of banks.
+  SO3KRATES_INLINE static int place(int step, int lane) { return lane ^ (step % 2 * 4); }
 };
 struct TileAdjoint {
   EdgeAdjoint edge[TILE];
-  Real slope[2][HIDDEN][TILE];  // of silu in the hidden layers
+  alignas(Quad) Real slope[2][TILE][kUnitStride];  // of silu in the hidden layers
 };
 static_assert(sizeof(Matrices) <= MATRIX_BYTES && sizeof(Tile) <= TILE_BYTES && sizeof(TileAdjoint) <= ADJOINT_BYTES,
               "so3krates_export/cuda.py sets enough shared memory aside");
 
 SO3KRATES_INLINE void load_matrices(Matrices& matrices, const Real* hidden_out) {
-  Quad* all = &matrices.of[0][0][0];
-  constexpr int quads = sizeof(Matrices) / sizeof(Quad);
-  for (int k = threadIdx.x; k < quads; k += blockDim.x) {
-    const int part = k / (HIDDEN * kQuadStride), n = k / kQuadStride % HIDDEN, q = k % kQuadStride;
-    Quad value = zero();
-    if (part == 0 && q < kFeatureQuads) value = load(hidden_out + n * kFilterStride + 4 * q);
-    if (part == 1 && q < kGeometricQuads)
-      value = load(hidden_out + n * kFilterStride + FEATURE_STRIDE + geometric_place(q));
-    all[k] = value;
+  for (int k = threadIdx.x; k < 2 * (kUnits + 1) * kColumns; k += blockDim.x) {
+    const int part = k / ((kUnits + 1) * kColumns), unit = k / kColumns % (kUnits + 1), column = k % kColumns;
+    const bool is_rest = unit == kUnits;
+    const bool exists = (is_rest ? Hidden::rest > 0 : unit < Hidden::whole) &&
+                        column / 4 < (part == 0 ? kFeatureQuads : kGeometricQuads);
+    const int row = is_rest ? Hidden::whole : unit;
+    const int place = part == 0 ? column : FEATURE_STRIDE + geometric_place(column / 4) + column % 4;
+    const Real value = exists ? hidden_out[row * kFilterStride + place] : Real(0);
+    if (is_rest)
+      matrices.rest[part][column] = value;
+    else
+      matrices.of[part][column / 2][Matrices::place(column / 2, unit / 2)].v[column % 2 * 2 + unit % 2] = value;
   }
   __syncthreads();
 }
 
+SO3KRATES_INLINE double sigmoid(double x) {
+  return 1 / (1 + exp(-x));
+}
+SO3KRATES_INLINE float sigmoid(float x) {
+  return __fdividef(1, 1 + __expf(-x));  // 0 where the exponential is infinite
+}
+
+// A unit of the hidden layers, in the filter `part`.
+struct Unit {
+  Real weights[DEGREES], bias;
+
+  SO3KRATES_INLINE Unit(const Real* hidden_in, int part, int unit) {
+    const bool exists = kUnits <= HIDDEN || unit < HIDDEN;
+#pragma unroll
+    for (int l = 0; l < DEGREES; ++l)
+      weights[l] = exists ? hidden_in[l * HIDDEN_STRIDE + part * HIDDEN + unit] : Real(0);
+    bias = exists ? hidden_in[DEGREES * HIDDEN_STRIDE + part * HIDDEN + unit] : Real(0);
+  }
+  // slope: of silu, written where it is not null.
+  SO3KRATES_INLINE Real activation(Quad invariants, Real* slope) const {
+    Real value = bias;
+#pragma unroll
+    for (int l = 0; l < DEGREES; ++l) value += weights[l] * invariants.v[l];
+    const Real gate = sigmoid(value);
+    if (slope != nullptr) *slope = gate * (1 + value * (1 - gate));
+    return value * gate;
+  }
+};
+
 // Geometry, harmonics and hidden layers of the row's edges from `start` on.
 template <bool with_slope>
-SO3KRATES_INLINE void fill_tile(Tile& t, Real (*slope)[HIDDEN][TILE], int lane, Size row, int start, int count,
+SO3KRATES_INLINE void fill_tile(Tile& t, Real (*slope)[TILE][kUnitStride], int lane, Size row, int start, int count,
                                 Size slots, const Real* vectors, const int* neighbours, const Real* projections,
                                 const Real* hidden_in) {
   __syncwarp();
@@ -86,79 +147,86 @@ SO3KRATES_INLINE void fill_tile(Tile& t, Real (*slope)[HIDDEN][TILE], int lane, 
                  [&](int m, Real y) { e.harmonics[m] = y; });
     const Real* own = projections + row * kRowStride + kChi;
     const Real* other = projections + static_cast<Size>(e.other) * kRowStride + kChi;
-    Real totals[DEGREES] = {};
-#pragma unroll
-    for (int m = 0; m < ORDERS; ++m) totals[degree_of(m)] += (other[m] - own[m]) * (other[m] - own[m]);
-#pragma unroll
-    for (int l = 0; l < DEGREES; ++l) e.invariants[l] = totals[l];
+    Quad totals = zero();
+    for_orders([&](int q, auto&& each) {
+      const Quad difference = load(other + 4 * q) - load(own + 4 * q);
+      each([&](int m, int k) { totals.v[degree_of(m)] += difference.v[k] * difference.v[k]; });
+    });
+    e.invariants = totals;
   }
   __syncwarp();
-  const int e = lane % TILE;
-  Real invariants[DEGREES];
+  const auto slope_at = [&](int part, int e, int u) { return with_slope ? &slope[part][e][u] : nullptr; };
+  for (int u = lane; u < kUnits; u += kWarp) {
+    const Unit units[2] = {{hidden_in, 0, u}, {hidden_in, 1, u}};
+#pragma unroll 2
+    for (int e = 0; e < 8; ++e)
 #pragma unroll
-  for (int l = 0; l < DEGREES; ++l) invariants[l] = t.edge[e].invariants[l];
-  for (int n = lane / TILE; n < 2 * HIDDEN; n += kTileLanes) {
-    Real value = hidden_in[DEGREES * HIDDEN_STRIDE + n];
+      for (int part = 0; part < 2; ++part) {
+        UnitOfEdges values;
 #pragma unroll
-    for (int l = 0; l < DEGREES; ++l) value += hidden_in[l * HIDDEN_STRIDE + n] * invariants[l];
-    const Real gate = 1 / (1 + exp(-value));
-    (&t.hidden[0][0][0])[n * TILE + e] = value * gate;
-    if (with_slope) (&slope[0][0][0])[n * TILE + e] = gate * (1 + value * (1 - gate));
+        for (int half = 0; half < kHalves; ++half)
+          values.half[half] = units[part].activation(t.edge[e + 8 * half].invariants, slope_at(part, e + 8 * half, u));
+        t.hidden[part][u / 8][Tile::place(u / 8, 4 * e + u % 8 / 2)].set(u, values);
+      }
   }
+  if (Hidden::rest > 0)
+    for (int k = lane; k < 2 * TILE; k += kWarp) {
+      const int part = k / TILE, e = k % TILE;
+      const Unit unit(hidden_in, part, Hidden::whole);
+      t.rest[part][e] = unit.activation(t.edge[e].invariants, slope_at(part, e, kUnits));
+    }
   __syncwarp();
 }
 
-constexpr int kUnroll = CHANNELS == 1 ? 3 : 1;  // of the products; four channels leave no registers for more
+constexpr bool kKeepsOwn = CHANNELS == 1;       // rows' features in registers; four channels leave none for more
+constexpr int kUnroll = CHANNELS == 1 ? 3 : 1;  // of the products, likewise
 
-// Degree part of one filter for the edges of a tile.
+// Degree part of one filter for the edges of a tile: [TILE][units] x [units][features].
 template <int part, int quads>
 SO3KRATES_INLINE void fill_filters(Tile& t, const Matrices& matrices, int lane) {
-  using Mine = ProductShare<quads>;
-  constexpr int width = 4 / kTileLanes;  // features of the quad that is left over
-  const int b = lane % kQuadLanes, first = lane / kQuadLanes * kEdges;
-  const int own = lane % TILE, column = lane / TILE * width;
-  Quad total[kEdges][Mine::most];
-  Real rest[width];
+  const int group = lane / 4, own = lane % 4;
+  Fragment hidden[kUnitSteps];
 #pragma unroll
-  for (int e = 0; e < kEdges; ++e)
+  for (int s = 0; s < kUnitSteps; ++s) hidden[s] = t.hidden[part][s][Tile::place(s, lane)];
+  Real rest[kHalves];
 #pragma unroll
-    for (int s = 0; s < Mine::most; ++s) total[e][s] = zero();
-#pragma unroll
-  for (int k = 0; k < width; ++k) rest[k] = 0;
+  for (int half = 0; half < kHalves; ++half) rest[half] = Hidden::rest > 0 ? t.rest[part][group + 8 * half] : Real(0);
 #pragma unroll kUnroll
-  for (int n = 0; n < HIDDEN; ++n) {
-    const Quad* row = &matrices.of[part][n][0];
-    Real h[kEdges];
+  for (int j = 0; j < (quads + 3) / 4; ++j) {  // features 16 j + 2 n and 16 j + 2 n + 1 are columns n of two products
+    const Quad* row = matrices.of[part][8 * j + group];
+    Real even[2 * kHalves] = {}, odd[2 * kHalves] = {};
+    Quad w[kUnitSteps];
 #pragma unroll
-    for (int e = 0; e < kEdges; ++e) h[e] = t.hidden[part][n][first + e];
-#pragma unroll
-    for (int s = 0; s < Mine::most; ++s) {
-      const Quad w = row[b + s * kQuadLanes];
-#pragma unroll
-      for (int e = 0; e < kEdges; ++e) total[e][s] += h[e] * w;
+    for (int s = 0; s < kUnitSteps; ++s) {
+      w[s] = row[Matrices::place(group, 4 * s + own)];
+      multiply_rests(even, hidden[s].a, w[s].v[0], w[s].v[1]);
+      multiply_rests(odd, hidden[s].a, w[s].v[2], w[s].v[3]);
     }
-    if (Mine::rest > 0)
 #pragma unroll
-      for (int k = 0; k < width; ++k) rest[k] += t.hidden[part][n][own] * row[Mine::whole].v[column + k];
+    for (int s = 0; s < kUnitSteps; ++s) {
+      multiply_leading(even, hidden[s].a, w[s].v[0], w[s].v[1]);
+      multiply_leading(odd, hidden[s].a, w[s].v[2], w[s].v[3]);
+    }
+    const int q = 4 * j + own;
+    const Quad w_rest = load(matrices.rest[part] + 4 * q);
+#pragma unroll
+    for (int half = 0; half < kHalves; ++half) {
+      const Quad sum{{even[2 * half], odd[2 * half], even[2 * half + 1], odd[2 * half + 1]}};
+      t.filter[group + 8 * half][q] = sum + rest[half] * w_rest;
+    }
   }
-#pragma unroll
-  for (int s = 0; s < Mine::most; ++s)
-    if (b + s * kQuadLanes < Mine::whole)
-#pragma unroll
-      for (int e = 0; e < kEdges; ++e) t.filter[first + e][b + s * kQuadLanes] = total[e][s];
-  if (Mine::rest > 0)
-#pragma unroll
-    for (int k = 0; k < width; ++k) t.filter[own][Mine::whole].v[column + k] = rest[k];
   __syncwarp();
 }
 
-// Radial part of four features of one edge, and (slope) its derivative with respect to the distance.
-SO3KRATES_INLINE Quad radial(const Real* table, const Geometry& g, int feature, Quad* slope) {
-  const Real* c = table + static_cast<Size>(g.node) * kFilterStride + feature;
+// Quad q of an edge's filter, whose radial part begins at `table`, and (slope) its derivative with respect to the
+// distance.
+SO3KRATES_INLINE Quad filter_of(const Tile& t, int edge, int q, const Real* table, Quad* slope) {
+  const Geometry& g = t.edge[edge].geometry;
+  const Real* c = row_of<kFilterStride>(table, g.node);
   const Quad a = load(c), b = load(c + kFilterStride), d = load(c + 2 * kFilterStride), e = load(c + 3 * kFilterStride);
   if (slope != nullptr)
     *slope = g.spline_slope[0] * (b - a) + g.spline_slope[1] * (d - b) + g.spline_slope[2] * (e - d);
-  return (g.spline[0] * a + g.spline[1] * b) + (g.spline[2] * d + g.spline[3] * e);
+  return t.filter[edge][q] + g.spline[0] * a + g.spline[1] * b + g.spline[2] * d + g.spline[3] * e;
 }
 
 // body(q, k) for the quads q of this lane, k counting them.
@@ -220,58 +288,73 @@ SO3KRATES_INLINE int feature_place(int q) {
   return 4 * q;
 }
 
-// From the adjoints of one filter's features, in t.filter, to those of the invariants, which are added up.
+// From the adjoints of one filter's features, in t.filter but for the cutoff function, to those of the invariants,
+// which are added up: [units][features] x [features][TILE], then through the hidden layers.
 template <int part, int quads>
-SO3KRATES_INLINE void filters_adjoint(Tile& t, TileAdjoint& adjoint, const Matrices& matrices, int channel, int lane,
-                                      const Real* hidden_in) {
-  const int b = lane % kQuadLanes, first = lane / kQuadLanes * kEdges;
-  const auto through = [&](Real of[DEGREES], int n, int e, Real value) {
-    value *= adjoint.slope[part][n][e];
-#pragma unroll
-    for (int l = 0; l < DEGREES; ++l) of[l] += value * hidden_in[l * HIDDEN_STRIDE + part * HIDDEN + n];
-  };
-  Quad total[kEdges][Hidden::most];
-#pragma unroll
-  for (int e = 0; e < kEdges; ++e)
-#pragma unroll
-    for (int s = 0; s < Hidden::most; ++s) total[e][s] = zero();
+SO3KRATES_INLINE void filters_adjoint(const Tile& t, TileAdjoint& adjoint, const Matrices& matrices, int channel,
+                                      int lane, const Real* hidden_in) {
+  constexpr int units = kUnits / 16;
+  const int group = lane / 4, own = lane % 4;
+  Real sums[units][kHalves][4] = {}, rests[units][kHalves][4] = {}, left[kHalves] = {};
 #pragma unroll kUnroll
-  for (int q = 0; q < quads; ++q) {
-    Quad of_edge[kEdges];
+  for (int j = 0; j < (quads + 1) / 2; ++j) {  // features 8 j, ...
+    const int column = 8 * j + 2 * own;
+    const Pair of_left = *reinterpret_cast<const Pair*>(matrices.rest[part] + column);
+    Pair of[kHalves];
 #pragma unroll
-    for (int e = 0; e < kEdges; ++e) of_edge[e] = t.filter[first + e][q];
+    for (int half = 0; half < kHalves; ++half) {
+      of[half] = *reinterpret_cast<const Pair*>(t.filter[group + 8 * half][2 * j + own / 2].v + own % 2 * 2);
+      if (Hidden::rest > 0) left[half] = left[half] + of[half].v[0] * of_left.v[0] + of[half].v[1] * of_left.v[1];
+    }
 #pragma unroll
-    for (int s = 0; s < Hidden::most; ++s) {
-      const Quad w = (&matrices.of[part][0][0])[(b + s * kQuadLanes) * kQuadStride + q];
+    for (int u = 0; u < units; ++u) {  // rows n and n + 8 are units 16 u + 2 n and 16 u + 2 n + 1
+      const Quad w = matrices.of[part][4 * j + own][Matrices::place(own, 8 * u + group)];
 #pragma unroll
-      for (int e = 0; e < kEdges; ++e) total[e][s] += of_edge[e] * w;
+      for (int half = 0; half < kHalves; ++half) {
+        multiply_rests(rests[u][half], w.v, of[half].v[0], of[half].v[1]);
+        multiply_leading(sums[u][half], w.v, of[half].v[0], of[half].v[1]);
+      }
     }
   }
+  const auto factor = [&](int l, int unit) {
+    return kUnits <= HIDDEN || unit < HIDDEN ? hidden_in[l * HIDDEN_STRIDE + part * HIDDEN + unit] : Real(0);
+  };
+  Real of[2 * kHalves * DEGREES] = {};  // of two edges of each half
 #pragma unroll
-  for (int e = 0; e < kEdges; ++e) {
-    Real of[DEGREES] = {};
+  for (int u = 0; u < units; ++u)
 #pragma unroll
-    for (int s = 0; s < Hidden::most; ++s) {
-      const int n = b + s * kQuadLanes;
-      if (n < Hidden::whole) through(of, n, first + e, sum(total[e][s]));
+    for (int k = 0; k < 2; ++k) {
+      const int unit = 16 * u + 2 * group + k;
+      Real factors[DEGREES];
+#pragma unroll
+      for (int l = 0; l < DEGREES; ++l) factors[l] = factor(l, unit);
+#pragma unroll
+      for (int e = 0; e < 2 * kHalves; ++e) {
+        const int half = e / 2, d = 2 * k + e % 2;
+        const Real value =
+            (sums[u][half][d] + rests[u][half][d]) * adjoint.slope[part][8 * half + 2 * own + e % 2][unit];
+#pragma unroll
+        for (int l = 0; l < DEGREES; ++l) of[e * DEGREES + l] += value * factors[l];
+      }
     }
-#pragma unroll
-    for (int l = 0; l < DEGREES; ++l) {
-      for (int step = kQuadLanes / 2; step > 0; step /= 2) of[l] += __shfl_xor_sync(kAll, of[l], step);
-      if (b == 0) adjoint.edge[first + e].of_invariants[channel][l] += 2 * of[l];
-    }
-  }
+  const Sums<2 * kHalves * DEGREES, 8, 4> all(lane);
+  all.add(of, lane);
+  all.each(of, [&](int k, Real value) {
+    const int e = k / DEGREES / 2 * 8 + 2 * own + k / DEGREES % 2;
+    adjoint.edge[e].of_invariants[channel][k % DEGREES] += 2 * t.edge[e].geometry.cutoff * value;
+  });
   __syncwarp();
   if (Hidden::rest > 0) {
-    const int e = lane % TILE;
-    Quad value = zero();
-    for (int q = lane / TILE; q < quads; q += kTileLanes) value += t.filter[e][q] * matrices.of[part][Hidden::whole][q];
-    Real both = sum(value), of[DEGREES] = {};
-    for (int step = kWarp / 2; step >= TILE; step /= 2) both += __shfl_xor_sync(kAll, both, step);
-    through(of, Hidden::whole, e, both);
-    if (lane < TILE)
+    const Sums<kHalves, 4> both(lane);
+    both.add(left, lane);
+    both.each(left, [&](int half, Real value) {
+      const int e = group + 8 * half;
+      value *= 2 * t.edge[e].geometry.cutoff * adjoint.slope[part][e][kUnits];
 #pragma unroll
-      for (int l = 0; l < DEGREES; ++l) adjoint.edge[e].of_invariants[channel][l] += 2 * of[l];
+      for (int l = 0; l < DEGREES; ++l)
+        adjoint.edge[e].of_invariants[channel][l] +=
+            value * hidden_in[l * HIDDEN_STRIDE + part * HIDDEN + Hidden::whole];
+    });
     __syncwarp();
   }
 }
