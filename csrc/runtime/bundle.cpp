@@ -125,9 +125,12 @@ void read_model(const Json& manifest, Bundle& bundle) {
   need(is_integer(steps, 1, kLargestSize), "manifest: \"message_passing_steps\" is not a positive integer");
   bundle.message_passing_steps = steps.get<int>();
 
-  if (manifest.contains("kernels")) {
-    need(is_integer(manifest["kernels"], 1, kLargestSize), "manifest: \"kernels\" is not a positive integer");
-    bundle.kernels = manifest["kernels"].get<int>();
+  for (const auto& [name, value] :
+       {std::pair{"kernels", &bundle.kernels}, std::pair{"kernel_shared_bytes", &bundle.kernel_shared_bytes}}) {
+    if (!manifest.contains(name)) continue;
+    need(is_integer(manifest[name], 1, kLargestSize),
+         std::string("manifest: \"") + name + "\" is not a positive integer");
+    *value = manifest[name].get<int>();
   }
   need(member(manifest, "units") == "metal", "manifest: \"units\" is not \"metal\"");
   bundle.units = "metal";

@@ -5,6 +5,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -102,8 +103,9 @@ struct Driver {
 };
 
 constexpr int kProcessors = 16, kMajor = 75, kMinor = 76, kMostShared = 97;  // CU_DEVICE_ATTRIBUTE_...
-constexpr int kBlockBytes = 227 * 1024;                                      // as in so3krates_export/cuda.py
+constexpr int kLeastMajor = 8;   // compute capability with the matrix units that the kernels use
 constexpr int kSharedBytes = 8;  // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+constexpr int kWarp = 32;
 
 const Driver& driver() {
   static const Driver opened = [] {
@@ -156,9 +158,15 @@ int device_attribute(int which) {
 
 // ---- kernels
 
+// What a call asks for: at most that many warps to a block, as its shared memory allows.
+struct Block {
+  int warps, block_bytes, warp_bytes;
+};
+
 struct Kernel {
   Function function;
   unsigned blocks;  // that the GPU holds at once
+  unsigned threads, shared_bytes;
 };
 
 std::string& cache_folder() {
@@ -185,8 +193,7 @@ void* load_module(const std::string& sizes) {
 }
 
 // Loaded once for each context.
-const Kernel& kernel_of(Context context, const std::string& name, const std::string& sizes, int threads,
-                        int shared_bytes) {
+const Kernel& kernel_of(Context context, const std::string& name, const std::string& sizes, const Block& block) {
   static std::mutex mutex;
   static std::map<std::pair<Context, std::string>, void*> modules;
   static std::map<std::tuple<Context, std::string, std::string>, Kernel> kernels;
@@ -198,11 +205,16 @@ const Kernel& kernel_of(Context context, const std::string& name, const std::str
   if (module == nullptr) module = load_module(sizes);
   Kernel kernel{};
   check(driver().function(&kernel.function, module, name.c_str()), "finding the kernel " + name);
+  int warps = block.warps;
+  if (block.warp_bytes > 0)
+    warps = std::min(warps, (device_attribute(kMostShared) - block.block_bytes) / block.warp_bytes);
+  const int shared_bytes = block.block_bytes + warps * block.warp_bytes;
+  kernel.threads = static_cast<unsigned>(kWarp * warps);
+  kernel.shared_bytes = static_cast<unsigned>(shared_bytes);
   check(driver().set_attribute(kernel.function, kSharedBytes, shared_bytes),
         "taking " + std::to_string(shared_bytes) + " bytes of shared memory for the kernel " + name);
   int blocks = 0;
-  check(driver().occupancy(&blocks, kernel.function, threads, static_cast<std::size_t>(shared_bytes)),
-        "placing the kernel " + name);
+  check(driver().occupancy(&blocks, kernel.function, kWarp * warps, kernel.shared_bytes), "placing the kernel " + name);
   if (blocks < 1) throw Error("the kernel " + name + " does not fit this GPU: export the model with body 'xla'");
   kernel.blocks = static_cast<unsigned>(blocks * device_attribute(kProcessors));
   return kernels.emplace(key, kernel).first->second;
@@ -219,8 +231,8 @@ T attribute(const ffi::Dictionary& attributes, const char* name) {
 ffi::Error launch(Stream stream, ffi::RemainingArgs arguments, ffi::RemainingRets results, ffi::Dictionary attributes) {
   try {
     const std::string name(attribute<std::string_view>(attributes, "kernel"));
-    const int threads = static_cast<int>(attribute<std::int64_t>(attributes, "threads"));
-    const int shared_bytes = static_cast<int>(attribute<std::int64_t>(attributes, "shared_bytes"));
+    const auto number = [&](const char* key) { return static_cast<int>(attribute<std::int64_t>(attributes, key)); };
+    const Block block{number("warps"), number("block_bytes"), number("warp_bytes")};
     const std::string sizes(attribute<std::string_view>(attributes, "sizes"));
     std::vector<void*> pointers;
     for (std::size_t k = 0; k < arguments.size(); ++k)
@@ -230,9 +242,9 @@ ffi::Error launch(Stream stream, ffi::RemainingArgs arguments, ffi::RemainingRet
     std::vector<void*> parameters;
     for (void*& pointer : pointers) parameters.push_back(&pointer);
     const Current context(stream);
-    const Kernel& kernel = kernel_of(context.get(), name, sizes, threads, shared_bytes);
-    check(driver().launch(kernel.function, kernel.blocks, 1, 1, static_cast<unsigned>(threads), 1, 1,
-                          static_cast<unsigned>(shared_bytes), stream, parameters.data(), nullptr),
+    const Kernel& kernel = kernel_of(context.get(), name, sizes, block);
+    check(driver().launch(kernel.function, kernel.blocks, 1, 1, kernel.threads, 1, 1, kernel.shared_bytes, stream,
+                          parameters.data(), nullptr),
           "starting the kernel " + name);
   } catch (const std::exception& error) {
     return ffi::Error(ffi::ErrorCode::kInternal, std::string("so3krates kernel: ") + error.what());
@@ -283,18 +295,24 @@ std::string compile_kernels(const std::string& sizes, const std::string& archite
   return cubin;
 }
 
-std::string kernel_problem(int version, int device) {
+std::string kernel_problem(int version, int shared_bytes, int device) {
   if (version != kKernelVersion)
     return "the bundle calls version " + std::to_string(version) +
            " of the GPU kernels, and this so3krates has version " + std::to_string(kKernelVersion) +
            ": export the model again";
   try {
     if (device >= device_count()) return "there is no device cuda:" + std::to_string(device);
-    int shared_bytes = 0;
-    check(driver().attribute(&shared_bytes, kMostShared, device), "asking for the device's shared memory");
-    if (shared_bytes < kBlockBytes)
-      return "they take up to " + std::to_string(kBlockBytes) + " bytes of shared memory, and this GPU has " +
-             std::to_string(shared_bytes) + " for a block (compute capability 9.0 and 10.0 have enough)";
+    const auto property = [device](int which) {
+      int value = 0;
+      check(driver().attribute(&value, which, device), "asking for the device's properties");
+      return value;
+    };
+    if (property(kMajor) < kLeastMajor)
+      return "they need a GPU of compute capability " + std::to_string(kLeastMajor) + ".0 or newer, and this one has " +
+             std::to_string(property(kMajor)) + "." + std::to_string(property(kMinor));
+    if (property(kMostShared) < shared_bytes)
+      return "they take at least " + std::to_string(shared_bytes) + " bytes of shared memory, and this GPU has " +
+             std::to_string(property(kMostShared)) + " for a block";
     nvrtc();
   } catch (const Error& error) {
     return error.what();

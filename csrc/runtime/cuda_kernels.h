@@ -9,8 +9,9 @@ namespace so3krates::cuda {
 // Of the kernels' arguments: a bundle names the version that its programs call.
 constexpr int kKernelVersion = 3;
 
-// Why programs that call kernels of that version cannot run on that device; empty where they can. Loads NVRTC.
-std::string kernel_problem(int version, int device);
+// Why programs that call kernels of that version, which need that much shared memory for a block, cannot run on that
+// device; empty where they can. Loads NVRTC.
+std::string kernel_problem(int version, int shared_bytes, int device);
 
 // Machine code of the kernels. sizes: definitions that come before their source; architecture: e.g. "sm_90". Throws
 // Error with the compiler's first line where it refuses.

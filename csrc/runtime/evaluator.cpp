@@ -103,7 +103,7 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
 
 void Evaluator::Implementation::choose_body() {
   if (bundle_.kernels > 0) {
-    const std::string problem = cuda::kernel_problem(bundle_.kernels, device_index_);
+    const std::string problem = cuda::kernel_problem(bundle_.kernels, bundle_.kernel_shared_bytes, device_index_);
     if (!problem.empty()) {
       body_ = "portable_";
       report_.body_note = "the portable programs run in place of the GPU kernels, and more slowly: " + problem;

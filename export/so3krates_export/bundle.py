@@ -309,8 +309,8 @@ def _validate_schedules(manifest: Mapping[str, Any], tensors: Mapping[str, np.nd
     schedules = manifest.get("schedules")
     _need(type(schedules) is dict, 'manifest: "schedules" is not an object')
     _need("forces" in schedules, 'manifest: the schedule "forces" is missing')
-    kernels = manifest.get("kernels", 1)
-    _need(_is_integer(kernels), 'manifest: "kernels" is not a positive integer')
+    for name in ("kernels", "kernel_shared_bytes"):
+        _need(_is_integer(manifest.get(name, 1)), f'manifest: "{name}" is not a positive integer')
     if "kernels" in manifest:
         _need("portable_forces" in schedules, 'manifest: the schedule "portable_forces" is missing')
     for name, steps in schedules.items():

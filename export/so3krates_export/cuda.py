@@ -25,9 +25,9 @@ from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name, eva
 KERNEL_VERSION = 3  # as in csrc/runtime/cuda_kernels.h
 CALL = "so3krates_cuda"
 WARP = 32
-SHARED_BYTES = 227 * 1024  # that a block may take (compute capability 9.0)
+SHARED_BYTES = 227 * 1024  # that a block may take (compute capability 9.0); other GPUs give a block fewer warps
 TILES = {"float32": 16, "float64": 8}  # neighbours that a warp handles at once
-SIMPLE_THREADS = 256  # of kernels without shared memory
+SIMPLE_WARPS = 8  # of kernels without shared memory
 
 
 class Launch(NamedTuple):
@@ -39,6 +39,11 @@ class Launch(NamedTuple):
     matrix_bytes: int
     tile_bytes: int
     adjoint_bytes: int
+
+    @property
+    def least_bytes(self) -> int:
+        """Shared memory of the smallest block, of one warp."""
+        return self.matrix_bytes + self.tile_bytes + self.adjoint_bytes
 
 
 def check_cuda(config: ModelConfig, precision: str) -> None:
@@ -68,12 +73,18 @@ def launch_of(config: ModelConfig, precision: str, channels: int) -> Launch:
     warps, adjoint_warps = min(12, free // tile_bytes), min(8, free // (tile_bytes + adjoint_bytes))
     if channels == VIRIAL_CHANNELS:
         adjoint_warps = min(4, adjoint_warps)  # which leaves each thread the registers of two
-    if adjoint_warps < 1:
+    launch = Launch(tile, warps, adjoint_warps, matrix_bytes, tile_bytes, adjoint_bytes)
+    if launch.least_bytes > SHARED_BYTES:
         raise FusedError(
             f"the GPU kernels do not compute features = {config.features} with {w.hidden} hidden units of the degree "
             f"filters in {precision} (their matrices leave no shared memory): export with body 'xla'"
         )
-    return Launch(tile, warps, adjoint_warps, matrix_bytes, tile_bytes, adjoint_bytes)
+    return launch
+
+
+def kernel_shared_bytes(config: ModelConfig, precision: str) -> int:
+    """Shared memory that a block must be able to take for every kernel of a bundle."""
+    return max(launch_of(config, precision, channels).least_bytes for channels in (1, VIRIAL_CHANNELS))
 
 
 def kernel_sizes(config: ModelConfig, precision: str, elements: int, channels: int) -> str:
@@ -217,10 +228,14 @@ class _Stages:
         inputs: tuple[jax.Array, ...],
         results: list[jax.ShapeDtypeStruct],
         updated: int = 0,
-        threads: int = SIMPLE_THREADS,
-        shared_bytes: int = 0,
+        warps: int = SIMPLE_WARPS,
+        block_bytes: int = 0,
+        warp_bytes: int = 0,
     ) -> list[jax.Array]:
-        """Run a kernel; the last `updated` inputs are updated in place and are the last results."""
+        """Run a kernel; the last `updated` inputs are updated in place and are the last results.
+
+        warps: of a block, at most. block_bytes, warp_bytes: shared memory of a block without its warps and of each.
+        """
         first = len(results)
         kept = inputs[len(inputs) - updated :]
         return jax.ffi.ffi_call(
@@ -231,8 +246,9 @@ class _Stages:
             *inputs,
             kernel=kernel,
             sizes=self._sizes,
-            threads=np.int64(threads),
-            shared_bytes=np.int64(shared_bytes),
+            warps=np.int64(warps),
+            block_bytes=np.int64(block_bytes),
+            warp_bytes=np.int64(warp_bytes),
         )
 
     def _in_blocks(self, rows: int, body: Callable[..., Any], carry: Any) -> Any:
@@ -307,8 +323,9 @@ class _Stages:
             "messages",
             (table, hidden_in, hidden_out, x, chi, projections, *self._table(*rest)),
             [jax.ShapeDtypeStruct(x.shape, x.dtype), jax.ShapeDtypeStruct(chi.shape, chi.dtype)],
-            threads=WARP * self._launch.warps,
-            shared_bytes=self._launch.matrix_bytes + self._launch.warps * self._launch.tile_bytes,
+            warps=self._launch.warps,
+            block_bytes=self._launch.matrix_bytes,
+            warp_bytes=self._launch.tile_bytes,
         )
         return attended, *self._exchange(exchange, bias, next_x, attended)
 
@@ -362,8 +379,9 @@ class _Stages:
                     jax.ShapeDtypeStruct((rows, 9), jnp.float64),
                 ],
                 updated=len(gradients),
-                threads=WARP * launch.adjoint_warps,
-                shared_bytes=launch.matrix_bytes + launch.adjoint_warps * (launch.tile_bytes + launch.adjoint_bytes),
+                warps=launch.adjoint_warps,
+                block_bytes=launch.matrix_bytes,
+                warp_bytes=launch.tile_bytes + launch.adjoint_bytes,
             )
             # The other blocks' edges read the adjoints as they were.
             own = lax.dynamic_slice_in_dim(adjoints, first, rows) + row_gradients @ matrix.T

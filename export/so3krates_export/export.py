@@ -18,7 +18,7 @@ from so3krates.model.stages import GPU_ROW_BLOCK, ROW_BLOCK
 from so3krates.storage import Model
 
 from .bundle import PRECISIONS, write_bundle
-from .cuda import KERNEL_VERSION, build_cuda_plan, check_cuda
+from .cuda import KERNEL_VERSION, build_cuda_plan, check_cuda, kernel_shared_bytes
 from .fused import FusedError, build_fused_plan, check_fused, fused_weights
 from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
@@ -141,6 +141,7 @@ def export_model(
     }
     if has_kernels:
         manifest["kernels"] = KERNEL_VERSION
+        manifest["kernel_shared_bytes"] = kernel_shared_bytes(choice.config, real)
     if moves:
         manifest["moves"] = {"rows": MOVED_ROWS, "programs": moves}
     write_bundle(path, manifest, weights | tensors)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-
 BESIDE = Path(sys.prefix) / "cuda"  # where `make test` puts it
 
 

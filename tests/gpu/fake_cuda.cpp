@@ -84,7 +84,8 @@ int cuCtxGetDevice(int* device) {
 }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
   const int shared = number("FAKE_CUDA_SHARED", 227 * 1024);
-  *value = attribute == 75 ? 9 : attribute == 76 ? 0 : attribute == 16 ? 2 : attribute == 97 ? shared : -1;
+  const int major = number("FAKE_CUDA_MAJOR", 9);
+  *value = attribute == 75 ? major : attribute == 76 ? 0 : attribute == 16 ? 2 : attribute == 97 ? shared : -1;
   return 0;
 }
 int cuModuleLoadData(void** module, const void* image) {
@@ -106,7 +107,7 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
   return found->run == nullptr ? 500 : 0;
 }
 int cuFuncSetAttribute(void*, int attribute, int bytes) {
-  return attribute == 8 && bytes <= 227 * 1024 ? 0 : 1;
+  return attribute == 8 && bytes <= number("FAKE_CUDA_SHARED", 227 * 1024) ? 0 : 1;
 }
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void*, int threads, std::size_t) {
   *blocks = threads % 32 == 0 && threads <= 1024 ? 1 : 0;

@@ -85,12 +85,17 @@ def test_memory_per_atom(bundle: Path, compiled: dict[str, Any], rung: int, sche
     assert ATOMS[rung] < 1_000_000 or total < LARGEST_MILLION
 
 
-@pytest.mark.parametrize(("precision", "channels"), [("float32", 1), ("float32", 4), ("float64", 1)])
-def test_nvrtc_compiles_the_kernels(precision: str, channels: int, driver: Path, nvrtc: Path) -> None:
+@pytest.mark.parametrize(
+    ("precision", "channels", "architecture"),
+    [("float32", 1, "sm_90"), ("float32", 4, "sm_90"), ("float64", 1, "sm_90"), ("float32", 4, "sm_80")],
+)
+def test_nvrtc_compiles_the_kernels(
+    precision: str, channels: int, architecture: str, driver: Path, nvrtc: Path
+) -> None:
     """In a process of its own, whose driver stands in for NVIDIA's."""
     config = tabulated_config(PRESETS["gan"], 256, 0.5)
     sizes = kernel_sizes(config, precision, 2, channels)
-    program = f"from so3krates._harness import pjrt; print(len(pjrt.compile_cuda_kernels({sizes!r})))"
+    program = f"from so3krates._harness import pjrt; print(len(pjrt.compile_cuda_kernels({sizes!r}, {architecture!r})))"
     environment = os.environ | {"SO3KRATES_CUDA_DRIVER": str(driver), "SO3KRATES_NVRTC": str(nvrtc)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -65,11 +65,13 @@ def test_one_message_says_what_is_wrong(driver: Path, variables: dict[str, int],
     assert "\n" not in message
 
 
-def test_a_gpu_with_too_little_shared_memory(driver: Path) -> None:
-    variables = {"SO3KRATES_NVRTC": driver}
-    assert ask(f"repr(pjrt.cuda_kernel_problem({KERNEL_VERSION}))", driver, **variables) == "''"
-    message = ask(f"pjrt.cuda_kernel_problem({KERNEL_VERSION})", driver, FAKE_CUDA_SHARED=166912, **variables)
-    assert "take up to 232448 bytes of shared memory, and this GPU has 166912 for a block" in message
+def test_gpus_that_cannot_run_the_kernels(driver: Path) -> None:
+    variables = {"SO3KRATES_NVRTC": driver, "FAKE_CUDA_SHARED": 101376}
+    assert ask(f"repr(pjrt.cuda_kernel_problem({KERNEL_VERSION}, 101376))", driver, **variables) == "''"
+    message = ask(f"pjrt.cuda_kernel_problem({KERNEL_VERSION}, 101377)", driver, **variables)
+    assert "take at least 101377 bytes of shared memory, and this GPU has 101376 for a block" in message
+    message = ask(f"pjrt.cuda_kernel_problem({KERNEL_VERSION})", driver, **variables, FAKE_CUDA_MAJOR=7)
+    assert "need a GPU of compute capability 8.0 or newer, and this one has 7.0" in message
 
 
 def test_without_nvrtc(driver: Path) -> None:

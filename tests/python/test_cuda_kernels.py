@@ -14,7 +14,7 @@ import pytest
 from ase import Atoms
 from helpers import cluster, rattled_wurtzite, tiny
 from so3krates import _harness
-from so3krates_export.cuda import CALL, KERNEL_VERSION, check_cuda
+from so3krates_export.cuda import CALL, KERNEL_VERSION, check_cuda, kernel_shared_bytes
 from so3krates_export.fused import FusedError
 from test_fused import PARITY, RUNG, SINGLE, close, network, run_one
 
@@ -75,6 +75,15 @@ def test_single_precision():
 def test_single_precision_with_more_quads_than_lanes():
     expected = run_one(cluster(), "wide", "xla", 1)
     close(run_one(cluster(), "wide", "cuda", 1, precision="float32"), expected, len(cluster()), SINGLE)
+
+
+def test_blocks_have_as_many_warps_as_the_gpu_has_shared_memory_for(monkeypatch: pytest.MonkeyPatch):
+    least = kernel_shared_bytes(network("three heads")[0], "float64")
+    monkeypatch.setenv("FAKE_CUDA_SHARED", str(least))  # the stand-in refuses blocks that take more
+    assert _harness.pjrt.cuda_kernel_problem(KERNEL_VERSION, least) == ""
+    assert "bytes of shared memory" in _harness.pjrt.cuda_kernel_problem(KERNEL_VERSION, least + 1)
+    expected = run_one(tiny(), "three heads", "xla", 4)
+    close(run_one(tiny(), "three heads", "cuda", 4), expected, len(tiny()), PARITY)
 
 
 def test_more_neighbours_than_slots_are_reported():
