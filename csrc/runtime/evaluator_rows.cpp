@@ -143,8 +143,10 @@ void Evaluator::Implementation::refresh_by_moves(const std::vector<std::string>&
   } else {
     own = download(names, taken);
     others = chunks_of(received_staging_, names, starts_.size());
-    const std::string& problem = (row_lists_.empty() ? received_staging_ : sent_staging_).pin.second;
-    report_.halo_memory = problem.empty() ? "pinned host memory" : "host memory (" + problem + ")";
+    const Staging& staging = row_lists_.empty() ? received_staging_ : sent_staging_;
+    const std::string& problem = staging.pin.second;
+    report_.halo_memory = staging.bytes > 0 && problem.empty() ? "pinned host memory" : "host memory";
+    if (!problem.empty()) report_.halo_memory += " (" + problem + ")";
   }
   Messages messages;
   for (std::size_t a = 0; a < names.size(); ++a)

@@ -25,6 +25,7 @@ SHRINK = 0.85  # of lengths, for more than 32 neighbours
 REFUSALS = {
     "option": ("threads 1", "threads 1 speed 3", "unknown option 'speed'"),
     "device": ("threads 1", "threads 1 device tpu", "tpu"),
+    "gpu/aware": ("threads 1", "threads 1 device cuda gpu/aware yes", "MPI says that it does not take GPU memory"),
     "plugin": ("threads 1", "threads 1 plugin nowhere.so", "nowhere.so"),
     "units": ("units metal", "units real", "the deck has units real"),
     "element": (" Ga N\n", " Ga Xx\n", "atom type 2 is 'Xx'"),

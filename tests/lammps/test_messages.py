@@ -21,6 +21,7 @@ REFUSALS = {
         ["'verbose' has no value", "verbose yes|no"],
     ),
     "threads": ("threads 1", "threads -2", ["threads -2 is negative"]),
+    "gpu/aware": ("threads 1", "threads 1 gpu/aware on", ["gpu/aware on is not known", "auto, yes or no"]),
     "device": ("threads 1", "threads 1 device tpu", ["tpu", "cpu"]),
     "plugin": ("threads 1", "threads 1 plugin /nowhere/pjrt.so", ["/nowhere/pjrt.so"]),
     "units": ("units metal", "units real", ["units real", "units metal"]),

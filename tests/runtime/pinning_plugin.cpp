@@ -1,4 +1,4 @@
-// The CPU plugin with the entries that pin memory: pages are locked, and the library counts what is.
+// The CPU plugin with the entries that pin memory: a CPU needs no pinning, so all that they do is to count what is pinned.
 #include <dlfcn.h>
 #include <sys/mman.h>
 
@@ -14,17 +14,21 @@ std::mutex mutex;
 std::map<void*, std::size_t> sizes;
 int wrong = 0;
 
+// Whether all of it is mapped.
+bool is_there(void* data, std::size_t size) {
+  return msync(data, size, MS_ASYNC) == 0;
+}
+
 PJRT_Error* map_memory(PJRT_Client_DmaMap_Args* args) {
   const std::lock_guard<std::mutex> lock(mutex);
-  if (mlock(args->data, args->size) != 0 || !sizes.emplace(args->data, args->size).second) ++wrong;
+  if (!is_there(args->data, args->size) || !sizes.emplace(args->data, args->size).second) ++wrong;
   return nullptr;
 }
 
-// Memory must still be there: munlock fails where it is not.
 PJRT_Error* unmap_memory(PJRT_Client_DmaUnmap_Args* args) {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = sizes.find(args->data);
-  if (found == sizes.end() || munlock(found->first, found->second) != 0) ++wrong;
+  if (found == sizes.end() || !is_there(found->first, found->second)) ++wrong;
   if (found != sizes.end()) sizes.erase(found);
   return nullptr;
 }
