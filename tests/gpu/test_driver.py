@@ -65,6 +65,16 @@ def test_one_message_says_what_is_wrong(driver: Path, variables: dict[str, int],
     assert "\n" not in message
 
 
+def test_a_thread_keeps_its_context(driver: Path) -> None:
+    """And gets the one of its device where it has none."""
+    device = f"__import__('ctypes').CDLL('{driver}').current_device()"
+    one, other = (f"pjrt.make_cuda_current({index})" for index in (2, 1))
+    assert (
+        ask(f"({device}, {one}, {device}, {other}, {device})", driver, FAKE_CUDA_DEVICES=3) == "(-1, None, 2, None, 2)"
+    )
+    assert "asking for device 2 failed: 101" in ask(one, driver, FAKE_CUDA_DEVICES=2)
+
+
 def test_a_gpu_with_too_little_shared_memory(driver: Path) -> None:
     variables = {"SO3KRATES_NVRTC": driver}
     assert ask(f"repr(pjrt.cuda_kernel_problem({KERNEL_VERSION}))", driver, **variables) == "''"
