@@ -152,10 +152,10 @@ class Evaluator {
                     "temporary_bytes"_a = r.temporary_bytes, "compile_seconds"_a = r.compile_seconds,
                     "programs_compiled"_a = r.programs_compiled, "programs_loaded"_a = r.programs_loaded,
                     "climbs"_a = r.climbs, "cache_warning"_a = r.cache_warning, "evaluations"_a = r.evaluations,
-                    "virial_evaluations"_a = r.virial_evaluations, "halo_memory"_a = r.halo_memory,
-                    "halo_bytes"_a = r.halo_bytes, "wait_seconds"_a = r.wait_seconds, "list_seconds"_a = r.list_seconds,
-                    "program_seconds"_a = r.program_seconds, "halo_seconds"_a = r.halo_seconds,
-                    "result_seconds"_a = r.result_seconds);
+                    "virial_evaluations"_a = r.virial_evaluations, "pin_problem"_a = r.pin_problem,
+                    "halo_memory"_a = r.halo_memory, "halo_bytes"_a = r.halo_bytes, "wait_seconds"_a = r.wait_seconds,
+                    "list_seconds"_a = r.list_seconds, "program_seconds"_a = r.program_seconds,
+                    "halo_seconds"_a = r.halo_seconds, "result_seconds"_a = r.result_seconds);
   }
 
  private:

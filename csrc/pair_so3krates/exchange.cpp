@@ -42,8 +42,8 @@ std::vector<int> told_by_all(const std::vector<int>& told, MPI_Comm world) {
 }  // namespace
 
 DeviceMemory device_memory(const std::string& choice, const std::string& device) {
-  if (device == "cpu") return {choice != "no", "this device's memory is the host's"};
   if (choice == "no") return {false, "gpu/aware is no"};
+  if (device == "cpu") return {true, "this device's memory is the host's"};
   const std::optional<bool> known = takes_cuda();
   if (!known && choice == "yes")
     return {

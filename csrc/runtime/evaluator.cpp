@@ -168,7 +168,7 @@ void Evaluator::Implementation::move_to(std::size_t rung, const Neighbourhood& n
   positions_pin_ = {};
   input_memory_.swap(memory);
   rung_ = rung;
-  positions_pin_ = pinned(input_memory_.at("positions").get(), bytes_of(shape_of("positions"), DType::f64)).first;
+  positions_pin_ = pinned(input_memory_.at("positions").get(), bytes_of(shape_of("positions"), DType::f64));
   report_.buffer_bytes = buffer_bytes;
   report_.rung_rows = static_cast<std::size_t>(this->rung().rows);
   report_.rung_atoms = static_cast<std::size_t>(this->rung().atoms);

@@ -101,6 +101,7 @@ struct Report {
   std::string cache_warning;        // why compiled programs are not kept on disk; empty: they are, or need not be
   int evaluations = 0;              // done so far
   int virial_evaluations = 0;       // of these, with per-atom virials
+  std::string pin_problem;          // why host memory is not pinned for the device; empty: it is
   std::string halo_memory;          // by which rows go between ranks and a device; empty: in place, or not yet
   // Seconds of host time so far: candidate lists, programs (on a CPU: until they are done), refreshes, results.
   double list_seconds = 0.0, program_seconds = 0.0, halo_seconds = 0.0, result_seconds = 0.0;

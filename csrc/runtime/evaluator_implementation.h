@@ -38,7 +38,7 @@ class Stopwatch {
 struct Staging {
   std::size_t bytes = 0;
   HostMemory memory;
-  std::pair<pjrt::Pin, std::string> pin;  // or why there is none
+  pjrt::Pin pin;
 };
 
 class Evaluator::Implementation {
@@ -82,7 +82,7 @@ class Evaluator::Implementation {
   std::vector<pjrt::Buffer*> chunks_to_receive(const std::vector<std::string>& names);
   std::vector<char*> chunks_of(Staging& staging, const std::vector<std::string>& names, std::size_t count);
   std::vector<char*> download(const std::vector<std::string>& names, const std::vector<pjrt::Buffer>& taken);
-  std::pair<pjrt::Pin, std::string> pinned(void* data, std::size_t bytes);
+  pjrt::Pin pinned(void* data, std::size_t bytes);
   void collect(bool with_virials);
   void forget_computed();
 

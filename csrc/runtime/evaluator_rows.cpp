@@ -144,9 +144,7 @@ void Evaluator::Implementation::refresh_by_moves(const std::vector<std::string>&
     own = download(names, taken);
     others = chunks_of(received_staging_, names, starts_.size());
     const Staging& staging = row_lists_.empty() ? received_staging_ : sent_staging_;
-    const std::string& problem = staging.pin.second;
-    report_.halo_memory = staging.bytes > 0 && problem.empty() ? "pinned host memory" : "host memory";
-    if (!problem.empty()) report_.halo_memory += " (" + problem + ")";
+    report_.halo_memory = staging.pin ? "pinned host memory" : "host memory";
   }
   Messages messages;
   for (std::size_t a = 0; a < names.size(); ++a)
@@ -219,12 +217,13 @@ std::vector<char*> Evaluator::Implementation::download(const std::vector<std::st
   return chunks;
 }
 
-// Or says why not: the device then goes by way of its plugin's own memory.
-std::pair<pjrt::Pin, std::string> Evaluator::Implementation::pinned(void* data, std::size_t bytes) {
+// Nothing where that cannot be: the device then goes by way of its plugin's own memory.
+pjrt::Pin Evaluator::Implementation::pinned(void* data, std::size_t bytes) {
   try {
-    return {client_->pin(data, bytes), ""};
+    return client_->pin(data, bytes);
   } catch (const Error& problem) {
-    return {pjrt::Pin(), problem.what()};
+    report_.pin_problem = problem.what();
+    return {};
   }
 }
 

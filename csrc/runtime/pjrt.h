@@ -52,6 +52,7 @@ class Pin {
   Pin(Pin&& other) noexcept;
   Pin& operator=(Pin&& other) noexcept;
   ~Pin();
+  explicit operator bool() const { return data_ != nullptr; }
 
  private:
   friend class Client;

@@ -153,7 +153,7 @@ FOUR = (
 )
 # Option -> what the log says of the way that rows go.
 MOVED = {
-    "gpu/aware no": "So3krates: rows of other ranks go through host memory",
+    "gpu/aware no": "So3krates: rows of other ranks go through host memory: gpu/aware is no\n",
     "gpu/aware auto": "So3krates: rows of other ranks go through device memory: this device's memory is the host's\n",
 }
 MOVED_FEW = ("long", "both sides", "smaller than the cutoff", "empty ranks", "NULL", "relaxed", "balanced")
