@@ -128,7 +128,7 @@ void Evaluator::Implementation::refresh_by_moves(const std::vector<std::string>&
       for (const pjrt::Buffer& list : row_lists_)
         taken.push_back(std::move(program(bundle_.moves.of.at(name).first).run({&buffer(name), &list}).at(0)));
     for (const pjrt::Buffer& chunk : taken) chunk.wait();
-    if (taken.empty())
+    if (taken.empty() && !starts_.empty())
       for (const std::string& name : names) buffer(name).wait();
   }
   const Stopwatch watch(report_.halo_seconds);

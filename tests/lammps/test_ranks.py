@@ -296,16 +296,20 @@ def test_float32(outcomes: Outcomes, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def moved(fused_bundle64: Path, program_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+def moving_bundle(fused_bundle64: Path) -> Path:
+    return with_moves(fused_bundle64, fused_bundle64.with_name("moving.so3k"), MOVED_ROWS)
+
+
+@pytest.fixture(scope="module")
+def moved(moving_bundle: Path, program_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """Some cases on so many ranks, with options of the pair style; rows move by chunks."""
     folder = tmp_path_factory.mktemp("moved")
-    bundle = with_moves(fused_bundle64, folder / "moving.so3k", MOVED_ROWS)
     cases = {name: case for name, case in (STANDING | MOVING).items() if name in MOVED_FEW}
     cell = bulk("GaN", "wurtzite", a=3.19, c=5.19)
 
     @cache
     def compute(options: str, ranks: int) -> dict[str, Outcome]:
-        bench = Bench(bundle, program_cache, folder / options.replace("/", " "))
+        bench = Bench(moving_bundle, program_cache, folder / options.replace("/", " "))
         return outcomes_of(cases, bench, cell, ranks, options)
 
     return compute
@@ -318,6 +322,22 @@ def test_rows_move_by_chunks(moved: Outcomes, option: str, ranks: int) -> None:
     expected = moved("", 1)
     for name, outcome in moved(option, ranks).items():
         assert_same(outcome, expected[name], FORCE_64, TOTAL_64)
+
+
+def test_per_atom_virials_move_by_chunks(
+    moving_bundle: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms
+) -> None:
+    """Rows of four channels."""
+    bench = Bench(moving_bundle, program_cache, tmp_path)
+    deck = bench.deck(structure("crystal", gan_cell)) + "compute w all centroid/stress/atom NULL virial\n"
+    deck += f'dump 1 all custom 1 "{tmp_path}/dump" id c_w[*]\ndump_modify 1 sort id format float %.17g\nrun 0\n'
+    virials = []
+    for option, ranks in (("", 1), *((option, 2) for option in MOVED)):
+        run_deck(deck.replace("threads 1", f"threads 1 {option}"), tmp_path, ranks=ranks)
+        virials.append(np.loadtxt(tmp_path / "dump", skiprows=9)[:, 1:] / BAR_PER_EV_A3)
+    assert np.abs(virials[0]).max() > SIGNAL
+    for found in virials[1:]:
+        assert np.abs(found - virials[0]).max() < FORCE_64
 
 
 def test_only_rows_of_neighbours_are_exchanged(bench32: Bench, gan_cell: Atoms) -> None:
