@@ -13,7 +13,6 @@ import numpy as np
 from ase import Atoms
 from so3krates_export.bundle import INPUTS, OUTPUTS, write_bundle
 from so3krates_export.lowering import STABLEHLO_VERSION, lower
-from so3krates_export.moves import put_rows, take_rows
 
 ELEMENTS = ["Ga", "N"]
 ENERGY_SHIFTS = [-27314.0, 12.5]  # eV; the first as large as an all-electron energy
@@ -33,23 +32,6 @@ def write_toy_bundle(path: Path, ladder: list[dict[str, int]] | None = None, **c
     """Write the potential in float64; `changes` replace keys of the manifest."""
     manifest, tensors = toy_bundle(ladder or LADDER)
     write_bundle(path, {**manifest, **changes}, tensors)
-    return path
-
-
-def write_moving_bundle(path: Path, rows: int) -> Path:
-    """The same with programs that move `rows` rows at a time, as for a device with memory of its own."""
-    manifest, tensors = toy_bundle(LADDER)
-    programs = {"take": (take_rows, ()), "put": (put_rows, (0,))}
-    with jax.enable_x64(True):
-        for k, rung in enumerate(LADDER):
-            arrays = [jax.ShapeDtypeStruct((n, 1), "float64") for n in (rung["rows"], min(rows, rung["rows"]))]
-            indices, start = jax.ShapeDtypeStruct(arrays[1].shape[:1], "int32"), jax.ShapeDtypeStruct((), "int32")
-            for name, arguments in (("take", [arrays[0], indices]), ("put", [*arrays, start])):
-                function, donated = programs[name]
-                tensors[f"programs/{name}/{k}"] = np.frombuffer(lower(function, arguments, donated), np.uint8)
-    names = {name: [f"programs/{name}/{k}" for k in range(len(LADDER))] for name in programs}
-    manifest["programs"] |= names
-    write_bundle(path, manifest | {"moves": {"rows": rows, "programs": {"slopes": list(programs)}}}, tensors)
     return path
 
 

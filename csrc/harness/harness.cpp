@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bundle.h"
@@ -58,23 +59,31 @@ py::list ladder_of(const Bundle& bundle) {
   return ladder;
 }
 
-// A Python callable f(arrays, owned), each array being uint8 [rows, row_bytes] in the evaluator's own memory.
+// A Python callable f(sent, received) of messages: rank and uint8 [bytes], in the evaluator's own memory.
 class PythonHalo : public so3krates::Halo {
  public:
-  explicit PythonHalo(py::function function) : function_(std::move(function)) {}
-  void refresh(const std::vector<so3krates::RowArray>& arrays, int owned, int rows) override {
+  PythonHalo(py::function function, bool takes_device_memory)
+      : function_(std::move(function)), takes_device_memory_(takes_device_memory) {}
+  void exchange(const std::vector<so3krates::Message>& sent, const std::vector<so3krates::Message>& received) override {
     const py::gil_scoped_acquire lock;
-    py::list views;
-    for (const so3krates::RowArray& array : arrays) {
-      const py::capsule not_owned(array.data, [](void*) {});
-      const std::vector<py::ssize_t> shape = {rows, static_cast<py::ssize_t>(array.row_bytes)};
-      views.append(py::array_t<std::uint8_t>(shape, static_cast<std::uint8_t*>(array.data), not_owned));
-    }
-    function_(views, owned);
+    function_(views(sent), views(received));
   }
+  bool takes_device_memory() const override { return takes_device_memory_; }
 
  private:
+  static py::list views(const std::vector<so3krates::Message>& messages) {
+    py::list list;
+    for (const so3krates::Message& message : messages) {
+      const py::capsule not_owned(message.data, [](void*) {});
+      list.append(
+          py::make_tuple(message.rank, py::array_t<std::uint8_t>(static_cast<py::ssize_t>(message.bytes),
+                                                                 static_cast<std::uint8_t*>(message.data), not_owned)));
+    }
+    return list;
+  }
+
   py::function function_;
+  const bool takes_device_memory_;
 };
 
 class Evaluator {
@@ -85,7 +94,8 @@ class Evaluator {
   const Bundle& bundle() const { return bundle_; }
 
   void set_neighbourhood(int owned, int rows, const Integers& row_of_atom, const Integers& atom_of_row,
-                         const Integers& species, const Integers& candidate_count, const Integers& candidates) {
+                         const Integers& species, const Integers& candidate_count, const Integers& candidates,
+                         const std::vector<std::tuple<int, Integers, int, int, int>>& peers) {
     require(atom_of_row.size() == rows && species.size() == rows, "atom_of_row and species need one entry per row");
     require(candidate_count.size() == owned, "candidate_count needs one entry per owned row");
     std::vector<const int*> lists;
@@ -105,17 +115,23 @@ class Evaluator {
     n.species = species.data();
     n.candidate_count = candidate_count.data();
     n.candidates = lists.data();
+    std::vector<so3krates::Peer> all;
+    for (const auto& [rank, sent, received, sent_place, received_place] : peers)
+      all.push_back({rank, sent.data(), static_cast<int>(sent.size()), received, sent_place, received_place});
+    n.peers = all.data();
+    n.peer_count = static_cast<int>(all.size());
     const py::gil_scoped_release unlock;
     evaluator_.set_neighbourhood(n);
     owned_ = owned;
     atoms_ = n.atoms;
   }
 
-  py::dict evaluate(const Doubles& positions, const std::optional<py::function>& halo, bool with_virials) {
+  py::dict evaluate(const Doubles& positions, const std::optional<py::function>& halo, bool with_virials,
+                    bool device_memory) {
     require(positions.ndim() == 2 && positions.shape(0) == atoms_ && positions.shape(1) == 3,
             "positions must have the shape [" + std::to_string(atoms_) + ", 3] of the neighbourhood");
     std::unique_ptr<PythonHalo> python_halo;
-    if (halo) python_halo = std::make_unique<PythonHalo>(*halo);
+    if (halo) python_halo = std::make_unique<PythonHalo>(*halo, device_memory);
     const so3krates::Results& results = [&]() -> const so3krates::Results& {
       const py::gil_scoped_release unlock;
       return evaluator_.evaluate(positions.data(), python_halo.get(), with_virials);
@@ -136,10 +152,10 @@ class Evaluator {
                     "temporary_bytes"_a = r.temporary_bytes, "compile_seconds"_a = r.compile_seconds,
                     "programs_compiled"_a = r.programs_compiled, "programs_loaded"_a = r.programs_loaded,
                     "climbs"_a = r.climbs, "cache_warning"_a = r.cache_warning, "evaluations"_a = r.evaluations,
-                    "virial_evaluations"_a = r.virial_evaluations, "halo_row_bytes"_a = r.halo_row_bytes,
-                    "halo_bytes"_a = r.halo_bytes, "wait_seconds"_a = r.wait_seconds, "list_seconds"_a = r.list_seconds,
-                    "program_seconds"_a = r.program_seconds, "halo_seconds"_a = r.halo_seconds,
-                    "result_seconds"_a = r.result_seconds);
+                    "virial_evaluations"_a = r.virial_evaluations, "pin_problem"_a = r.pin_problem,
+                    "halo_memory"_a = r.halo_memory, "halo_bytes"_a = r.halo_bytes, "wait_seconds"_a = r.wait_seconds,
+                    "list_seconds"_a = r.list_seconds, "program_seconds"_a = r.program_seconds,
+                    "halo_seconds"_a = r.halo_seconds, "result_seconds"_a = r.result_seconds);
   }
 
  private:
@@ -191,13 +207,18 @@ PYBIND11_MODULE(_harness, m) {
            "bundle_path"_a, "device"_a = "cpu", "plugin"_a = "", "cache"_a = "", "threads"_a = 0, "memory"_a = 0.9,
            "preallocate"_a = false, "shifts"_a = true)
       .def_property_readonly("bundle", &Evaluator::bundle)
-      .def("set_neighbourhood", &Evaluator::set_neighbourhood, "owned"_a, "rows"_a, "row_of_atom"_a, "atom_of_row"_a,
-           "species"_a, "candidate_count"_a, "candidates"_a,
-           "Candidates are concatenated over the owned rows. All arrays are copied.")
-      .def("evaluate", &Evaluator::evaluate, "positions"_a, "halo"_a = py::none(), "with_virials"_a = false,
-           "positions: [atoms, 3] A. Returns energy (eV), atom_energies (owned,), forces (owned, 3), strain_gradient "
-           "(3, 3) and, where asked for, atom_virials (owned, 3, 3). halo(arrays, owned) fills rows [owned:] of each "
-           "array, uint8 [rows, row_bytes], in place.")
+      .def(
+          "set_neighbourhood", &Evaluator::set_neighbourhood, "owned"_a, "rows"_a, "row_of_atom"_a, "atom_of_row"_a,
+          "species"_a, "candidate_count"_a, "candidates"_a,
+          "peers"_a = std::vector<std::tuple<int, Integers, int, int, int>>(),
+          "Candidates are concatenated over the owned rows. A peer is (rank, rows sent, number of rows received, place "
+          "there of the sent, of the received). All arrays are copied.")
+      .def(
+          "evaluate", &Evaluator::evaluate, "positions"_a, "halo"_a = py::none(), "with_virials"_a = false,
+          "device_memory"_a = false,
+          "positions: [atoms, 3] A. Returns energy (eV), atom_energies (owned,), forces (owned, 3), strain_gradient "
+          "(3, 3) and, where asked for, atom_virials (owned, 3, 3). halo(sent, received) carries messages (rank, uint8 "
+          "array), from and to the memory of the device where device_memory says that it takes that.")
       .def("report", &Evaluator::report);
 
   bind_pjrt(m);

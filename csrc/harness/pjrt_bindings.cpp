@@ -135,6 +135,8 @@ void bind_pjrt(py::module_& parent) {
   m.def("cuda_kernel_problem", &so3krates::cuda::kernel_problem, "version"_a, "shared_bytes"_a = 0, "device"_a = 0,
         "Why GPU kernels of that version and that much shared memory cannot run here; empty where they can.");
   m.def("cuda_device_count", &so3krates::cuda::device_count, "GPUs that NVIDIA's driver shows to this process.");
+  m.def("make_cuda_current", &so3krates::cuda::make_current, "index"_a,
+        "Gives this thread, where it has none, the context that XLA uses on that GPU.");
   m.def("check_cuda_device", &so3krates::cuda::check_device, "index"_a, "plugin"_a,
         "Raises Error where that GPU is missing or the driver is too old for the plugin.");
 

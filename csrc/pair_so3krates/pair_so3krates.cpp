@@ -13,11 +13,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <map>
 #include <numeric>
 #include <thread>
+#include <utility>
 
+#include "exchange.h"
 #include "ranks.h"
 
 using namespace LAMMPS_NS;
@@ -38,27 +38,10 @@ std::string joined(const std::vector<std::string>& words) {
   return text;
 }
 
-// LAMMPS' communication as the evaluator sees it. No base class of the pair style, whose destructor may throw.
-class PairHalo : public so3krates::Halo {
- public:
-  explicit PairHalo(PairSo3krates& pair) : pair_(pair) {}
-  void refresh(const std::vector<so3krates::RowArray>& arrays, int /*owned*/, int /*rows*/) override {
-    pair_.refresh(arrays);
-  }
-
- private:
-  PairSo3krates& pair_;
-};
-
 // The group of comm_modify group, which LAMMPS keeps to its own classes.
 struct CommAccess : Comm {
   static int group(const Comm& comm) { return comm.*(&CommAccess::bordergroup); }
 };
-
-// Doubles that hold `bytes` bytes.
-int doubles(std::size_t bytes) {
-  return static_cast<int>((bytes + sizeof(double) - 1) / sizeof(double));
-}
 
 }  // namespace
 
@@ -69,7 +52,7 @@ PairSo3krates::PairSo3krates(LAMMPS* lmp) : Pair(lmp) {
   manybody_flag = 1;
   no_virial_fdotr_compute = 1;  // forces never reach ghosts
   centroidstressflag = CENTROID_AVAIL;
-  comm_forward = 2;
+  comm_forward = 2;  // a ghost learns its owner's rank and row
 }
 
 PairSo3krates::~PairSo3krates() {
@@ -87,10 +70,10 @@ void PairSo3krates::allocate() {
 
 void PairSo3krates::settings(int narg, char** arg) {
   const char* known =
-      "device cpu|cuda[:INDEX], threads N, memory SHARE, preallocate yes|no, cache DIR|off, plugin PATH, shifts "
-      "yes|no, "
-      "verbose yes|no";
+      "device cpu|cuda[:INDEX], gpu/aware auto|yes|no, threads N, memory SHARE, preallocate yes|no, cache DIR|off, "
+      "plugin PATH, shifts yes|no, verbose yes|no";
   options_ = {};
+  gpu_aware_.reset();
   verbose_ = false;
   for (int i = 0; i < narg; i += 2) {
     const std::string key = arg[i];
@@ -98,6 +81,8 @@ void PairSo3krates::settings(int narg, char** arg) {
     const std::string value = arg[i + 1];
     if (key == "device")
       options_.device = value;
+    else if (key == "gpu/aware")
+      gpu_aware_ = value == "auto" ? std::optional<bool>() : utils::logical(FLERR, value, false, lmp) != 0;
     else if (key == "threads")
       options_.threads = utils::inumeric(FLERR, value, false, lmp);
     else if (key == "memory")
@@ -195,9 +180,6 @@ void PairSo3krates::init_style() {
   neighbor->add_request(this, NeighConst::REQ_FULL);
 
   if (!evaluator_) open_evaluator();
-  // LAMMPS makes its buffers for as many numbers per atom as the style of the deck, which may be hybrid, asks for.
-  comm_forward = std::max(2, doubles_moved_);
-  force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
 }
 
 void PairSo3krates::open_evaluator() {
@@ -208,10 +190,15 @@ void PairSo3krates::open_evaluator() {
     options.threads = std::max(1, std::min(own, machine.cores / machine.ranks));
   }
   options.local_rank = machine.rank;
+  exchange_.reset();
+  if (comm->nprocs > 1) {
+    exchange_ = std::make_unique<Exchange>(world, device_memory(gpu_aware_, options_.device));
+    const std::string& warning = exchange_->device_memory().warning;
+    if (comm->me == 0 && !warning.empty()) error->warning(FLERR, "pair_style so3krates: {}", warning);
+  }
   std::unique_ptr<so3krates::Evaluator> opened;
   reported_together(lmp, [&] { opened = std::make_unique<so3krates::Evaluator>(*bundle_, options); });
   evaluator_ = std::move(opened);  // on all ranks or on none
-  doubles_moved_ = doubles(evaluator_->report().halo_row_bytes);
   known_list_ = nullptr;
   reported_climbs_ = -1;
   reported_ = {};
@@ -237,10 +224,9 @@ void PairSo3krates::compute(int eflag, int vflag) {
   }
   const bool with_virials = vflag_atom || cvflag_atom;
   if (with_virials) warn_of_shifts();
-  PairHalo halo(*this);
   const double* positions = row_of_atom_.empty() ? nullptr : atom->x[0];
   const so3krates::Results& results = reported(lmp, [&]() -> const so3krates::Results& {
-    return evaluator_->evaluate(positions, comm->nprocs > 1 ? &halo : nullptr, with_virials);
+    return evaluator_->evaluate(positions, exchange_.get(), with_virials);
   });
   check_finite(results);
   tally(results);
@@ -260,32 +246,35 @@ bool PairSo3krates::types_have_changed() const {
 }
 
 // Every atom learns its row. A ghost learns from its owner whose it is, so that no atom map is needed: images of own
-// atoms have their row, all images of another rank's atom share a further one.
+// atoms have their row; all images of another rank's atom share a further one, if a list has any of them.
 void PairSo3krates::number_rows() {
   const int atoms = atom->nlocal + atom->nghost;
   owner_rank_.assign(atoms, comm->me);
-  owner_row_.assign(atoms, -1);
+  row_of_atom_.assign(atoms, -1);
   atom_of_row_.assign(list->ilist, list->ilist + list->inum);
-  for (int row = 0; row < list->inum; row++) owner_row_[list->ilist[row]] = row;
-  is_sent_.assign(list->inum, false);
+  for (int row = 0; row < list->inum; row++) row_of_atom_[list->ilist[row]] = row;
   comm->forward_comm(this);
-  sent_rows_.clear();
-  for (int row = 0; row < list->inum; row++)
-    if (is_sent_[row] && comm->nprocs > 1) sent_rows_.push_back(row);
+  if (!exchange_) return;
 
-  row_of_atom_ = owner_row_;
-  std::map<int, std::vector<int>> known;  // by rank, then by its row
+  std::vector<bool> is_listed(atoms, false);
+  for (const int i : atom_of_row_)
+    for (int k = 0; k < list->numneigh[i]; k++) is_listed[list->firstneigh[i][k] & NEIGHMASK] = true;
+  std::vector<std::pair<std::pair<int, int>, int>> ghosts;  // rank, its row, atom
   for (int i = atom->nlocal; i < atoms; i++) {
-    if (owner_row_[i] < 0 || owner_rank_[i] == comm->me) continue;
-    std::vector<int>& rows = known[owner_rank_[i]];
-    if (owner_row_[i] >= static_cast<int>(rows.size())) rows.resize(owner_row_[i] + 1, -1);
-    int& row = rows[owner_row_[i]];
-    if (row < 0) {
-      row = static_cast<int>(atom_of_row_.size());
+    if (owner_rank_[i] == comm->me) continue;
+    if (is_listed[i] && row_of_atom_[i] >= 0) ghosts.push_back({{owner_rank_[i], row_of_atom_[i]}, i});
+    row_of_atom_[i] = -1;
+  }
+  std::sort(ghosts.begin(), ghosts.end());
+  std::vector<std::pair<int, int>> others;
+  for (const auto& [owner, i] : ghosts) {
+    if (others.empty() || others.back() != owner) {
+      others.push_back(owner);
       atom_of_row_.push_back(i);
     }
-    row_of_atom_[i] = row;
+    row_of_atom_[i] = static_cast<int>(atom_of_row_.size()) - 1;
   }
+  exchange_->plan(others);
 }
 
 void PairSo3krates::update_lists() {
@@ -342,52 +331,25 @@ void PairSo3krates::set_neighbourhood() {
   neighbourhood.species = species_.data();
   neighbourhood.candidate_count = candidate_count_.data();
   neighbourhood.candidates = candidates_.data();
-  neighbourhood.sent = sent_rows_.data();
-  neighbourhood.sent_count = static_cast<int>(sent_rows_.size());
+  if (exchange_) {
+    neighbourhood.peers = exchange_->peers().data();
+    neighbourhood.peer_count = static_cast<int>(exchange_->peers().size());
+  }
   reported(lmp, [&] { evaluator_->set_neighbourhood(neighbourhood); });
 }
 
-void PairSo3krates::refresh(const std::vector<so3krates::RowArray>& arrays) {
-  int width = 0;
-  for (const auto& array : arrays) width += doubles(array.row_bytes);
-  moving_ = &arrays;
-  comm->forward_comm(this, width);
-  moving_ = nullptr;
-}
-
-// Rows as bytes while they are refreshed, otherwise the owner's rank and row.
 int PairSo3krates::pack_forward_comm(int n, int* atoms, double* buffer, int /*pbc_flag*/, int* /*pbc*/) {
-  double* next = buffer;
   for (int k = 0; k < n; k++) {
-    const int i = atoms[k];
-    if (moving_ == nullptr) {
-      if (owner_rank_[i] == comm->me && owner_row_[i] >= 0) is_sent_[owner_row_[i]] = true;
-      *next++ = owner_rank_[i];
-      *next++ = owner_row_[i];
-      continue;
-    }
-    for (const auto& array : *moving_) {
-      if (row_of_atom_[i] >= 0)
-        std::memcpy(next, static_cast<const char*>(array.data) + row_of_atom_[i] * array.row_bytes, array.row_bytes);
-      next += doubles(array.row_bytes);
-    }
+    buffer[2 * k] = owner_rank_[atoms[k]];
+    buffer[2 * k + 1] = row_of_atom_[atoms[k]];
   }
-  return static_cast<int>(next - buffer);
+  return 2 * n;
 }
 
 void PairSo3krates::unpack_forward_comm(int n, int first, double* buffer) {
-  const double* next = buffer;
-  for (int i = first; i < first + n; i++) {
-    if (moving_ == nullptr) {
-      owner_rank_[i] = static_cast<int>(*next++);
-      owner_row_[i] = static_cast<int>(*next++);
-      continue;
-    }
-    for (const auto& array : *moving_) {
-      if (row_of_atom_[i] >= list->inum)
-        std::memcpy(static_cast<char*>(array.data) + row_of_atom_[i] * array.row_bytes, next, array.row_bytes);
-      next += doubles(array.row_bytes);
-    }
+  for (int k = 0; k < n; k++) {
+    owner_rank_[first + k] = static_cast<int>(buffer[2 * k]);
+    row_of_atom_[first + k] = static_cast<int>(buffer[2 * k + 1]);
   }
 }
 
@@ -479,6 +441,11 @@ void PairSo3krates::log_report(const so3krates::Report& report) {
                    report.rung_candidates, report.rung_neighbours, report.buffer_bytes / MIB,
                    report.temporary_bytes / MIB, report.programs_compiled, report.programs_loaded,
                    report.compile_seconds);
+  if (comm->me == 0 && reported_climbs_ < 0 && !report.halo_memory.empty())
+    utils::logmesg(lmp, "So3krates: rows of other ranks go through {}: {}\n", report.halo_memory,
+                   exchange_->device_memory().reason);
+  if (comm->me == 0 && reported_climbs_ < 0 && verbose_ && options_.device != "cpu" && !report.pin_problem.empty())
+    utils::logmesg(lmp, "So3krates: transfers go by way of the plugin's own memory: {}\n", report.pin_problem);
   if (comm->me == 0 && reported_climbs_ < 0 && !report.cache_warning.empty())
     error->warning(FLERR, "pair_style so3krates: {}", report.cache_warning);
   reported_climbs_ = report.climbs;
@@ -503,6 +470,6 @@ void PairSo3krates::finish() {
 double PairSo3krates::memory_usage() {
   const auto bytes = [](const auto& values) { return static_cast<double>(values.capacity() * sizeof(values[0])); };
   // The evaluator's own memory may be a device's, and is in the log.
-  return Pair::memory_usage() + bytes(row_of_atom_) + bytes(atom_of_row_) + bytes(owner_rank_) + bytes(owner_row_) +
-         bytes(species_) + bytes(candidate_count_) + bytes(candidates_) + bytes(unmasked_);
+  return Pair::memory_usage() + bytes(row_of_atom_) + bytes(atom_of_row_) + bytes(owner_rank_) + bytes(species_) +
+         bytes(candidate_count_) + bytes(candidates_) + bytes(unmasked_);
 }

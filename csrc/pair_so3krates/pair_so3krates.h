@@ -9,6 +9,10 @@
 
 #include "evaluator.h"
 
+namespace so3krates::ranks {
+class Exchange;
+}
+
 namespace LAMMPS_NS {
 
 class PairSo3krates : public Pair {
@@ -27,9 +31,6 @@ class PairSo3krates : public Pair {
   void unpack_forward_comm(int n, int first, double* buffer) override;
   double memory_usage() override;
 
-  // Overwrites the rows of other ranks' atoms.
-  void refresh(const std::vector<so3krates::RowArray>& arrays);
-
  private:
   void allocate();
   void open_evaluator();
@@ -46,13 +47,17 @@ class PairSo3krates : public Pair {
   void tally(const so3krates::Results& results);
 
   so3krates::EvaluatorOptions options_;
+  std::optional<bool> gpu_aware_;  // none: auto
   bool verbose_ = false;
   std::string file_;  // as the deck names it
   std::unique_ptr<const so3krates::Bundle> bundle_;
+  std::unique_ptr<so3krates::ranks::Exchange> exchange_;  // where there are other ranks
   std::unique_ptr<so3krates::Evaluator> evaluator_;
   std::vector<int> element_of_type_;  // index into Bundle::elements, -1 for NULL; from 1
 
-  // Row r of the evaluator is the r-th atom of LAMMPS' list; then come the atoms of other ranks, each once.
+  // Row r of the evaluator is the r-th atom of LAMMPS' list; then come atoms of other ranks, each once, rank after
+  // rank.
+  std::vector<int> owner_rank_;            // of every atom, while rows are numbered
   std::vector<int> row_of_atom_;           // owned atoms, then ghosts; -1: of another pair style
   std::vector<int> atom_of_row_;           // [rows]
   std::vector<int> species_;               // [rows]
@@ -64,12 +69,6 @@ class PairSo3krates : public Pair {
   int reported_climbs_ = -1;               // -1: no evaluation has been reported
   so3krates::Report reported_;             // at the end of the last run
   bool has_warned_of_shifts_ = false;
-  int doubles_moved_ = 0;  // most that a refresh moves for one atom
-
-  std::vector<int> owner_rank_, owner_row_;                   // of every atom, while rows are numbered
-  std::vector<bool> is_sent_;                                 // own rows that forward communication reads
-  std::vector<int> sent_rows_;                                // these rows
-  const std::vector<so3krates::RowArray>* moving_ = nullptr;  // while rows are refreshed
 };
 
 }  // namespace LAMMPS_NS

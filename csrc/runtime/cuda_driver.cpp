@@ -105,4 +105,22 @@ void check_device(int index, const std::string& plugin) {
                 std::to_string(version / 1000) + "]' and remove this one");
 }
 
+void make_current(int index) {
+  int (*current)(void** context);
+  int (*find)(int* device, int index);
+  int (*retain)(void** context, int device);
+  int (*set)(void* context);
+  load(driver_library(), "cuCtxGetCurrent", current);
+  void* context = nullptr;
+  check(current(&context), "asking for a context");
+  if (context != nullptr) return;
+  load(driver_library(), "cuDeviceGet", find);
+  load(driver_library(), "cuDevicePrimaryCtxRetain", retain);
+  load(driver_library(), "cuCtxSetCurrent", set);
+  int device = 0;
+  check(find(&device, index), "asking for device " + std::to_string(index));
+  check(retain(&context, device), "taking the context of device " + std::to_string(index));
+  check(set(context), "setting a context");
+}
+
 }  // namespace so3krates::cuda

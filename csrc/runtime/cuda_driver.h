@@ -25,4 +25,8 @@ int device_count();
 // plugin in a folder named after its CUDA release, such as xla_cuda12.
 void check_device(int index, const std::string& plugin);
 
+// Gives this thread, where it has none, the context that XLA uses on device `index`: an MPI that is to read the memory
+// there looks for it.
+void make_current(int index);
+
 }  // namespace so3krates::cuda

@@ -17,22 +17,6 @@
 namespace so3krates {
 namespace {
 
-std::size_t halo_row_bytes(const Bundle& bundle) {
-  constexpr std::size_t kUnit = sizeof(double);
-  std::size_t most = 0;
-  for (const auto& [name, schedule] : bundle.schedules)
-    for (const Step& step : schedule) {
-      std::size_t bytes = 0;
-      for (const std::string& array : step.refresh) {
-        const BufferSpec& spec = bundle.buffers.at(array);
-        const std::size_t row = bytes_of_row(bundle.shape_of(spec, bundle.ladder.front()), spec.dtype);
-        bytes += (row + kUnit - 1) / kUnit * kUnit;
-      }
-      most = std::max(most, bytes);
-    }
-  return most;
-}
-
 bool fits(const Rung& demand, const Rung& rung) {
   return demand.rows <= rung.rows && demand.atoms <= rung.atoms && demand.candidates <= rung.candidates &&
          demand.neighbours <= rung.neighbours;
@@ -81,8 +65,9 @@ std::size_t bytes_of(const std::vector<std::int64_t>& shape, DType dtype) {
   return bytes;
 }
 
-std::size_t bytes_of_row(const std::vector<std::int64_t>& shape, DType dtype) {
-  return bytes_of({shape.begin() + 1, shape.end()}, dtype);
+std::size_t padded(std::size_t bytes) {
+  constexpr std::size_t kAlignment = 64;
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
 Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorOptions& options)
@@ -97,7 +82,6 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
     report_.platform += ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads");
   }
   choose_body();
-  report_.halo_row_bytes = halo_row_bytes(bundle_);
   upload_weights();
 }
 
@@ -121,8 +105,6 @@ void Evaluator::Implementation::choose_body() {
 
 // The bundle's tensors may lie at any address: they are copied once to where a CPU needs no second copy.
 void Evaluator::Implementation::upload_weights() {
-  constexpr std::size_t kAlignment = 64;
-  const auto padded = [](std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; };
   for (const auto& [name, tensor] : bundle_.tensors)
     if (name.rfind("weights/", 0) == 0 && is_used(name)) weight_bytes_ += padded(tensor.bytes);
   weight_memory_ = allocate_host(weight_bytes_);
@@ -183,10 +165,10 @@ void Evaluator::Implementation::move_to(std::size_t rung, const Neighbourhood& n
   }
   ready_ = false;
   buffers_.clear();
-  uploads_.clear();
-  refresh_memory_.clear();
+  positions_pin_ = {};
   input_memory_.swap(memory);
   rung_ = rung;
+  positions_pin_ = pinned(input_memory_.at("positions").get(), bytes_of(shape_of("positions"), DType::f64));
   report_.buffer_bytes = buffer_bytes;
   report_.rung_rows = static_cast<std::size_t>(this->rung().rows);
   report_.rung_atoms = static_cast<std::size_t>(this->rung().atoms);
@@ -214,9 +196,8 @@ void Evaluator::Implementation::climb(int neighbours) {
   n.species = values("species");
   n.candidate_count = values("candidate_count");
   n.candidates = lists.data();
-  const std::vector<int> sent(sent_rows_.begin(), sent_rows_.begin() + static_cast<std::ptrdiff_t>(sent_));
-  n.sent = sent.data();
-  n.sent_count = static_cast<int>(sent_);
+  n.peers = peers_.data();
+  n.peer_count = static_cast<int>(peers_.size());
   move_to(rung, n);
 }
 
@@ -250,7 +231,7 @@ void Evaluator::Implementation::pack(const Neighbourhood& n) {
   for (int i = 0; i < n.owned; ++i)
     std::copy_n(n.candidates[i], n.candidate_count[i], candidates + i * rung().candidates);
   lend("candidates");
-  upload_sent(n);
+  keep_peers(n);
   ready_ = true;
 }
 
@@ -330,7 +311,7 @@ void Evaluator::Implementation::collect(bool with_virials) {
     buffer("forces").wait();
   }
   const Stopwatch watch(report_.result_seconds);
-  std::vector<pjrt::Download> downloads;
+  std::vector<pjrt::Pending> downloads;
   const auto start = [&](const char* name, void* to, std::size_t count) {
     downloads.push_back(buffer(name).start_download(to, count * sizeof(double)));
   };
@@ -339,7 +320,7 @@ void Evaluator::Implementation::collect(bool with_virials) {
   start("strain_gradient", results_.strain_gradient, 9);
   start("atom_energies", atom_energies_.data(), atom_energies_.size());
   start("forces", forces_.data(), forces_.size());
-  for (pjrt::Download& download : downloads) download.wait();
+  for (pjrt::Pending& download : downloads) download.wait();
 
   if (!has_shifts_) return;
   const auto* species = static_cast<const int*>(input_memory_.at("species").get());

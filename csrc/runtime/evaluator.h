@@ -29,6 +29,17 @@ struct EvaluatorOptions {
   bool shifts = true;          // whether energies hold the bundle's energy shifts
 };
 
+// Another rank, and the rows that the two exchange.
+struct Peer {
+  int rank = 0;
+  const int* sent = nullptr;  // [sent_count] own rows that it reads, in the order in which it has them
+  int sent_count = 0;
+  int received_count = 0;  // rows of its that are read here: in [owned, rows), behind those of the peers before
+  // Where they begin on the other side: those sent among its rows of other ranks, those received among all that it
+  // sends.
+  int sent_place = 0, received_place = 0;
+};
+
 // Atoms and candidate lists as the host sees them. All pointers are borrowed for the duration of the call.
 struct Neighbourhood {
   int owned = 0;                         // rows [0, owned) are computed here
@@ -39,24 +50,27 @@ struct Neighbourhood {
   const int* species = nullptr;          // [rows] index into Bundle::elements
   const int* candidate_count = nullptr;  // [owned]
   const int* const* candidates =
-      nullptr;  // [owned][candidate_count] atoms within cutoff + skin, both directions of each pair
-  // Owned rows that other ranks read, for devices with memory of their own; null: all owned rows.
-  const int* sent = nullptr;
-  int sent_count = 0;
+      nullptr;                  // [owned][candidate_count] atoms within cutoff + skin, both directions of each pair
+  const Peer* peers = nullptr;  // [peer_count] ranks that this one sends rows to or has rows of
+  int peer_count = 0;
 };
 
-// An array of the computation in host memory: rows of `row_bytes` bytes each.
-struct RowArray {
+// Bytes to or from another rank.
+struct Message {
+  int rank;
   void* data;
-  std::size_t row_bytes;
+  std::size_t bytes;
 };
 
-// Overwrites the rows of other ranks with their owners' values.
+// Carries rows between ranks.
 class Halo {
  public:
   virtual ~Halo() = default;
-  // Rows [owned, rows) of every array are to be filled. All ranks come here the same number of times in an evaluation.
-  virtual void refresh(const std::vector<RowArray>& arrays, int owned, int rows) = 0;
+  // Returns when all is sent and received. Messages from one rank to another are in the same order on both. All ranks
+  // come here the same number of times in an evaluation.
+  virtual void exchange(const std::vector<Message>& sent, const std::vector<Message>& received) = 0;
+  // Whether messages may lie in the device's memory.
+  virtual bool takes_device_memory() const { return false; }
 };
 
 // Pointers stay valid until the next call of evaluate or set_neighbourhood.
@@ -87,11 +101,12 @@ struct Report {
   std::string cache_warning;        // why compiled programs are not kept on disk; empty: they are, or need not be
   int evaluations = 0;              // done so far
   int virial_evaluations = 0;       // of these, with per-atom virials
-  std::size_t halo_row_bytes = 0;   // most that a refresh moves for one row, of each array a multiple of 8 bytes
+  std::string pin_problem;          // why host memory is not pinned for the device; empty: it is
+  std::string halo_memory;          // by which rows go between ranks and a device; empty: in place, or not yet
   // Seconds of host time so far: candidate lists, programs (on a CPU: until they are done), refreshes, results.
   double list_seconds = 0.0, program_seconds = 0.0, halo_seconds = 0.0, result_seconds = 0.0;
   double wait_seconds = 0.0;   // of program_seconds, after all programs of an evaluation had been started
-  std::size_t halo_bytes = 0;  // of rows of other ranks refreshed so far
+  std::size_t halo_bytes = 0;  // of rows of other ranks received so far
 };
 
 class Evaluator {

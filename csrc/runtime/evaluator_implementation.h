@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "evaluator.h"
@@ -17,8 +18,8 @@
 namespace so3krates {
 
 std::size_t bytes_of(const std::vector<std::int64_t>& shape, DType dtype);
-// Of an array whose first dimension are the rows.
-std::size_t bytes_of_row(const std::vector<std::int64_t>& shape, DType dtype);
+// Up to the next place from which a CPU reads an array where it is.
+std::size_t padded(std::size_t bytes);
 
 // Adds the time of its life to `seconds`.
 class Stopwatch {
@@ -31,6 +32,13 @@ class Stopwatch {
  private:
   double& seconds_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// Host memory, pinned where that can be.
+struct Staging {
+  std::size_t bytes = 0;
+  HostMemory memory;
+  pjrt::Pin pin;
 };
 
 class Evaluator::Implementation {
@@ -65,11 +73,16 @@ class Evaluator::Implementation {
   int neighbours_needed();
   bool run(const std::vector<Step>& schedule, Halo* halo);
   void run_program(const Step& step);
+  std::size_t row_bytes_of(const std::string& name) const;
+  std::vector<std::int64_t> chunk_shape(const std::string& name) const;
+  void keep_peers(const Neighbourhood& neighbourhood);
   void refresh(const std::vector<std::string>& names, Halo& halo);
-  RowArray in_host_memory(const std::string& name);
-  void upload_sent(const Neighbourhood& neighbourhood);
-  std::vector<RowArray> take_rows(const std::vector<std::string>& names);
-  void put_rows(const std::vector<std::string>& names, const std::vector<RowArray>& arrays);
+  void refresh_in_place(const std::vector<std::string>& names, Halo& halo);
+  void refresh_by_moves(const std::vector<std::string>& names, Halo& halo);
+  std::vector<pjrt::Buffer*> chunks_to_receive(const std::vector<std::string>& names);
+  std::vector<char*> chunks_of(Staging& staging, const std::vector<std::string>& names, std::size_t count);
+  std::vector<char*> download(const std::vector<std::string>& names, const std::vector<pjrt::Buffer>& taken);
+  pjrt::Pin pinned(void* data, std::size_t bytes);
   void collect(bool with_virials);
   void forget_computed();
 
@@ -84,12 +97,18 @@ class Evaluator::Implementation {
 
   // Host memory stands before the device arrays that borrow it, so that it outlives them.
   HostMemory weight_memory_;
-  std::map<std::string, HostMemory> input_memory_, refresh_memory_;
-  std::vector<int> sent_rows_, starts_;  // padded to whole moves; of the moves to the device
-  std::size_t sent_ = 0;                 // of sent_rows_, without the padding
+  std::map<std::string, HostMemory> input_memory_;
+  pjrt::Pin positions_pin_;
+  Staging sent_staging_, received_staging_;
+  std::vector<Peer> peers_;
+  std::vector<int> sent_rows_, start_rows_;  // for all peers, padded to whole chunks; of the chunks that are received
+  std::size_t sent_ = 0;                     // of sent_rows_, without the padding
+  std::vector<char> gathered_;               // these rows, where arrays lie in host memory
   std::map<std::string, pjrt::Buffer> weights_, buffers_;
-  std::vector<pjrt::Buffer> sent_buffers_, uploads_;  // sent_rows_ by moves; what the device may still read
-  std::map<std::string, pjrt::Executable> programs_;  // by tensor, which rungs may share
+  std::vector<pjrt::Buffer> row_lists_, starts_, uploads_;  // the same by chunks; what the device may still read
+  std::map<std::pair<std::string, std::size_t>, pjrt::Buffer> chunks_;  // to receive, by the program that puts them
+  std::vector<pjrt::Pending> puts_;                                     // their ends
+  std::map<std::string, pjrt::Executable> programs_;                    // by tensor, which rungs may share
   std::size_t weight_bytes_ = 0;
 
   bool ready_ = false;

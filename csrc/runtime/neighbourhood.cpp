@@ -28,6 +28,26 @@ void check_indices(const int* values, int count, int limit, const char* what, in
                       ", which is not within " + std::to_string(least) + " and " + std::to_string(limit - 1));
 }
 
+void check_peers(const Neighbourhood& n) {
+  need(n.peer_count >= 0 && (n.peers != nullptr || n.peer_count == 0),
+       std::to_string(n.peer_count) + " peers at " + (n.peers == nullptr ? "a null pointer" : "an address"));
+  std::int64_t received = 0;
+  for (const Peer* peer = n.peers; peer != n.peers + n.peer_count; ++peer) {
+    const std::string name = "rank " + std::to_string(peer->rank);
+    need(peer->rank >= 0, "a peer is " + name);
+    need(peer->sent_count >= 0 && peer->received_count >= 0, name + " reads " + std::to_string(peer->sent_count) +
+                                                                 " rows and gives " +
+                                                                 std::to_string(peer->received_count));
+    need(peer->sent_place >= 0 && peer->received_place >= 0, "the rows of " + name + " begin at " +
+                                                                 std::to_string(peer->sent_place) + " and " +
+                                                                 std::to_string(peer->received_place));
+    check_indices(peer->sent, peer->sent_count, n.owned, "a peer's list of sent rows");
+    received += peer->received_count;
+  }
+  need(received == n.rows - n.owned, "peers give " + std::to_string(received) + " rows, but " +
+                                         std::to_string(n.rows - n.owned) + " belong to other ranks");
+}
+
 }  // namespace
 
 int check_neighbourhood(const Neighbourhood& n, int elements) {
@@ -38,7 +58,7 @@ int check_neighbourhood(const Neighbourhood& n, int elements) {
   check_indices(n.atom_of_row, n.rows, n.atoms, "atom_of_row");
   check_indices(n.species, n.rows, elements, "species");
   check_indices(n.candidate_count, n.owned, INT32_MAX, "candidate_count");
-  if (n.sent != nullptr) check_indices(n.sent, n.sent_count, n.owned, "sent");
+  check_peers(n);
   need(n.candidates != nullptr || n.owned == 0, "candidates is a null pointer");
   const bool all_have_rows = std::find(n.row_of_atom, n.row_of_atom + n.atoms, -1) == n.row_of_atom + n.atoms;
   int longest = 0;

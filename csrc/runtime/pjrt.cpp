@@ -233,6 +233,43 @@ Executable Client::load(const std::string& serialised, const std::string& name) 
   return Executable(shared_from_this(), args.loaded_executable, name);
 }
 
+Pin Client::pin(void* data, std::size_t bytes) {
+  auto args = SIZED(PJRT_Client_DmaMap_Args);
+  args.client = client_;
+  args.data = data;
+  args.size = bytes;
+  call(api_, &PJRT_Api::PJRT_Client_DmaMap, args, "pinning " + std::to_string(bytes) + " bytes of host memory");
+  return Pin(shared_from_this(), data);
+}
+
+// ---- pinned memory
+
+Pin::Pin(std::shared_ptr<Client> client, void* data) : client_(std::move(client)), data_(data) {}
+
+Pin::Pin(Pin&& other) noexcept : client_(std::move(other.client_)), data_(std::exchange(other.data_, nullptr)) {}
+
+Pin& Pin::operator=(Pin&& other) noexcept {
+  if (this == &other) return *this;
+  release();
+  client_ = std::move(other.client_);
+  data_ = std::exchange(other.data_, nullptr);
+  return *this;
+}
+
+Pin::~Pin() {
+  release();
+}
+
+void Pin::release() noexcept {
+  if (data_ == nullptr) return;
+  auto args = SIZED(PJRT_Client_DmaUnmap_Args);
+  args.client = client_->client_;
+  args.data = data_;
+  call_quietly(client_->api_, &PJRT_Api::PJRT_Client_DmaUnmap, args);
+  data_ = nullptr;
+  client_.reset();
+}
+
 // ---- buffer
 
 Buffer::Buffer(std::shared_ptr<Client> client, PJRT_Buffer* buffer, PJRT_Event* host_released)
@@ -270,32 +307,33 @@ void Buffer::release() noexcept {
   client_.reset();
 }
 
-Download::Download(Download&& other) noexcept : api_(other.api_), event_(std::exchange(other.event_, nullptr)) {}
+Pending::Pending(Pending&& other) noexcept
+    : api_(other.api_), event_(std::exchange(other.event_, nullptr)), operation_(other.operation_) {}
 
-Download::~Download() {
+Pending::~Pending() {
   try {
     wait();
   } catch (const std::exception&) {
   }
 }
 
-void Download::wait() {
-  await(api_, std::exchange(event_, nullptr), "downloading an array");
+void Pending::wait() {
+  await(api_, std::exchange(event_, nullptr), operation_);
 }
 
-void Buffer::wait() const {
+Pending Buffer::ready() const {
   if (buffer_ == nullptr) throw Error("waiting for an array failed: it is empty");
   auto ready = SIZED(PJRT_Buffer_ReadyEvent_Args);
   ready.buffer = buffer_;
   call(client_->api_, &PJRT_Api::PJRT_Buffer_ReadyEvent, ready, "waiting for an array");
-  await(client_->api_, ready.event, "computing an array");
+  return Pending(client_->api_, ready.event, "computing an array");
 }
 
 void Buffer::download(void* destination, std::size_t bytes) const {
   start_download(destination, bytes).wait();
 }
 
-Download Buffer::start_download(void* destination, std::size_t bytes) const {
+Pending Buffer::start_download(void* destination, std::size_t bytes) const {
   if (buffer_ == nullptr) throw Error("downloading an array failed: it is empty");
   auto args = SIZED(PJRT_Buffer_CopyRawToHost_Args);
   args.buffer = buffer_;
@@ -303,17 +341,20 @@ Download Buffer::start_download(void* destination, std::size_t bytes) const {
   args.transfer_size = static_cast<std::int64_t>(bytes);
   const std::string operation = "downloading " + std::to_string(bytes) + " bytes";
   call(client_->api_, &PJRT_Api::PJRT_Buffer_CopyRawToHost, args, operation);
-  return Download(client_->api_, args.event);
+  return Pending(client_->api_, args.event, "downloading an array");
 }
 
-const void* Buffer::host_pointer() const {
+void* Buffer::host_pointer() const {
   if (buffer_ == nullptr) throw Error("reading an array failed: it is empty");
-  if (client_->platform() != "cpu") return nullptr;
+  return client_->platform() == "cpu" ? device_pointer() : nullptr;
+}
+
+void* Buffer::device_pointer() const {
   wait();
   auto args = SIZED(PJRT_Buffer_UnsafePointer_Args);
   args.buffer = buffer_;
   call(client_->api_, &PJRT_Api::PJRT_Buffer_UnsafePointer, args, "reading an array");
-  return reinterpret_cast<const void*>(args.buffer_pointer);
+  return reinterpret_cast<void*>(args.buffer_pointer);
 }
 
 // ---- executable

@@ -22,25 +22,45 @@ struct PJRT_LoadedExecutable;
 namespace so3krates::pjrt {
 
 class Buffer;
+class Client;
 class Executable;
 
-// A copy to host memory under way; its end is awaited in any case. Move-only.
-class Download {
+// What a device is still to do; its end is awaited in any case. Move-only.
+class Pending {
  public:
-  Download(Download&& other) noexcept;
-  Download& operator=(Download&&) = delete;
-  ~Download();
+  Pending(Pending&& other) noexcept;
+  Pending& operator=(Pending&&) = delete;
+  ~Pending();
   void wait();
 
  private:
   friend class Buffer;
-  Download(const PJRT_Api* api, PJRT_Event* event) : api_(api), event_(event) {}
+  Pending(const PJRT_Api* api, PJRT_Event* event, const char* operation)
+      : api_(api), event_(event), operation_(operation) {}
   const PJRT_Api* api_;
   PJRT_Event* event_;
+  const char* operation_;
 };
 
 // Name and value of everything that a plugin, opened if need be, says of itself. Needs no device.
 std::map<std::string, std::string> plugin_attributes(const std::string& path);
+
+// Host memory that a device reaches itself; goes before that memory does. Move-only.
+class Pin {
+ public:
+  Pin() = default;
+  Pin(Pin&& other) noexcept;
+  Pin& operator=(Pin&& other) noexcept;
+  ~Pin();
+  explicit operator bool() const { return data_ != nullptr; }
+
+ private:
+  friend class Client;
+  Pin(std::shared_ptr<Client> client, void* data);
+  void release() noexcept;
+  std::shared_ptr<Client> client_;
+  void* data_ = nullptr;
+};
 
 struct ClientOptions {
   std::string plugin;    // path of the shared library
@@ -71,8 +91,11 @@ class Client : public std::enable_shared_from_this<Client> {
   Executable compile(const std::uint8_t* artifact, std::size_t bytes, const std::string& name);
   // The inverse of Executable::serialise, on the same kind of machine.
   Executable load(const std::string& serialised, const std::string& name);
+  // Lets the device reach that host memory itself, without copies by way of the plugin's own, until the pin is gone.
+  Pin pin(void* data, std::size_t bytes);
 
  private:
+  friend class Pin;
   friend class Buffer;
   friend class Executable;
   Client() = default;
@@ -91,14 +114,17 @@ class Buffer {
   ~Buffer();
 
   explicit operator bool() const { return buffer_ != nullptr; }
-  // Waits for the values.
-  void wait() const;
+  // The values' being there.
+  Pending ready() const;
+  void wait() const { ready().wait(); }
   // Copies the first `bytes` bytes of the values to `destination` as soon as they are there.
-  Download start_download(void* destination, std::size_t bytes) const;
+  Pending start_download(void* destination, std::size_t bytes) const;
   // The same, and waits for its end.
   void download(void* destination, std::size_t bytes) const;
   // On a CPU: waits for the values and returns where they lie; null on other platforms.
-  const void* host_pointer() const;
+  void* host_pointer() const;
+  // Waits for the values and returns where they lie in the device's memory.
+  void* device_pointer() const;
 
  private:
   friend class Client;

@@ -26,6 +26,9 @@ std::string folder() {
   return mkdtemp(path.data()) == nullptr ? "" : path;
 }
 
+char contexts[16];  // a device's is the address of its entry
+thread_local void* current = nullptr;
+
 struct Program {
   std::string source, log, image;
   std::vector<std::pair<std::string, std::string>> headers;  // name and content
@@ -68,8 +71,24 @@ int cuStreamGetCtx(void*, void** context) {
   return 0;
 }
 int cuCtxGetCurrent(void** context) {
-  *context = nullptr;
+  *context = current;
   return 0;
+}
+int cuCtxSetCurrent(void* context) {
+  current = context;
+  return 0;
+}
+int cuDeviceGet(int* device, int index) {
+  *device = index;
+  return index < number("FAKE_CUDA_DEVICES", 1) ? 0 : 101;
+}
+int cuDevicePrimaryCtxRetain(void** context, int device) {
+  *context = contexts + device;
+  return 0;
+}
+// Device of this thread's context, -1 where it has none; no part of the driver.
+int current_device() {
+  return current == nullptr ? -1 : static_cast<int>(static_cast<char*>(current) - contexts);
 }
 int cuCtxPushCurrent_v2(void*) {
   return 0;

@@ -74,6 +74,16 @@ def test_gpus_that_cannot_run_the_kernels(driver: Path) -> None:
     assert "need a GPU of compute capability 8.0 or newer, and this one has 7.0" in message
 
 
+def test_a_thread_keeps_its_context(driver: Path) -> None:
+    """And gets the one of its device where it has none."""
+    device = f"__import__('ctypes').CDLL('{driver}').current_device()"
+    one, other = (f"pjrt.make_cuda_current({index})" for index in (2, 1))
+    assert (
+        ask(f"({device}, {one}, {device}, {other}, {device})", driver, FAKE_CUDA_DEVICES=3) == "(-1, None, 2, None, 2)"
+    )
+    assert "asking for device 2 failed: 101" in ask(one, driver, FAKE_CUDA_DEVICES=2)
+
+
 def test_without_nvrtc(driver: Path) -> None:
     message = ask(f"pjrt.cuda_kernel_problem({KERNEL_VERSION})", driver, SO3KRATES_NVRTC="absent.so")
     assert "NVRTC, which compiles the kernels, was not found (looked for absent.so)" in message

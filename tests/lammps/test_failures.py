@@ -101,6 +101,14 @@ def test_a_bad_deck_ends_all_ranks(bench64: Bench, gan_cell: Atoms, case: str) -
     assert words in text
 
 
+def test_mpi_is_handed_gpu_memory_against_its_word(bench64: Bench, gan_cell: Atoms) -> None:
+    """With a warning, before the want of a GPU ends the run."""
+    deck = bench64.deck(structure("crystal", gan_cell)).replace("threads 1", "threads 1 device cuda gpu/aware on")
+    text = Run(deck + "run 0\n", bench64.folder).end()
+    assert text.count("gpu/aware is yes, but MPI says that it does not take GPU memory. If the run crashes") == 1
+    assert "the device is cuda" in text
+
+
 @pytest.fixture(scope="module")
 def narrow_bundle(small_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ladder that holds few neighbours."""

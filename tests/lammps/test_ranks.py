@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import read
 from decks import BAR_PER_EV_A3, Bench, python_evaluation, two_clusters_deck
+from moving_bundle import with_moves
 from so3krates.lammps import run_deck
 from so3krates.lammps.thermo import read_log
 from structures import structure, two_clusters
@@ -28,6 +29,7 @@ TABLES = 2e-2  # eV/A, coarse tables are made soon
 RANKS = (1, 2, 4)
 GAN = ("Ga", "N")
 
+LISTS = r"atoms, (\d+) rows of other ranks, (\d+) with images"  # the log's
 MD = "neighbor 0.5 bin\nneigh_modify every 1 delay 0 check yes\nvelocity all create 3000 7 loop geom\nfix 1 all nve\n"
 
 
@@ -96,6 +98,7 @@ STANDING = {
     "smaller than the cutoff": Case(kind("tiny")),
     "slab": Case(kind("slab"), before="processors 1 1 *"),
     "wire": Case(kind("wire")),
+    "both sides": Case(kind("crystal", (1, 1, 2)), before="processors 1 1 *"),
     "one atom each": Case(chain, before="processors * 1 1"),
     "empty ranks": Case(corner, before="processors * 1 1"),
     "shifted": Case(corner, before="processors * 1 1", run="balance 1.0 shift x 20 1.01\nrun 0"),
@@ -137,12 +140,29 @@ MOVING = {
 }
 
 # On four ranks, which take turns on a small machine, and with the other potentials.
-FOUR = ("long", "newton off", "smaller than the cutoff", "slab", "one atom each", "empty ranks", "shifted", "tiled")
+FOUR = (
+    "long",
+    "newton off",
+    "smaller than the cutoff",
+    "slab",
+    "both sides",
+    "one atom each",
+    "empty ranks",
+    "shifted",
+    "tiled",
+)
+# Option -> what the log says of the way that rows go.
+MOVED = {
+    "gpu/aware no": "So3krates: rows of other ranks go through host memory: gpu/aware is no\n",
+    "gpu/aware auto": "So3krates: rows of other ranks go through device memory: this device's memory is the host's\n",
+}
+MOVED_FEW = ("long", "both sides", "smaller than the cutoff", "empty ranks", "NULL", "relaxed", "balanced")
+MOVED_ROWS = 16
 FEW = ("long", "smaller than the cutoff", "empty ranks", "NULL")
 TRAJECTORIES = [(name, 2) for name in MOVING] + [("balanced", 4)]
 
 
-def deck_of(name: str, case: Case, bench: Bench, cell: Atoms) -> str:
+def deck_of(name: str, case: Case, bench: Bench, cell: Atoms, options: str) -> str:
     """`case` between `clear` and files of its results in bench.folder."""
     bench = replace(bench, folder=bench.folder / name.replace(" ", "_").replace(",", ""))
     bench.folder.mkdir()
@@ -158,6 +178,7 @@ def deck_of(name: str, case: Case, bench: Bench, cell: Atoms) -> str:
     deck = deck.replace("box tilt large", f"box tilt large\n{case.before}")
     virial = " ".join(f"$(c_virial[{k}]*vol/{BAR_PER_EV_A3}:%.17g)" for k in range(1, 7))
     columns = "id type x y z fx fy fz c_energies modify sort id format float %.17g"
+    deck = deck.replace("threads 1", f"threads 1 {options}")
     return (
         f'clear\nprint "case {name}"\n{deck}{case.run}\n'
         f'print "$(pe:%.17g) {virial}" file "{bench.folder}/totals"\n'
@@ -166,13 +187,19 @@ def deck_of(name: str, case: Case, bench: Bench, cell: Atoms) -> str:
     )
 
 
-def outcomes_of(cases: dict[str, Case], bench: Bench, gan_cell: Atoms, ranks: int) -> dict[str, Outcome]:
-    """All cases on so many ranks."""
+def outcomes_of(
+    cases: dict[str, Case], bench: Bench, gan_cell: Atoms, ranks: int, options: str = ""
+) -> dict[str, Outcome]:
+    """All cases on so many ranks, with options of the pair style."""
     bench = replace(bench, folder=bench.folder / str(ranks))
     bench.folder.mkdir(parents=True)
     log = run_deck(
-        "".join(deck_of(name, case, bench, gan_cell) for name, case in cases.items()), bench.folder, ranks=ranks
+        "".join(deck_of(name, case, bench, gan_cell, options) for name, case in cases.items()),
+        bench.folder,
+        ranks=ranks,
     )
+    if options:
+        assert log.count(MOVED[options]) == len(cases)
     outcomes = {}
     for (name, case), text in zip(cases.items(), log.split("\ncase ")[1:], strict=True):
         folder = bench.folder / name.replace(" ", "_").replace(",", "")
@@ -266,6 +293,65 @@ def test_fused(outcomes: Outcomes, name: str) -> None:
 def test_float32(outcomes: Outcomes, name: str) -> None:
     found, expected = outcomes("float32", 2)[name], outcomes("float32", 1)[name]
     assert_same(found, expected, FORCE_32 * np.abs(expected.forces).max(), TOTAL_32)
+
+
+@pytest.fixture(scope="module")
+def moving_bundle(fused_bundle64: Path) -> Path:
+    return with_moves(fused_bundle64, fused_bundle64.with_name("moving.so3k"), MOVED_ROWS)
+
+
+@pytest.fixture(scope="module")
+def moved(moving_bundle: Path, program_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """Some cases on so many ranks, with options of the pair style; rows move by chunks."""
+    folder = tmp_path_factory.mktemp("moved")
+    cases = {name: case for name, case in (STANDING | MOVING).items() if name in MOVED_FEW}
+    cell = bulk("GaN", "wurtzite", a=3.19, c=5.19)
+
+    @cache
+    def compute(options: str, ranks: int) -> dict[str, Outcome]:
+        bench = Bench(moving_bundle, program_cache, folder / options.replace("/", " "))
+        return outcomes_of(cases, bench, cell, ranks, options)
+
+    return compute
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("option", MOVED)
+def test_rows_move_by_chunks(moved: Outcomes, option: str, ranks: int) -> None:
+    """As on a device with memory of its own, by host memory and from device to device."""
+    expected = moved("", 1)
+    for name, outcome in moved(option, ranks).items():
+        assert_same(outcome, expected[name], FORCE_64, TOTAL_64)
+
+
+def test_per_atom_virials_move_by_chunks(
+    moving_bundle: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms
+) -> None:
+    """Rows of four channels."""
+    bench = Bench(moving_bundle, program_cache, tmp_path)
+    deck = bench.deck(structure("crystal", gan_cell)) + "compute w all centroid/stress/atom NULL virial\n"
+    deck += f'dump 1 all custom 1 "{tmp_path}/dump" id c_w[*]\ndump_modify 1 sort id format float %.17g\nrun 0\n'
+    virials = []
+    for option, ranks in (("", 1), *((option, 2) for option in MOVED)):
+        run_deck(deck.replace("threads 1", f"threads 1 {option}"), tmp_path, ranks=ranks)
+        virials.append(np.loadtxt(tmp_path / "dump", skiprows=9)[:, 1:] / BAR_PER_EV_A3)
+    assert np.abs(virials[0]).max() > SIGNAL
+    for found in virials[1:]:
+        assert np.abs(found - virials[0]).max() < FORCE_64
+
+
+def test_only_rows_of_neighbours_are_exchanged(bench32: Bench, gan_cell: Atoms) -> None:
+    """Ghosts that no list holds have none; an atom with many images has one."""
+    log = {}
+    for cutoff in (6.0, 12.0):
+        deck = bench32.deck(structure("crystal", gan_cell).repeat((1, 1, 2)))
+        deck = deck.replace("threads 1", "threads 1 verbose yes") + f"comm_modify cutoff {cutoff}\nrun 0\n"
+        log[cutoff] = run_deck(deck, bench32.folder, ranks=2)
+    rows, images = zip(*(map(int, re.search(LISTS, text).groups()) for text in log.values()), strict=True)
+    assert images[1] > 2 * images[0]
+    assert rows[0] == rows[1] < 72  # of the other rank's atoms
+    (bytes_moved,) = {re.search(r"exchange of rows [\d.]+ s \(([\d.]+) MiB\)", text).group(1) for text in log.values()}
+    assert float(bytes_moved) > 0
 
 
 def test_cases_are_what_they_say(outcomes: Outcomes) -> None:
