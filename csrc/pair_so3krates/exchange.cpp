@@ -6,8 +6,6 @@
 #include <numeric>
 #include <optional>
 
-#include "error.h"
-
 namespace so3krates::ranks {
 namespace {
 

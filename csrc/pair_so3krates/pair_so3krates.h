@@ -4,6 +4,7 @@
 #include <lammps/pair.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
