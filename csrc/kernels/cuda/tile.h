@@ -55,6 +55,8 @@ struct alignas(2 * kHalves * sizeof(Real)) Fragment {
   SO3KRATES_INLINE void set(int unit, UnitOfEdges values) { reinterpret_cast<UnitOfEdges*>(a)[unit % 2] = values; }
 };
 
+extern __shared__ __align__(64) unsigned char shared_memory[];
+
 // Of the block: the matrices behind the hidden layers.
 struct Matrices {
   Quad of[2][kColumns / 2][kUnits / 2];  // for two features and two units: f0 u0, f0 u1, f1 u0, f1 u1
