@@ -130,7 +130,8 @@ def lammps(
     folder = OUT / f"lammps-{atoms}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "in.deck").write_text(text)
-    variables = {"potential": (OUT / f"{platform}.so3k").resolve(), "nx": nx, "ny": ny, "nz": nz}
+    # Relative, as LAMMPS takes a space for the end of a name.
+    variables = {"potential": f"../{platform}.so3k", "nx": nx, "ny": ny, "nz": nz}
     command = [str(lmp_path()), "-in", "in.deck", "-screen", "none", "-log", "log.lammps"]
     command += [word for name, value in variables.items() for word in ("-var", name, str(value))]
     start = time.perf_counter()
@@ -354,6 +355,10 @@ def main() -> None:
     print(summary(report))
     if not report.get("check", {}).get("passed"):
         sys.exit("the device's forces are not those of the CPU in float64: see the line 'check'")
+    largest = max(options.atoms or SIZES[options.device.split(":")[0]])
+    failed = [str(result["asked"]) for result in report["lammps"] if "failed" in result and result["asked"] <= largest]
+    if failed:
+        sys.exit(f"LAMMPS did not run {', '.join(failed)} atoms: see above")
 
 
 if __name__ == "__main__":
