@@ -184,7 +184,7 @@ read_data data.lmp
 mass 1 69.723
 mass 2 14.007
 pair_style so3krates threads {threads} cache off verbose yes
-pair_coeff * * {bundle} Ga N
+pair_coeff * * "{bundle}" Ga N
 neighbor 0.5 bin
 velocity all create 300 1
 fix 1 all nve
@@ -212,6 +212,7 @@ def measure_lammps(atoms: Atoms, threads: int, ranks: int = 1) -> dict[str, Any]
     total = time.perf_counter() - start
     _, *loops, rebuilding = [float(t) / steps for t in re.findall(r"Loop time of (\S+) on", log)]
     halo = re.findall(r"programs (\S+) s, exchange of rows (\S+) s \((\S+) MiB\)", log)[-1]
+    evaluations = steps + 1  # one comes before the first step
     others = sum(int(n) for n in re.findall(r"atoms, (\d+) rows of other ranks", log)[-1:])
     return {
         "median": statistics.median(loops),
@@ -221,7 +222,7 @@ def measure_lammps(atoms: Atoms, threads: int, ranks: int = 1) -> dict[str, Any]
         "rebuild": rebuilding / statistics.median(loops) - 1.0,
         "bytes": 1024.0 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * ranks,
         "halo_rows": others,
-        "halo_bytes_per_row": float(halo[2]) * 1024**2 / (steps * others) if others else 0.0,
+        "halo_bytes_per_row": float(halo[2]) * 1024**2 / (evaluations * others) if others else 0.0,
         "halo_share": float(halo[1]) / (float(halo[0]) + float(halo[1])),
     }
 
