@@ -9,12 +9,14 @@ import shutil
 from pathlib import Path
 
 import ase.io
+import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.data import atomic_numbers
 from so3krates.data import BatchShape, collate, frame_graphs
 from so3krates.model.config import ConfigError
 from so3krates.model.potential import Prediction, predict
@@ -24,9 +26,9 @@ from so3krates_export.export import export_model
 from so3krates_export.ladder import Rung
 from so3krates_export.mlff import MlffError, config_from_hyperparameters, import_mlff, trained_elements
 
-REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
-GAN = REFERENCE / "mlff_gan"
-SNSE = REFERENCE / "snse_m1"
+GAN = Path(__file__).resolve().parents[1] / "reference" / "mlff_gan"  # weights, settings and results of the original
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "reference"
+SNSE = SHARED / "snse_m1"
 
 # With the original's float32 Clebsch-Gordan factors, in float64.
 ENERGY_TOLERANCE = 1e-10  # eV
@@ -44,7 +46,9 @@ FLOAT32_FORCE_TOLERANCE = 2e-5  # of the largest force
 RUNG = Rung(rows=256, atoms=4608, candidates=192, neighbours=64)  # room for the reference frames
 SMALLEST_SIGNAL = 0.01  # energies in eV, forces in eV/A, stresses in eV/A^3 of the references are larger
 
-needs_reference = pytest.mark.skipif(not GAN.is_dir(), reason=f"the original's reference cases are not at {REFERENCE}")
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="needs reference/ of the folder 'shared' beside the project (checkpoints as published)"
+)
 
 
 def evaluate(model: Model, frames: list[Atoms], dtype: type, **settings: object) -> list[Prediction]:
@@ -71,8 +75,27 @@ def evaluate(model: Model, frames: list[Atoms], dtype: type, **settings: object)
 
 
 @pytest.fixture(scope="module")
-def gan() -> Model:
-    return import_mlff(GAN / "module")
+def gan_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The original's model folder: its settings, and its weights as its checkpoints hold them."""
+    folder = tmp_path_factory.mktemp("mlff") / "module"
+    shutil.copytree(GAN / "module", folder)
+    shutil.copyfile(GAN / "inputs.json", folder.parent / "inputs.json")
+    with np.load(GAN / "params.npz") as archive:
+        params = flax.traverse_util.unflatten_dict({name: archive[name] for name in archive.files}, sep="/")
+    # Adam's second moments tell which elements were trained.
+    embedding = params["params"]["feature_embeddings_0"]["Embed_0"]["embedding"]
+    trained = np.zeros_like(embedding)
+    trained[[atomic_numbers["N"], atomic_numbers["Ga"]]] = 1e-4
+    moments = {"params": {"feature_embeddings_0": {"Embed_0": {"embedding": trained}}}}
+    state = {"valid_params": params, "opt_state": {"0": {"nu": moments}}, "step": 800}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(folder / "ckpt_799" / "state", state)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gan(gan_module: Path) -> Model:
+    return import_mlff(gan_module)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +127,6 @@ def gan_frames() -> list[tuple[Atoms, Atoms]]:
     return frames
 
 
-@needs_reference
 def test_orbax_weights_are_those_of_the_original(gan: Model) -> None:
     weights = flat_params(gan.params)
     with np.load(GAN / "params.npz") as archive:
@@ -129,7 +151,19 @@ def test_orbax_weights_are_those_of_the_original(gan: Model) -> None:
         assert np.array_equal(weights[mine], original[f"params/{theirs}"].reshape(weights[mine].shape)), mine
 
 
-@needs_reference
+@needs_shared
+def test_a_folder_as_the_original_wrote_it(gan: Model) -> None:
+    written = import_mlff(SHARED / "mlff_gan" / "module")
+    assert (written.elements, written.energy_shifts, written.config) == (gan.elements, gan.energy_shifts, gan.config)
+    assert written.training is not None and gan.training is not None
+    assert written.training["step"] == gan.training["step"]
+    mine, theirs = flat_params(gan.params), flat_params(written.params)
+    assert mine.keys() == theirs.keys()
+    for name, array in mine.items():
+        assert np.array_equal(array, theirs[name]), name
+
+
+@needs_shared
 def test_msgpack_checkpoint_of_one_layer() -> None:
     model = import_mlff(SNSE)
     assert sum(array.size for array in flat_params(model.params).values()) == 126_997
@@ -139,7 +173,6 @@ def test_msgpack_checkpoint_of_one_layer() -> None:
     assert named.elements == ("Sn", "Se")
 
 
-@needs_reference
 def test_what_the_folder_tells(gan: Model) -> None:
     assert gan.elements == ("N", "Ga")
     assert gan.energy_shifts == {"N": -4.427585700839031, "Ga": -4.427585700839031}
@@ -149,7 +182,6 @@ def test_what_the_folder_tells(gan: Model) -> None:
     assert (gan.config.cutoff, gan.config.features, gan.config.layers) == (5.0, 132, 3)
 
 
-@needs_reference
 def test_parity_with_the_original_in_float64(gan: Model, gan_frames, record_property) -> None:
     worst = np.zeros(3)
     results = evaluate(gan, [atoms for atoms, _ in gan_frames], np.float64, float32_invariants=True)
@@ -172,7 +204,6 @@ def test_parity_with_the_original_in_float64(gan: Model, gan_frames, record_prop
     assert worst[2] < STRESS_TOLERANCE
 
 
-@needs_reference
 def test_the_fused_body_in_float64(
     gan: Model, gan_frames, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -201,7 +232,6 @@ def test_the_fused_body_in_float64(
     assert worst[2] < TABLES_STRESS_TOLERANCE
 
 
-@needs_reference
 def test_exact_invariants_differ_from_the_original_by_its_rounding(gan: Model, gan_frames) -> None:
     results = evaluate(gan, [atoms for atoms, _ in gan_frames], np.float64)
     differences = []
@@ -212,7 +242,6 @@ def test_exact_invariants_differ_from_the_original_by_its_rounding(gan: Model, g
     assert min(differences) > 10 * ENERGY_TOLERANCE  # the option of the test above matters
 
 
-@needs_reference
 def test_float32_forces(gan: Model, gan_frames) -> None:
     worst = 0.0
     for (_, reference), result in zip(
@@ -225,7 +254,7 @@ def test_float32_forces(gan: Model, gan_frames) -> None:
     assert worst < FLOAT32_FORCE_TOLERANCE
 
 
-@needs_reference
+@needs_shared
 def test_published_snse_potential() -> None:
     cluster = Atoms("SnSe3", [[0, 0, 0], [2.6, 0.3, -0.2], [0.4, 2.9, 0.5], [-0.3, 0.6, 3.1]])
     (result,) = evaluate(import_mlff(SNSE), [cluster], np.float64)
@@ -336,7 +365,7 @@ def test_other_networks_are_refused() -> None:
         config_from_hyperparameters(scalars)
 
 
-@needs_reference
+@needs_shared
 def test_damaged_folders(tmp_path: Path) -> None:
     with pytest.raises(MlffError, match="not a folder"):
         import_mlff(tmp_path / "absent")
@@ -361,11 +390,12 @@ def test_damaged_folders(tmp_path: Path) -> None:
         import_mlff(tmp_path, checkpoint=SNSE / "checkpoint_loss_598560")
 
 
-@needs_reference
-def test_highest_orbax_checkpoint_wins_and_other_networks_do_not_fit(tmp_path: Path, gan: Model) -> None:
+def test_highest_orbax_checkpoint_wins_and_other_networks_do_not_fit(
+    tmp_path: Path, gan_module: Path, gan: Model
+) -> None:
     for name in ("hyperparameters.json", "scales.json"):
-        shutil.copyfile(GAN / "module" / name, tmp_path / name)
-    shutil.copytree(GAN / "module" / "ckpt_799", tmp_path / "ckpt_799")
+        shutil.copyfile(gan_module / name, tmp_path / name)
+    shutil.copytree(gan_module / "ckpt_799", tmp_path / "ckpt_799")
     # Weights of a smaller network under a higher number.
     other = {"valid_params": {"params": {"feature_embeddings_0": {"Embed_0": {"embedding": np.ones((100, 8))}}}}}
     with ocp.PyTreeCheckpointer() as checkpointer:
