@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
+from so3krates.files import write_bytes
 
 FORMAT = "so3krates-bundle"
 VERSION = 2
@@ -74,7 +74,7 @@ def write_bundle(path: str | Path, manifest: Mapping[str, Any], tensors: Mapping
 
     Raises:
         BundleError: the manifest and the tensors do not make a valid bundle.
-        OSError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     path = Path(path)
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
@@ -88,9 +88,7 @@ def write_bundle(path: str | Path, manifest: Mapping[str, Any], tensors: Mapping
     header["__metadata__"]["sha256"] = _digest(header, data)
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(len(head).to_bytes(8, "little") + head + data)
-    os.replace(partial, path)
+    write_bytes(path, len(head).to_bytes(8, "little") + head + data)
 
 
 def read_bundle(path: str | Path) -> Bundle:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from ase.data import atomic_numbers
+from so3krates.files import require_place
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
 from so3krates.model.reductions import is_tabulated, tabulated_config
@@ -66,7 +67,7 @@ def export_model(
     network. A bundle of GPU kernels holds the portable programs too.
     tables: largest change of a force (eV/A) by tables in place of the radial filter networks; "auto", `TOLERANCE` in
     "fused", which needs them, and none in "xla", which they slow down; "off", none.
-    Raises ValueError for an unknown option, FileNotFoundError where the folder of `path` is missing, FusedError for
+    Raises ValueError for an unknown option, WriteError where `path` cannot be written, FusedError for
     body "fused" where the kernels do not compute the network, TableError where no table is fine enough.
     """
     for name, value, known in (
@@ -81,8 +82,7 @@ def export_model(
     if not (tables in TABLES if isinstance(tables, str) else tables > 0):
         raise ValueError(f"tables = {tables!r}: give {', '.join(TABLES)} or the allowed change of a force in eV/A")
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.parent}, make it first")
+    require_place(path)
     on_gpu = platform == "cuda"
     if ladder is None:
         ladder = gpu_ladder() if on_gpu else default_ladder()

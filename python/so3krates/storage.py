@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from .files import make_folder, write_bytes, write_text
 from .model.config import ConfigError, ModelConfig
 from .model.network import Params, init_params
 
@@ -57,9 +58,9 @@ class Model:
             )
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model to `folder`, which is made when missing; returns its path."""
+        """Write the model to `folder`, which is made when missing; returns its path. Raises WriteError."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         config = {
             "format": FORMAT,
             "version": VERSION,
@@ -70,8 +71,8 @@ class Model:
         if self.training is not None:
             config["training"] = _plain(self.training)
         weights = {name: np.ascontiguousarray(array) for name, array in flat_params(self.params).items()}
-        (folder / WEIGHTS_FILE).write_bytes(save(weights))
-        (folder / CONFIG_FILE).write_text(tomli_w.dumps(config), encoding="utf-8")
+        write_bytes(folder / WEIGHTS_FILE, save(weights))
+        write_text(folder / CONFIG_FILE, tomli_w.dumps(config))
         return folder
 
     @classmethod

@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from scipy.ndimage import uniform_filter1d
 
+from so3krates.files import write_figure
+
 from .conductivity import Conductivity
 
 SMOOTHED_POINTS = 50  # of the spectrum in the figure
@@ -88,5 +90,4 @@ def conductivity_figure(path: Path, result: Conductivity, averages: int) -> Path
     spectrum.set_yscale("log")
     for axes in (correlation, integral, spectrum):
         axes.legend(fontsize=8, frameon=False)
-    figure.savefig(path, dpi=150)
-    return path
+    return write_figure(path, figure)

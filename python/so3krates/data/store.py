@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+
+from so3krates.files import make_folder, replacing, write_text
 
 from .batches import FrameGraph, frame_graph
 from .frames import DataError, Labels, with_labels
@@ -38,15 +41,19 @@ class StoredFrames:
         """Opens what `store_frames` wrote. Raises DataError where there is no whole store."""
         self.folder = Path(folder)
         try:
-            self.record: dict[str, Any] = json.loads((self.folder / INDEX_FILE).read_text())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.folder} holds no stored frames ({error})") from error
-        # As plain arrays, whose slices are made much faster; they hold on to the files.
-        self._frames = np.asarray(np.memmap(self.folder / "frames.bin", FRAME, "r"))
-        self._atoms = {
-            name: np.asarray(np.memmap(self.folder / f"{name}.bin", kind, "r").reshape(-1, columns))
-            for name, (kind, columns) in ATOM_ARRAYS.items()
-        }
+            self.record: dict[str, Any] = json.loads((self.folder / INDEX_FILE).read_text(encoding="utf-8"))
+            # As plain arrays, whose slices are made much faster; they hold on to the files.
+            self._frames = np.asarray(np.memmap(self.folder / "frames.bin", FRAME, "r"))
+            self._atoms = {
+                name: np.asarray(np.memmap(self.folder / f"{name}.bin", kind, "r").reshape(-1, columns))
+                for name, (kind, columns) in ATOM_ARRAYS.items()
+            }
+            found = len(self._frames), *(len(array) for array in self._atoms.values())
+            expected = self.record["frames"], *(self.record["atoms"] for _ in ATOM_ARRAYS)
+            if found != expected:
+                raise ValueError(f"rows {found}, not {expected}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.folder} holds no whole stored frames ({error}): delete that folder") from error
         self.indices = np.arange(len(self._frames)) if indices is None else np.asarray(indices)
 
     def __len__(self) -> int:
@@ -155,21 +162,25 @@ def store_frames(
 ) -> StoredFrames:
     """Writes labelled frames, one after the other; `source` says where they come from.
 
-    A store of the same source and cutoff is opened instead. Raises DataError for frames that cannot be used.
+    A store of the same source and cutoff is opened instead. Raises DataError for frames that cannot be used,
+    WriteError where the folder cannot be written.
     """
     folder = Path(folder)
     source = dict(source or {})
     index = folder / INDEX_FILE
     if source and index.is_file():
-        stored = StoredFrames(folder)
-        if stored.record["source"] == source and stored.record["cutoff"] == cutoff:
-            return stored
-    folder.mkdir(parents=True, exist_ok=True)
-    index.unlink(missing_ok=True)
+        with contextlib.suppress(DataError):  # a damaged store is written anew
+            stored = StoredFrames(folder)
+            if stored.record["source"] == source and stored.record["cutoff"] == cutoff:
+                return stored
+    make_folder(folder)
     digest = hashlib.sha256()
-    files = {name: open(folder / f"{name}.bin", "wb") for name in ("frames", *ATOM_ARRAYS)}  # noqa: SIM115
     start = count = 0
-    try:
+    with contextlib.ExitStack() as stack:
+        files = {
+            name: stack.enter_context(open(stack.enter_context(replacing(folder / f"{name}.bin")), "wb"))
+            for name in ("frames", *ATOM_ARRAYS)
+        }
         for count, atoms in enumerate(frames, start=1):
             graph = frame_graph(atoms, cutoff, dict.fromkeys(set(atoms.symbols), 0.0), f"frame {count - 1}")
             n, width = len(atoms), graph.table.neighbours.shape[1]
@@ -181,11 +192,11 @@ def store_frames(
                 files[name].write(content)
                 digest.update(content)
             start += n
-    finally:
+        if count == 0:
+            raise DataError("no frame to store")
         for file in files.values():
-            file.close()
-    if count == 0:
-        raise DataError("no frame to store")
+            file.flush()
+        index.unlink(missing_ok=True)
     record = {"frames": count, "atoms": start, "cutoff": cutoff, "digest": digest.hexdigest(), "source": source}
-    index.write_text(json.dumps(record, indent=1) + "\n")
+    write_text(index, json.dumps(record, indent=1) + "\n")
     return StoredFrames(folder)

@@ -4,6 +4,8 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from so3krates.files import make_folder, write_text
+
 from .environment import child_environment, lmp_path, mpi_file
 
 
@@ -31,14 +33,14 @@ def run_deck(
         RuntimeError: LAMMPS or its MPI is not installed.
     """
     folder = Path(folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if isinstance(deck, Path):
         deck_file = deck.resolve()
         if not deck_file.is_file():
             raise LammpsError(f"{deck_file}: no such deck")
     else:
         deck_file = folder / "in.deck"
-        deck_file.write_text(deck)
+        write_text(deck_file, deck)
     log = folder / "log.lammps"
 
     command = [str(lmp_path()), "-in", str(deck_file), "-log", str(log), "-nonbuf"]

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from so3krates.files import make_folder, require_place, write_frames, write_text
 from so3krates.progress import Callback
 
 from .crystals import relax_crystal, relax_positions
@@ -52,6 +52,8 @@ def sample(
     output, folder = Path(output), parts_folder(output)
     if output.exists() and not folder.exists():
         raise SamplingError(f"{output} exists already: delete it, or choose another output")
+    make_folder(output.parent)
+    require_place(output)
     with Workers(teacher, driver, folder, processes, on_progress) as workers:
         _claim(folder, _record(plan, crystal, relax, workers.names))
         if relax:
@@ -60,10 +62,7 @@ def sample(
             crystal.set_cell(found["cell"])
             crystal.positions = found["positions"]
         frames = label_frames(structures(plan, crystal, workers), workers)
-    part = folder / output.name
-    ase.io.write(part, frames, format="extxyz")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part.replace(output)
+    write_frames(output, frames)
     shutil.rmtree(folder)
     return frames
 
@@ -115,7 +114,12 @@ def _claim(folder: Path, record: dict[str, Any]) -> None:
     """Takes a folder of parts for a sampling, new or begun. Raises SamplingError where it belongs to another."""
     path = folder / PLAN_FILE
     if path.is_file():
-        begun = json.loads(path.read_text())
+        try:
+            begun = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(begun, dict):
+                raise ValueError("no table of settings")
+        except ValueError as error:
+            raise SamplingError(f"{path} is damaged ({error}): delete {folder} and sample anew") from error
         differ = sorted(key for key in begun.keys() | record.keys() if begun.get(key) != record.get(key))
         if differ:
             key = differ[0]
@@ -124,5 +128,5 @@ def _claim(folder: Path, record: dict[str, Any]) -> None:
                 "with the same settings, delete the folder, or choose another output"
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    make_folder(folder)
+    write_text(path, json.dumps(record, indent=1) + "\n")

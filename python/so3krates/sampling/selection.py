@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
@@ -22,6 +21,7 @@ from so3krates.data import (
     raw_frames,
     read_frames,
 )
+from so3krates.files import write_frames
 
 METHODS = ("random", "energy", "force", "atomic-energy", "committee")
 # Of equal width, between the smallest and the largest value of a measure in the pool.
@@ -89,7 +89,7 @@ def write_selection(output: str | Path, selection: Selection, pool: str | Path, 
         if index in places:
             atoms.info |= {"selected_by": method, "pool": Path(pool).name, "pool_index": index}
             frames[places[index]] = atoms
-    ase.io.write(output, frames, format="extxyz")
+    write_frames(output, frames)
 
 
 def energy_measure(frames: Sequence[Atoms], energies: np.ndarray) -> Measure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
+import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from ase.calculators.calculator import Calculator
 
+from so3krates.files import replacing
 from so3krates.progress import Callback
 
 from .calculators import Recipe, forget
@@ -132,8 +133,11 @@ class Workers:
         path = self._path(name)
         if path is None or not path.is_file():
             return None
-        with np.load(path) as content:
-            return dict(content)
+        try:
+            with np.load(path) as content:
+                return dict(content)
+        except (ValueError, EOFError, zipfile.BadZipFile):
+            return None  # damaged: it is calculated again
 
     def _report(self, stage: str, done: int, total: int) -> None:
         if self._on_progress is not None:
@@ -158,9 +162,6 @@ def _calculated(
     forget(calculator)
     result = function(calculator, *arguments)
     if path is not None:
-        # Under its name only when it is whole.
-        part = path.with_suffix(f".{os.getpid()}")
-        with open(part, "wb") as file:
-            np.savez(file, **result)
-        part.replace(path)
+        with replacing(path) as part:
+            np.savez(part, **result)
     return result

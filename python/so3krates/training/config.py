@@ -11,6 +11,7 @@ from typing import Any
 import tomli_w
 
 from so3krates.data import SHIFT_MODES, DataError, LabelKeys
+from so3krates.files import write_text
 from so3krates.model.config import PRESETS as MODEL_PRESETS
 from so3krates.model.config import ConfigError, ModelConfig
 
@@ -254,7 +255,7 @@ class RunConfig:
         """
         path = Path(path)
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
             settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot be read ({error})") from error
@@ -274,7 +275,7 @@ class RunConfig:
 
     def save(self, path: str | Path) -> None:
         """Writes the TOML file that `load` reads."""
-        Path(path).write_text(tomli_w.dumps(self.to_dict()))
+        write_text(path, tomli_w.dumps(self.to_dict()))
 
 
 # The published GaN run: tools.mlff's settings of docs/model.md, energies shifted by their mean.

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from so3krates.files import write_figure
+
 from .breakdown import Breakdown
 from .evaluate import Properties
 from .metrics import ROWS, error_table, pairs
@@ -36,7 +38,7 @@ def parity_plot(path: str | Path, sets: Mapping[str, tuple[Properties, Propertie
             axes.legend(loc="upper left", fontsize=8, frameon=False)
         axes.locator_params(nbins=5)
         axes.set(title=panel, xlabel=f"label ({ROWS[panel]})", ylabel=f"predicted ({ROWS[panel]})")
-    return _save(figure, path)
+    return write_figure(path, figure)
 
 
 def breakdown_plot(path: str | Path, sets: Mapping[str, Breakdown]) -> Path:
@@ -67,7 +69,7 @@ def breakdown_plot(path: str | Path, sets: Mapping[str, Breakdown]) -> Path:
         axes.set(title=title, xlabel=x, ylabel=y)
         if axes.has_data():
             axes.legend(fontsize=8, frameon=False)
-    return _save(figure, path)
+    return write_figure(path, figure)
 
 
 def learning_curve(path: str | Path, metrics_file: str | Path) -> Path:
@@ -89,7 +91,7 @@ def learning_curve(path: str | Path, metrics_file: str | Path) -> Path:
                 axes.legend(fontsize=8, frameon=False)
                 axes.set_yscale("log")
         axes.set(title=title, xlabel="step")
-    return _save(figure, path)
+    return write_figure(path, figure)
 
 
 def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -97,9 +99,3 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[np.ndarray, n
     found = [(step, value) for step, value in found if np.isfinite(value) and value > 0]
     steps, values = zip(*found, strict=True) if found else ((), ())
     return np.array(steps), np.array(values)
-
-
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    figure.savefig(path, dpi=150)
-    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ from ase import Atoms
 from rich.console import Console
 from rich.table import Table
 
+from so3krates.files import make_folder, write_text
 from so3krates.storage import Model, flat_params
 
 from .breakdown import Breakdown, breakdown, breakdown_tables, force_size_table
@@ -66,19 +68,18 @@ def write_results(
     `committees` of the same sets are reported too. `title` and `facts` head the page, which shows a
     learning_curve.png of the folder as well.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     tables = all_tables(sets, committees)
     write_json(folder / "errors.json", sets, committees)
-    with open(folder / "errors.txt", "w", encoding="utf-8") as handle:
-        text = Console(file=handle, width=140)
-        for table in tables:
-            text.print(table)
+    text = Console(file=io.StringIO(), width=140)
+    for table in tables:
+        text.print(table)
+    write_text(folder / "errors.txt", text.file.getvalue())
     parity_plot(folder / "parity.png", {name: (result.predicted, result.labels) for name, result in sets.items()})
     parts = {name: result.parts for name, result in sets.items()}
     breakdown_plot(folder / "breakdown.png", parts)
     page = html_page(title, facts or {}, [*tables, force_size_table(parts)], folder)
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    write_text(folder / "report.html", page)
     if console is not None:
         for table in tables:
             console.print(table)
@@ -96,7 +97,7 @@ def write_json(
     content = {name: result.as_json() for name, result in sets.items()}
     for name, committee in (committees or {}).items():
         content[name]["committee"] = committee.as_json()
-    Path(path).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def write_report(
@@ -116,7 +117,7 @@ def write_report(
     """
     folder = Path(folder)
     if metrics_file is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         learning_curve(folder / "learning_curve.png", metrics_file)
     results = {
         name: Results(frames, evaluate(model, frames, batch_size, float64), reference(frames), tag_key)

@@ -1,0 +1,80 @@
+"""How commands end that fail: one line, and a traceback only for who asks for it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+OUR_PACKAGES = ("so3krates", "so3krates_export")
+TRACEBACK = "SO3KRATES_TRACEBACK"  # the environment variable that asks for a traceback, as --debug does
+
+
+class Commands(TyperGroup):
+    """Prints an error as one line; says of one that nobody foresaw that it is a defect."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            # A reader that has gone away (`so3krates info ... | head`) is for click to deal with.
+            if os.environ.get(TRACEBACK) or (isinstance(error, OSError) and error.errno == errno.EPIPE):
+                raise
+            say_error(error)
+            raise typer.Exit(1) from error
+
+
+def debug_option(value: bool) -> bool:
+    """Asks for tracebacks, as the environment variable does."""
+    if value:
+        os.environ[TRACEBACK] = "1"
+    return value
+
+
+def say_error(error: Exception) -> None:
+    """One line on the error output: what was wrong, and where nobody foresaw it, how to see more."""
+    line = Text("Error: ", style="bold red")
+    line.append(printable(describe(error)), style="not bold default")
+    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+
+
+def describe(error: Exception) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        names = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
+        return f"{names}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    if isinstance(error, MemoryError):
+        return f"not enough memory {f'({text})' if text else ''}: give a smaller system or batch, or a larger machine"
+    if is_for_the_user(error):
+        return text or type(error).__name__
+    return (
+        f"{type(error).__name__}{': ' if text else ''}{text} (a defect of so3krates, or a package that does not fit; "
+        f"so3krates --debug shows where: please report it)"
+    )
+
+
+def is_for_the_user(error: Exception) -> bool:
+    """Whether the error was raised on purpose: of one of our classes, by our own code, or by the file system."""
+    if isinstance(error, OSError) or type(error).__module__.split(".")[0] in OUR_PACKAGES:
+        return True
+    if not isinstance(error, ValueError | RuntimeError) or isinstance(error, UnicodeError):
+        return False
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").split(".")[0] in OUR_PACKAGES
+
+
+def printable(text: str) -> str:
+    """Without what the error output cannot show: bytes of names that are no text, letters of other encodings."""
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding, "replace")

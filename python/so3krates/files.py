@@ -1,0 +1,188 @@
+"""Writing of files: each is whole or the old one is still there, and a failure says which in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from matplotlib.figure import Figure
+
+# Of a name in bytes, so that a temporary name of a long one fits as well (most file systems: 255).
+LONGEST_KEPT = 200
+
+
+class WriteError(OSError):
+    """A file that could not be written; the message names it, the reason and what is there now."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` to write to; it takes the place of `path` when all is well.
+
+    The temporary name is the process' own and keeps the suffix. A link stays a link, a file keeps its permissions, a
+    new one has those of the umask; devices and pipes are written to directly. Raises WriteError.
+    """
+    path = Path(path)
+    target = Path(os.path.realpath(path))
+    try:
+        require_place(path)
+        special = target.exists() and not target.is_file()
+        part = target if special else _part_of(target)
+    except OSError as error:
+        raise _failure(path, error) from error
+    if special:
+        yield part
+        return
+    try:
+        yield part
+        _finish(part, target)
+    except OSError as error:
+        if error.filename is not None and Path(os.fsdecode(error.filename)) not in (part, target):
+            raise  # of another file, which was read meanwhile
+        raise _failure(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a whole file or leaves the old one. Raises WriteError."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """The same for text, as UTF-8; bytes of names that are none come back as they were."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_frames(path: str | Path, frames: Sequence[Atoms]) -> None:
+    """Writes structures as extended XYZ. Raises WriteError."""
+    import ase.io
+
+    with replacing(path) as part:
+        ase.io.write(part, frames, format="extxyz")
+
+
+def write_figure(path: str | Path, figure: Figure) -> Path:
+    """Writes a figure in the format that the suffix names. Raises WriteError, ValueError for an unknown suffix."""
+    require_figure_name(path)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=150)
+    return Path(path)
+
+
+def require_figure_name(path: str | Path) -> None:
+    """Raises ValueError for a suffix of no kind of figures, and WriteError as `require_place`."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if Path(path).suffix.lstrip(".").lower() not in kinds:
+        raise ValueError(f"{path}: figures are written as {', '.join(sorted(kinds))}: give one of these suffixes")
+    require_place(path)
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Adds a line to a file, which is made when missing: wholly or not at all. Raises WriteError."""
+    path = Path(path)
+    try:
+        with open(path, "ab", buffering=0) as handle:
+            before = handle.tell()
+            content = line.encode("utf-8") + b"\n"
+            try:
+                if handle.write(content) != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(handle.fileno())
+            except OSError:
+                handle.truncate(before)
+                raise
+    except OSError as error:
+        raise _failure(path, error) from error
+
+
+def make_folder(path: str | Path) -> Path:
+    """Makes a folder and those above it where they are missing. Raises WriteError."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise WriteError(f"{path}: a file of that name is there already: choose another folder") from error
+    except OSError as error:
+        raise WriteError(f"{path}: the folder cannot be made ({_reason(error)})") from error
+    return path
+
+
+def require_place(path: str | Path) -> None:
+    """Raises WriteError where no file could be written, so that it is known before long work."""
+    path = Path(path)
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise WriteError(f"{path} is a folder: give the name of a file")
+    if not target.parent.is_dir():
+        if target.parent.exists():
+            raise WriteError(f"{path} cannot be written: {path.parent} is a file, not a folder")
+        raise WriteError(
+            f"{path}: there is no folder {target.parent if path.is_symlink() else path.parent}, make it first"
+        )
+    if target.exists() and not os.access(target, os.W_OK):
+        raise WriteError(f"{path} is write-protected: it is as it was; allow writing, or choose another name")
+    if not target.exists() and not os.access(target.parent, os.W_OK):
+        raise WriteError(f"{path} cannot be written: no permission to write in {path.parent}")
+
+
+def require_folder(path: str | Path) -> None:
+    """Raises WriteError where `make_folder` could not make a folder, or nothing could be written in it."""
+    path = Path(path)
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise WriteError(f"{path}: {'it' if there == path else there} is a file, not a folder: choose another folder")
+    if not os.access(there, os.W_OK):
+        raise WriteError(f"{path} cannot be written: no permission to write in {there}")
+
+
+def _part_of(target: Path) -> Path:
+    """An empty temporary file of a new name, made with the umask's permissions or those of the file it replaces."""
+    name = target.name.encode("utf-8", "surrogateescape")[-LONGEST_KEPT:].decode("utf-8", "ignore")
+    part = target.with_name(f".{secrets.token_hex(6)}.{name}")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    if target.exists():
+        with contextlib.suppress(OSError):
+            shutil.copymode(target, part)
+    return part
+
+
+def _finish(part: Path, target: Path) -> None:
+    """Onto the disc, and under its name."""
+    with open(part, "rb+") as handle:
+        os.fsync(handle.fileno())
+    os.replace(part, target)
+    # The new name too; some file systems know no fsync of folders.
+    with contextlib.suppress(OSError):
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _failure(path: Path, error: OSError) -> WriteError:
+    if isinstance(error, WriteError):
+        return error
+    kept = "what was there is unchanged" if os.path.lexists(path) else "nothing of it is left"
+    return WriteError(f"{path} could not be written: {_reason(error)}; {kept}")
+
+
+def _reason(error: OSError) -> str:
+    """In words, with what to do where that is known."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{reason} (free some space, or write elsewhere)"
+    return reason
