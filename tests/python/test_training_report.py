@@ -177,7 +177,7 @@ def test_committee() -> None:
 
 def test_bars_of_elements_stand_above_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure) or path)
+    monkeypatch.setattr(plots, "write_figure", lambda path, figure: figures.append(figure) or path)
     sets = {}
     for name, symbols in (("train", "CuAg"), ("test", "AgAu")):
         frames = [Atoms(symbols, np.zeros((2, 3)))]
@@ -192,3 +192,22 @@ def test_bars_of_elements_stand_above_their_names(tmp_path: Path, monkeypatch: p
     expected = [(e, errors.rmse) for part in sets.values() for e, errors in part.elements.items()]
     assert sorted(bars) == sorted(expected)
     assert len(set(bars)) == 4
+
+
+def test_the_legend_lies_beside_the_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets and elements in any number: no bar is hidden by their names."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "write_figure", lambda path, figure: figures.append(figure) or path)
+    symbols = ["Cu", "Ag", "Au", "Ga", "N", "In", "As", "Sb", "P", "O"]
+    frames = [Atoms(symbols, np.zeros((len(symbols), 3)))]
+    truth = Properties(np.full(1, 10), np.zeros(1), [np.ones((10, 3))], np.full((1, 3, 3), np.nan))
+    guess = truth._replace(forces=[1.1 * np.ones((10, 3))])
+    breakdown_plot(tmp_path / "b.png", {f"set {n}": breakdown(frames, guess, truth) for n in range(6)})
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"set {n}" for n in range(6)]
+    frame = legend.get_window_extent()
+    assert frame.y0 >= max(axes.get_tightbbox().y1 for axes in figure.axes)
+    assert frame.x0 >= 0
+    assert not any(axes.get_legend() for axes in figure.axes)

@@ -67,8 +67,9 @@ def breakdown_plot(path: str | Path, sets: Mapping[str, Breakdown]) -> Path:
     )
     for axes, (title, x, y) in zip(panels, titles, strict=False):
         axes.set(title=title, xlabel=x, ylabel=y)
-        if axes.has_data():
-            axes.legend(fontsize=8, frameon=False)
+    handles, names = panels[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, loc="outside upper left", ncols=6, fontsize=8, frameon=False)
     return write_figure(path, figure)
 
 
