@@ -122,6 +122,7 @@ void bind_pjrt(py::module_& parent) {
 
   m.def("plugin_attributes", &so3krates::pjrt::plugin_attributes, "plugin"_a,
         "What a plugin says of itself; needs no device.");
+  m.def("api_version", &so3krates::pjrt::api_version, "plugin"_a, "Version of the PJRT C API that a plugin speaks.");
   m.def(
       "cuda_kernel_handler",
       [](bool has_streams) { return reinterpret_cast<std::uintptr_t>(so3krates::cuda::kernel_handler(has_streams)); },

@@ -44,6 +44,8 @@ class Pending {
 
 // Name and value of everything that a plugin, opened if need be, says of itself. Needs no device.
 std::map<std::string, std::string> plugin_attributes(const std::string& path);
+// Version of the PJRT C API that a plugin, opened if need be, speaks, e.g. "0.90".
+std::string api_version(const std::string& path);
 
 // Host memory that a device reaches itself; goes before that memory does. Move-only.
 class Pin {

@@ -129,4 +129,9 @@ std::map<std::string, std::string> plugin_attributes(const std::string& path) {
   return attributes(plugin(path));
 }
 
+std::string api_version(const std::string& path) {
+  const PJRT_Api_Version& version = plugin(path)->pjrt_api_version;
+  return std::to_string(version.major_version) + "." + std::to_string(version.minor_version);
+}
+
 }  // namespace so3krates::pjrt

@@ -14,6 +14,7 @@ from .cli_errors import Commands, debug_option
 from .cli_values import console as _console
 from .cli_values import words as _words
 from .files import make_folder, require_figure_name, require_folder, require_place, write_text
+from .hints import command
 
 if TYPE_CHECKING:
     from so3krates.training.config import DataConfig, RunConfig
@@ -23,11 +24,18 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train So3krates machine-learned potentials and run them in LAMMPS.",
 )
 
 
 app.add_typer(cli_sample.app, name="sample")
+
+
+def _print_versions(wanted: bool) -> None:
+    if wanted:
+        from .versions import versions
+
+        print(*versions(), sep="\n")
+        raise typer.Exit
 
 
 @app.callback()
@@ -35,8 +43,11 @@ def options(
     debug: Annotated[
         bool, typer.Option("--debug", callback=debug_option, is_eager=True, help="Show where an error comes from.")
     ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_versions, is_eager=True, help="Versions of all parts.")
+    ] = False,
 ) -> None:
-    """Options of every command."""
+    """Train So3krates machine-learned potentials and run them in LAMMPS."""
 
 
 def _quoted(path: Path) -> str:
@@ -273,7 +284,9 @@ def import_mlff(
         f"Read {model.training['checkpoint'] if model.training else module_dir} of {module_dir}", soft_wrap=True
     )
     console.print(f"Elements and energy shifts (eV): {shifts}", soft_wrap=True, highlight=False)
-    console.print(f"Model: {output}. Next: so3krates export {output} -o {output.name}.so3k", soft_wrap=True)
+    console.print(
+        f"Model: {output}. Next: {command('so3krates', 'export', output, '-o', output.name + '.so3k')}", soft_wrap=True
+    )
 
 
 @app.command("select")

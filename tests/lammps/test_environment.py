@@ -73,7 +73,7 @@ def test_doctor_says_how_to_mend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     checks = {check.name: check for check in doctor.report()}
     for name, words, fix in (
         ("jax", "0.0.1", "pip install 'jax>=0.6'"),
-        ("tensorflow-cpu", "0.0.1", "pip install 'tensorflow-cpu==2.21.0'"),
+        ("tensorflow-cpu", "0.0.1", "pip install tensorflow-cpu==2.21.0"),
         ("compiled part", "without so3kratesplugin.so", "--force-reinstall"),
         ("CPU device", "/nowhere.so", "tensorflow-cpu"),
         ("cache of compiled programs", "file", "SO3KRATES_CACHE"),

