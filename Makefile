@@ -13,7 +13,7 @@ setup: .venv/ready
 
 .venv/ready: .venv/requirements $(SOURCES)
 	@echo 'Building so3krates: one or two minutes when its C++ has changed'
-	@$(BIN)/python -m pip install --quiet --no-build-isolation '.[cpu,test,lint]'
+	@$(BIN)/python -m pip install --quiet --no-build-isolation '.[test,lint]'
 	@touch $@
 
 demo: setup
@@ -34,4 +34,4 @@ bench: setup
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/clang-format --dry-run -Werror $(shell find csrc -name '*.cpp' -o -name '*.h')
+	@$(BIN)/clang-format --dry-run -Werror $(shell find csrc -path csrc/third_party -prune -o \( -name '*.cpp' -o -name '*.h' \) -print)

@@ -9,7 +9,7 @@ import venv
 from pathlib import Path
 
 LEAST_PYTHON = (3, 11)
-EXTRAS = ("cpu", "test", "lint")
+EXTRAS = ("test", "lint")
 
 
 def main(folder: Path) -> None:

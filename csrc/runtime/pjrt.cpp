@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "cuda_driver.h"
+#include "environment.h"
 #include "host_cpu.h"
 #include "pjrt_api.h"
 #include "sha256.h"
@@ -106,6 +107,7 @@ std::shared_ptr<Client> Client::create(const ClientOptions& options) {
   const PJRT_Api* api = client->api_ = plugin(options.plugin);
 
   std::vector<PJRT_NamedValue> create_options;
+  std::optional<ScopedEnvironment> pool_size;
   std::size_t device_index = static_cast<std::size_t>(options.device_index);
   const std::int64_t visible_device = options.device_index;
   if (is_gpu(api)) {
@@ -118,14 +120,18 @@ std::shared_ptr<Client> Client::create(const ClientOptions& options) {
     create_options.push_back(option("memory_fraction", PJRT_NamedValue_kFloat));
     create_options.back().float_value = static_cast<float>(options.memory_fraction);
     device_index = 0;
-  } else if (attributes(api).count("so3krates_pjrt_cpu") != 0) {
-    create_options.push_back(option("num_threads", PJRT_NamedValue_kInt64));
-    create_options.back().int64_value = threads_of(options);
+  } else {
+    create_options.push_back(option("cpu_device_count", PJRT_NamedValue_kInt64));  // XLA makes four otherwise
+    create_options.back().int64_value = 1;
+    // XLA reads the size of its pool of threads from one of these, and has no option for it.
+    const std::string threads = std::to_string(threads_of(options));
+    pool_size.emplace(std::initializer_list<Variable>{{"PJRT_NPROC", threads}, {"NPROC", threads}});
   }
   auto args = SIZED(PJRT_Client_Create_Args);
   args.create_options = create_options.data();
   args.num_options = create_options.size();
   call(api, &PJRT_Api::PJRT_Client_Create, args, "starting the device of " + options.plugin);
+  pool_size.reset();
   client->client_ = args.client;
 
   auto devices = SIZED(PJRT_Client_AddressableDevices_Args);

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "cuda_kernels.h"
+#include "environment.h"
 #include "pjrt.h"
 #include "pjrt_api.h"
 #include "registry.h"
@@ -23,7 +24,6 @@ std::string one_line(std::string_view text) {
 
 // Adds to the linker's message where the library that it misses comes from.
 std::string with_remedy(const std::string& message) {
-  if (message.find("libtensorflow") != std::string::npos) return message + " (pip install 'so3krates[cpu]')";
   if (message.find("libcu") != std::string::npos || message.find("libnv") != std::string::npos)
     return message + " (pip install 'so3krates[cuda12]')";
   return message;
@@ -57,14 +57,19 @@ void register_kernels(const PJRT_Api* api) {
   for (const kernels::Kernel* kernel = all; kernel != all + count; ++kernel) add(kernel->name, kernel->handler, "Host");
 }
 
+// Failures are returned; what XLA logs besides only alarms, above all that a program which it compiled itself asks for
+// tuning flags that no processor lists: cached programs have the processor in their key. The level is read as the
+// library is loaded; 0 asks for all, another may be JAX's, which sets it in its own process.
+void* open_library(const std::string& path) {
+  const char* level = std::getenv("TF_CPP_MIN_LOG_LEVEL");
+  const ScopedEnvironment quiet(
+      {{"TF_CPP_MIN_LOG_LEVEL", level != nullptr && std::string_view(level) == "0" ? "0" : "3"}});
+  return dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+}
+
 const PJRT_Api* open_plugin(const std::string& path) {
   const std::string operation = "loading the PJRT plugin " + path;
-  // TensorFlow's library writes to stderr as it is loaded, unless these kernels, which XLA does not use, are off.
-  const bool has_choice = std::getenv("TF_ENABLE_ONEDNN_OPTS") != nullptr;
-  if (!has_choice) setenv("TF_ENABLE_ONEDNN_OPTS", "0", 1);
-  // Never closed: XLA's threads outlive every client.
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!has_choice) unsetenv("TF_ENABLE_ONEDNN_OPTS");
+  void* library = open_library(path);  // never closed: XLA's threads outlive every client
   if (library == nullptr) throw Error(operation + " failed: " + with_remedy(dlerror()));
   const auto get_api = reinterpret_cast<const PJRT_Api* (*)()>(dlsym(library, "GetPjrtApi"));
   if (get_api == nullptr) throw Error(operation + " failed: it has no symbol GetPjrtApi, so it is no PJRT plugin");

@@ -1,4 +1,4 @@
-// Plugins lie where pip puts them: the CPU's beside this library, CUDA's in the same site-packages folder.
+// Plugins lie where pip puts them: in the site-packages folder that this library is in.
 #include "plugin_search.h"
 
 #include <dlfcn.h>
@@ -14,37 +14,36 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The folder of the shared library that holds this function.
-fs::path library_folder() {
+// The site-packages folder that holds the shared library of this function, in so3krates/lib.
+fs::path site_packages() {
   Dl_info info{};
   if (dladdr(reinterpret_cast<const void*>(&find_plugin), &info) == 0 || info.dli_fname == nullptr)
     throw Error("finding the folder of the so3krates library failed: give the plugin's path");
   std::error_code error;
   const fs::path library = fs::canonical(info.dli_fname, error);
   if (error) throw Error(std::string("finding the folder of ") + info.dli_fname + " failed: " + error.message());
-  return library.parent_path();
+  return library.parent_path().parent_path().parent_path();
 }
 
 struct Kind {
   const char* name;
   const char* variable;
-  const char* extra;
-  const char* other;
-  std::vector<fs::path> places;  // relative to the library's folder
+  const char* remedy;
+  std::vector<fs::path> places;  // relative to site-packages
 };
 
 Kind cpu() {
-  return {"cpu", "SO3KRATES_PJRT_CPU", "so3krates[cpu]", "", {"libso3krates_pjrt_cpu.so"}};
+  return {"cpu",
+          "SO3KRATES_PJRT_CPU",
+          "pip install '" SO3KRATES_CPU_RUNTIME "'",
+          {"fastatomstruct_xla_cpu/libpjrt_cpu.so"}};
 }
 
 Kind cuda() {
-  const fs::path site_packages = fs::path("..") / "..";
   return {"cuda",
           "SO3KRATES_PJRT_CUDA",
-          "so3krates[cuda12]",
-          " (or [cuda13], where nvidia-smi shows CUDA 13)",
-          {site_packages / "jax_plugins/xla_cuda13/xla_cuda_plugin.so",
-           site_packages / "jax_plugins/xla_cuda12/xla_cuda_plugin.so"}};
+          "pip install 'so3krates[cuda12]' (or [cuda13], where nvidia-smi shows CUDA 13)",
+          {"jax_plugins/xla_cuda13/xla_cuda_plugin.so", "jax_plugins/xla_cuda12/xla_cuda_plugin.so"}};
 }
 
 int index_of(const std::string& device, std::size_t colon) {
@@ -65,15 +64,15 @@ std::string path_of(const Kind& kind, const std::string& plugin) {
   if (!plugin.empty()) return existing(plugin, "the option 'plugin'");
   const char* variable = std::getenv(kind.variable);
   if (variable != nullptr && *variable != '\0') return existing(variable, std::string("the variable ") + kind.variable);
-  const fs::path folder = library_folder();
+  const fs::path folder = site_packages();
   std::string tried;
   for (const fs::path& place : kind.places) {
-    const std::string path = (folder / place).lexically_normal().string();
+    const std::string path = (folder / place).string();
     if (fs::is_regular_file(path)) return path;
     tried += (tried.empty() ? "" : ", ") + path;
   }
   throw Error(std::string("no PJRT plugin for device '") + kind.name + "' was found (looked for " + tried +
-              "): pip install '" + kind.extra + "'" + kind.other + ", or set " + kind.variable + " to a plugin's path");
+              "): " + kind.remedy + ", or set " + kind.variable + " to a plugin's path");
 }
 
 }  // namespace
@@ -81,12 +80,12 @@ std::string path_of(const Kind& kind, const std::string& plugin) {
 std::vector<std::string> nvrtc_paths(int release) {
   const char* variable = std::getenv("SO3KRATES_NVRTC");
   if (variable != nullptr && *variable != '\0') return {variable};
-  const fs::path nvidia = library_folder() / ".." / ".." / "nvidia";
+  const fs::path nvidia = site_packages() / "nvidia";
   std::vector<std::string> paths;
   for (int k = release; k >= 12; --k) {
     const std::string name = "libnvrtc.so." + std::to_string(k);
     const fs::path folder = k == 12 ? fs::path("cuda_nvrtc") : fs::path("cu" + std::to_string(k));
-    paths.push_back((nvidia / folder / "lib" / name).lexically_normal().string());
+    paths.push_back((nvidia / folder / "lib" / name).string());
     paths.push_back(name);
   }
   return paths;

@@ -47,9 +47,9 @@ def command(name: str, *words: object) -> str:
     return " ".join([program(name), *(shlex.quote(str(word)) for word in words)])
 
 
-def pip_install(what: str) -> str:
-    """The command that adds a requirement to this environment."""
-    return f"{_pip()} {shlex.quote(what)}"
+def pip_install(*words: str) -> str:
+    """The command that adds a requirement, with options of pip before it, to this environment."""
+    return f"{_pip()} {shlex.join(words)}"
 
 
 def reinstall() -> str:

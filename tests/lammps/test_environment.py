@@ -13,7 +13,7 @@ from so3krates.lammps import LammpsError, doctor, environment, plugin_directory,
 from so3krates.lammps.thermo import read_log
 from structures import structure
 
-HEAVY = {"jax", "numpy", "ase", "tensorflow", "lammps", "scipy", "rich"}  # every start of lmp would pay for them
+HEAVY = {"jax", "numpy", "ase", "lammps", "scipy", "rich"}  # every start of lmp would pay for them
 
 
 def test_plugin_directory_is_found_without_heavy_imports() -> None:
@@ -58,7 +58,7 @@ def test_read_log(bench64: Bench, gan_cell: Atoms) -> None:
 
 def test_doctor_finds_all_well() -> None:
     checks = {check.name: check for check in doctor.report()}
-    assert {"jax", "lammps", "tensorflow-cpu", "CPU device"} <= checks.keys()
+    assert {"jax", "lammps", "fastatomstruct-xla-cpu", "CPU device"} <= checks.keys()
     ill = {name: check for name, check in checks.items() if not check.ok and name != "command lmp"}
     assert not ill
     assert "22 Jul 2025" in checks["lmp and pair_style so3krates"].found
@@ -73,9 +73,9 @@ def test_doctor_says_how_to_mend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     checks = {check.name: check for check in doctor.report()}
     for name, words, fix in (
         ("jax", "0.0.1", "pip install 'jax>=0.6'"),
-        ("tensorflow-cpu", "0.0.1", "pip install tensorflow-cpu==2.21.0"),
+        ("fastatomstruct-xla-cpu", "0.0.1", "pip install fastatomstruct-xla-cpu==2026.6.23"),
         ("compiled part", "without so3kratesplugin.so", "--force-reinstall"),
-        ("CPU device", "/nowhere.so", "tensorflow-cpu"),
+        ("CPU device", "/nowhere.so", "fastatomstruct-xla-cpu=="),
         ("cache of compiled programs", "file", "SO3KRATES_CACHE"),
     ):
         assert not checks[name].ok

@@ -19,7 +19,7 @@ HUGE_ROWS, WIDTH, BLOCK = 2**22, 128, 64  # 2 GiB in float32
 USED_ROWS = 1000  # of the huge array
 UNTOUCHED = 64 * MIB  # resident bytes that a run on USED_ROWS may add
 TOUCHED = 400 * MIB  # resident bytes that filling all of 512 MiB adds at least
-IDLE_LIMIT = 2**30  # bytes that the plugin keeps for reuse
+LARGE = 2**28  # bytes of an array
 
 SECOND = "import sys; sys.path[:0] = {path!r}\nfrom so3krates._harness import pjrt\nclient = pjrt.Client()\n{body}"
 
@@ -99,7 +99,10 @@ def test_objects_keep_their_client_alive(add_artifact: bytes) -> None:
         (lambda c, e: c.load(b"no program", "layer"), "loading compiled program 'layer' failed: "),
         (lambda c, e: e.run([c.borrow(A)]), "running program 'add' failed: .* 1 buffers .* expected 2"),
         (lambda c, e: e.run([c.borrow(A), c.borrow(A[:2])]), "running program 'add' failed: .*size 16 .* size 8"),
-        (lambda c, e: c.borrow(A).download("float32", [5]), "downloading 20 bytes failed: the array has 16 bytes"),
+        (
+            lambda c, e: c.borrow(A).download("float32", [5]),
+            "downloading an array failed: .* buffer size 16 .* transfer size 20",
+        ),
         (lambda c, e: c.borrow(A.astype(np.float16)), "dtype float16"),
         (lambda c, e: c.allocate("float64", [2**50]), "allocating 8 bytes x 1125899906842624 failed: "),
         (lambda c, e: pjrt.Client("cpu", plugin=sys.executable), f"loading the PJRT plugin {sys.executable} failed: "),
@@ -220,16 +223,12 @@ def test_touched_memory_is_seen(client: pjrt.Client) -> None:
     assert y.download("float32", [1])[0] == 1.0
 
 
-def test_memory_is_reused_up_to_a_limit(client: pjrt.Client) -> None:
-    size = IDLE_LIMIT // 4
+def test_memory_leaves_the_process(client: pjrt.Client) -> None:
     before = memory("VmSize")
-    buffers = [client.allocate("uint8", [size]) for _ in range(12)]
-    assert memory("VmSize") - before > 8 * size  # some may come from the pool
-    addresses = {buffer.pointer for buffer in buffers}
+    buffers = [client.allocate("uint8", [LARGE]) for _ in range(12)]
+    assert memory("VmSize") - before >= 12 * LARGE
     buffers.clear()
-    assert memory("VmSize") - before <= IDLE_LIMIT
-    again = client.allocate("uint8", [size])
-    assert again.pointer in addresses
+    assert memory("VmSize") - before <= LARGE
 
 
 # ---- fingerprint and cache
@@ -237,7 +236,7 @@ def test_memory_is_reused_up_to_a_limit(client: pjrt.Client) -> None:
 
 def test_fingerprint_tells_what_code_depends_on(client: pjrt.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     assert client.device_kind in client.fingerprint
-    assert "tensorflow_version 2.21.0" in client.fingerprint
+    assert "stablehlo_current_version" in client.fingerprint
     assert pjrt.Client("cpu", threads=2).fingerprint == client.fingerprint
     assert pjrt.Client("cpu", threads=1).fingerprint != client.fingerprint
     plain = client.fingerprint

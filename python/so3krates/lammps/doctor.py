@@ -15,7 +15,8 @@ from so3krates.hints import pip_install, reinstall
 
 from .environment import lmp_path, mpi_file, plugin_directory
 
-LIBRARIES = ("so3kratesplugin.so", "libso3krates_runtime.so", "libso3krates_pjrt_cpu.so")
+CPU_RUNTIME = "fastatomstruct-xla-cpu"  # the package that has XLA's plugin for the CPU
+LIBRARIES = ("so3kratesplugin.so", "libso3krates_runtime.so")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def report() -> list[Check]:
         *_libraries(),
         _command(),
         _attempt("lmp and pair_style so3krates", _style, "mend what is wrong above, then run this again"),
-        _attempt("CPU device", _cpu_device, f"{pip_install('tensorflow-cpu==2.21.0')}, then {reinstall()}"),
+        _attempt("CPU device", _cpu_device, pip_install("--force-reinstall", "--no-deps", _requirement(CPU_RUNTIME))),
         _attempt("CUDA plugin (optional)", _cuda_plugin, ""),
         _attempt("cache of compiled programs", _cache, "make that folder writable, or set SO3KRATES_CACHE to another"),
     ]
@@ -56,7 +57,7 @@ def _python() -> Check:
 
 
 def _packages() -> list[Check]:
-    """The requirements of this package (with the extra `cpu`), as its own metadata states them."""
+    """The requirements of this package, as its own metadata states them."""
     from packaging.requirements import Requirement
 
     try:
@@ -65,7 +66,7 @@ def _packages() -> list[Check]:
         return [Check("so3krates", False, "not installed", reinstall())]
     checks = [Check("so3krates", True, metadata.version("so3krates"))]
     for requirement in map(Requirement, lines):
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": "cpu"}):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         wanted = f"{requirement.name}{requirement.specifier}"
         try:
@@ -76,6 +77,17 @@ def _packages() -> list[Check]:
         ok = requirement.specifier.contains(found, prereleases=True)
         checks.append(Check(requirement.name, ok, found, "" if ok else pip_install(wanted)))
     return checks
+
+
+def _requirement(name: str) -> str:
+    """Name and bounds of a package that this one requires."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = metadata.requires("so3krates") or []
+    except metadata.PackageNotFoundError:
+        lines = []
+    return next((f"{r.name}{r.specifier}" for r in map(Requirement, lines) if r.name == name), name)
 
 
 def _libraries() -> list[Check]:

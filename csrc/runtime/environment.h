@@ -1,0 +1,49 @@
+// Variables of the environment for as long as a call of somebody else's library reads them.
+#pragma once
+
+#include <cstdlib>
+#include <initializer_list>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace so3krates {
+
+struct Variable {
+  const char* name;
+  std::string value;
+};
+
+// Sets variables and puts back what was there. One at a time in the process: others wait.
+class ScopedEnvironment {
+ public:
+  explicit ScopedEnvironment(std::initializer_list<Variable> variables) : lock_(mutex()) {
+    for (const Variable& variable : variables) {
+      const char* old = std::getenv(variable.name);
+      if (old != nullptr && variable.value == old) continue;  // nothing is written that need not be
+      old_.emplace_back(variable.name, old == nullptr ? std::nullopt : std::optional<std::string>(old));
+      setenv(variable.name, variable.value.c_str(), 1);
+    }
+  }
+  ~ScopedEnvironment() {
+    for (const auto& [name, value] : old_)
+      if (value)
+        setenv(name, value->c_str(), 1);
+      else
+        unsetenv(name);
+  }
+  ScopedEnvironment(const ScopedEnvironment&) = delete;
+  ScopedEnvironment& operator=(const ScopedEnvironment&) = delete;
+
+ private:
+  static std::mutex& mutex() {
+    static std::mutex only;
+    return only;
+  }
+  const std::lock_guard<std::mutex> lock_;
+  std::vector<std::pair<const char*, std::optional<std::string>>> old_;
+};
+
+}  // namespace so3krates
