@@ -9,14 +9,13 @@ import shutil
 from pathlib import Path
 
 import ase.io
-import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from ase.data import atomic_numbers
+from original import GAN, write_module
 from so3krates.data import BatchShape, collate, frame_graphs
 from so3krates.model.config import ConfigError
 from so3krates.model.potential import Prediction, predict
@@ -26,7 +25,6 @@ from so3krates_export.export import export_model
 from so3krates_export.ladder import Rung
 from so3krates_export.mlff import MlffError, config_from_hyperparameters, import_mlff, trained_elements
 
-GAN = Path(__file__).resolve().parents[1] / "reference" / "mlff_gan"  # weights, settings and results of the original
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "reference"
 SNSE = SHARED / "snse_m1"
 
@@ -77,20 +75,7 @@ def evaluate(model: Model, frames: list[Atoms], dtype: type, **settings: object)
 @pytest.fixture(scope="module")
 def gan_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The original's model folder: its settings, and its weights as its checkpoints hold them."""
-    folder = tmp_path_factory.mktemp("mlff") / "module"
-    shutil.copytree(GAN / "module", folder)
-    shutil.copyfile(GAN / "inputs.json", folder.parent / "inputs.json")
-    with np.load(GAN / "params.npz") as archive:
-        params = flax.traverse_util.unflatten_dict({name: archive[name] for name in archive.files}, sep="/")
-    # Adam's second moments tell which elements were trained.
-    embedding = params["params"]["feature_embeddings_0"]["Embed_0"]["embedding"]
-    trained = np.zeros_like(embedding)
-    trained[[atomic_numbers["N"], atomic_numbers["Ga"]]] = 1e-4
-    moments = {"params": {"feature_embeddings_0": {"Embed_0": {"embedding": trained}}}}
-    state = {"valid_params": params, "opt_state": {"0": {"nu": moments}}, "step": 800}
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(folder / "ckpt_799" / "state", state)
-    return folder
+    return write_module(tmp_path_factory.mktemp("mlff") / "module")
 
 
 @pytest.fixture(scope="module")

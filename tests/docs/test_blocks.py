@@ -1,0 +1,252 @@
+"""Every block in README and docs that a reader may copy runs: shell, decks, Python, settings.
+
+Shell commands run as they stand but for their sizes (`SMALLER`). What cannot run in a test (installing, a GPU, the test
+suite itself) is checked as far as can be: `CHECKED` has a test for each such program.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from blocks import LANGUAGES, ROOT, Block, blocks, lines_of, table_commands
+from original import write_module
+
+SMALL_TRAINING = " ".join(
+    f"--set {setting}"
+    for setting in ("training.epochs=1", "data.n_train=4", "data.n_valid=2", "model.features=12", "model.layers=1")
+)
+SMALLER = {  # sizes that a reader wants and a test does not
+    r"--frames \d+": "--frames 1",
+    r"--temperatures [\d,]+": "--temperatures 300",
+    r"--strains=[-\d.,]+": "--strains=0",
+    r"--pressures [\d,]+": "--pressures 0",
+    r"--equilibrate \d+": "--equilibrate 0.01 --every 0.01 --repeats 2,1,1",
+    r"sample harmonic": "sample harmonic --repeats 2,1,1",
+    r"--processes 4": "--processes 2",
+    r"-n 256": "-n 2",
+    r"train settings.toml": f"train settings.toml {SMALL_TRAINING}",
+    r"check model": "check model --steps 0",
+    r"^run( +)\d+": r"run\g<1>2",
+    r"--time \d+": "--time 1",
+    r"equilibrate=\d+": "equilibrate=20",
+    r"nz=12": "nz=6",
+    r"gk.2.flux": "gk.2.flux --cutoff-time 0.1",
+    r"block=\d+": "block=50",
+    r"--skip 8 --margin 4": "--skip 2 --margin 2",
+    r"repeats=\(3, 3, 2\)": "repeats=(2, 1, 1)",
+    r"frames=50": "frames=1, equilibration=0.01, interval=0.01",
+}
+LIMIT = 300  # seconds for one block: a guard against hanging
+# What a page leaves out of a deck: the crystal, a third type of atoms, lines that stand on another page.
+CRYSTAL = """
+units metal
+atom_style atomic
+read_data gan.data extra/atom/types TYPES
+mass 1 69.723
+mass 2 14.007
+mass 3 40.0
+"""
+
+
+def smaller(text: str) -> str:
+    for pattern, replacement in SMALLER.items():
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    return text
+
+
+def gan_frames(count: int) -> list[Atoms]:
+    """Displaced GaN crystals with labels of the small potential's kind."""
+    from so3krates.calculator import So3kratesCalculator
+
+    calculator = So3kratesCalculator("gan.so3k")
+    frames = []
+    for seed in range(count):
+        atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat((2, 1, 1))
+        atoms.positions += np.random.default_rng(seed).normal(0.0, 0.05, atoms.positions.shape)
+        labels = {name: calculator.get_property(name, atoms) for name in ("energy", "forces", "stress")}
+        labelled = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+        labelled.calc = SinglePointCalculator(labelled, **labels)
+        frames.append(labelled)
+    return frames
+
+
+def flux_log(path: Path, seed: int) -> None:
+    """A log of a run at constant energy, its flux a noise that forgets itself."""
+    path.parent.mkdir(exist_ok=True)
+    rng = np.random.default_rng(seed)
+    flux = np.zeros((4000, 3))
+    for k in range(1, len(flux)):
+        flux[k] = 0.8 * flux[k - 1] + rng.standard_normal(3)
+    names = ("c_flux[1]", "c_flux[2]", "c_flux[3]")
+    rows = [f"{10 * k} {0.01 * k:.2f} 300 5000 {x:.8f} {y:.8f} {z:.8f}" for k, (x, y, z) in enumerate(flux)]
+    head = f"   Step          Time           Temp         Volume     {'   '.join(names)}"
+    path.write_text("units metal\n" + "\n".join([head, *rows]) + "\nLoop time of 1.0 on 1 procs\n")
+
+
+@pytest.fixture(scope="module")
+def folder(small_model_folder: Path, gan_bundle32: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the pages name."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copytree(small_model_folder, folder / "trained")
+    shutil.copyfile(gan_bundle32, folder / "gan.so3k")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        frames = gan_frames(8)
+    finally:
+        os.chdir(before)
+    for name in ("data", "test", "pool"):
+        ase.io.write(folder / f"{name}.extxyz", frames)
+    crystal = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat((3, 3, 2))
+    ase.io.write(folder / "gan.data", crystal, format="lammps-data", specorder=["Ga", "N"])
+    ase.io.write(folder / "nacl.xyz", bulk("NaCl", "rocksalt", a=5.64), format="extxyz")
+    write_module(folder / "module")
+    for file in (ROOT / "examples" / "lammps" / "gan_kappa").iterdir():
+        shutil.copyfile(file, folder / file.name)
+    (settings,) = (block.text for block in blocks("toml") if block.page == "docs/training.md")
+    (folder / "settings.toml").write_text(settings)
+    for seed, name in enumerate(("log.1", "log.2", "seed1/log.lammps", "seed2/log.lammps")):
+        flux_log(folder / name, seed)
+    return folder
+
+
+def shell(command: str, folder: Path) -> str:
+    """Runs a command with this environment's programs first; its output."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def a_make_target(command: str, folder: Path) -> None:
+    shell(f"make -n -C {ROOT} {' '.join(command.split()[1:])}", folder)
+
+
+def an_extra(command: str, folder: Path) -> None:
+    """Installing would take gigabytes; that the extra exists can be seen."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra in re.findall(r"\.\[([\w,]+)\]", command):
+        assert set(extra.split(",")) <= project["optional-dependencies"].keys()
+
+
+def options_of_the_kit(command: str, folder: Path) -> None:
+    """Has tests of its own; here its options are looked for in its help."""
+    text = shell(f"{sys.executable} {ROOT / 'bench' / 'gpu'} --help", folder)
+    for option in re.findall(r"--[\w-]+", command):
+        assert option in text
+
+
+CHECKED: dict[str, Callable[[str, Path], None]] = {
+    "make": a_make_target,
+    "pip": an_extra,
+    "bench/gpu": options_of_the_kit,
+}
+
+
+def checked(command: str) -> Callable[[str, Path], None] | None:
+    """What is done in place of running the command, if anything."""
+    program = command.split()[0]
+    return next((check for name, check in CHECKED.items() if program in (name, f".venv/bin/{name}")), None)
+
+
+_succeeded: set[str] = set()
+
+
+def run_command(command: str, folder: Path) -> None:
+    """Runs a command once: pages repeat what others show."""
+    if command in _succeeded:
+        return
+    _run_command(command, folder)
+    _succeeded.add(command)
+
+
+def _run_command(command: str, folder: Path) -> None:
+    check = checked(command)
+    if check:
+        check(command, folder)
+        return
+    for made in ("model", "kappa", "data.extxyz", "selected.extxyz", "harmonic.extxyz", "hot.extxyz", "rattled.extxyz"):
+        if re.search(rf"-o {made}\b", command):
+            shell(f"rm -rf {made} {made}.parts", folder)
+    if re.search(r"\bmodel\b", command) and "-o model" not in command:
+        shell("rm -rf model; cp -r trained model", folder)
+    shell(smaller(command), folder)
+
+
+def test_every_block_names_its_language() -> None:
+    assert [f"{block}: '{block.language}'" for block in blocks() if block.language not in LANGUAGES] == []
+
+
+@pytest.mark.parametrize("block", blocks("bash"), ids=str)
+def test_shell(block: Block, folder: Path) -> None:
+    commands = lines_of(block.text)
+    assert commands
+    if any(checked(command) for command in commands):
+        for command in commands:
+            run_command(command, folder)
+    else:
+        run_command("\n".join(commands), folder)
+
+
+@pytest.mark.parametrize("command", table_commands())
+def test_table_of_commands(command: str, folder: Path) -> None:
+    run_command(command, folder)
+
+
+def whole_deck(block: Block) -> str:
+    """The block with what its page leaves out before it, and a run of two steps."""
+    deck = block.text
+    if "pair_style" not in deck:
+        (flux,) = (other.text for other in blocks("lammps") if other.page == "docs/heat_flux.md")
+        deck = flux + deck
+    if "read_data" not in deck:
+        third = re.search(r"^pair_coeff.* NULL", deck, re.MULTILINE) is not None
+        crystal = CRYSTAL if third else CRYSTAL.replace(" extra/atom/types TYPES", "").replace("mass 3 40.0\n", "")
+        deck = crystal.replace("TYPES", "1") + deck.replace("units           metal\n", "")
+    deck = deck.replace(" device cuda", "").replace("gan.cuda.so3k", "gan.so3k")
+    return smaller(deck) if re.search(r"^run ", deck, re.MULTILINE) else deck + "\nrun 2\n"
+
+
+@pytest.mark.parametrize("block", blocks("lammps"), ids=str)
+def test_deck(block: Block, folder: Path) -> None:
+    (folder / "in.block").write_text(whole_deck(block))
+    assert "Loop time" in shell("lmp -in in.block -log none", folder)
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+def test_settings(block: Block, folder: Path) -> None:
+    from so3krates.training import RunConfig
+
+    (folder / "block.toml").write_text(block.text)
+    assert RunConfig.load(folder / "block.toml").data.file
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_python(block: Block, folder: Path) -> None:
+    start = (
+        "import ase.build\n"
+        "atoms = ase.build.bulk('GaN', 'wurtzite', a=3.19, c=5.19)\n"
+        "atoms.set_velocities([[0.01, 0, 0], [0, 0, 0], [-0.01, 0, 0], [0, 0, 0]])\n"
+    )
+    (folder / "block.py").write_text(start + smaller(block.text))
+    shell("rm -rf hot.extxyz*; python block.py", folder)
