@@ -8,6 +8,9 @@ import sys
 import venv
 from pathlib import Path
 
+import debian
+
+PIP_PACKAGE = "python3-pip-whl"  # what Debian's and Ubuntu's ensurepip itself installs
 LEAST_PYTHON = (3, 11)
 EXTRAS = ("test", "lint")
 
@@ -25,16 +28,22 @@ def main(folder: Path) -> None:
 
 
 def make(folder: Path) -> None:
-    """Make an environment that has pip: Python's own copy or, where Debian left that out, through the system's pip."""
+    """Make an environment that has pip: Python's own, where Debian left it out the system's, else one fetched."""
     if importlib.util.find_spec("ensurepip"):
         venv.create(folder, with_pip=True, clear=True, symlinks=True)
-    elif importlib.util.find_spec("pip"):
-        venv.create(folder, clear=True, symlinks=True)
-        install = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet", "pip"]
-        subprocess.run(install, check=True)
-    else:
+        return
+    venv.create(folder, clear=True, symlinks=True)
+    python = folder / "bin" / "python"
+    if importlib.util.find_spec("pip"):
+        subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "pip"], check=True)
+        return
+    try:
+        with debian.unpacked(PIP_PACKAGE, folder) as files:
+            (wheel,) = files.glob("usr/share/python-wheels/pip-*.whl")
+            subprocess.run([python, wheel / "pip", "install", "--quiet", "--no-index", wheel], check=True)
+    except debian.FetchError as error:
         sys.exit(
-            f"{sys.executable} has neither ensurepip nor pip, so no environment can be made: "
+            f"{sys.executable} has neither ensurepip nor pip, and fetching {PIP_PACKAGE} failed ({error}): "
             "apt install python3-venv, or make PYTHON=/path/to/another/python3.11 ..."
         )
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import sysconfig
-import tempfile
 from pathlib import Path
+
+import debian
 
 
 def main(build: Path) -> Path:
@@ -23,45 +23,22 @@ def main(build: Path) -> Path:
         return copy
     try:
         fetch(name, copy)
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = [line.strip() for line in (getattr(error, "stderr", "") or str(error)).splitlines() if line.strip()]
+    except debian.FetchError as error:
         sys.exit(
-            f"There is no {own / 'Python.h'}, and fetching it failed ({said[-1] if said else error}): "
+            f"There is no {own / 'Python.h'}, and fetching it failed ({error}): "
             f"apt install {name}-dev (Debian, Ubuntu) or dnf install python3-devel (Fedora)"
         )
     return copy
 
 
 def fetch(name: str, folder: Path) -> None:
-    """Put the headers of Debian's Python `name` into `folder`, by the system's lists of packages or by fresh ones.
-
-    Raises:
-        OSError: apt-get or dpkg-deb is missing.
-        subprocess.CalledProcessError: there is no such package, or no network.
-    """
-    package = f"lib{name}-dev"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        place = Path(scratch)
-        try:
-            run(["apt-get", "download", package], place)
-        except subprocess.CalledProcessError:  # a system without lists, as containers have it: fetch them, also here
-            (place / "lists" / "partial").mkdir(parents=True)
-            here = ["-o", f"Dir::State::lists={place / 'lists'}", "-o", f"Dir::Cache={place / 'cache'}"]
-            run(["apt-get", *here, "update"], place)
-            run(["apt-get", *here, "download", package], place)
-        (archive,) = place.glob(f"{package}_*.deb")
-        run(["dpkg-deb", "-x", str(archive), str(place)], place)
-        headers = place / "usr" / "include" / name
+    """Put the headers of Debian's Python `name` into `folder`. Raises debian.FetchError."""
+    with debian.unpacked(f"lib{name}-dev", folder.parent) as files:
+        headers = files / "usr" / "include" / name
         # Debian's pyconfig.h names the one of the processor by a path below /usr/include.
-        (config,) = place.glob(f"usr/include/*/{name}/pyconfig.h")
+        (config,) = files.glob(f"usr/include/*/{name}/pyconfig.h")
         config.replace(headers / "pyconfig.h")
         headers.rename(folder)
-
-
-def run(command: list[str], folder: Path) -> None:
-    """A command whose output nobody reads; its errors are in the exception."""
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
 
 
 if __name__ == "__main__":
