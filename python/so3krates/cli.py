@@ -400,17 +400,18 @@ def demo(
 
 @app.command()
 def doctor() -> None:
-    """What is installed, what is missing, and how to get it."""
+    """What is installed, what is missing, and how to get it; exit code 1 where something needed is."""
     from so3krates.lammps import doctor as checks
 
     console = _console()
     report = checks.report()
     for check in report:
-        mark = "[green]ok  [/]" if check.ok else "[bold red]bad [/]"
+        bad = "[bold red]bad  [/]" if check.needed else "[yellow]note [/]"
+        mark = "[green]ok   [/]" if check.ok else bad
         console.print(f"{mark}{_escape(check.name)}: {_escape(check.found)}", highlight=False, soft_wrap=True)
         if check.fix:
-            console.print(f"      {_escape(check.fix)}", highlight=False, soft_wrap=True)
-    if not all(check.ok for check in report):
+            console.print(f"     {_escape(check.fix)}", highlight=False, soft_wrap=True)
+    if any(check.needed and not check.ok for check in report):
         raise typer.Exit(1)
 
 

