@@ -1,11 +1,10 @@
-// The methods are in the order in which LAMMPS calls them.
+// The methods are in the order in which LAMMPS calls them; those that speak to the log are in pair_so3krates_log.cpp.
 #include "pair_so3krates.h"
 
 #include <lammps/atom.h>
 #include <lammps/comm.h>
 #include <lammps/error.h>
 #include <lammps/force.h>
-#include <lammps/group.h>
 #include <lammps/memory.h>
 #include <lammps/neigh_list.h>
 #include <lammps/neighbor.h>
@@ -13,10 +12,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 #include <thread>
 #include <utility>
 
+#include "deck_checks.h"
 #include "exchange.h"
 #include "ranks.h"
 
@@ -24,9 +25,6 @@ using namespace LAMMPS_NS;
 using namespace so3krates::ranks;
 
 namespace {
-
-constexpr double MIB = 1024.0 * 1024.0;
-constexpr double LARGE_SHIFT = 50.0;  // eV; energies per atom beyond it drown the heat flux in rounding and noise
 
 // Components of LAMMPS' virials, xx yy zz xy xz yz and, per atom about centroids, yx zx zy: of the position, of the
 // force.
@@ -37,11 +35,6 @@ std::string joined(const std::vector<std::string>& words) {
   for (const auto& word : words) text += (text.empty() ? "" : " ") + word;
   return text;
 }
-
-// The group of comm_modify group, which LAMMPS keeps to its own classes.
-struct CommAccess : Comm {
-  static int group(const Comm& comm) { return comm.*(&CommAccess::bordergroup); }
-};
 
 }  // namespace
 
@@ -69,6 +62,10 @@ void PairSo3krates::allocate() {
 }
 
 void PairSo3krates::settings(int narg, char** arg) {
+  reported(lmp, [&] { read_options(narg, arg); });
+}
+
+void PairSo3krates::read_options(int narg, char** arg) {
   const char* known =
       "device cpu|cuda[:INDEX], gpu/aware auto|yes|no, threads N, memory SHARE, preallocate yes|no, cache DIR|off, "
       "plugin PATH, shifts yes|no, verbose yes|no";
@@ -111,6 +108,10 @@ void PairSo3krates::settings(int narg, char** arg) {
 }
 
 void PairSo3krates::coeff(int narg, char** arg) {
+  reported(lmp, [&] { read_potential(narg, arg); });
+}
+
+void PairSo3krates::read_potential(int narg, char** arg) {
   const int types = atom->ntypes;
   if (narg != 3 + types)
     error->all(FLERR,
@@ -125,6 +126,7 @@ void PairSo3krates::coeff(int narg, char** arg) {
   });
   evaluator_.reset();
 
+  const std::vector<std::string>& elements = bundle_->elements;
   element_of_type_.assign(types + 1, -1);
   for (int type = 1; type <= types; type++) {
     const std::string symbol = arg[2 + type];
@@ -137,7 +139,6 @@ void PairSo3krates::coeff(int narg, char** arg) {
             type);
       continue;
     }
-    const auto& elements = bundle_->elements;
     const auto element = std::find(elements.begin(), elements.end(), symbol);
     if (element == elements.end())
       error->all(FLERR,
@@ -146,6 +147,11 @@ void PairSo3krates::coeff(int narg, char** arg) {
                  type, symbol, file_, joined(elements));
     element_of_type_[type] = static_cast<int>(element - elements.begin());
   }
+  if (*std::max_element(element_of_type_.begin(), element_of_type_.end()) < 0)
+    error->all(FLERR,
+               "pair_style so3krates: every atom type is NULL in pair_coeff * * {}. Give at least one type an element "
+               "({}), or leave so3krates out of pair_style hybrid",
+               file_, joined(elements));
 
   if (!allocated) allocate();
   for (int i = 1; i <= types; i++)
@@ -156,30 +162,23 @@ void PairSo3krates::init_style() {
   if (bundle_->units != update->unit_style)
     error->all(FLERR, "pair_style so3krates: the deck has units {} but {} is in units {}. Write: units {}",
                update->unit_style, file_, bundle_->units, bundle_->units);
-  if (atom->nbonds > 0)
-    for (int i = 1; i <= 3; i++)
-      if (force->special_lj[i] == 0.0 && force->special_coul[i] == 0.0)
-        error->all(
-            FLERR,
-            "pair_style so3krates: special_bonds removes 1-{} neighbours of bonded atoms, but the potential needs "
-            "all. Write: special_bonds lj/coul 1 1 1",
-            i + 1);
-  const int group_of_ghosts = CommAccess::group(*comm);
-  const bigint left_out = atom->natoms - group->count(group_of_ghosts);
-  if (left_out > 0)
-    error->all(FLERR,
-               "pair_style so3krates: comm_modify group {} leaves {} of {} atoms out of what ranks know of each other "
-               "and of periodic images, but the potential needs all. Write: comm_modify group all",
-               group->names[group_of_ghosts], left_out, atom->natoms);
-  if (neighbor->nex_type + neighbor->nex_group + neighbor->nex_mol > 0 && comm->me == 0)
-    error->warning(
-        FLERR,
-        "pair_style so3krates: neigh_modify exclude hides atoms from each other, so the energy is not that of "
-        "the potential");
+  reported(lmp, [&] {
+    check_deck();
+    neighbor->add_request(this, NeighConst::REQ_FULL);
+    if (!evaluator_) open_evaluator();
+  });
+}
 
-  neighbor->add_request(this, NeighConst::REQ_FULL);
+void PairSo3krates::check_deck() {
+  const std::string ghosts = so3krates::deck::missing_ghosts(lmp);
+  if (!ghosts.empty()) error->all(FLERR, "pair_style so3krates: {}", ghosts);
 
-  if (!evaluator_) open_evaluator();
+  std::vector<std::string> elements;
+  for (const int element : element_of_type_) elements.push_back(element < 0 ? "" : bundle_->elements[element]);
+  for (const std::string& doubt :
+       {so3krates::deck::hidden_atoms(lmp), so3krates::deck::contradicting_masses(lmp, elements)})
+    if (!doubt.empty() && warned_.insert(doubt).second && comm->me == 0)
+      error->warning(FLERR, "pair_style so3krates: {}", doubt);
 }
 
 void PairSo3krates::open_evaluator() {
@@ -215,7 +214,12 @@ void PairSo3krates::compute(int eflag, int vflag) {
     error->all(FLERR,
                "pair_style so3krates: pair_style or pair_coeff has changed since the last run. Run without `pre no`");
   ev_init(eflag, vflag);
+  reported(lmp, [&] { evaluate(); });
+}
+
+void PairSo3krates::evaluate() {
   if (lists_are_new()) {
+    check_lists();
     number_rows();
     update_lists();
     set_neighbourhood();
@@ -225,9 +229,7 @@ void PairSo3krates::compute(int eflag, int vflag) {
   const bool with_virials = vflag_atom || cvflag_atom;
   if (with_virials) warn_of_shifts();
   const double* positions = row_of_atom_.empty() ? nullptr : atom->x[0];
-  const so3krates::Results& results = reported(lmp, [&]() -> const so3krates::Results& {
-    return evaluator_->evaluate(positions, exchange_.get(), with_virials);
-  });
+  const so3krates::Results& results = evaluator_->evaluate(positions, exchange_.get(), with_virials);
   check_finite(results);
   tally(results);
   log_report(evaluator_->report());
@@ -245,14 +247,39 @@ bool PairSo3krates::types_have_changed() const {
   return false;
 }
 
+// Bonds may be made in a run, and fixes may leave atoms in disorder.
+void PairSo3krates::check_lists() const {
+  std::vector<bool> is_treated;
+  for (const int element : element_of_type_) is_treated.push_back(element >= 0);
+  for (const std::string& reason :
+       {so3krates::deck::missing_partners(lmp, is_treated), so3krates::deck::mixed_trials(lmp)})
+    if (!reason.empty()) fail(lmp, fmt::format("pair_style so3krates: step {}: {}", update->ntimestep, reason));
+
+  const int *begin = list->ilist, *end = begin + list->inum;
+  const int* strange = std::find_if_not(begin, end, [this](int i) { return is_counted(i); });
+  if (strange != end && !so3krates::deck::is_on_trial(lmp))
+    fail(lmp, fmt::format("pair_style so3krates: step {}: atom {} is not in group all, as if a fix had taken it out on "
+                          "trial and then put back another",
+                          update->ntimestep, atom->tag_enable ? atom->tag[*strange] : *strange + 1));
+}
+
+// Fixes that try what the energy is without an atom take it out of all groups but one, which lists exclude.
+bool PairSo3krates::is_counted(int i) const {
+  constexpr int ALL = 1;
+  return atom->mask[i] & ALL;
+}
+
 // Every atom learns its row. A ghost learns from its owner whose it is, so that no atom map is needed: images of own
 // atoms have their row; all images of another rank's atom share a further one, if a list has any of them.
 void PairSo3krates::number_rows() {
   const int atoms = atom->nlocal + atom->nghost;
   owner_rank_.assign(atoms, comm->me);
   row_of_atom_.assign(atoms, -1);
-  atom_of_row_.assign(list->ilist, list->ilist + list->inum);
-  for (int row = 0; row < list->inum; row++) row_of_atom_[list->ilist[row]] = row;
+  atom_of_row_.clear();
+  std::copy_if(list->ilist, list->ilist + list->inum, std::back_inserter(atom_of_row_),
+               [this](int i) { return is_counted(i); });
+  owned_ = static_cast<int>(atom_of_row_.size());
+  for (int row = 0; row < owned_; row++) row_of_atom_[atom_of_row_[row]] = row;
   comm->forward_comm(this);
   if (!exchange_) return;
 
@@ -278,12 +305,11 @@ void PairSo3krates::number_rows() {
 }
 
 void PairSo3krates::update_lists() {
-  const int owned = list->inum;
-  candidate_count_.resize(owned);
-  candidates_.resize(owned);
+  candidate_count_.resize(owned_);
+  candidates_.resize(owned_);
   std::size_t entries = 0;
-  for (int row = 0; row < owned; row++) {
-    const int i = list->ilist[row];
+  for (int row = 0; row < owned_; row++) {
+    const int i = atom_of_row_[row];
     candidate_count_[row] = list->numneigh[i];
     candidates_[row] = list->firstneigh[i];
     entries += list->numneigh[i];
@@ -292,7 +318,7 @@ void PairSo3krates::update_lists() {
   if (atom->molecular != Atom::ATOMIC) {
     unmasked_.resize(entries);
     int* next = unmasked_.data();
-    for (int row = 0; row < owned; row++) {
+    for (int row = 0; row < owned_; row++) {
       const int* masked = candidates_[row];
       candidates_[row] = next;
       next = std::transform(masked, masked + candidate_count_[row], next, [](int j) { return j & NEIGHMASK; });
@@ -304,8 +330,8 @@ void PairSo3krates::update_lists() {
   if (verbose_ && comm->me == 0)
     utils::logmesg(
         lmp, "So3krates: step {}: {}{} atoms, {} rows of other ranks, {} with images, on average {:.1f} candidates\n",
-        update->ntimestep, comm->nprocs > 1 ? "rank 0 has " : "", owned, atom_of_row_.size() - owned,
-        row_of_atom_.size(), owned == 0 ? 0.0 : static_cast<double>(entries) / owned);
+        update->ntimestep, comm->nprocs > 1 ? "rank 0 has " : "", owned_, atom_of_row_.size() - owned_,
+        row_of_atom_.size(), owned_ == 0 ? 0.0 : static_cast<double>(entries) / owned_);
 }
 
 void PairSo3krates::set_neighbourhood() {
@@ -323,7 +349,7 @@ void PairSo3krates::set_neighbourhood() {
   }
 
   so3krates::Neighbourhood neighbourhood;
-  neighbourhood.owned = list->inum;
+  neighbourhood.owned = owned_;
   neighbourhood.rows = static_cast<int>(atom_of_row_.size());
   neighbourhood.atoms = static_cast<int>(row_of_atom_.size());
   neighbourhood.row_of_atom = row_of_atom_.data();
@@ -335,7 +361,7 @@ void PairSo3krates::set_neighbourhood() {
     neighbourhood.peers = exchange_->peers().data();
     neighbourhood.peer_count = static_cast<int>(exchange_->peers().size());
   }
-  reported(lmp, [&] { evaluator_->set_neighbourhood(neighbourhood); });
+  evaluator_->set_neighbourhood(neighbourhood);
 }
 
 int PairSo3krates::pack_forward_comm(int n, int* atoms, double* buffer, int /*pbc_flag*/, int* /*pbc*/) {
@@ -357,14 +383,14 @@ void PairSo3krates::check_finite(const so3krates::Results& results) const {
   const char* advice =
       "The structure has left what the potential was trained on: use a smaller timestep, minimize first, check the "
       "order of the elements in pair_coeff, or train on such structures";
-  for (int row = 0; row < list->inum; row++) {
+  for (int row = 0; row < owned_; row++) {
     const double* f = results.forces + 3 * row;
     // A sum is finite only if its terms are.
     double sum = f[0] + f[1] + f[2] + results.atom_energies[row];
     if (results.atom_virials != nullptr)
       sum += std::accumulate(results.atom_virials + 9 * row, results.atom_virials + 9 * row + 9, 0.0);
     if (std::isfinite(sum)) continue;
-    const int i = list->ilist[row];
+    const int i = atom_of_row_[row];
     const double* x = atom->x[i];
     fail(lmp, fmt::format("pair_style so3krates: step {}: energy {} eV, force ({}, {}, {}) eV/A or virial on atom {} "
                           "({}, type {}) at "
@@ -379,19 +405,19 @@ void PairSo3krates::check_finite(const so3krates::Results& results) const {
 }
 
 void PairSo3krates::tally(const so3krates::Results& results) {
-  for (int row = 0; row < list->inum; row++)
-    for (int k = 0; k < 3; k++) atom->f[list->ilist[row]][k] += results.forces[3 * row + k];
+  for (int row = 0; row < owned_; row++)
+    for (int k = 0; k < 3; k++) atom->f[atom_of_row_[row]][k] += results.forces[3 * row + k];
 
   if (eflag_global) eng_vdwl += results.energy;
   if (eflag_atom)
-    for (int row = 0; row < list->inum; row++) eatom[list->ilist[row]] += results.atom_energies[row];
+    for (int row = 0; row < owned_; row++) eatom[atom_of_row_[row]] += results.atom_energies[row];
   if (vflag_global) {
     const auto& g = results.strain_gradient;
     for (int k = 0; k < 6; k++) virial[k] -= 0.5 * (g[kFirst[k]][kSecond[k]] + g[kSecond[k]][kFirst[k]]);
   }
   if (vflag_atom || cvflag_atom)
-    for (int row = 0; row < list->inum; row++) {
-      const int i = list->ilist[row];
+    for (int row = 0; row < owned_; row++) {
+      const int i = atom_of_row_[row];
       const double* w = results.atom_virials + 9 * row;  // [position component][force component]
       const auto entry = [w](int a, int b) { return w[3 * a + b]; };
       if (vflag_atom)
@@ -401,70 +427,8 @@ void PairSo3krates::tally(const so3krates::Results& results) {
     }
 }
 
-// Energies of atoms carry heat where atoms move: constant shifts are then noise.
-void PairSo3krates::warn_of_shifts() {
-  if (has_warned_of_shifts_ || !options_.shifts || !cvflag_atom) return;
-  has_warned_of_shifts_ = true;
-  double largest = 0.0;
-  for (const double shift : bundle_->energy_shifts) largest = std::max(largest, std::abs(shift));
-  if (largest > LARGE_SHIFT && comm->me == 0)
-    error->warning(FLERR,
-                   "pair_style so3krates: energies per atom hold the shifts of the elements, up to {:.6g} eV, which "
-                   "only add noise to a heat flux. Write: pair_style so3krates shifts no",
-                   largest);
-}
-
-void PairSo3krates::log_potential() const {
-  if (comm->me != 0) return;
-  std::string types;
-  for (int type = 1; type <= atom->ntypes; type++) {
-    const int element = element_of_type_[type];
-    types += fmt::format("{}{} = {}", type == 1 ? "" : ", ", type, element < 0 ? "NULL" : bundle_->elements[element]);
-  }
-  utils::logmesg(lmp,
-                 "So3krates potential {}\n  made by     {}\n  atom types  {}\n  cutoff      {:g} A, {} message-passing "
-                 "steps\n  precision   {}\n  device      {}\n",
-                 bundle_->path, bundle_->producer, types, bundle_->cutoff, bundle_->message_passing_steps,
-                 bundle_->precision, evaluator_->report().platform);
-  const std::string& note = evaluator_->report().body_note;
-  if (!note.empty()) utils::logmesg(lmp, "So3krates: {}\n", note);
-}
-
-// Says what the evaluator holds, after its first evaluation and whenever it has outgrown a capacity.
-void PairSo3krates::log_report(const so3krates::Report& report) {
-  if (report.climbs == reported_climbs_) return;
-  if (comm->me == 0)
-    utils::logmesg(lmp,
-                   "So3krates: {}room for {} atoms ({} with images, {} candidates, {} neighbours each), {:.1f} MiB of "
-                   "arrays, {:.1f} MiB of scratch; {} programs compiled and {} loaded in {:.1f} s\n",
-                   reported_climbs_ < 0 ? "" : "a capacity was outgrown, now ", report.rung_rows, report.rung_atoms,
-                   report.rung_candidates, report.rung_neighbours, report.buffer_bytes / MIB,
-                   report.temporary_bytes / MIB, report.programs_compiled, report.programs_loaded,
-                   report.compile_seconds);
-  if (comm->me == 0 && reported_climbs_ < 0 && !report.halo_memory.empty())
-    utils::logmesg(lmp, "So3krates: rows of other ranks go through {}: {}\n", report.halo_memory,
-                   exchange_->device_memory().reason);
-  if (comm->me == 0 && reported_climbs_ < 0 && verbose_ && options_.device != "cpu" && !report.pin_problem.empty())
-    utils::logmesg(lmp, "So3krates: transfers go by way of the plugin's own memory: {}\n", report.pin_problem);
-  if (comm->me == 0 && reported_climbs_ < 0 && !report.cache_warning.empty())
-    error->warning(FLERR, "pair_style so3krates: {}", report.cache_warning);
-  reported_climbs_ = report.climbs;
-}
-
-// After each run: where this rank's time went.
 void PairSo3krates::finish() {
-  if (!verbose_ || !evaluator_) return;
-  const so3krates::Report& now = evaluator_->report();
-  if (comm->me == 0)
-    utils::logmesg(
-        lmp,
-        "So3krates: on rank 0, programs {:.3f} s, exchange of rows {:.3f} s ({:.3f} MiB), lists {:.3f} s, results "
-        "{:.3f} s; {} of {} evaluations with per-atom virials; waited {:.3f} s for the device\n",
-        now.program_seconds - reported_.program_seconds, now.halo_seconds - reported_.halo_seconds,
-        (now.halo_bytes - reported_.halo_bytes) / MIB, now.list_seconds - reported_.list_seconds,
-        now.result_seconds - reported_.result_seconds, now.virial_evaluations - reported_.virial_evaluations,
-        now.evaluations - reported_.evaluations, now.wait_seconds - reported_.wait_seconds);
-  reported_ = now;
+  if (verbose_ && evaluator_) reported(lmp, [&] { log_times(); });
 }
 
 double PairSo3krates::memory_usage() {

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,12 +35,19 @@ class PairSo3krates : public Pair {
 
  private:
   void allocate();
+  void read_options(int narg, char** arg);
+  void read_potential(int narg, char** arg);
+  void check_deck();
   void open_evaluator();
   void log_potential() const;
   void log_report(const so3krates::Report& report);
+  void log_times();
 
+  void evaluate();
   bool lists_are_new() const;
   bool types_have_changed() const;
+  void check_lists() const;
+  bool is_counted(int i) const;
   void number_rows();
   void update_lists();
   void set_neighbourhood();
@@ -56,20 +64,22 @@ class PairSo3krates : public Pair {
   std::unique_ptr<so3krates::Evaluator> evaluator_;
   std::vector<int> element_of_type_;  // index into Bundle::elements, -1 for NULL; from 1
 
-  // Row r of the evaluator is the r-th atom of LAMMPS' list; then come atoms of other ranks, each once, rank after
-  // rank.
+  // Row r of the evaluator is the r-th atom of LAMMPS' list that is counted; then come atoms of other ranks, each once,
+  // rank after rank.
   std::vector<int> owner_rank_;            // of every atom, while rows are numbered
   std::vector<int> row_of_atom_;           // owned atoms, then ghosts; -1: of another pair style
   std::vector<int> atom_of_row_;           // [rows]
   std::vector<int> species_;               // [rows]
-  std::vector<int> candidate_count_;       // [list->inum]
-  std::vector<int*> candidates_;           // [list->inum]
+  int owned_ = 0;                          // rows that are this rank's
+  std::vector<int> candidate_count_;       // [owned_]
+  std::vector<int*> candidates_;           // [owned_]
   std::vector<int> unmasked_;              // their storage where LAMMPS' own entries carry special-bond bits
   const NeighList* known_list_ = nullptr;  // what the above was made from
   bigint known_build_ = -1;                // step at which that list was built
   int reported_climbs_ = -1;               // -1: no evaluation has been reported
   so3krates::Report reported_;             // at the end of the last run
   bool has_warned_of_shifts_ = false;
+  std::set<std::string> warned_;  // of the deck, once each
 };
 
 }  // namespace LAMMPS_NS

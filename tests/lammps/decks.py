@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.data import atomic_masses, chemical_symbols
 
 BAR_PER_EV_A3 = 1.6021765e6  # nktv2p of LAMMPS' units metal
+MASSES = dict(zip(chemical_symbols, atomic_masses, strict=True))  # u
 VOIGT = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # order of LAMMPS' pressure
 
 
@@ -94,7 +96,7 @@ class Bench:
         lines += [f"0 {exact(cell[k, k])} {'xyz'[k]}lo {'xyz'[k]}hi" for k in range(3)]
         if np.any(cell != np.diag(np.diag(cell))):
             lines.append(f"{exact(cell[1, 0], cell[2, 0], cell[2, 1])} xy xz yz")
-        lines += ["", "Masses", "", *(f"{1 + k} {10.0 * (1 + k)}" for k in range(len(elements)))]
+        lines += ["", "Masses", "", *(f"{1 + k} {MASSES[symbol]:g}" for k, symbol in enumerate(elements))]
         lines += ["", "Atoms # atomic", ""]
         for index, (symbol, position) in enumerate(zip(atoms.symbols, atoms.positions, strict=True)):
             lines.append(f"{1 + index} {1 + elements.index(symbol)} {exact(*position)}")

@@ -1,0 +1,155 @@
+#include "deck_checks.h"
+
+#include <lammps/atom.h>
+#include <lammps/comm.h>
+#include <lammps/fix.h>
+#include <lammps/force.h>
+#include <lammps/group.h>
+#include <lammps/modify.h>
+#include <lammps/neighbor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "standard_masses.h"
+
+using namespace LAMMPS_NS;
+
+namespace so3krates::deck {
+namespace {
+
+constexpr double MASS_TOLERANCE = 0.2;  // of a mass; isotopes but FAR_ISOTOPES are nearer to their element
+
+// The group of comm_modify group, which LAMMPS keeps to its own classes.
+struct CommAccess : Comm {
+  static int group(const Comm& comm) { return comm.*(&CommAccess::bordergroup); }
+};
+
+bool are_near(double mass, double standard) {
+  return std::abs(mass - standard) <= MASS_TOLERANCE * standard;
+}
+
+// Of each type, from 1; 0: not known. The mean where every atom has its own.
+std::vector<double> masses_of_types(LAMMPS* lmp) {
+  const Atom& atom = *lmp->atom;
+  std::vector<double> masses(atom.ntypes + 1, 0.0);
+  if (atom.rmass == nullptr) {
+    for (int type = 1; type <= atom.ntypes && atom.mass != nullptr; type++)
+      if (atom.mass_setflag[type]) masses[type] = atom.mass[type];
+    return masses;
+  }
+  std::vector<double> own(2 * masses.size(), 0.0), all(own.size());
+  for (int i = 0; i < atom.nlocal; i++) {
+    own[2 * atom.type[i]] += atom.rmass[i];
+    own[2 * atom.type[i] + 1] += 1.0;
+  }
+  MPI_Allreduce(own.data(), all.data(), static_cast<int>(own.size()), MPI_DOUBLE, MPI_SUM, lmp->world);
+  for (int type = 1; type <= atom.ntypes; type++)
+    if (all[2 * type + 1] > 0.0) masses[type] = all[2 * type] / all[2 * type + 1];
+  return masses;
+}
+
+bool has_atoms(LAMMPS* lmp, int group) {
+  return lmp->group->count(group) > 0;
+}
+
+}  // namespace
+
+std::string contradicting_masses(LAMMPS* lmp, const std::vector<std::string>& element_of_type) {
+  const std::vector<double> masses = masses_of_types(lmp);
+  std::string found;
+  for (std::size_t type = 1; type < masses.size(); type++) {
+    const std::string& symbol = element_of_type[type];
+    const auto has_symbol = [&](const ElementMass& known) { return known.symbol == symbol; };
+    const auto* standard = std::find_if(std::begin(STANDARD_MASSES), std::end(STANDARD_MASSES), has_symbol);
+    if (masses[type] == 0.0 || standard == std::end(STANDARD_MASSES)) continue;
+    const auto fits = [&](const ElementMass& known) { return has_symbol(known) && are_near(masses[type], known.mass); };
+    if (are_near(masses[type], standard->mass) || std::any_of(std::begin(FAR_ISOTOPES), std::end(FAR_ISOTOPES), fits))
+      continue;
+    found += fmt::format("{}type {} has the mass {:g} but is {} in pair_coeff, whose standard mass is {:g}",
+                         found.empty() ? "" : "; ", type, masses[type], symbol, standard->mass);
+  }
+  if (found.empty()) return {};
+  return "mass and pair_coeff contradict each other: " + found +
+         ". Give the elements of pair_coeff in the order of the atom types, or mend mass";
+}
+
+std::string hidden_atoms(LAMMPS* lmp) {
+  const Neighbor& neighbor = *lmp->neighbor;
+  // The groups of Monte Carlo fixes are empty but during a trial.
+  bool is_excluding = neighbor.nex_type + neighbor.nex_mol > 0;
+  for (int m = 0; m < neighbor.nex_group; m++)
+    is_excluding |= has_atoms(lmp, neighbor.ex1_group[m]) && has_atoms(lmp, neighbor.ex2_group[m]);
+  if (is_excluding)
+    return "neigh_modify exclude hides atoms from each other, so the energy is not that of the potential";
+  const bigint left_out = neighbor.includegroup == 0 ? 0 : lmp->atom->natoms - lmp->group->count(neighbor.includegroup);
+  if (left_out > 0)
+    return fmt::format(
+        "neigh_modify include {} hides {} of {} atoms, so the energy is not that of the potential, and they have none",
+        lmp->group->names[neighbor.includegroup], left_out, lmp->atom->natoms);
+  return {};
+}
+
+std::string missing_ghosts(LAMMPS* lmp) {
+  const int group = CommAccess::group(*lmp->comm);
+  const bigint left_out = group == 0 ? 0 : lmp->atom->natoms - lmp->group->count(group);
+  if (left_out <= 0) return {};
+  return fmt::format(
+      "comm_modify group {} leaves {} of {} atoms out of what ranks know of each other and of periodic images, but the "
+      "potential needs all. Write: comm_modify group all",
+      lmp->group->names[group], left_out, lmp->atom->natoms);
+}
+
+std::string missing_partners(LAMMPS* lmp, const std::vector<bool>& is_treated) {
+  Atom& atom = *lmp->atom;
+  const int* flag = lmp->neighbor->special_flag;  // of 1-2, 1-3, 1-4 partners; 0: lists lack them
+  if (atom.molecular == Atom::ATOMIC || (flag[1] != 0 && flag[2] != 0 && flag[3] != 0)) return {};
+  const auto message = [&](int i, const std::string& kind) {
+    return fmt::format(
+        "special_bonds removes {} neighbours of bonded atoms, such as atom {}, but the potential needs all. "
+        "Write: special_bonds lj/coul 1 1 1",
+        kind, atom.tag_enable ? atom.tag[i] : i + 1);
+  };
+  for (int i = 0; i < atom.nlocal; i++) {
+    if (!is_treated[atom.type[i]]) continue;
+    if (atom.molecular == Atom::TEMPLATE) {
+      // Templates keep their lists to LAMMPS' own classes.
+      if (atom.molindex[i] >= 0 && atom.nbonds > 0) return message(i, "some");
+      continue;
+    }
+    for (int kind = 1, k = 0; kind <= 3; kind++)
+      for (; k < atom.nspecial[i][kind - 1]; k++) {
+        const int j = flag[kind] == 0 ? atom.map(atom.special[i][k]) : -1;  // -1: not near this rank's atoms
+        if (j >= 0 && is_treated[atom.type[j]]) return message(i, fmt::format("1-{}", kind + 1));
+      }
+  }
+  return {};
+}
+
+std::string mixed_trials(LAMMPS* lmp) {
+  if (lmp->comm->nprocs == 1) return {};
+  for (Fix* fix : lmp->modify->get_fix_list()) {
+    if (std::strcmp(fix->style, "gcmc") != 0) continue;
+    // A move that is not accepted leaves its atom with another rank, and the next trial then counts atoms wrongly.
+    const double moves = fix->compute_vector(0), exchanges = fix->compute_vector(2) + fix->compute_vector(4);
+    if (moves > 0.0 && exchanges > 0.0)
+      return fmt::format(
+          "fix {} gcmc has tried {:g} moves and {:g} exchanges on {} ranks, and LAMMPS 22 Jul 2025 then takes out the "
+          "wrong atoms, whatever the pair style. Give the fix no moves (M = 0), or use one rank",
+          fix->id, moves, exchanges, lmp->comm->nprocs);
+  }
+  return {};
+}
+
+bool is_on_trial(LAMMPS* lmp) {
+  const std::vector<Fix*>& fixes = lmp->modify->get_fix_list();
+  return std::any_of(fixes.begin(), fixes.end(), [](Fix* fix) {
+    int dimension = -1;
+    const auto* is_active = static_cast<const int*>(fix->extract("mc_active", dimension));
+    if (is_active != nullptr && dimension == 0) return *is_active != 0;
+    return std::strcmp(fix->style, "charge/regulation") == 0;  // which does not tell
+  });
+}
+
+}  // namespace so3krates::deck

@@ -1,0 +1,34 @@
+// What a deck says that speaks against the potential. Each check gives the words of its message, none where all is
+// well.
+#pragma once
+
+#include <lammps/lammps.h>
+
+#include <string>
+#include <vector>
+
+namespace so3krates::deck {
+
+using LAMMPS_NS::LAMMPS;
+
+// Masses far from those of the elements. element_of_type: symbols from type 1, empty for a type without. All ranks come
+// here, and have the same answer.
+std::string contradicting_masses(LAMMPS* lmp, const std::vector<std::string>& element_of_type);
+
+// Commands that leave atoms out of neighbour lists. All ranks come here, and have the same answer.
+std::string hidden_atoms(LAMMPS* lmp);
+
+// Commands that leave atoms out of what ranks know of each other. All ranks come here, and have the same answer.
+std::string missing_ghosts(LAMMPS* lmp);
+
+// An atom of this rank whose list lacks atoms that it is bonded to. is_treated: by type, whether the potential has such
+// atoms.
+std::string missing_partners(LAMMPS* lmp, const std::vector<bool>& is_treated);
+
+// A fix that takes out or puts in wrong atoms. All ranks have the same answer.
+std::string mixed_trials(LAMMPS* lmp);
+
+// Whether a fix is at a trial of its own, with atoms that are taken out for its time.
+bool is_on_trial(LAMMPS* lmp);
+
+}  // namespace so3krates::deck
