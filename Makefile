@@ -3,17 +3,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := CMakeLists.txt $(shell find csrc python export -type f ! -name '*.so' ! -name '*.pyc')
 
+# In words that every Python reads.
+CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %s, and 3.11 or newer is needed: \
+  make PYTHON=/path/to/python3.13 ..." % (sys.executable, sys.version.split()[0]))
+
 .PHONY: setup demo test bench lint
 
 setup: .venv/ready
 
-.venv/requirements: pyproject.toml tools/make_venv.py
+.venv/requirements: pyproject.toml constraints.txt tools/make_venv.py tools/python_headers.py
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	@$(PYTHON) tools/make_venv.py .venv
 	@touch $@
 
 .venv/ready: .venv/requirements $(SOURCES)
 	@echo 'Building so3krates: one or two minutes when its C++ has changed'
-	@$(BIN)/python -m pip install --quiet --no-build-isolation '.[test,lint]'
+	@$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt '.[test,lint]'
 	@touch $@
 
 demo: setup
@@ -26,7 +31,7 @@ demo: setup
 	  jax-cuda12-pjrt==$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("jax"))')
 
 test: setup .venv/cuda
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 bench: setup
 	@$(BIN)/python bench/bench.py

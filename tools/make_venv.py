@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 
 import debian
+import python_headers
 
 PIP_PACKAGE = "python3-pip-whl"  # what Debian's and Ubuntu's ensurepip itself installs
-LEAST_PYTHON = (3, 11)
+NEWEST_PYTHON = (3, 14)  # that every package has wheels for; 3.11 is the oldest, which make looks at
 EXTRAS = ("test", "lint")
 
 
 def main(folder: Path) -> None:
     """Make `folder` when it is missing and install what is missing in it; ends with a line that says why it cannot."""
-    if sys.version_info < LEAST_PYTHON:
-        found = ".".join(map(str, sys.version_info[:3]))
-        sys.exit(f"{sys.executable} is Python {found}, 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ...")
+    python_headers.main(Path("build"))
     python = folder / "bin" / "python"
     if not (folder / "bin" / "pip").is_file():
         make(folder)
     # The build uses these wheels too, so that they are fetched once and are found again at run time.
-    sys.exit(subprocess.run([python, "-m", "pip", "install", *requirements(Path("pyproject.toml"))]).returncode)
+    pip = [python, "-m", "pip", "install", "--constraint", "constraints.txt"]
+    failed = subprocess.run([*pip, *requirements(Path("pyproject.toml"))]).returncode
+    if failed and (reason := unserved()):
+        sys.exit(
+            "Not all packages could be installed: they are made for CPython 3.11 to 3.14 on x86_64 Linux with glibc, "
+            f"and this is {reason}: make PYTHON=/path/to/python3.13 ..."
+        )
+    sys.exit(failed)
+
+
+def unserved() -> str:
+    """In what this Python differs from those that the packages are made for; empty where it does not."""
+    if sys.implementation.name != "cpython":
+        return f"{platform.python_implementation()} {platform.python_version()}"
+    if sys.version_info[:2] > NEWEST_PYTHON:
+        return f"Python {platform.python_version()}"
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return f"a free-threaded Python {platform.python_version()}"
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return f"{platform.system()} on {platform.machine()}"
+    return "" if platform.libc_ver()[0] == "glibc" else "a system without glibc"
 
 
 def make(folder: Path) -> None:
