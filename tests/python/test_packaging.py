@@ -1,0 +1,116 @@
+"""What is installed beside this package: bounds and lock, XLA's plugin for the CPU, Pythons that cannot serve."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import so3krates
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from so3krates import cpu_runtime
+
+ROOT = Path(__file__).parents[2]
+PLUGIN_SHA256 = "0a0fe56ca17be9efc7b942e89e534e5e0ad4a0f1e369b66d27b62184509015b9"
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+
+
+def requirements() -> list[Requirement]:
+    """Those of the build, the program, the tests and the linters."""
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = content["project"]["optional-dependencies"]
+    groups = [content["build-system"]["requires"], content["project"]["dependencies"], extras["test"], extras["lint"]]
+    return [Requirement(line) for group in groups for line in group]
+
+
+def lock(python: str) -> dict[str, str]:
+    """Version of every package that the lock gives a Python on Linux."""
+    environment = {**default_environment(), "python_version": python, "python_full_version": f"{python}.1"}
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    entries = [r for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate(environment)]
+    versions = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in entries}
+    assert len(versions) == len(entries) > 50
+    return versions
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_lock_holds_what_is_required(python: str) -> None:
+    versions = lock(python)
+    for requirement in requirements():
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+def test_bounds_name_a_lowest_version() -> None:
+    assert [str(r) for r in requirements() if not {"==", ">="} & {s.operator for s in r.specifier}] == []
+
+
+def test_installed_versions_are_within_the_bounds() -> None:
+    for requirement in requirements():
+        assert requirement.specifier.contains(metadata.version(requirement.name)), requirement
+
+
+# ---- XLA's plugin for the CPU
+
+
+def run(code: str, **variables: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != cpu_runtime.VARIABLE} | variables
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_plugin_is_found_in_another_site_folder(tmp_path: Path) -> None:
+    """As `pip install --user` leaves it over a plugin that the system has."""
+    shutil.copytree(Path(so3krates.__file__).parent, tmp_path / "so3krates")
+    code = "import so3krates._harness as h; print(h.__file__, h.pjrt.Client().platform, h.pjrt.find_plugin('cpu')[0])"
+    harness, platform, plugin = run(code, PYTHONPATH=str(tmp_path)).split()
+    assert Path(harness).parent == tmp_path / "so3krates"
+    assert platform == "cpu"
+    assert Path(plugin) == Path(str(metadata.distribution(cpu_runtime.DISTRIBUTION).locate_file(""))) / (
+        f"{cpu_runtime.PACKAGE}/{cpu_runtime.LIBRARY}"
+    )
+
+
+def test_plugin_beside_the_package_needs_no_variable() -> None:
+    assert run(f"import os, so3krates; print(os.environ.get({cpu_runtime.VARIABLE!r}))") == "None"
+
+
+def test_users_plugin_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_runtime, "__file__", str(tmp_path / "so3krates" / "cpu_runtime.py"))
+    monkeypatch.setenv(cpu_runtime.VARIABLE, "/my/plugin.so")
+    cpu_runtime.point_to_library()
+    assert os.environ[cpu_runtime.VARIABLE] == "/my/plugin.so"
+
+
+def test_plugin_is_the_one_that_was_tested() -> None:
+    library = metadata.distribution(cpu_runtime.DISTRIBUTION).locate_file(
+        f"{cpu_runtime.PACKAGE}/{cpu_runtime.LIBRARY}"
+    )
+    with open(str(library), "rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == PLUGIN_SHA256
+
+
+# ---- Pythons that cannot serve
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "reason"),
+    [
+        ("sys.version_info", (3, 15, 0), "Python "),
+        ("platform.machine", lambda: "aarch64", "Linux on aarch64"),
+        ("platform.libc_ver", lambda: ("", ""), "a system without glibc"),
+    ],
+)
+def test_unserved_machine_is_named(attribute: str, value: object, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import make_venv
+
+    assert make_venv.unserved() == ""
+    monkeypatch.setattr(attribute, value)
+    assert make_venv.unserved().startswith(reason)
