@@ -2,6 +2,7 @@
 
 import ctypes
 import queue
+import re
 import subprocess
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -199,10 +200,27 @@ def test_host_memory_is_pinned(paths, cache, pinning_plugin):
 @pytest.fixture(scope="module")
 def pinning_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The CPU plugin with the entries that pin memory."""
-    library = tmp_path_factory.mktemp("pinning") / "pinning.so"
+    return other_plugin(tmp_path_factory.mktemp("pinning"), "map_memory", "unmap_memory")
+
+
+def test_entry_that_a_plugin_lacks_is_named(paths, cache, tmp_path):
+    plugin = other_plugin(tmp_path, "nullptr", "nullptr")
+    (part,) = slabs(gan((2, 2, 2)), 1)
+    there = Ranks(paths[3], cache, divided(gan((2, 2, 2)), [part]), plugin=str(plugin))
+    (evaluator,) = there.evaluators
+    problem = evaluator.report()["pin_problem"]
+    assert re.fullmatch(
+        r"pinning \d+ bytes .* failed: the plugin does not offer this \(its PJRT API is \d.*\)", problem
+    )
+
+
+def other_plugin(folder: Path, pin: str, unpin: str) -> Path:
+    """The CPU plugin with other entries of its table, C++ expressions, for memory that is pinned."""
+    library = folder / "pinning.so"
     plugin, _ = pjrt.find_plugin("cpu")
     headers = Path(__file__).parents[2] / "csrc" / "third_party" / "xla"
-    flags = ["-std=c++17", "-shared", "-fPIC", f"-I{headers}", f'-DPLUGIN="{plugin}"']
+    defined = [f'-DPLUGIN="{plugin}"', f"-DPIN={pin}", f"-DUNPIN={unpin}"]
+    flags = ["-std=c++17", "-shared", "-fPIC", f"-I{headers}", *defined]
     source = Path(__file__).with_name("pinning_plugin.cpp")
     subprocess.run(["c++", *flags, str(source), "-o", str(library), "-ldl"], check=True)
     return library

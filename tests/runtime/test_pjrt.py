@@ -1,6 +1,8 @@
 """The layer below the evaluator: PJRT client on the CPU plugin, memory, program cache, plugin search, SHA-256."""
 
+import ctypes
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -229,6 +231,30 @@ def test_memory_leaves_the_process(client: pjrt.Client) -> None:
     assert memory("VmSize") - before >= 12 * LARGE
     buffers.clear()
     assert memory("VmSize") - before <= LARGE
+
+
+# ---- threads
+
+
+def threads_of_a_client(count: int) -> int:
+    """Threads that this process has more of while there is a client with `count`."""
+    before = len(os.listdir("/proc/self/task"))
+    client = pjrt.Client("cpu", threads=count)
+    added = len(os.listdir("/proc/self/task")) - before
+    del client
+    return added
+
+
+def test_each_client_has_the_threads_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA has a pool for arithmetic and one for runs, both of that size, whatever its variables say."""
+    monkeypatch.setenv("NPROC", "7")
+    monkeypatch.delenv("PJRT_NPROC", raising=False)
+    one = threads_of_a_client(1)
+    assert one >= 1
+    assert [threads_of_a_client(n) for n in (2, 5, 3)] == [2 * one, 5 * one, 3 * one]
+    getenv = ctypes.CDLL(None).getenv  # what the process has now; os.environ is a copy
+    getenv.restype = ctypes.c_char_p
+    assert (getenv(b"NPROC"), getenv(b"PJRT_NPROC")) == (b"7", None)
 
 
 # ---- fingerprint and cache
