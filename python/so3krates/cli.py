@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from . import cli_sample
+from . import cli_kappa, cli_sample
 from .cli_errors import Commands, debug_option
 from .cli_values import console as _console
+from .cli_values import number_or_word as _number_or_word
 from .cli_values import words as _words
-from .files import make_folder, require_figure_name, require_folder, require_place, write_text
+from .files import require_figure_name, require_folder, require_place, write_text
 from .hints import command
 
 if TYPE_CHECKING:
@@ -320,70 +321,7 @@ def select_command(
     console.print(f"Wrote {len(selection.chosen)} frames to {output}", highlight=False, soft_wrap=True)
 
 
-@app.command()
-def kappa(
-    logs: Annotated[list[Path], typer.Argument(help="Logs of LAMMPS or files of fix ave/time with the flux.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for kappa.json and kappa.png.")] = Path(
-        "kappa"
-    ),
-    average: Annotated[str, typer.Option(help="Equivalent directions: xyz, xy,z or none.")] = "xyz",
-    discard: Annotated[float, typer.Option(help="ps left out at the start of each trajectory.")] = 0.0,
-    cutoff_time: Annotated[float | None, typer.Option(help="Upper limit of the integral in ps; else chosen.")] = None,
-    window: Annotated[float, typer.Option(help="ps over which that choice averages the autocorrelation.")] = 1.0,
-    blocks: Annotated[int | None, typer.Option(help="Blocks of the shortest trajectory, for error bars.")] = None,
-    max_frequency: Annotated[float | None, typer.Option(help="THz, of the cepstral estimate; else chosen.")] = None,
-    coefficients: Annotated[int | None, typer.Option(help="Cepstral coefficients; else by Akaike.")] = None,
-    flux: Annotated[str, typer.Option(help="Columns, extensive, eV A/ps.")] = "c_flux[1],c_flux[2],c_flux[3]",
-    subtract: Annotated[str, typer.Option(help="Columns taken off the flux, as the convective part.")] = "",
-    temperature: Annotated[str | None, typer.Option(help="Another column than Temp, or a number in K.")] = None,
-    volume: Annotated[str | None, typer.Option(help="Another column than Volume, or a number in A^3.")] = None,
-    timestep: Annotated[float | None, typer.Option(help="ps a step, if there is no column Time.")] = None,
-) -> None:
-    """Thermal conductivity from the heat flux of Green-Kubo runs."""
-    import json
-
-    from so3krates.analysis.conductivity import as_json, conductivity, parse_average
-    from so3krates.analysis.conductivity_report import conductivity_figure, kappa_table, runs_table
-    from so3krates.analysis.flux import Columns, read_trajectories
-    from so3krates.progress import progress_display
-
-    settings = dict(
-        average=average,
-        discard=discard,
-        cutoff_time=cutoff_time,
-        window=window,
-        blocks=blocks,
-        max_frequency=max_frequency,
-        coefficients=coefficients,
-        flux=flux,
-        subtract=subtract,
-        temperature=temperature,
-        volume=volume,
-        timestep=timestep,
-    )
-    require_folder(output)
-    sets = parse_average(average)
-    columns = Columns(_words(flux), _words(subtract), _number_or_word(temperature), _number_or_word(volume), timestep)
-    console = _console()
-    with progress_display(console) as report:
-        trajectories = [trajectory.discard(discard) for trajectory in read_trajectories(logs, columns, report)]
-        result = conductivity(
-            trajectories,
-            sets,
-            cutoff=cutoff_time,
-            window=window,
-            blocks=blocks,
-            max_frequency=max_frequency,
-            coefficients=coefficients,
-            report=report,
-        )
-    make_folder(output)
-    write_text(output / "kappa.json", json.dumps(as_json(result, settings), indent=1, allow_nan=False) + "\n")
-    conductivity_figure(output / "kappa.png", result, len(sets))
-    console.print(runs_table(result), kappa_table(result))
-    for warning in result.warnings:
-        console.print(f"[yellow]Note:[/] {_escape(warning)}", highlight=False, soft_wrap=True)
-    console.print(f"Wrote {output / 'kappa.json'} and {output / 'kappa.png'}", highlight=False, soft_wrap=True)
+app.command()(cli_kappa.kappa)
 
 
 @app.command()
@@ -466,13 +404,6 @@ def _use_float64() -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-
-
-def _number_or_word(text: str | None) -> float | str | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
 
 
 if __name__ == "__main__":

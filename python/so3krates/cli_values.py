@@ -24,3 +24,11 @@ def numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
         return tuple(kind(word) for word in words(text))
     except ValueError:
         raise ValueError(f"--{name} {text}: give numbers separated by commas") from None
+
+
+def number_or_word(text: str | None) -> float | str | None:
+    """A number where the text is one."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text

@@ -13,7 +13,7 @@ from scipy.special import polygamma
 from so3krates import cli
 from so3krates.analysis.cepstral import cepstral
 from so3krates.analysis.conductivity import conductivity, parse_average
-from so3krates.analysis.flux import Columns, FluxError, Trajectory, read_tables, read_trajectories
+from so3krates.analysis.flux import Columns, FluxError, Trajectory, read_runs, read_trajectories
 from so3krates.analysis.green_kubo import autocorrelation, green_kubo, noise_limit, running_integral, scaled_flux
 from typer.testing import CliRunner
 
@@ -418,8 +418,8 @@ def test_messages_of_files(tmp_path: Path, series: np.ndarray) -> None:
 def test_progress_of_long_files(tmp_path: Path, series: np.ndarray) -> None:
     seen: list[tuple[int, int]] = []
     path = log(tmp_path / "log", rows(np.tile(series, (3000, 1))))
-    tables = read_tables(path, lambda stage, done, total: seen.append((done, total)))
-    assert [len(values) for _, values in tables] == [2, 3000 * FRAMES]
+    tables = read_runs(path, lambda stage, done, total: seen.append((done, total)))
+    assert [len(run.values) for run in tables] == [2, 3000 * FRAMES]
     assert len(seen) == 3
     assert seen[0][0] < seen[1][0] < seen[2][0] == seen[2][1] == path.stat().st_size // 1000
 

@@ -146,6 +146,7 @@ def as_json(result: Conductivity, settings: Mapping[str, Any]) -> dict[str, Any]
     trajectories = [
         {
             "files": list(trajectory.files),
+            "runs": list(trajectory.runs),
             "first_step": int(trajectory.steps[0]),
             "last_step": int(trajectory.steps[-1]),
             "frames": len(trajectory.steps),

@@ -18,11 +18,12 @@ SMOOTHED_POINTS = 50  # of the spectrum in the figure
 
 def runs_table(result: Conductivity) -> Table:
     """One line a trajectory: where it comes from, its length and its state."""
-    table = Table("trajectory", "steps", "frames", "ps", "K", "A^3", title="Runs")
+    table = Table("trajectory", "runs", "steps", "frames", "ps", "K", "A^3", title="Runs")
     for trajectory in result.trajectories:
         first, *others = trajectory.files
         table.add_row(
             first + (f" + {len(others)}" if others else ""),
+            ", ".join(map(str, trajectory.runs)),
             f"{trajectory.steps[0]} - {trajectory.steps[-1]}",
             str(len(trajectory.steps)),
             f"{trajectory.duration:.5g}",

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from so3krates.progress import Callback
 
-STEP = ("Step", "TimeStep")
+from .log_runs import LogRun, read_runs
+
 TIME = ("Time", "v_time")
 TEMPERATURE = ("Temp", "c_thermo_temp", "v_temp")
 VOLUME = ("Volume", "v_vol", "v_volume")
 LENGTHS = ("Lx", "Ly", "Lz")
 SAME_FRAME = 1e-3  # of the flux' rms: frames of one step are the same state, written twice
-LINES_PER_REPORT = 50_000
+SAME_STATE = 1e-4  # likewise, where the steps were counted anew
+
+
+class _Units(NamedTuple):
+    """What the numbers of a unit style are multiplied by."""
+
+    flux: float  # to eV A/ps: energy times velocity
+    time: float  # to ps
+    volume: float  # to A^3
+
+
+KCAL_PER_MOL = 4184 / 6.02214076e23 / 1.602176634e-19  # eV
+UNITS = {
+    "metal": _Units(1.0, 1.0, 1.0),
+    "real": _Units(KCAL_PER_MOL * 1e3, 1e-3, 1.0),  # kcal/mol A/fs
+    "si": _Units(1e-2 / 1.602176634e-19, 1e12, 1e30),  # J m/s
+}
 
 
 class FluxError(ValueError):
@@ -33,6 +51,7 @@ class Columns:
     temperature: str | float | None = None  # K
     volume: str | float | None = None  # A^3
     timestep: float | None = None  # ps, if there is no column with the time
+    units: str | None = None  # of LAMMPS, where the files do not say: of the columns, not of numbers given here
 
     def __post_init__(self) -> None:
         if len(self.flux) != 3 or len(self.subtract) not in (0, 3):
@@ -40,6 +59,8 @@ class Columns:
                 f"{len(self.flux)} columns of the flux and {len(self.subtract)} to subtract: give three of "
                 "each, or none to subtract"
             )
+        if self.units is not None and self.units not in UNITS:
+            raise FluxError(f"--units {self.units}: give {', '.join(UNITS)}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +74,7 @@ class Trajectory:
     flux: np.ndarray
     temperature: np.ndarray
     volume: np.ndarray
+    runs: tuple[int, ...] = ()  # their numbers in the files, in the order of time
 
     @property
     def duration(self) -> float:
@@ -74,96 +96,144 @@ class _Piece:
     which runs begin and end, where LAMMPS prints a frame whatever the interval of the output."""
 
     files: tuple[str, ...]
+    runs: tuple[int, ...]
     steps: np.ndarray
     values: np.ndarray
     edges: frozenset[int]
     timestep: float | None
 
 
-def read_trajectories(
-    paths: Sequence[Path], columns: Columns | None = None, report: Callback | None = None
-) -> list[Trajectory]:
-    """Every simulation in the files, restarts joined: a run goes on with another one where both print the same flux
-    at the same step, or where it starts one interval after the only one that ends there.
+class Reading(NamedTuple):
+    """Every simulation in some files, and what the user should know of them."""
+
+    trajectories: list[Trajectory]
+    notes: list[str]  # runs that were left out, numbers that were converted
+
+
+def read_flux(
+    paths: Sequence[Path],
+    columns: Columns | None = None,
+    runs: Sequence[int] = (),
+    report: Callback | None = None,
+) -> Reading:
+    """Every simulation in the files, restarts joined.
+
+    A run goes on with another one where both print the same flux at the same step, where it starts one interval after
+    the only one that ends there, or where it follows in one log with the same flux though its steps are counted anew.
+    Minimisations and runs with a thermostat or barostat are left out, unless `runs` names the numbers of those in
+    each file that are to be used. Units and normalisation are those that the log tells, else `columns.units`.
 
     Raises:
         OSError: a file cannot be read.
-        FluxError: columns are missing, values are not finite, the interval or the timestep changes.
+        FluxError: columns are missing, values are not finite, the interval or the timestep changes, the units cannot
+            be converted.
     """
     columns = columns or Columns()
+    notes: list[str] = []
     chains: list[_Piece] = []
     for path in paths:
-        for piece in _pieces(Path(path), columns, report):
+        for piece in _pieces(Path(path), columns, runs, report, notes):
+            _add(chains, piece)
+    pieces: list[_Piece] = []
+    while len(pieces) != len(chains):  # a run may have joined what came before it with what comes after
+        pieces, chains = chains, []
+        for piece in pieces:
             _add(chains, piece)
     long = [chain for chain in chains if len(chain.steps) > 1]
     if not long:
         raise FluxError(f"{_names(str(path) for path in paths)}: a single frame of the flux is no series")
-    return [_trajectory(chain, columns) for chain in long]
+    return Reading([_trajectory(chain, columns) for chain in long], list(dict.fromkeys(notes)))
 
 
-def read_tables(path: Path, report: Callback | None = None) -> list[tuple[tuple[str, ...], np.ndarray]]:
-    """Names and values (rows, columns) of each table with steps, of unfinished runs too.
-
-    A last line without its end is dropped: it was being written when the run was killed.
-    """
-    tables: list[tuple[tuple[str, ...], array]] = []
-    open_table = False
-    done, total = 0, max(path.stat().st_size, 1)
-    with open(path, encoding="utf-8", errors="replace") as handle:
-        for number, line in enumerate(handle, 1):
-            done += len(line)
-            if report is not None and number % LINES_PER_REPORT == 0:
-                report(f"reading {path.name} (kB)", min(done, total - 1) // 1000, total // 1000)
-            words = line.split()
-            if not words or not line.endswith("\n"):
-                continue
-            names = words[1:] if words[0] == "#" else words
-            if any(step in names for step in STEP):
-                tables.append((tuple(names), array("d")))
-                open_table = True
-            elif line.startswith("Loop time of"):
-                open_table = False
-            elif open_table and len(words) == len(tables[-1][0]):
-                try:
-                    row = [float(word) for word in words]
-                except ValueError:
-                    continue  # a warning between the rows
-                tables[-1][1].extend(row)
-    if report is not None:
-        report(f"reading {path.name} (kB)", total // 1000, total // 1000)
-    return [(names, np.array(values).reshape(-1, len(names))) for names, values in tables]
+def read_trajectories(
+    paths: Sequence[Path], columns: Columns | None = None, report: Callback | None = None
+) -> list[Trajectory]:
+    """The simulations of `read_flux`."""
+    return read_flux(paths, columns, report=report).trajectories
 
 
-def _pieces(path: Path, columns: Columns, report: Callback | None) -> list[_Piece]:
+def _pieces(
+    path: Path, columns: Columns, chosen: Sequence[int], report: Callback | None, notes: list[str]
+) -> list[_Piece]:
+    """The runs of a file with constant energy, or those that were chosen; what is left out is noted."""
     wanted = (*columns.flux, *columns.subtract)
-    tables = read_tables(path, report)
-    if not tables:
+    runs = read_runs(path, report)
+    if not runs:
         raise FluxError(
             f"{path} has no table with a column Step or TimeStep: give a log of LAMMPS with thermo_modify line one, "
             "or a file of fix ave/time"
         )
-    chosen = [table for table in tables if set(wanted) <= set(table[0])]
-    if not chosen:
-        missing = ", ".join(name for name in wanted if name not in tables[-1][0])
+    absent = [number for number in chosen if not 1 <= number <= len(runs)]
+    if absent:
+        raise FluxError(f"{path} has runs 1 to {len(runs)}, and --runs asks for {absent[0]}")
+    runs = [run for run in runs if not chosen or run.number in chosen]
+    with_flux = [run for run in runs if set(wanted) <= set(run.names)]
+    if not with_flux or (chosen and len(with_flux) < len(runs)):
+        run = next(run for run in reversed(runs) if run not in with_flux)
+        missing = ", ".join(name for name in wanted if name not in run.names)
+        which = f"run {run.number} of {path}" if chosen else f"{path}"
+        its = "it" if chosen else "its last table"
         raise FluxError(
-            f"{path} has no column {missing}; its last table has {' '.join(tables[-1][0])}. Print the flux with "
+            f"{which} has no column {missing}; {its} has {' '.join(run.names)}. Print the flux with "
             "thermo_style custom step time temp vol c_flux[1] c_flux[2] c_flux[3], or name its columns with --flux"
         )
-    return [_piece(path, names, values, columns) for names, values in chosen if len(values)]
+    if with_flux[0].is_mute:
+        unseen = "no commands, so that neither a thermostat nor thermo_modify norm yes can be seen"
+        if not chosen:
+            raise FluxError(
+                f"{path} has {unseen}: give the log file that LAMMPS writes beside this output of the screen, or say "
+                "with --runs which runs have constant energy and print the whole flux"
+            )
+        notes.append(f"{path} has {unseen}: the runs of --runs are taken as they are")
+    used, left_out = [], []
+    for run in with_flux:
+        if not len(run.values):
+            continue
+        why = _objection(run)
+        if why and not (chosen and not run.is_minimisation):
+            left_out.append(f"run {run.number} (steps {run.steps[0]} to {run.steps[-1]}): {why}")
+            continue
+        if why:
+            notes.append(f"{path}: run {run.number} is used because --runs asks for it, but {why}")
+        used.append(run)
+    if left_out:
+        notes.append(f"{path}: left out {'; '.join(left_out)}")
+    if with_flux and left_out and not used:
+        raise FluxError(
+            f"{path} has no run at constant energy that prints the flux: {'; '.join(left_out)}: run with fix nve "
+            "alone, or choose runs with --runs"
+        )
+    pieces: list[_Piece] = []
+    for run in used:
+        piece = _piece(path, run, columns, notes)
+        pieces.append(_renumbered(pieces[-1], piece) if pieces else piece)
+    return pieces
 
 
-def _piece(path: Path, names: tuple[str, ...], values: np.ndarray, columns: Columns) -> _Piece:
-    table = dict(zip(names, values.T, strict=True))
-    steps = next(table[name] for name in STEP if name in table).astype(np.int64)
-    flux = np.stack([table[name] for name in columns.flux], axis=1)
-    if columns.subtract:
-        flux = flux - np.stack([table[name] for name in columns.subtract], axis=1)
-    temperature = _column(path, table, columns.temperature, TEMPERATURE, "temperature")
+def _objection(run: LogRun) -> str | None:
+    """Why a run's fluxes are not those of the system left to itself."""
+    if run.is_minimisation:
+        return "a minimisation"
+    return f"{', '.join(run.baths)} acts on the atoms" if run.baths else None
+
+
+def _piece(path: Path, run: LogRun, columns: Columns, notes: list[str]) -> _Piece:
+    scale = _units(path, run, columns, notes)
+    table = dict(zip(run.names, run.values.T, strict=True))
+    steps = run.steps
     if columns.volume is None and not any(name in table for name in VOLUME) and all(name in table for name in LENGTHS):
-        volume = np.prod([table[name] for name in LENGTHS], axis=0)
+        volume = scale.volume * np.prod([table[name] for name in LENGTHS], axis=0)
     else:
         volume = _column(path, table, columns.volume, VOLUME, "volume")
-    frames = np.column_stack([flux, np.broadcast_to(temperature, steps.shape), np.broadcast_to(volume, steps.shape)])
+        volume = volume if isinstance(columns.volume, float) else scale.volume * volume
+    flux = np.stack([_flux(path, run, table, name, volume / scale.volume, notes) for name in columns.flux], axis=1)
+    if columns.subtract:
+        parts = [_flux(path, run, table, name, volume / scale.volume, notes) for name in columns.subtract]
+        flux = flux - np.stack(parts, axis=1)
+    temperature = _column(path, table, columns.temperature, TEMPERATURE, "temperature")
+    frames = np.column_stack(
+        [scale.flux * flux, np.broadcast_to(temperature, steps.shape), np.broadcast_to(volume, steps.shape)]
+    )
     bad = ~np.isfinite(frames).all(axis=1)
     if bad.any():
         raise FluxError(f"{path}: flux, temperature or volume at step {steps[bad][0]} is not a finite number")
@@ -171,8 +241,49 @@ def _piece(path: Path, names: tuple[str, ...], values: np.ndarray, columns: Colu
         raise FluxError(
             f"{path}: temperature or volume at step {steps[(frames[:, 3:] <= 0).any(1)][0]} is not positive"
         )
-    timestep = _timestep(path, table, steps, columns.timestep)
-    return _Piece((str(path),), steps, frames, frozenset((int(steps[0]), int(steps[-1]))), timestep)
+    timestep = _timestep(path, run, table, columns.timestep, scale.time)
+    return _Piece((str(path),), (run.number,), steps, frames, frozenset((int(steps[0]), int(steps[-1]))), timestep)
+
+
+def _units(path: Path, run: LogRun, columns: Columns, notes: list[str]) -> _Units:
+    """What turns the numbers of a run into eV A/ps, ps and A^3."""
+    style = run.units or columns.units
+    if style is None:
+        note = f"{path} does not say its units: read as metal, unless --units says otherwise"
+        if note not in notes:
+            notes.append(note)
+        return UNITS["metal"]
+    if columns.units is not None and columns.units != style:
+        raise FluxError(f"{path}: run {run.number} has units {style}, as the log says, and not {columns.units}")
+    if style not in UNITS:
+        raise FluxError(
+            f"{path}: run {run.number} has units {style}, which give no W/mK here: {', '.join(UNITS)} can be converted"
+        )
+    return UNITS[style]
+
+
+def _flux(
+    path: Path, run: LogRun, table: dict[str, np.ndarray], name: str, volume: np.ndarray | float, notes: list[str]
+) -> np.ndarray:
+    """A column of the flux, extensive: neither per atom, as thermo_modify norm makes it, nor per volume."""
+    values = table[name]
+    if name.startswith(("c_", "f_")) and run.normalised:
+        if run.atoms is None:
+            raise FluxError(
+                f"{path}: run {run.number} prints {name} per atom (thermo_modify norm yes), and the log does not say "
+                "of how many: print it with thermo_modify norm no"
+            )
+        notes.append(f"{path} prints the flux per atom (thermo_modify norm yes): taken times {run.atoms} atoms")
+        return run.atoms * values
+    formula = run.variables.get(name.removeprefix("v_"), "") if name.startswith("v_") else ""
+    # A variable that is the volume is the volume.
+    formula = re.sub(r"v_(\w+)", lambda match: _volume_or(run.variables, match), formula)
+    if re.search(r"/\(?vol\b", formula):
+        if not re.fullmatch(r"\(?[^/*]*\)?/vol", formula):
+            raise FluxError(f"{path}: {name} is {formula}: print the flux itself, without the volume")
+        notes.append(f"{path}: {name} is {formula}: taken times the volume")
+        return volume * values
+    return values
 
 
 def _column(
@@ -190,29 +301,35 @@ def _column(
     )
 
 
-def _timestep(path: Path, table: dict[str, np.ndarray], steps: np.ndarray, given: float | None) -> float | None:
-    """ps a step, by the column with the time, or as given; None for a single frame."""
-    times = next((table[name] for name in TIME if name in table), None)
+def _volume_or(variables: Mapping[str, str], match: re.Match[str]) -> str:
+    return "vol" if variables.get(match[1]) == "vol" else match[0]
+
+
+def _timestep(path: Path, run: LogRun, table: dict[str, np.ndarray], given: float | None, unit: float) -> float | None:
+    """ps a step, by the column with the time, the log, or as given; None for a single frame without these."""
+    steps = run.steps
+    times = next((unit * table[name] for name in TIME if name in table), None)
     if times is None:
-        if given is None:
+        timestep = given if run.timestep is None else unit * run.timestep
+        if timestep is None:
             raise FluxError(
                 f"{path} has no column Time: add time to thermo_style custom, or give --timestep in ps a step"
             )
+        where = "the log"
+    elif len(steps) == 1 or steps[-1] == steps[0]:
         return given
-    if len(steps) == 1 or steps[-1] == steps[0]:
-        return given
-    timestep = float(times[-1] - times[0]) / int(steps[-1] - steps[0])
-    # Times are printed with a few digits only.
-    slack = 0.05 * timestep * np.median(np.diff(steps)) + 1e-6 * np.abs(times).max()
-    off = np.abs(times - times[0] - timestep * (steps - steps[0])) > slack
-    if off.any() or timestep <= 0:
-        raise FluxError(
-            f"{path}: the timestep is not constant, as the column with the time shows at step {steps[off][:1]}"
-        )
+    else:
+        timestep = float(times[-1] - times[0]) / int(steps[-1] - steps[0])
+        # Times are printed with a few digits only.
+        slack = 0.05 * timestep * np.median(np.diff(steps)) + 1e-6 * np.abs(times).max()
+        off = np.abs(times - times[0] - timestep * (steps - steps[0])) > slack
+        if off.any() or timestep <= 0:
+            raise FluxError(
+                f"{path}: the timestep is not constant, as the column with the time shows at step {steps[off][:1]}"
+            )
+        where = "its column with the time"
     if given is not None and abs(given - timestep) > 1e-3 * timestep:
-        raise FluxError(
-            f"{path}: --timestep {given:.6g} ps, but its column with the time says {timestep:.6g} ps a step"
-        )
+        raise FluxError(f"{path}: --timestep {given:.6g} ps, but {where} says {timestep:.6g} ps a step")
     return timestep
 
 
@@ -221,11 +338,7 @@ def _add(chains: list[_Piece], piece: _Piece) -> None:
     for index, chain in enumerate(chains):
         first, second = (chain, piece) if chain.steps[0] <= piece.steps[0] else (piece, chain)
         common, here, there = np.intersect1d(first.steps, second.steps, return_indices=True)
-        if not len(common):
-            continue
-        flux, other = first.values[here[0], :3], second.values[there[0], :3]
-        scale = np.sqrt(np.mean(np.concatenate([first.values, second.values])[:, :3] ** 2))
-        if np.abs(flux - other).max() <= SAME_FRAME * scale:
+        if len(common) and _same_state(first, here[0], second, there[0], SAME_FRAME):
             if second.steps[-1] > first.steps[-1] or len(first.steps) == 1:
                 chains[index] = _joined(first, second, common[0])
             return
@@ -234,6 +347,21 @@ def _add(chains: list[_Piece], piece: _Piece) -> None:
         chains[before[0]] = _joined(chains[before[0]], piece, piece.steps[0])
     else:
         chains.append(piece)
+
+
+def _same_state(first: _Piece, here: int, second: _Piece, there: int, tolerance: float) -> bool:
+    scale = np.sqrt(np.mean(np.concatenate([first.values, second.values])[:, :3] ** 2))
+    return bool(np.abs(first.values[here, :3] - second.values[there, :3]).max() <= tolerance * scale)
+
+
+def _renumbered(first: _Piece, second: _Piece) -> _Piece:
+    """The second with the steps of the first, where it goes on with it and they were counted anew (reset_timestep)."""
+    shift = int(first.steps[-1] - second.steps[0])
+    follows = second.runs[0] == first.runs[-1] + 1 and shift != 0
+    if not follows or not _same_state(first, -1, second, 0, SAME_STATE):
+        return second
+    edges = frozenset(edge + shift for edge in second.edges)
+    return replace(second, steps=second.steps + shift, edges=edges)
 
 
 def _is_next(chain: _Piece, piece: _Piece) -> bool:
@@ -250,6 +378,7 @@ def _joined(first: _Piece, second: _Piece, step: int) -> _Piece:
     early, late = first.steps < step, second.steps >= step
     return _Piece(
         files=tuple(dict.fromkeys((*first.files, *second.files))),
+        runs=(*first.runs, *second.runs),
         steps=np.concatenate([first.steps[early], second.steps[late]]),
         values=np.concatenate([first.values[early], second.values[late]]),
         edges=first.edges | second.edges,
@@ -275,7 +404,7 @@ def _trajectory(chain: _Piece, columns: Columns) -> Trajectory:
         )
     timestep = chain.timestep or columns.timestep
     assert timestep is not None  # known for every series of two frames
-    return Trajectory(chain.files, spacing * timestep, steps, values[:, :3], values[:, 3], values[:, 4])
+    return Trajectory(chain.files, spacing * timestep, steps, values[:, :3], values[:, 3], values[:, 4], chain.runs)
 
 
 def _names(files: Iterable[str]) -> str:

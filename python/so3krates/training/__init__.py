@@ -8,9 +8,10 @@ from .metrics import Errors, as_json, error_table, rich_table
 from .plots import breakdown_plot, learning_curve, parity_plot
 from .progress import Status, progress_display
 from .report import Results, all_tables, result_tables, write_committee_report, write_json, write_report, write_results
+from .run_folder import TrainingError
 from .session import committee, run_session
 from .sources import load_frames, load_stored
-from .trainer import TrainingError, TrainingResult, train
+from .trainer import TrainingResult, train
 
 __all__ = [
     "PRESETS",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,10 +27,17 @@ class Properties(NamedTuple):
     atom_energies: list[np.ndarray] | None = None  # M times (n,) eV, shifts included; of predictions only
 
 
-def evaluate(model: Model, frames: Sequence[Atoms], batch_size: int = 8, float64: bool = False) -> Properties:
+def evaluate(
+    model: Model,
+    frames: Sequence[Atoms],
+    batch_size: int = 8,
+    float64: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> Properties:
     """Predictions for frames, in their order.
 
-    The network runs in one precision, energy shifts are added in float64. Raises DataError for an element
+    The network runs in one precision, energy shifts are added in float64. `on_progress` is called with the number of
+    frames done. Raises DataError for an element
     that the model does not know.
     """
     dtype = precision(float64)
@@ -40,6 +47,7 @@ def evaluate(model: Model, frames: Sequence[Atoms], batch_size: int = 8, float64
     forces: list[np.ndarray] = [np.zeros((0, 3))] * len(frames)
     stresses = np.full((len(frames), 3, 3), np.nan)
     atom_energies: list[np.ndarray] = [np.zeros(0)] * len(frames)
+    done = 0
     for indices, batch, _ in ordered_batches(graphs, batch_size, dtype):
         answer = jax.tree.map(lambda x: np.asarray(x, np.float64), predict_batch(model.config, params, batch))
         start = 0
@@ -52,6 +60,9 @@ def evaluate(model: Model, frames: Sequence[Atoms], batch_size: int = 8, float64
             if atoms.pbc.all():
                 stresses[index] = answer.strain_gradients[slot] / graphs[index].volume
             start = rows.stop
+        done += len(indices)
+        if on_progress is not None:
+            on_progress(done)
     return Properties(np.array([len(a) for a in frames]), energies, forces, stresses, atom_energies)
 
 

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 # Seconds between plain lines.
 LINE_INTERVAL = 15.0
+ONE_LINE = 130  # columns of a terminal in which all fits in one line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,55 +39,54 @@ class Status:
 ProgressCallback = Callable[[Status], None]
 
 
+class Display:
+    """Shows a run: called with each status, and told of the work beside the steps."""
+
+    def __init__(self, console: Console, progress: Progress | None) -> None:
+        self._console, self._progress = console, progress
+        self._task = None if progress is None else progress.add_task("", total=None)
+        self._last = -math.inf
+
+    def stage(self, name: str) -> None:
+        """Work that is not counted: its name beside a bar that moves, or in a line."""
+        if self._progress is None or self._task is None:
+            self._console.print(name, highlight=False, markup=False, soft_wrap=True)
+        else:
+            self._progress.reset(self._task, total=None, description=escape(name))
+
+    def __call__(self, status: Status) -> None:
+        if status.message:
+            self._console.print(status.message, highlight=False, markup=False, soft_wrap=True)
+        if self._progress is not None and self._task is not None:
+            text = describe(status, "\n" if self._console.width < ONE_LINE else "  ")
+            self._progress.update(self._task, completed=status.step, total=status.total_steps, description=text)
+        elif time.monotonic() - self._last >= LINE_INTERVAL or status.step == status.total_steps:
+            self._console.print(describe(status), highlight=False, soft_wrap=True)
+            self._last = time.monotonic()
+
+
 @contextlib.contextmanager
-def progress_display(console: Console | None = None) -> Iterator[ProgressCallback]:
-    """A callback that shows a run on the console."""
+def progress_display(console: Console | None = None) -> Iterator[Display]:
+    """A display of a run on the console: a bar on a terminal, lines elsewhere."""
     console = console or Console()
-    if console.is_terminal:
-        with _bar(console) as callback:
-            yield callback
-    else:
-        yield _lines(console)
-
-
-@contextlib.contextmanager
-def _bar(console: Console) -> Iterator[ProgressCallback]:
+    if not console.is_terminal:
+        yield Display(console, None)
+        return
     columns = (BarColumn(bar_width=12), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("compiling", total=None)
-
-        def show(status: Status) -> None:
-            if status.message:
-                progress.console.print(status.message)
-            progress.update(task, completed=status.step, total=status.total_steps, description=describe(status))
-
-        yield show
+        yield Display(console, progress)
 
 
-def _lines(console: Console) -> ProgressCallback:
-    last = -math.inf
-
-    def show(status: Status) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if status.message:
-            console.print(status.message, highlight=False)
-        if now - last >= LINE_INTERVAL or status.step == status.total_steps:
-            console.print(describe(status), highlight=False, soft_wrap=True)
-            last = now
-
-    return show
-
-
-def describe(status: Status) -> str:
-    """One line: where the run is, the time left, and loss and errors as training|validation."""
-    parts = [f"epoch {status.epoch}/{status.epochs}", f"{duration(status.seconds_left)} left"]
+def describe(status: Status, gap: str = "  ") -> str:
+    """Where the run is and the time left; after the gap loss and root mean square errors, training|validation."""
     known = status.valid_errors is not None
-    parts.append("loss " + _both(status.loss, status.valid_loss if known else None))
-    for index, (name, unit) in enumerate((("E", "meV/atom"), ("F", "meV/A"), ("S", "meV/A^3"))):
+    place = f"epoch {status.epoch}/{status.epochs}  {duration(status.seconds_left)} left"
+    parts = [f"{'train|valid' if known else 'train'}: loss " + _both(status.loss, status.valid_loss if known else None)]
+    for index, (name, unit) in enumerate((("energy", "meV/atom"), ("forces", "meV/A"), ("stress", "meV/A^3"))):
         if math.isfinite(status.errors[index]):
-            parts.append(f"{name} {_both(status.errors[index], status.valid_errors[index] if known else None)} {unit}")
-    return "  ".join(parts)
+            valid = None if status.valid_errors is None else status.valid_errors[index]
+            parts.append(f"{name} {_both(status.errors[index], valid)} {unit}")
+    return place + gap + "  ".join(parts)
 
 
 def _both(train: float, valid: float | None) -> str:

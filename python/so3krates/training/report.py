@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from so3krates.files import make_folder, write_text
+from so3krates.progress import progress_display
 from so3krates.storage import Model, flat_params
 
 from .breakdown import Breakdown, breakdown, breakdown_tables, force_size_table
@@ -23,6 +25,10 @@ from .evaluate import Properties, evaluate, reference
 from .html_report import html_page
 from .metrics import Errors, as_json, error_table, rich_table
 from .plots import breakdown_plot, learning_curve, parity_plot
+
+
+class ReportError(RuntimeError):
+    """A report that is not complete; the message says what is missing, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,27 +68,43 @@ def write_results(
     committees: Mapping[str, Committee] | None = None,
     title: str = "Report",
     facts: Mapping[str, str] | None = None,
+    metrics_file: str | Path | None = None,
 ) -> None:
-    """Writes errors.json, errors.txt, parity.png, breakdown.png and report.html; prints the tables on `console`.
+    """Prints the tables on `console`; writes errors.json, errors.txt, parity.png, breakdown.png and report.html.
 
-    `committees` of the same sets are reported too. `title` and `facts` head the page, which shows a
-    learning_curve.png of the folder as well.
+    `committees` of the same sets are reported too; given the CSV of a run, learning_curve.png is drawn. `title` and
+    `facts` head the page. Raises WriteError, and ReportError for figures that cannot be drawn, when all else is there.
     """
     folder = make_folder(folder)
     tables = all_tables(sets, committees)
+    if console is not None:
+        for table in tables:
+            console.print(table)
     write_json(folder / "errors.json", sets, committees)
     text = Console(file=io.StringIO(), width=140)
     for table in tables:
         text.print(table)
     write_text(folder / "errors.txt", text.file.getvalue())
-    parity_plot(folder / "parity.png", {name: (result.predicted, result.labels) for name, result in sets.items()})
     parts = {name: result.parts for name, result in sets.items()}
-    breakdown_plot(folder / "breakdown.png", parts)
+    pairs = {name: (result.predicted, result.labels) for name, result in sets.items()}
+    figures = {
+        "parity.png": lambda path: parity_plot(path, pairs),
+        "breakdown.png": lambda path: breakdown_plot(path, parts),
+    }
+    if metrics_file is not None:
+        figures["learning_curve.png"] = lambda path: learning_curve(path, metrics_file)
+    failed: dict[str, Exception] = {}
+    for name, draw in figures.items():
+        try:
+            draw(folder / name)
+        except Exception as error:
+            failed[name] = error
     page = html_page(title, facts or {}, [*tables, force_size_table(parts)], folder)
     write_text(folder / "report.html", page)
-    if console is not None:
-        for table in tables:
-            console.print(table)
+    if failed:
+        raise ReportError(
+            f"{folder} lacks {', '.join(f'{name} ({error})' for name, error in failed.items())}; the tables are there"
+        ) from next(iter(failed.values()))
 
 
 def all_tables(sets: Mapping[str, Results], committees: Mapping[str, Committee] | None = None) -> list[Table]:
@@ -116,15 +138,13 @@ def write_report(
     `console` where there is one. Returns set -> property -> errors.
     """
     folder = Path(folder)
-    if metrics_file is not None:
-        make_folder(folder)
-        learning_curve(folder / "learning_curve.png", metrics_file)
     results = {
-        name: Results(frames, evaluate(model, frames, batch_size, float64), reference(frames), tag_key)
+        name: Results(frames, _predicted(model, name, frames, batch_size, float64, console), reference(frames), tag_key)
         for name, frames in sets.items()
         if frames
     }
-    write_results(folder, results, console, title=f"Report of {folder.parent.name}", facts=model_facts(model))
+    title = f"Report of {folder.resolve().parent.name}"
+    write_results(folder, results, console, title=title, facts=model_facts(model), metrics_file=metrics_file)
     return {name: result.table for name, result in results.items()}
 
 
@@ -139,14 +159,26 @@ def write_committee_report(
 ) -> dict[str, Committee]:
     """The same for the mean of several models, with the table of the committee; returns set -> committee."""
     committees = {
-        name: Committee([evaluate(model, frames, batch_size, float64) for model in models], reference(frames))
+        name: Committee(
+            [_predicted(model, name, frames, batch_size, float64, console) for model in models], reference(frames)
+        )
         for name, frames in sets.items()
         if frames
     }
     results = {name: Results(sets[name], c.mean, c.labels, tag_key) for name, c in committees.items()}
-    title = f"Report of the committee {Path(folder).parent.name}"
+    title = f"Report of the committee {Path(folder).resolve().parent.name}"
     write_results(folder, results, console, committees, title, {"models": str(len(models)), **model_facts(models[0])})
     return committees
+
+
+def _predicted(
+    model: Model, name: str, frames: Sequence[Atoms], batch_size: int, float64: bool, console: Console | None
+) -> Properties:
+    """Predictions for a named set; the console shows how far they are."""
+    with progress_display(console) if console is not None else contextlib.nullcontext() as report:
+        stage = f"evaluating {name}"
+        counted = None if report is None else lambda done: report(stage, done, len(frames))
+        return evaluate(model, frames, batch_size, float64, counted)
 
 
 def model_facts(model: Model) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from so3krates.hints import command
 
 from .config import RunConfig
 from .loggers import require_packages
-from .report import write_committee_report, write_report
+from .progress import duration, progress_display
+from .report import ReportError, write_committee_report, write_report
+from .run_folder import REPORT_FOLDER, holds_run, require_run_place
 from .sources import load_frames, load_stored
-from .trainer import RUN_FILE, TrainingError, TrainingResult, train
+from .trainer import TrainingResult, train
 
 STORE_FOLDER = "frames"
 REPORTED = 1000  # frames of a stored set that a report looks at
@@ -47,7 +50,8 @@ def run_session(
 ) -> list[TrainingResult]:
     """Trains one model in `output`, or a committee in folders within it, and writes the reports.
 
-    Raises ValueError for fewer than one member and what `load_frames` and `train` raise.
+    Models are saved before their reports are made. A report that fails is said and the rest goes on; at the end a
+    ReportError is raised. Raises ValueError for fewer than one member and what `load_frames` and `train` raise.
     """
     if members < 1:
         raise ValueError(f"{members} members of a committee: give at least 1")
@@ -63,35 +67,67 @@ def run_session(
     else:
         frames_train, frames_valid = load_frames(config.data)
     test_frames = read_frames(test_file, config.data.keys) if test_file is not None else []
-    console.print(f"{len(frames_train)} frames to train, {len(frames_valid)} to validate; writing to {output}")
+    _say(console, f"{len(frames_train)} frames to train, {len(frames_valid)} to validate; writing to {output}")
     sets = {"train": reported(frames_train), "valid": reported(frames_valid), "test": test_frames}
-    results = []
+    results: list[TrainingResult] = []
+    unwritten: dict[str, Exception] = {}
     for name, run in runs.items():
         folder = output / name
         # A member whose turn has not come when the session was stopped is begun, not resumed.
-        begun = resume and (members == 1 or (folder / RUN_FILE).exists())
-        result = train(run, frames_train, frames_valid, folder, resume=begun)
-        console.print(f"Ended after {result.steps} steps ({result.seconds:.0f} s): {result.reason}.")
+        begun = resume and (members == 1 or holds_run(folder))
+        with progress_display(console) as progress:
+            result = train(run, frames_train, frames_valid, folder, progress, begun)
+        _say(console, f"Ended after {result.steps} steps ({_taken(result)}): {result.reason}.")
         options = {"float64": run.training.float64, "tag_key": run.data.tag_key}
-        write_report(folder / "report", result.model, sets, result.metrics_file, console, **options)
-        following = command("so3krates", "export", folder, "-o", f"{folder.name}.so3k")
-        console.print(f"Model: {folder}. Next: {following}", soft_wrap=True, markup=False)
+        with _reporting(console, folder, unwritten):
+            write_report(folder / REPORT_FOLDER, result.model, sets, result.metrics_file, console, **options)
+        following = command("so3krates", "export", folder, "-o", f"{folder.resolve().name}.so3k")
+        _say(console, f"Model: {folder}. Next: {following}")
         results.append(result)
         if result.reason.startswith("stopped by"):
             break
     if members > 1 and len(results) == members and not results[-1].reason.startswith("stopped by"):
         options = {"float64": config.training.float64, "tag_key": config.data.tag_key}
-        write_committee_report(output / "report", [result.model for result in results], sets, console, **options)
+        with _reporting(console, output, unwritten):
+            models = [result.model for result in results]
+            write_committee_report(output / REPORT_FOLDER, models, sets, console, **options)
+    if unwritten:
+        raise ReportError(
+            f"trained and saved, but not reported in full: {', '.join(unwritten)}. When what was said above is mended: "
+            + command("so3krates", "evaluate", output, "DATA", "-o", "FOLDER")
+        ) from next(iter(unwritten.values()))
     return results
+
+
+@contextlib.contextmanager
+def _reporting(console: Console, folder: Path, unwritten: dict[str, Exception]) -> Iterator[None]:
+    """Keeps a report that fails from ending the session: the model is saved, and there may be others to train."""
+    try:
+        yield
+    except Exception as error:
+        _say(console, f"The report of {folder} is not complete: {' '.join(str(error).split()) or repr(error)}")
+        unwritten[str(folder)] = error
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _taken(result: TrainingResult) -> str:
+    """The time of a run in words."""
+    if result.seconds - result.seconds_here < 1:
+        return duration(result.seconds)
+    return f"{duration(result.seconds)}, {duration(result.seconds_here)} of them since it was resumed"
 
 
 def _require_place(folders: Sequence[Path], output: Path, resume: bool) -> None:
     """Refuses to begin where a run lies, and to resume where none does, before anything is read or written."""
-    begun = [folder for folder in folders if (folder / RUN_FILE).exists()]
-    if begun and not resume:
-        raise TrainingError(f"{begun[0]} holds a run already: resume it, or choose another folder")
+    begun = [folder for folder in folders if holds_run(folder)]
     if resume and not begun:
-        raise TrainingError(f"{output} holds no run to resume ({RUN_FILE} is missing)")
+        require_run_place(output, resume)
+    for folder in folders:
+        if not resume or folder in begun:
+            require_run_place(folder, resume)
 
 
 def reported(frames: Sequence[Atoms] | StoredFrames) -> Sequence[Atoms]:

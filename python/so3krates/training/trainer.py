@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import hashlib
-import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,56 +15,34 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from so3krates.data import (
-    BatchShape,
-    Buckets,
-    DataError,
-    FrameGraph,
-    StoredFrames,
-    StoredGraphs,
-    collate,
-    energy_shifts,
-    fit_shifts,
-    frame_graphs,
-    shortest_distance,
-)
-from so3krates.model.config import ModelConfig
+from so3krates.data import BatchShape, Buckets, DataError, StoredFrames, collate
 from so3krates.model.network import Params, init_params
 from so3krates.storage import Model
 
-from .checkpoints import Checkpoints
-from .config import RunConfig, TrainingConfig
+from .clock import Clock
+from .config import RunConfig
 from .evaluate import ordered_batches, precision
 from .interrupt import polite_interrupts
 from .loggers import open_loggers, require_packages
-from .loss import ErrorSums, labels_of, loss_of, normalised_weights, root_mean_squares, unit_scales, variance_scales
+from .loss import ErrorSums, loss_of, normalised_weights, root_mean_squares, unit_scales, variance_scales
 from .optimiser import make_schedule
 from .pair_potential import radial_points
-from .progress import ProgressCallback, Status, progress_display
+from .preparation import (
+    fingerprint,
+    graphs_of,
+    require_labels,
+    require_parts,
+    shifts_of,
+    shortest_distance_in,
+    weights_of,
+    without_folders,
+)
+from .progress import Display, ProgressCallback, Status, progress_display
+from .run_folder import COLUMNS, METRICS_FILE, RunFolder, TrainingError
 from .step import StepResult, TrainState, add_sums, batch_energies, batch_errors, initial_state, make_step, zero_sums
 
-RUN_FILE = "run.json"
-METRICS_FILE = "metrics.csv"
-CHECKPOINT_FOLDER = "checkpoints"
-COLUMNS = (
-    *("step", "epoch", "seconds", "learning_rate"),
-    *("train_loss", "train_energy_rmse", "train_forces_rmse", "train_stress_rmse"),
-    *("valid_loss", "valid_energy_rmse", "valid_forces_rmse", "valid_stress_rmse"),
-)
-# Frames that are looked at for the shortest distance.
-DISTANCE_FRAMES = 100
 # A run that meets so many non-finite steps with no better validation in between is given up.
 MOST_RECOVERIES = 10
-# Settings that may differ when a run is resumed: they say where the data lies and how long the run goes on.
-FREE_SETTINGS = frozenset(
-    {"data.file", "data.train_file", "data.valid_file", "data.tag_key"}
-    | {"training.patience", "training.checkpoint_minutes", "training.max_minutes", "training.log_to"}
-    | {"training.initial_model"}
-)
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot start, go on or be resumed; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +57,8 @@ class TrainingResult:
     steps: int
     best_step: int
     best_loss: float  # validation loss; where no frame validates, the last training loss
-    seconds: float  # of this call
+    seconds: float  # since the run began, interruptions left out
+    seconds_here: float  # of this call
     seconds_per_step: float  # median without compilation; NaN with too few steps
     reason: str  # why it ended
     recoveries: int  # how often a non-finite step sent it back to the best weights
@@ -117,13 +93,14 @@ def train(
     Labels are those that `so3krates.data.labels` finds. With `resume` a run that was stopped goes on from its last
     checkpoint to the same weights as if it had not been. Non-finite steps are not applied: the run goes back to
     its best weights with fresh moments and says so. Without `progress` the run shows itself on the terminal.
-    Raises DataError for frames that cannot be used, TrainingError for a run that cannot start or go on.
+    Raises DataError for frames that cannot be used, TrainingError for a run that cannot start or go on, and
+    CheckpointError and WriteError where the disc refuses; the run can then be resumed from its last checkpoint.
     """
     with contextlib.ExitStack() as stack:
         if progress is None:
             progress = stack.enter_context(progress_display())
         run = _Run(config, frames_train, frames_valid, Path(folder), progress, resume)
-        stack.callback(run.checkpoints.close)
+        stack.callback(run.place.checkpoints.close)
         for logger in run.loggers:
             stack.callback(logger.close)
         return run.go(stack.enter_context(polite_interrupts()))
@@ -142,20 +119,21 @@ class _Run:
         resume: bool,
     ) -> None:
         self.config, self.folder, self.progress = config, folder, progress
-        self.began = time.monotonic()
+        self.clock = Clock()
         settings = config.training
         require_packages(settings.log_to)
         self.dtype = precision(settings.float64)
         if len(frames_train) == 0:
             raise DataError("no frame to train on")
-        self.shifts = _shifts(frames_train, config.data.energy_shift)
+        self._stage(f"finding the neighbours in {len(frames_train)} + {len(frames_valid)} frames")
+        self.shifts = shifts_of(frames_train, config.data.energy_shift)
         self.elements = tuple(self.shifts)
         cutoff = config.model.cutoff
-        self.graphs = _graphs(frames_train, cutoff, self.shifts, "training data")
-        self.valid_graphs = _graphs(frames_valid, cutoff, self.shifts, "validation data")
-        _require_labels(self.graphs, config, "training")
+        self.graphs = graphs_of(frames_train, cutoff, self.shifts, "training data")
+        self.valid_graphs = graphs_of(frames_valid, cutoff, self.shifts, "validation data")
+        require_labels(self.graphs, config, "training")
         if len(self.valid_graphs):
-            _require_labels(self.valid_graphs, config, "validation")
+            require_labels(self.valid_graphs, config, "validation")
         elif settings.patience is not None:
             raise TrainingError(
                 f"training.patience = {settings.patience} needs validation frames, and there are none: "
@@ -165,63 +143,32 @@ class _Run:
         self.weights = normalised_weights(settings)
         self.batch_size = settings.batch_size_for(len(self.graphs))
         self.valid_batch_size = settings.valid_batch_size or self.batch_size
-        _require_parts(settings, self.batch_size)
+        require_parts(settings, self.batch_size)
         self.buckets = Buckets(self.graphs, -(-self.batch_size // settings.parts))
         self.steps_per_epoch = len(self.graphs) // self.batch_size
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.eval_every = settings.eval_every or self.steps_per_epoch
-        points = None if settings.float64 else radial_points(config.model, _shortest_distance(self.graphs))
+        points = None if settings.float64 else radial_points(config.model, shortest_distance_in(self.graphs))
         self.step_function = make_step(config.model, settings, self.total_steps, points)
-        self.checkpoints = self._open(resume)
+        self.place = RunFolder(folder, config, fingerprint(self.graphs, self.valid_graphs), resume)
         self.state, self.best = self._initial()
         self.step = 0
         self.learning_rate = math.nan
         self.order: tuple[int, np.ndarray] | None = None
-        if self.checkpoints.latest() is not None:
-            self._restore()
-        _cut_metrics(self.folder / METRICS_FILE, self.step)
+        self.said = self._restore() if resume else []
         self.loggers = open_loggers(settings.log_to, self.folder, config.to_dict(), self.step)
         self.saved = time.monotonic()
         self.sums = zero_sums()
         self.valid_sums: ErrorSums | None = None
-        self.step_seconds: list[float] = []
 
     # Folder and checkpoints
-
-    def _open(self, resume: bool) -> Checkpoints:
-        """The checkpoints of the folder, which belongs to this configuration and data, or is new."""
-        record = {"config": self.config.to_dict(), "data": self._fingerprint()}
-        path = self.folder / RUN_FILE
-        if path.exists():
-            if not resume:
-                raise TrainingError(f"{self.folder} holds a run already: resume it, or choose another folder")
-            _require_same(path, json.loads(path.read_text()), record)
-        elif resume:
-            raise TrainingError(f"{self.folder} holds no run to resume ({RUN_FILE} is missing)")
-        else:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(record, indent=1) + "\n")
-        return Checkpoints(self.folder / CHECKPOINT_FOLDER)
-
-    def _fingerprint(self) -> str:
-        """Hash of the frames and labels of both sets, in order."""
-        digest = hashlib.sha256()
-        for graphs in (self.graphs, self.valid_graphs):
-            digest.update(str(len(graphs)).encode())
-            if isinstance(graphs, StoredGraphs):
-                digest.update(graphs.digest.encode())
-                continue
-            for g in graphs:
-                for array in (g.species, g.positions, g.cell, np.float64(g.energy), g.forces, g.virial):
-                    digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
 
     def _initial(self) -> tuple[TrainState, _Best]:
         settings = self.config.training
         if settings.initial_model is None:
             params = init_params(self.config.model, settings.seed_model)
         else:
-            params = _weights_of(settings.initial_model, self.config.model)
+            params = weights_of(settings.initial_model, self.config.model)
         params = jax.tree.map(lambda p: np.asarray(p, self.dtype), params)
         return initial_state(settings, params), _Best(params)
 
@@ -232,18 +179,27 @@ class _Run:
         return {"state": self.state._asdict(), "best": best.params, "numbers": numbers}
 
     def _save(self) -> None:
-        self.checkpoints.save(self.step, jax.device_get(self._stored()))
+        """The best weights first, which are small: they are kept where there is no room for the rest."""
+        started = time.monotonic()
         if self.best.step > 0:
             self._model().save(self.folder)
+        self.place.checkpoints.save(self.step, jax.device_get(self._stored()), {"seconds": self.clock.total})
         self.saved = time.monotonic()
+        self.clock.checkpoint(self.saved - started)
 
-    def _restore(self) -> None:
-        self.step = int(self.checkpoints.latest())
-        stored = self.checkpoints.load(self.step, jax.device_get(self._stored()))
-        self.state = TrainState(**jax.tree.map(jnp.array, stored["state"]))
-        self.learning_rate = float(make_schedule(self.config.training, self.total_steps)(self.step - 1))
-        loss, *counts = stored["numbers"].tolist()
-        self.best = _Best(jax.tree.map(np.array, stored["best"]), loss, *(int(c) for c in counts))
+    def _restore(self) -> list[str]:
+        """Takes up the newest state that is whole; returns what the user should know."""
+        stored, said = self.place.restore(jax.device_get(self._stored()))
+        if stored is not None:
+            self.step = stored.step
+            self.state = TrainState(**jax.tree.map(jnp.array, stored.state["state"]))
+            self.learning_rate = float(make_schedule(self.config.training, self.total_steps)(self.step - 1))
+            loss, *counts = stored.state["numbers"].tolist()
+            self.best = _Best(jax.tree.map(np.array, stored.state["best"]), loss, *(int(c) for c in counts))
+        seconds = self.place.cut_metrics(self.step)
+        if stored is not None:
+            self.clock.resumed(float(stored.notes.get("seconds", seconds)))
+        return said
 
     def _model(self) -> Model:
         """The best weights so far as a model."""
@@ -253,7 +209,7 @@ class _Run:
             elements=self.elements,
             energy_shifts=self.shifts,
             training={
-                "settings": _without_folders(self.config.to_dict()),
+                "settings": without_folders(self.config.to_dict()),
                 "frames": {"train": len(self.graphs), "valid": len(self.valid_graphs)},
                 "best_step": self.best.step,
                 "best_loss": self.best.loss if math.isfinite(self.best.loss) else None,
@@ -281,15 +237,21 @@ class _Run:
         settings = self.config.training
         # A resumed run may have ended already.
         reason = self._stale() or self._slow()
+        for message in self.said:
+            self._show(message)
+        if self.step < self.total_steps and reason is None:
+            self._stage("compiling the first step")
         batch = self._batch(self.step) if self.step < self.total_steps else None
         while self.step < self.total_steps and reason is None:
             started = time.monotonic()
+            shape = tuple(array.shape for array in jax.tree.leaves(batch))
             self.state, result = self.step_function(self.state, *batch, self.scales)
             self.step += 1
             # The next batch is put together while this step is computed.
             batch = self._batch(self.step)
-            self._account(result)
-            self.step_seconds.append(time.monotonic() - started)
+            message = self._account(result)
+            self.clock.step(time.monotonic() - started, shape)
+            self._show(message)
             slow = self._slow()
             reason = self._stopped(interrupted()) or slow
             due = self.step % self.eval_every == 0 or self.step == self.total_steps or slow is not None
@@ -316,8 +278,9 @@ class _Run:
             steps=self.step,
             best_step=self.best.step,
             best_loss=self.best.loss,
-            seconds=time.monotonic() - self.began,
-            seconds_per_step=self._seconds_per_step(),
+            seconds=self.clock.total,
+            seconds_here=self.clock.here,
+            seconds_per_step=self.clock.per_step,
             reason=reason or f"all {settings.epochs} epochs done",
             recoveries=self.best.recoveries,
         )
@@ -330,7 +293,7 @@ class _Run:
         settings = self.config.training
         if signal_name:
             return f"stopped by {signal_name}"
-        if settings.max_minutes is not None and time.monotonic() - self.began >= 60 * settings.max_minutes:
+        if settings.max_minutes is not None and self.clock.here >= 60 * settings.max_minutes:
             return f"time limit of {settings.max_minutes:g} min reached"
         return None
 
@@ -361,15 +324,13 @@ class _Run:
         batches = [collate(part, shape, self.dtype) for part in parts]
         return batches[0] if len(batches) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
 
-    def _account(self, result: StepResult) -> None:
-        """Adds a step to the sums, or recovers from it, and shows the run."""
-        message = None
+    def _account(self, result: StepResult) -> str | None:
+        """Adds a step to the sums, or recovers from it and says so."""
         self.learning_rate = float(result.learning_rate)
         if bool(result.finite):
             self.sums = add_sums(self.sums, result.sums)
-        else:
-            message = self._recover(float(result.loss))
-        self._show(message)
+            return None
+        return self._recover(float(result.loss))
 
     def _recover(self, loss: float) -> str:
         """Back to the best weights with fresh moments; step count and learning rate go on (docs/model.md)."""
@@ -391,6 +352,7 @@ class _Run:
         """Errors on the validation frames, a row of metrics, and the best weights where they improved."""
         params = self.state.params if self.state.average is None else self.state.average
         train_loss = self._loss(self.sums)
+        started = time.monotonic()
         if len(self.valid_graphs):
             total = zero_sums()
             for _, batch, targets in ordered_batches(self.valid_graphs, self.valid_batch_size, self.dtype):
@@ -402,6 +364,7 @@ class _Run:
         # Without validation frames there is nothing to choose by: the last weights are kept.
         if loss < self.best.loss or len(self.valid_graphs) == 0:
             self.best = _Best(jax.tree.map(np.array, params), loss, self.step, self.best.recoveries)
+        self.clock.validation(time.monotonic() - started)
         self._write_row(train_loss)
         self._show()
         self.sums = zero_sums()
@@ -411,24 +374,23 @@ class _Run:
         return float(loss_of(sums, self.weights)) if sums.counts.any() else math.nan
 
     def _write_row(self, train_loss: float) -> None:
-        path = self.folder / METRICS_FILE
-        new = not path.exists()
         errors = [root_mean_squares(self.sums), np.full(3, np.nan)]
         valid_loss = math.nan
         if self.valid_sums is not None:
             errors[1], valid_loss = root_mean_squares(self.valid_sums), self._loss(self.valid_sums)
-        numbers = [time.monotonic() - self.began, self.learning_rate, train_loss, *errors[0], valid_loss, *errors[1]]
-        with open(path, "a", newline="") as handle:
-            writer = csv.writer(handle)
-            if new:
-                writer.writerow(COLUMNS)
-            epoch = (self.step - 1) // self.steps_per_epoch + 1
-            writer.writerow([self.step, epoch, *(f"{x:.6g}" if math.isfinite(x) else "" for x in numbers)])
+        numbers = [self.clock.total, self.learning_rate, train_loss, *errors[0], valid_loss, *errors[1]]
+        epoch = (self.step - 1) // self.steps_per_epoch + 1
+        self.place.add_metrics(self.step, epoch, numbers)
         # train_loss -> train/loss: one chart group for each set.
         named = zip((name.replace("_", "/", 1) for name in COLUMNS[4:]), numbers[2:], strict=True)
         values = {"epoch": epoch, "learning_rate": self.learning_rate, **dict(named)}
         for logger in self.loggers:
             logger.write(self.step, values)
+
+    def _stage(self, name: str) -> None:
+        """Says what goes on beside the steps."""
+        if isinstance(self.progress, Display):
+            self.progress.stage(name)
 
     def _show(self, message: str | None = None) -> None:
         valid = self.valid_sums
@@ -443,118 +405,13 @@ class _Run:
                 errors=root_mean_squares(self.sums),
                 valid_loss=None if valid is None else self._loss(valid),
                 valid_errors=None if valid is None else root_mean_squares(valid),
-                seconds=time.monotonic() - self.began,
+                seconds=self.clock.total,
                 seconds_left=self._seconds_left(),
                 message=message,
             )
         )
 
-    def _seconds_per_step(self) -> float:
-        return float(np.median(self.step_seconds[1:])) if len(self.step_seconds) > 2 else math.nan
-
     def _seconds_left(self) -> float:
-        recent = self.step_seconds[1:][-100:]
-        left = float(np.median(recent)) * (self.total_steps - self.step) if recent else math.inf
+        left = self.clock.left(self.total_steps - self.step)
         limit = self.config.training.max_minutes
-        return left if limit is None else max(0.0, min(left, 60 * limit - (time.monotonic() - self.began)))
-
-
-def _shifts(frames: Sequence[Atoms] | StoredFrames, mode: str | Mapping[str, float]) -> dict[str, float]:
-    if isinstance(frames, StoredFrames):
-        return fit_shifts(*frames.composition(), mode)
-    return energy_shifts(frames, mode)
-
-
-def _graphs(
-    frames: Sequence[Atoms] | StoredFrames, cutoff: float, shifts: Mapping[str, float], name: str
-) -> Sequence[FrameGraph]:
-    if isinstance(frames, StoredFrames):
-        return frames.graphs(cutoff, shifts)
-    return frame_graphs(frames, cutoff, shifts, name)
-
-
-def _require_labels(graphs: Sequence[FrameGraph], config: RunConfig, name: str) -> None:
-    """Refuses a weight on a target that no frame of the named set has."""
-    settings, data = config.training, config.data
-    wanted = (
-        (settings.energy_weight, "energy_weight", data.energy_key),
-        (settings.force_weight, "force_weight", data.forces_key),
-        (settings.stress_weight, "stress_weight", data.virial_key or data.stress_key),
-    )
-    for place, (weight, setting, key) in enumerate(wanted):
-        if weight > 0 and not any(np.isfinite(found[place]).any() for found in labels_of(graphs)):
-            raise DataError(
-                f"training.{setting} = {weight} but none of {len(graphs)} {name} frames has a label for it "
-                f"(key {key!r}): name the right key under [data], or set training.{setting} = 0"
-            )
-
-
-def _shortest_distance(graphs: Sequence[FrameGraph]) -> float:
-    """Shortest distance (A) in some of the frames; 1 where no atom has a neighbour."""
-    places = np.unique(np.linspace(0, len(graphs) - 1, DISTANCE_FRAMES).astype(int))
-    found = [shortest_distance(graphs[k]) for k in places]
-    return min((d for d in found if d is not None), default=1.0)
-
-
-def _without_folders(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings whose files are named without the folders of this machine: a model and its bundles are given away."""
-    named = {"data": ("file", "train_file", "valid_file"), "training": ("initial_model",)}
-    for section, keys in named.items():
-        settings[section] |= {key: Path(settings[section][key]).name for key in keys if key in settings[section]}
-    return settings
-
-
-def _weights_of(folder: str, config: ModelConfig) -> Params:
-    """Weights of a model with the same network. Raises TrainingError where it has another one."""
-    model = Model.load(folder)
-    theirs, ours = model.config.to_dict(), config.to_dict()
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key):
-            raise TrainingError(
-                f"training.initial_model = {folder} has model.{key} = {theirs.get(key)!r}, this run "
-                f"{ours.get(key)!r}: take its [model] section from {folder}/config.toml"
-            )
-    return model.params
-
-
-def _require_parts(settings: TrainingConfig, batch_size: int) -> None:
-    """Refuses more parts than a batch has structures, and more devices than there are."""
-    if settings.parts > batch_size:
-        raise TrainingError(
-            f"a batch of {batch_size} structures cannot be split into training.accumulate = {settings.accumulate} "
-            f"times training.devices = {settings.devices} parts: give a larger training.batch_size"
-        )
-    if settings.devices > jax.device_count():
-        raise TrainingError(f"training.devices = {settings.devices}, but JAX sees {jax.device_count()}")
-
-
-def _require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuses to resume with other settings or data; names what differs."""
-    # Settings that are younger than the run have the values that it was trained with.
-    configs = RunConfig.from_dict(old["config"]).to_dict(), new["config"]
-    flat = [{f"{s}.{k}": v for s, values in config.items() for k, v in values.items()} for config in configs]
-    free = set(FREE_SETTINGS)
-    if flat[1]["training.schedule"] != "cosine":
-        free.add("training.epochs")
-    differ = sorted(k for k in (flat[0].keys() | flat[1].keys()) - free if flat[0].get(k) != flat[1].get(k))
-    if differ:
-        key = differ[0]
-        raise TrainingError(
-            f"{path}: the run was begun with {key} = {flat[0].get(key)!r}, not {flat[1].get(key)!r} "
-            f"({len(differ)} settings differ): resume with the same settings, or train in another folder"
-        )
-    if old["data"] != new["data"]:
-        raise TrainingError(
-            f"{path}: the run was begun with other frames or labels: resume with the same data, or train elsewhere"
-        )
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drops rows of steps after the checkpoint: they will be written again."""
-    if not path.exists():
-        return
-    with open(path, newline="") as handle:
-        rows = list(csv.reader(handle))
-    kept = [row for row in rows if row[0] == COLUMNS[0] or int(row[0]) <= step]
-    with open(path, "w", newline="") as handle:
-        csv.writer(handle).writerows(kept)
+        return left if limit is None else max(0.0, min(left, 60 * limit - self.clock.here))

@@ -1,0 +1,93 @@
+"""The command `so3krates kappa`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from .cli_values import console, number_or_word, numbers, words
+from .files import make_folder, require_folder, write_text
+
+
+def kappa(
+    logs: Annotated[list[Path], typer.Argument(help="Logs of LAMMPS or files of fix ave/time with the flux.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for kappa.json and kappa.png.")] = Path(
+        "kappa"
+    ),
+    average: Annotated[str, typer.Option(help="Equivalent directions: xyz, xy,z or none.")] = "xyz",
+    discard: Annotated[float, typer.Option(help="ps left out at the start of each trajectory.")] = 0.0,
+    cutoff_time: Annotated[float | None, typer.Option(help="Upper limit of the integral in ps; else chosen.")] = None,
+    window: Annotated[float, typer.Option(help="ps over which that choice averages the autocorrelation.")] = 1.0,
+    blocks: Annotated[int | None, typer.Option(help="Blocks of the shortest trajectory, for error bars.")] = None,
+    max_frequency: Annotated[float | None, typer.Option(help="THz, of the cepstral estimate; else chosen.")] = None,
+    coefficients: Annotated[int | None, typer.Option(help="Cepstral coefficients; else by Akaike.")] = None,
+    flux: Annotated[str, typer.Option(help="Columns, extensive, eV A/ps.")] = "c_flux[1],c_flux[2],c_flux[3]",
+    subtract: Annotated[str, typer.Option(help="Columns taken off the flux, as the convective part.")] = "",
+    temperature: Annotated[str | None, typer.Option(help="Another column than Temp, or a number in K.")] = None,
+    volume: Annotated[str | None, typer.Option(help="Another column than Volume, or a number in A^3.")] = None,
+    timestep: Annotated[
+        float | None, typer.Option(help="ps a step, if neither a column Time nor the log says.")
+    ] = None,
+    units: Annotated[str | None, typer.Option(help="Of LAMMPS, if the log does not say: metal, real or si.")] = None,
+    runs: Annotated[
+        str, typer.Option(help="Numbers of the runs in each log to be used, as in 2,3; else all at constant energy.")
+    ] = "",
+) -> None:
+    """Thermal conductivity from the heat flux of Green-Kubo runs."""
+    import json
+
+    from so3krates.analysis.conductivity import as_json, conductivity, parse_average
+    from so3krates.analysis.conductivity_report import conductivity_figure, kappa_table, runs_table
+    from so3krates.analysis.flux import Columns, read_flux
+    from so3krates.progress import progress_display
+
+    settings = dict(
+        average=average,
+        discard=discard,
+        cutoff_time=cutoff_time,
+        window=window,
+        blocks=blocks,
+        max_frequency=max_frequency,
+        coefficients=coefficients,
+        flux=flux,
+        subtract=subtract,
+        temperature=temperature,
+        volume=volume,
+        timestep=timestep,
+        units=units,
+        runs=runs,
+    )
+    require_folder(output)
+    sets = parse_average(average)
+    columns = Columns(
+        words(flux), words(subtract), number_or_word(temperature), number_or_word(volume), timestep, units
+    )
+    chosen = numbers("runs", runs, int)
+    screen = console()
+    with progress_display(screen) as report:
+        found, notes = read_flux(logs, columns, chosen, report)
+        trajectories = [trajectory.discard(discard) for trajectory in found]
+        result = conductivity(
+            trajectories,
+            sets,
+            cutoff=cutoff_time,
+            window=window,
+            blocks=blocks,
+            max_frequency=max_frequency,
+            coefficients=coefficients,
+            report=report,
+        )
+    make_folder(output)
+    write_text(
+        output / "kappa.json",
+        json.dumps({**as_json(result, settings), "notes": notes}, indent=1, allow_nan=False) + "\n",
+    )
+    conductivity_figure(output / "kappa.png", result, len(sets))
+    screen.print(runs_table(result), kappa_table(result))
+    for warning in (*notes, *result.warnings):
+        screen.print(f"[yellow]Note:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+    wrote = f"Wrote {output / 'kappa.json'} and {output / 'kappa.png'}"
+    screen.print(wrote, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,118 @@
+"""What a run is made of before its first step: graphs, labels that it needs, sizes that fit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ase import Atoms
+
+from so3krates.data import (
+    DataError,
+    FrameGraph,
+    StoredFrames,
+    StoredGraphs,
+    energy_shifts,
+    fit_shifts,
+    frame_graphs,
+    shortest_distance,
+)
+from so3krates.model.config import ModelConfig
+from so3krates.model.network import Params
+from so3krates.storage import Model
+
+from .config import RunConfig, TrainingConfig
+from .loss import labels_of
+from .run_folder import TrainingError
+
+# Frames that are looked at for the shortest distance.
+DISTANCE_FRAMES = 100
+
+
+def shifts_of(frames: Sequence[Atoms] | StoredFrames, mode: str | Mapping[str, float]) -> dict[str, float]:
+    """Energy shifts (eV) of the elements of frames."""
+    if isinstance(frames, StoredFrames):
+        return fit_shifts(*frames.composition(), mode)
+    return energy_shifts(frames, mode)
+
+
+def graphs_of(
+    frames: Sequence[Atoms] | StoredFrames, cutoff: float, shifts: Mapping[str, float], name: str
+) -> Sequence[FrameGraph]:
+    """Graphs of a named set. Raises DataError for frames that cannot be used."""
+    if isinstance(frames, StoredFrames):
+        return frames.graphs(cutoff, shifts)
+    return frame_graphs(frames, cutoff, shifts, name)
+
+
+def require_labels(graphs: Sequence[FrameGraph], config: RunConfig, name: str) -> None:
+    """Refuses a weight on a target that no frame of the named set has."""
+    settings, data = config.training, config.data
+    wanted = (
+        (settings.energy_weight, "energy_weight", data.energy_key),
+        (settings.force_weight, "force_weight", data.forces_key),
+        (settings.stress_weight, "stress_weight", data.virial_key or data.stress_key),
+    )
+    for place, (weight, setting, key) in enumerate(wanted):
+        if weight > 0 and not any(np.isfinite(found[place]).any() for found in labels_of(graphs)):
+            raise DataError(
+                f"training.{setting} = {weight} but none of {len(graphs)} {name} frames has a label for it "
+                f"(key {key!r}): name the right key under [data], or set training.{setting} = 0"
+            )
+
+
+def shortest_distance_in(graphs: Sequence[FrameGraph]) -> float:
+    """Shortest distance (A) in some of the frames; 1 where no atom has a neighbour."""
+    places = np.unique(np.linspace(0, len(graphs) - 1, DISTANCE_FRAMES).astype(int))
+    found = [shortest_distance(graphs[k]) for k in places]
+    return min((d for d in found if d is not None), default=1.0)
+
+
+def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose files are named without the folders of this machine: a model and its bundles are given away."""
+    named = {"data": ("file", "train_file", "valid_file"), "training": ("initial_model",)}
+    for section, keys in named.items():
+        settings[section] |= {key: Path(settings[section][key]).name for key in keys if key in settings[section]}
+    return settings
+
+
+def weights_of(folder: str, config: ModelConfig) -> Params:
+    """Weights of a model with the same network. Raises TrainingError where it has another one."""
+    model = Model.load(folder)
+    theirs, ours = model.config.to_dict(), config.to_dict()
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            raise TrainingError(
+                f"training.initial_model = {folder} has model.{key} = {theirs.get(key)!r}, this run "
+                f"{ours.get(key)!r}: take its [model] section from {folder}/config.toml"
+            )
+    return model.params
+
+
+def require_parts(settings: TrainingConfig, batch_size: int) -> None:
+    """Refuses more parts than a batch has structures, and more devices than there are."""
+    if settings.parts > batch_size:
+        raise TrainingError(
+            f"a batch of {batch_size} structures cannot be split into training.accumulate = {settings.accumulate} "
+            f"times training.devices = {settings.devices} parts: give a larger training.batch_size"
+        )
+    if settings.devices > jax.device_count():
+        raise TrainingError(f"training.devices = {settings.devices}, but JAX sees {jax.device_count()}")
+
+
+def fingerprint(*sets: Sequence[FrameGraph]) -> str:
+    """Hash of the frames and labels of all sets, in order."""
+    digest = hashlib.sha256()
+    for graphs in sets:
+        digest.update(str(len(graphs)).encode())
+        if isinstance(graphs, StoredGraphs):
+            digest.update(graphs.digest.encode())
+            continue
+        for g in graphs:
+            for array in (g.species, g.positions, g.cell, np.float64(g.energy), g.forces, g.virial):
+                digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
