@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import ase.io
@@ -43,7 +44,7 @@ EXACT = 1e-12  # float64 arithmetic of small numbers
 OFFSET = 1e-8  # eV, a total energy of 1e7 eV has digits to 2e-9
 DERIVATIVE = 1e-4  # eV, finite differences of EMT
 CUTOFF = 5.0
-STREAM_PEAK = 450_000  # bytes
+STREAM_PEAK = 1_200_000  # bytes
 # First training and validation frames of mlff's own split of 100 frames, train_split 0.8, seed 0.
 MLFF_TRAIN, MLFF_VALID = [8, 43, 62, 3, 71, 45, 48, 6], [26, 86, 2, 55, 75, 93, 16, 73]
 
@@ -449,16 +450,18 @@ def test_stored_frames_are_the_frames(tmp_path: Path, rng: np.random.Generator) 
 
 
 def test_large_files_are_stored_frame_by_frame(tmp_path: Path, rng: np.random.Generator) -> None:
-    ase.io.write(tmp_path / "a.extxyz", [labelled(rng) for _ in range(150)])
+    ase.io.write(tmp_path / "a.extxyz", [labelled(rng) for _ in range(600)])
     store_frames(tmp_path / "warm", iter_frames(tmp_path / "a.extxyz"), CUTOFF)
-    tracemalloc.start()
-    stored = store_frames(tmp_path / "s", iter_frames(tmp_path / "a.extxyz"), CUTOFF)
-    graphs = stored.graphs(CUTOFF, {"Cu": 0.0})
-    assert graphs[149].positions.shape == (4, 3)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    # All frames at once would take 0.64 MB.
-    assert len(stored) == 150
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pytest keeps every warning, which would be counted here
+        tracemalloc.start()
+        stored = store_frames(tmp_path / "s", iter_frames(tmp_path / "a.extxyz"), CUTOFF)
+        graphs = stored.graphs(CUTOFF, {"Cu": 0.0})
+        assert graphs[599].positions.shape == (4, 3)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    # All frames at once would take 2.6 MB. Frames that wait for Python's collector of cycles take up to 0.7 MB.
+    assert len(stored) == 600
     assert peak < STREAM_PEAK
 
 

@@ -1,4 +1,4 @@
-"""Initial values of parameters: those of flax's own initialisers to the bit, without a compilation for each shape."""
+"""Initial values of parameters: those of flax but for rounding, without a compilation for each shape."""
 
 from __future__ import annotations
 
