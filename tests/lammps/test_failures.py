@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,12 +11,11 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from decks import Bench, two_clusters_deck
+from processes import Run
 from so3krates.lammps import run_deck
-from so3krates.lammps.environment import child_environment, lmp_path, mpi_file
 from so3krates_export import read_bundle, write_bundle
 from structures import structure, two_clusters
 
-END_SECONDS = 180  # a failed run has ended by then, with programs to compile before
 SHRINK = 0.85  # of lengths, for more than 32 neighbours
 
 # What is changed in a sound deck -> words of the refusal.
@@ -30,59 +27,6 @@ REFUSALS = {
     "element": (" Ga N\n", " Ga Xx\n", "atom type 2 is 'Xx'"),
     "missing file": (".so3k", "-missing.so3k", "-missing.so3k"),
 }
-
-
-class Run:
-    """A deck on two ranks, in processes of their own."""
-
-    def __init__(self, deck: str, folder: Path, ranks: int = 2) -> None:
-        (folder / "in.deck").write_text(deck)
-        command = [mpi_file("mpiexec"), "-n", str(ranks), lmp_path(), "-in", "in.deck", "-nonbuf"]
-        self.folder = folder
-        self.output = folder / "output"
-        with self.output.open("w") as output:
-            self.process = subprocess.Popen(
-                [str(word) for word in command],
-                cwd=folder,
-                env=child_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-    def text(self) -> str:
-        return self.output.read_text(errors="replace")
-
-    def ranks(self) -> list[int]:
-        """Process numbers of the programs lmp."""
-        found, seen = [], [self.process.pid]
-        while seen:
-            pid = seen.pop()
-            with_arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-            if Path(with_arguments[0]).name == "lmp":
-                found.append(pid)
-            else:
-                seen += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-        return sorted(found)
-
-    def wait_for(self, pattern: str) -> None:
-        """Until the output has the pattern."""
-        start = time.monotonic()
-        while not re.search(pattern, self.text(), re.MULTILINE):
-            if self.process.poll() is not None or time.monotonic() - start > END_SECONDS:
-                self.process.terminate()
-                pytest.fail(f"{pattern} does not come: {self.text()[-2000:]}")
-            time.sleep(0.02)
-
-    def end(self) -> str:
-        """Everything that was printed, after an end that is not good."""
-        try:
-            status = self.process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.terminate()  # mpiexec passes it on
-            pytest.fail(f"hangs: {self.text()[-2000:]}")
-        assert status != 0
-        return self.text()
 
 
 def is_running(pid: int) -> bool:
