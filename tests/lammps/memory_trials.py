@@ -1,7 +1,7 @@
 """A program for a test: one deck again and again, in each of which another allocation fails.
 
 Arguments: deck, number of trials (0: all), seed. Needs failing_allocations preloaded. Writes one JSON object a line:
-how many allocations there are; then of each trial which one failed, the words of the failure, and the energy of the next run.
+how many allocations there are; then of each trial which one failed, the words, and the energy of the next run.
 """
 
 import ctypes
