@@ -27,7 +27,7 @@ DType dtype_of(const py::dtype& dtype) {
   for (const auto& [name, value] :
        {std::pair("uint8", DType::u8), {"int32", DType::i32}, {"float32", DType::f32}, {"float64", DType::f64}})
     if (dtype.equal(py::dtype(name))) return value;
-  throw Error("dtype " + py::str(dtype).cast<std::string>() + ": uint8, int32, float32 and float64 are known");
+  throw Error("dtype " + py::str(py::handle(dtype)).cast<std::string>() + ": uint8, int32, float32 and float64 are known");
 }
 
 Buffer borrow(Client& client, const py::array& array) {
