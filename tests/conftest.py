@@ -7,9 +7,16 @@ from pathlib import Path
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from concerns import concerns
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_MODEL = ROOT / "tests" / "models" / "gan-small"  # trained by `so3krates demo`
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for concern in concerns(item.path):
+            item.add_marker(concern)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import so3krates
+from concerns import CONCERNS, concerns
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -21,11 +22,11 @@ PLUGIN_SHA256 = "0a0fe56ca17be9efc7b942e89e534e5e0ad4a0f1e369b66d27b62184509015b
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
-def requirements() -> list[Requirement]:
-    """Those of the build, the program, the tests and the linters."""
+def requirements(*extras: str) -> list[Requirement]:
+    """Those of the build, of the program, and of some extras."""
     content = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    extras = content["project"]["optional-dependencies"]
-    groups = [content["build-system"]["requires"], content["project"]["dependencies"], extras["test"], extras["lint"]]
+    optional = content["project"]["optional-dependencies"]
+    groups = [content["build-system"]["requires"], content["project"]["dependencies"], *(optional[e] for e in extras)]
     return [Requirement(line) for group in groups for line in group]
 
 
@@ -42,17 +43,25 @@ def lock(python: str) -> dict[str, str]:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_lock_holds_what_is_required(python: str) -> None:
     versions = lock(python)
-    for requirement in requirements():
+    for requirement in requirements("test", "lint"):
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
 
 
 def test_bounds_name_a_lowest_version() -> None:
-    assert [str(r) for r in requirements() if not {"==", ">="} & {s.operator for s in r.specifier}] == []
+    assert [str(r) for r in requirements("test", "lint") if not {"==", ">="} & {s.operator for s in r.specifier}] == []
 
 
 def test_installed_versions_are_within_the_bounds() -> None:
-    for requirement in requirements():
+    for requirement in requirements("test"):
         assert requirement.specifier.contains(metadata.version(requirement.name)), requirement
+
+
+def test_every_test_file_is_in_a_group(request: pytest.FixtureRequest) -> None:
+    """And every group is one that `-m` takes."""
+    groups = {file: concerns(file) for file in (ROOT / "tests").glob("*/test_*.py")}
+    assert [file for file, found in groups.items() if not found] == []
+    listed = {line.split(":")[0] for line in request.config.getini("markers")}
+    assert set(CONCERNS) == {group for found in groups.values() for group in found} <= listed
 
 
 # ---- XLA's plugin for the CPU

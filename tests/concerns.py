@@ -1,0 +1,26 @@
+"""Groups of tests, by what they are about."""
+
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+# Words in the path of a test file below this folder, of which one is enough: `make test ARGS="-m ranks"`.
+CONCERNS = {
+    "bundle": ("bundle", "export", "mlff", "storage"),
+    "data": ("data", "sampling", "selection"),
+    "docs": ("docs", "hints", "messages"),
+    "flux": ("flux", "kappa"),
+    "gpu": ("gpu/", "cuda"),
+    "install": ("cli", "doctor", "environment", "launchers", "packaging"),
+    "kernels": ("fused", "kernels", "matrix", "pair_potential"),
+    "lammps": ("lammps/",),
+    "model": ("checks", "derivatives", "model", "stages", "tables"),
+    "ranks": ("launchers", "ranks", "rows"),
+    "runtime": ("runtime/", "calculator"),
+    "training": ("files", "pair_potential", "run_folder", "training"),
+}
+
+
+def concerns(file: Path) -> list[str]:
+    """The groups that the tests of a file belong to."""
+    path = file.relative_to(TESTS).with_suffix("").as_posix()
+    return [concern for concern, words in CONCERNS.items() if any(word in path for word in words)]
