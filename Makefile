@@ -13,12 +13,12 @@ setup: .venv/ready
 
 .venv/requirements: pyproject.toml constraints.txt tools/make_venv.py tools/python_headers.py
 	@$(PYTHON) -c '$(CHECK_PYTHON)'
-	@$(PYTHON) tools/make_venv.py .venv
+	@$(PYTHON) tools/make_venv.py .venv test
 	@touch $@
 
 .venv/ready: .venv/requirements $(SOURCES)
 	@echo 'Building so3krates: one or two minutes when its C++ has changed'
-	@$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt '.[test,lint]'
+	@$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt '.[test]'
 	@touch $@
 
 demo: setup
@@ -36,7 +36,11 @@ test: setup .venv/cuda
 bench: setup
 	@$(BIN)/python bench/bench.py
 
-lint: setup
+.venv/lint: .venv/requirements
+	@$(PYTHON) tools/make_venv.py .venv lint
+	@touch $@
+
+lint: setup .venv/lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/clang-format --dry-run -Werror $(shell find csrc -path csrc/third_party -prune -o \( -name '*.cpp' -o -name '*.h' \) -print)

@@ -15,18 +15,18 @@ import python_headers
 
 PIP_PACKAGE = "python3-pip-whl"  # what Debian's and Ubuntu's ensurepip itself installs
 NEWEST_PYTHON = (3, 14)  # that every package has wheels for; 3.11 is the oldest, which make looks at
-EXTRAS = ("test", "lint")
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *extras: str) -> None:
     """Make `folder` when it is missing and install what is missing in it; ends with a line that says why it cannot."""
     python_headers.main(Path("build"))
     python = folder / "bin" / "python"
     if not (folder / "bin" / "pip").is_file():
         make(folder)
-    # The build uses these wheels too, so that they are fetched once and are found again at run time.
-    pip = [python, "-m", "pip", "install", "--constraint", "constraints.txt"]
-    failed = subprocess.run([*pip, *requirements(Path("pyproject.toml"))]).returncode
+    # The build uses these wheels too, so that they are fetched once and are found again at run time. Python compiles
+    # the tenth of the modules that is ever imported.
+    pip = [python, "-m", "pip", "install", "--no-compile", "--constraint", "constraints.txt"]
+    failed = subprocess.run([*pip, *requirements(Path("pyproject.toml"), *extras)]).returncode
     if failed and (reason := unserved()):
         sys.exit(
             "Not all packages could be installed: they are made for CPython 3.11 to 3.14 on x86_64 Linux with glibc, "
@@ -69,15 +69,15 @@ def make(folder: Path) -> None:
         )
 
 
-def requirements(project: Path) -> list[str]:
-    """What the project needs to be built, to run, and for the extras."""
+def requirements(project: Path, *extras: str) -> list[str]:
+    """What the project needs to be built, to run, and for some extras."""
     import tomllib
 
     content = tomllib.loads(project.read_text())
     optional = content["project"]["optional-dependencies"]
-    groups = [content["build-system"]["requires"], content["project"]["dependencies"], *(optional[e] for e in EXTRAS)]
+    groups = [content["build-system"]["requires"], content["project"]["dependencies"], *(optional[e] for e in extras)]
     return [requirement for group in groups for requirement in group]
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
