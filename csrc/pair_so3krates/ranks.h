@@ -60,9 +60,10 @@ void reported_together(LAMMPS* lmp, Call&& call) {
 // Ranks on this rank's machine, and which of them it is.
 struct Machine {
   int ranks = 1, rank = 0;
-  int cores = 1;  // that any of them may use
+  int threads = 1;  // for this rank: its part of the cores that it and others may use
 };
 
+// Called by all ranks.
 Machine machine_of(LAMMPS* lmp);
 
 }  // namespace so3krates::ranks

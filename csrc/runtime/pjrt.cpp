@@ -48,7 +48,7 @@ PJRT_NamedValue option(const char* name, PJRT_NamedValue_Type type) {
 }
 
 int threads_of(const ClientOptions& options) {
-  return options.threads > 0 ? options.threads : host_cpu().cores;
+  return options.threads > 0 ? options.threads : cores_of_process().usable();
 }
 
 // ---- values
@@ -104,6 +104,7 @@ class Description {
 std::shared_ptr<Client> Client::create(const ClientOptions& options) {
   std::shared_ptr<Client> client(new Client);
   client->options_ = options;
+  client->options_.threads = threads_of(options);
   const PJRT_Api* api = client->api_ = plugin(options.plugin);
 
   std::vector<PJRT_NamedValue> create_options;
