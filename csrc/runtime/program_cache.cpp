@@ -2,14 +2,13 @@
 // payload.
 #include "program_cache.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <system_error>
 #include <vector>
 
@@ -21,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 const std::string kMagic = "so3krates program 1\n";
+constexpr off_t kLargestEntry = off_t{1} << 31;  // bytes
 
 std::string length_bytes(std::uint64_t length) {
   std::string bytes;
@@ -64,6 +64,36 @@ void write_all(int file, const std::string& bytes) {
   }
 }
 
+struct File {
+  int descriptor;
+  ~File() {
+    if (descriptor >= 0) close(descriptor);
+  }
+};
+
+// Nothing where there is no file. Throws Error where there is something that cannot be read: a folder, a pipe, a disc
+// that fails.
+std::optional<std::string> read_whole(const fs::path& path) {
+  const File file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  if (file.descriptor < 0) {
+    if (errno == ENOENT || errno == ENOTDIR) return std::nullopt;
+    throw Error(system_message());
+  }
+  struct stat status{};
+  if (fstat(file.descriptor, &status) != 0) throw Error(system_message());
+  if (S_ISDIR(status.st_mode)) throw Error("it is a folder");
+  if (!S_ISREG(status.st_mode)) throw Error("it is no file");
+  if (status.st_size > kLargestEntry) throw Error("it has " + std::to_string(status.st_size) + " bytes");
+  std::string bytes(static_cast<std::size_t>(status.st_size), '\0');
+  for (std::size_t done = 0; done < bytes.size();) {
+    const ssize_t got = read(file.descriptor, bytes.data() + done, bytes.size() - done);
+    if (got < 0 && errno != EINTR) throw Error(system_message());
+    if (got == 0) bytes.resize(done);
+    if (got > 0) done += static_cast<std::size_t>(got);
+  }
+  return bytes;
+}
+
 // Readers see the old file or the new one, never a part.
 void replace(const fs::path& path, const std::string& bytes) {
   std::string temporary = path.string() + ".XXXXXX";
@@ -96,6 +126,7 @@ ProgramCache::ProgramCache(const std::string& folder) {
 }
 
 void ProgramCache::warn(const std::string& reason) {
+  if (!warning_.empty()) return;  // the first says most
   warning_ =
       "compiled programs are not kept for the next start: " + reason + " (SO3KRATES_CACHE may name another folder)";
 }
@@ -104,15 +135,25 @@ fs::path ProgramCache::file(const std::string& key) const {
   return folder_ / (key + ".program");
 }
 
-std::optional<std::string> ProgramCache::find(const std::string& key) const {
+std::optional<std::string> ProgramCache::find(const std::string& key) {
   if (!is_on()) return std::nullopt;
-  std::ifstream stream(file(key), std::ios::binary);
-  const std::string bytes{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  const std::size_t start = kMagic.size() + key.size() + 8 + 64;
-  if (!stream || bytes.size() < start) return std::nullopt;
-  std::string program = bytes.substr(start);
-  if (bytes.compare(0, start, header(key, program)) != 0) return std::nullopt;
-  return program;
+  try {
+    const std::optional<std::string> bytes = read_whole(file(key));
+    if (!bytes) return std::nullopt;
+    const std::size_t start = kMagic.size() + key.size() + 8 + 64;
+    if (bytes->size() < start) throw Error("it is cut short");
+    std::string program = bytes->substr(start);
+    if (bytes->compare(0, start, header(key, program)) != 0) throw Error("it is damaged, or of another program");
+    return program;
+  } catch (const std::exception& failure) {
+    warn_of(key, failure.what());
+    return std::nullopt;
+  }
+}
+
+void ProgramCache::warn_of(const std::string& key, const std::string& reason) {
+  if (warning_.empty())
+    warning_ = "a compiled program was not taken from " + file(key).string() + ", but compiled anew: " + reason;
 }
 
 void ProgramCache::store(const std::string& key, const std::string& program) {
@@ -134,7 +175,8 @@ pjrt::Executable compile_or_load(pjrt::Client& client, ProgramCache& cache, cons
       pjrt::Executable executable = client.load(*program, name);
       if (loaded != nullptr) *loaded = true;
       return executable;
-    } catch (const Error&) {  // XLA refuses it: it is replaced below
+    } catch (const Error& failure) {  // it is replaced below
+      cache.warn_of(key, failure.what());
     }
   }
   pjrt::Executable executable = client.compile(artifact, bytes, name);

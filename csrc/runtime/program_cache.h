@@ -18,15 +18,17 @@ class ProgramCache {
   // It is created, for this user alone, when the first program is stored.
   explicit ProgramCache(const std::string& folder = "");
 
-  // key: 64 hexadecimal digits. Nothing when there is no entry or when it is damaged, truncated or another's.
-  std::optional<std::string> find(const std::string& key) const;
+  // key: 64 hexadecimal digits. Nothing when there is no entry, or, with a warning, when it can't be read, is damaged,
+  // truncated or another's.
+  std::optional<std::string> find(const std::string& key);
   void store(const std::string& key, const std::string& program);
 
   bool is_on() const { return !folder_.empty(); }
   const std::filesystem::path& folder() const { return folder_; }
-  // One line on why programs are not kept; empty when they are.
+  // One line on why programs are not kept, or were not taken from where they are kept: the first that happened.
   const std::string& warning() const { return warning_; }
-  void warn(const std::string& reason);
+  void warn(const std::string& reason);                             // programs are not kept
+  void warn_of(const std::string& key, const std::string& reason);  // an entry is not used
 
  private:
   std::filesystem::path file(const std::string& key) const;

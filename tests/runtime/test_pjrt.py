@@ -331,6 +331,43 @@ def test_damaged_entry_is_replaced(
     assert pjrt.compile_or_load(client, cache, add_artifact)[1]
 
 
+def in_its_place(path: Path, what: str) -> None:
+    path.unlink()
+    if what == "folder":
+        path.mkdir()
+    elif what == "full folder":
+        (path / "x").mkdir(parents=True)
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "link to itself":
+        path.symlink_to(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    elif what == "failing disc":
+        path.symlink_to("/proc/self/mem")  # reading from its start is an input/output error
+    else:
+        path.touch()
+        os.truncate(path, 2**40)
+
+
+@pytest.mark.parametrize(
+    "what", ["folder", "full folder", "pipe", "link to itself", "device", "failing disc", "sparse file"]
+)
+def test_entry_that_cannot_be_read(client: pjrt.Client, add_artifact: bytes, tmp_path: Path, what: str) -> None:
+    pjrt.compile_or_load(client, pjrt.ProgramCache(str(tmp_path)), add_artifact)
+    path = entry(tmp_path)
+    in_its_place(path, what)
+    cache = pjrt.ProgramCache(str(tmp_path))
+    executable, loaded = pjrt.compile_or_load(client, cache, add_artifact)
+    assert not loaded
+    assert_adds(client, executable)
+    assert cache.warning.startswith(f"a compiled program was not taken from {path}, but compiled anew: ")
+    assert "\n" not in cache.warning
+    # What can be replaced has been.
+    again = pjrt.ProgramCache(str(tmp_path))
+    assert pjrt.compile_or_load(client, again, add_artifact)[1] == ("folder" not in what)
+
+
 def test_entry_that_xla_refuses_is_replaced(client: pjrt.Client, add_artifact: bytes, tmp_path: Path) -> None:
     cache = pjrt.ProgramCache(str(tmp_path))
     pjrt.compile_or_load(client, cache, add_artifact)
@@ -344,6 +381,7 @@ def test_entry_that_xla_refuses_is_replaced(client: pjrt.Client, add_artifact: b
 def test_entry_under_anothers_name_is_ignored(tmp_path: Path) -> None:
     cache = pjrt.ProgramCache(str(tmp_path))
     cache.store("a" * 64, b"program")
+    assert cache.warning == ""
     entry(tmp_path).rename(tmp_path / f"{'b' * 64}.program")
     assert cache.find("b" * 64) is None
 
