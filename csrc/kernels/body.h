@@ -40,8 +40,9 @@ struct Body {
   Attention attend, attend_adjoint, attend_second, gather, gather_adjoint, gather_second;
 };
 
-// The best that this processor runs, or the one that the environment variable SO3KRATES_KERNELS names (generic, avx2,
-// avx512). Throws std::runtime_error for a name that is unknown here or an instruction set that the processor lacks.
+// The best that this processor runs, or the one that the environment variable SO3KRATES_KERNELS, where it is set and
+// not empty, names (generic, avx2, avx512). Throws std::runtime_error for a name that is unknown here or an instruction
+// set that the processor lacks.
 template <typename Real>
 const Body<Real>& body();
 // Its name.

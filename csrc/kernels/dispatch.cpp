@@ -38,16 +38,17 @@ Set choose() {
 #endif
       {"generic", true, generic::body_float, generic::body_double},
   };
-  const char* wanted = std::getenv("SO3KRATES_KERNELS");
+  const char* variable = std::getenv("SO3KRATES_KERNELS");
+  const std::string wanted = variable == nullptr ? "" : variable;
   for (const Set& set : sets) {
-    if (wanted == nullptr ? set.is_available : set.name == std::string(wanted)) {
-      if (!set.is_available)
-        throw std::runtime_error(std::string("SO3KRATES_KERNELS asks for ") + wanted +
-                                 ", which this processor does not run");
-      return set;
-    }
+    if (wanted.empty() ? !set.is_available : wanted != set.name) continue;
+    if (!set.is_available)
+      throw std::runtime_error("SO3KRATES_KERNELS asks for " + wanted +
+                               ", which this processor does not run: unset it for the best that it does");
+    return set;
   }
-  throw std::runtime_error(std::string("SO3KRATES_KERNELS is '") + wanted + "': known are generic, avx2 and avx512");
+  throw std::runtime_error("SO3KRATES_KERNELS is '" + wanted +
+                           "': known are generic, avx2 and avx512; unset it for the best");
 }
 
 const Set& chosen() {

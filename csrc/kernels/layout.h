@@ -11,12 +11,16 @@
 
 namespace so3krates::kernels {
 
-constexpr int kPadding = 16;     // elements; a whole number of vectors on every instruction set
-constexpr int kMostDegrees = 4;  // degrees 1 to 4
-constexpr int kMostOrders = 32;  // 3 + 5 + 7 + 9, padded
-constexpr int kQuad = 4;         // heads or degrees handled at once
-constexpr int kRounds = 8;       // in which threads visit pairs
-constexpr int kMostThreads = 64;
+// Of the custom calls that a bundle makes: their arguments, their results, and how these lie in memory. A bundle of
+// another version is refused. Also in so3krates_export/fused.py.
+constexpr int kVersion = 2;
+
+constexpr int kPadding = 16;       // elements; a whole number of vectors on every instruction set
+constexpr int kMostDegrees = 4;    // degrees 1 to 4
+constexpr int kMostOrders = 32;    // 3 + 5 + 7 + 9, padded
+constexpr int kQuad = 4;           // heads or degrees handled at once
+constexpr int kRounds = 8;         // in which threads visit pairs
+constexpr int kMostThreads = 256;  // that share pairs
 
 enum class Cutoff : std::int64_t { cosine = 0, phys = 1, polynomial = 2, exponential = 3 };
 

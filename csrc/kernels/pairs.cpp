@@ -95,13 +95,13 @@ int list_pairs(const Candidates& c, double cutoff, int owned, int threads, const
   cut_blocks(c, owned, threads, arrays.order, s);
   const int blocks = 2 * s.threads;
   std::vector<std::int32_t> place(owned);  // in the order
-  std::vector<std::uint8_t> block_of(owned);
+  std::vector<std::uint16_t> block_of(owned);
   for (int b = 0; b < blocks; ++b)
     for (int p = s.bounds[b]; p < s.bounds[b + 1]; ++p) {
       place[arrays.order[p]] = p;
-      block_of[arrays.order[p]] = static_cast<std::uint8_t>(b);
+      block_of[arrays.order[p]] = static_cast<std::uint16_t>(b);
     }
-  std::vector<std::vector<std::int64_t>> shared(s.threads, std::vector<std::int64_t>(blocks * blocks, 0));
+  std::vector<std::int64_t> shared(blocks * blocks, 0);  // each thread counts for its own two blocks
   std::vector<int> most(s.threads, 0);
   const double square = cutoff * cutoff;
 
@@ -125,7 +125,7 @@ int list_pairs(const Candidates& c, double cutoff, int owned, int threads, const
           vector[0] = static_cast<Real>(x);
           vector[1] = static_cast<Real>(y);
           vector[2] = static_cast<Real>(z);
-          if (is_two_sided) ++shared[thread][block_of[i] * blocks + block_of[j]];
+          if (is_two_sided) ++shared[block_of[i] * blocks + block_of[j]];
         }
         ++needed;
       }
@@ -134,9 +134,7 @@ int list_pairs(const Candidates& c, double cutoff, int owned, int threads, const
     }
   });
 
-  for (int t = 1; t < s.threads; ++t)
-    for (int k = 0; k < blocks * blocks; ++k) shared[0][k] += shared[t][k];
-  const std::vector<int> rounds = assign_rounds(shared[0], s);
+  const std::vector<int> rounds = assign_rounds(shared, s);
   if (s.threads > 1) {
     parallel(s.threads, [&](int thread) {  // each row's slots by round
       std::vector<std::int32_t> neighbours(arrays.slots);

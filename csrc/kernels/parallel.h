@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -13,17 +14,23 @@
 namespace so3krates::kernels {
 
 // Runs task(k) for k in [0, count) and returns when all are done. The caller takes tasks too, so that nothing waits for
-// a busy pool.
+// a busy pool. Where tasks throw, one of their exceptions is thrown here, when all are done.
 template <typename Task>
 void parallel(xla::ffi::ThreadPool& pool, int count, const Task& task) {
   struct Job {
     std::atomic<int> next{0}, done{0};
+    std::atomic<bool> has_failed{false};
+    std::exception_ptr failure;  // of the first task that fails
   };
   const auto job = std::make_shared<Job>();
   const auto work = [job, count, &task] {
     // A helper that comes late finds no task left and never touches `task`.
     for (int k; (k = job->next.fetch_add(1)) < count;) {
-      task(k);
+      try {
+        task(k);
+      } catch (...) {  // must not leave a thread of XLA's
+        if (!job->has_failed.exchange(true)) job->failure = std::current_exception();
+      }
       job->done.fetch_add(1, std::memory_order_release);
     }
   };
@@ -34,6 +41,7 @@ void parallel(xla::ffi::ThreadPool& pool, int count, const Task& task) {
   }
   work();
   while (job->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
+  if (job->failure) std::rethrow_exception(job->failure);
 }
 
 }  // namespace so3krates::kernels

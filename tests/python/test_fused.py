@@ -135,6 +135,16 @@ def test_any_number_of_threads_gives_the_same(threads, channels):
         np.testing.assert_array_equal(found[key], again[key])
 
 
+def test_more_threads_than_any_desk_has():
+    """Each of them gets at least 32 rows."""
+    threads, large = 100, Rung(rows=3328, atoms=12288, candidates=96, neighbours=64)
+    atoms = rattled_wurtzite((10, 10, 8))
+    expected = run_one(atoms, "two heads", "fused", 1, 1, rung=large)
+    found = run_one(atoms, "two heads", "fused", 1, threads, rung=large)
+    assert found["schedule"][0] == threads
+    close(found, expected, len(atoms), PARITY)
+
+
 def test_every_pair_is_listed_once():
     atoms = crystal()
     n = len(atoms)
