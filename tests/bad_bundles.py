@@ -80,6 +80,40 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
         "refreshes rows before it computes",
     ),
     "no energy": (lambda m: m["schedules"]["forces"].pop(), 'never computes "energy"'),
+    "density dropped": (lambda m: m["schedules"]["forces"].pop(1), 'step 1 .* reads "slopes", which no step'),
+    "density after pair": (lambda m: swapped(m, 1, 3), 'reads "slopes", which no step before it computes'),
+    "source": (lambda m: step(m).update({"from": [0] * 9}), 'does not read what its "from" says: steps are missing'),
+    "source is text": (lambda m: step(m).update({"from": "x"}), 'does not read what its "from" says'),
+    "results without sources": (lambda m: m.update(results={}), 'does not read what its "from" says'),
+    "results": (lambda m: m.update(results=[]), '"results" is not an object'),
+    "unversioned results": (lambda m: m.update(kernels=1), '"results" is missing'),
+    "network's cutoff": (lambda m: m["model"].update(cutoff=5.5), 'network\'s "cutoff" is 5.5, but "cutoff" is 4'),
+    "network's cutoff is text": (lambda m: m["model"].update(cutoff="4"), 'network\'s "cutoff" is not a number'),
+    "network's layers": (lambda m: m["model"].update(layers=3), '"layers" is 3, but "message_passing_steps" is 2'),
+    "escape sequence": (
+        lambda m: m.update(producer="so3krates \x1b[31m"),
+        r'control characters .*: "so3krates \\u001b',
+    ),
+    "bell in a name": (lambda m: m["model"].update({"\x07": 1}), r'control characters in a text: "\\u0007"'),
+    "line break": (lambda m: m.update(training={"note": "a\nb"}), r'control characters in a text: "a\\nb"'),
+    "other direction": (lambda m: m.update(elements=["Ga", "\u202eN"]), r'control characters in a text: "\\u202eN"'),
+    "text of 5 MB": (lambda m: m.update(producer="x" * 5000000), "holds a text of 5000000 bytes, and at most 65536"),
+}
+
+
+def swapped(manifest: Manifest, first: int, second: int) -> None:
+    steps = manifest["schedules"]["forces"]
+    steps[first], steps[second] = steps[second], steps[first]
+
+
+# Of a bundle that says which step's values each step reads.
+MOVED_STEPS: dict[str, Callable[[list[Any]], Any]] = {
+    "each dropped": lambda steps: [steps[:k] + steps[k + 1 :] for k in range(len(steps))],
+    "neighbours swapped": lambda steps: [
+        [*steps[:k], steps[k + 1], steps[k], *steps[k + 2 :]] for k in range(len(steps) - 1)
+    ],
+    "each repeated": lambda steps: [steps[: k + 1] + steps[k:] for k in range(len(steps))],
+    "none": lambda steps: [[]],
 }
 
 
@@ -109,10 +143,24 @@ BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "no JSON": (lambda d: struct.pack("<Q", 4) + b"abcd", "the header is not JSON"),
     "JSON array": (lambda d: struct.pack("<Q", 2) + b"[]", "the header is not a JSON object"),
     "deep JSON": (lambda d: struct.pack("<Q", 200000) + b"[" * 200000, "is not JSON"),
+    "deeper JSON": (lambda d: struct.pack("<Q", 3000000) + b'{"x":' * 600000, "is not JSON of at most 64"),
+    "deep and closed": (
+        lambda d: edited(d, lambda h: h.update(x=json.loads("[" * 64 + "]" * 64))),
+        "is not JSON of at most 64",
+    ),
+    "deep manifest": (
+        lambda d: edited(d, edit_manifest(model={"x": json.loads("[" * 70 + "]" * 70)})),
+        "the manifest is not JSON of at most 64",
+    ),
+    "long header": (lambda d: struct.pack("<Q", 2**24 + 1) + b" " * (2**24 + 1), "has a header of 16777217 bytes"),
+    "escape in a tensor's name": (
+        lambda d: edited(d, lambda h: h.update({"weights/\x1b[2J": h.pop("weights/depth")})),
+        r"the header holds control characters in a text: .weights/\\u001b",
+    ),
     "other safetensors file": (lambda d: safetensors.numpy.save({"x": np.zeros(3)}), "not a so3krates bundle"),
     "other metadata": (lambda d: edited(d, lambda h: h.update(__metadata__={"a": "b"})), "not a so3krates bundle"),
     "other format": (lambda d: edited(d, edit_manifest(format="other")), '"format" is not "so3krates-bundle"'),
-    "newer": (lambda d: edited(d, edit_manifest(version=3)), "version 3, but this so3krates reads up to version 2"),
+    "newer": (lambda d: edited(d, edit_manifest(version=4)), "version 4, but this so3krates reads up to version 3"),
     "edited manifest": (lambda d: edited(d, edit_manifest(cutoff=5.5)), "does not match its checksum"),
     "renamed weight": (
         lambda d: edited(d, lambda h: h.update({"weights/deep": h.pop("weights/depth")})),

@@ -10,6 +10,7 @@
 #include <set>
 #include <utility>
 
+#include "bundle_checks.h"
 #include "bundle_container.h"
 #include "bundle_json.h"
 
@@ -21,7 +22,7 @@ using Bytes = std::vector<std::uint8_t>;
 using Names = std::vector<std::string>;
 
 constexpr const char* kFormat = "so3krates-bundle";
-constexpr int kVersion = 2;
+constexpr int kVersion = 3;
 constexpr std::int64_t kLargestSize = 2147483647;
 constexpr std::int64_t kLargestBuffer = std::int64_t{1} << 48;  // bytes; keeps products of sizes far from overflow
 
@@ -124,6 +125,7 @@ void read_model(const Json& manifest, Bundle& bundle) {
   bundle.cutoff = cutoff.get<double>();
   need(is_integer(steps, 1, kLargestSize), "manifest: \"message_passing_steps\" is not a positive integer");
   bundle.message_passing_steps = steps.get<int>();
+  check_network(manifest);
 
   for (const auto& [name, value] :
        {std::pair{"kernels", &bundle.kernels}, std::pair{"kernel_shared_bytes", &bundle.kernel_shared_bytes}}) {
@@ -316,7 +318,7 @@ void read_schedules(const Json& manifest, Bundle& bundle) {
   const Json& schedules = member(manifest, "schedules");
   need(schedules.is_object(), "manifest: \"schedules\" is not an object");
   need(schedules.contains("forces"), "manifest: the schedule \"forces\" is missing");
-  need(bundle.kernels == 0 || schedules.contains("portable_forces"),
+  need(bundle.kernels == 0 || bundle.platform == "cpu" || schedules.contains("portable_forces"),
        "manifest: the schedule \"portable_forces\" is missing");
   for (const auto& [name, steps] : schedules.items()) {
     need(steps.is_array(), "manifest: schedule " + quoted(name) + " is not a list of steps");
@@ -402,12 +404,14 @@ Bundle Bundle::parse(std::vector<std::uint8_t> bytes, const std::string& name) {
     need(container.sha256 == digest(container),
          "is damaged: its content does not match its checksum; copy or export it again");
     bundle.sha256 = container.sha256;
+    check_texts(manifest, "the manifest");
     read_model(manifest, bundle);
     read_tensors(container, bundle);
     read_ladder(manifest, bundle);
     read_buffers(manifest, bundle);
     read_programs(manifest, bundle);
     read_schedules(manifest, bundle);
+    check_sources(manifest, bundle);
   } catch (const Error& error) {
     throw Error(name + ": " + error.what());
   } catch (const Json::exception& error) {

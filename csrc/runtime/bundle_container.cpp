@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "bundle_checks.h"
 #include "bundle_json.h"
 #include "sha256.h"
 
@@ -74,6 +75,8 @@ Container read_container(const std::vector<std::uint8_t>& bytes) {
   std::uint64_t length = 0;
   for (std::size_t i = 0; i < 8 && i < bytes.size(); ++i) length |= static_cast<std::uint64_t>(bytes[i]) << (8 * i);
   need(bytes.size() >= 8 && length <= bytes.size() - 8, "is cut short, or no so3krates bundle");
+  need(length <= kLargestHeader, "has a header of " + std::to_string(length) + " bytes, and at most " +
+                                     std::to_string(kLargestHeader) + " are read");
   const char* head = reinterpret_cast<const char*>(bytes.data()) + 8;
   const Json header = parse_object(head, head + length, "the header");
   std::uint64_t last = length;
@@ -83,6 +86,11 @@ Container read_container(const std::vector<std::uint8_t>& bytes) {
   const Json& metadata = member(header, "__metadata__");
   need(member(metadata, "so3krates").is_string() && member(metadata, "sha256").is_string(),
        "is a safetensors file, but not a so3krates bundle");
+  for (const auto& [name, value] : header.items()) {
+    if (name == "__metadata__") continue;
+    check_texts(Json(name), "the header");
+    check_texts(value, "the header");
+  }
   Container container;
   container.manifest = metadata["so3krates"].get<std::string>();
   container.sha256 = metadata["sha256"].get<std::string>();

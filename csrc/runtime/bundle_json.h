@@ -33,11 +33,4 @@ inline bool is_integer(const Json& value, std::int64_t low, std::int64_t high) {
   return low <= number && number <= high;
 }
 
-inline Json parse_object(const char* begin, const char* end, const std::string& what) {
-  Json value = Json::parse(begin, end, nullptr, /*allow_exceptions=*/false);
-  need(!value.is_discarded(), "is damaged, or no so3krates bundle: " + what + " is not JSON");
-  need(value.is_object(), "is damaged, or no so3krates bundle: " + what + " is not a JSON object");
-  return value;
-}
-
 }  // namespace so3krates::json

@@ -14,8 +14,18 @@ import safetensors
 import safetensors.numpy
 from so3krates.files import write_bytes
 
+from .bundle_checks import (
+    LARGEST_HEADER,
+    BundleError,
+    check_network,
+    check_sources,
+    check_texts,
+    load_json,
+    need,
+)
+
 FORMAT = "so3krates-bundle"
-VERSION = 2
+VERSION = 3
 NEW_IN_2 = {"kernels", "moves"}
 PLATFORMS = ("cpu", "cuda")
 PRECISIONS = ("float32", "float64", "tf32")
@@ -51,10 +61,6 @@ _LARGEST_SIZE = 2**31 - 1
 _LARGEST_BUFFER = 2**48  # bytes; keeps every product of sizes far from the limits of 64-bit integers
 
 
-class BundleError(ValueError):
-    """A bundle that cannot be read or must not be written; one line, "PATH: what is wrong"."""
-
-
 @dataclass(frozen=True)
 class Bundle:
     """Content of a bundle: the manifest and every tensor under its full name (`weights/...`, `programs/...`)."""
@@ -79,8 +85,7 @@ def write_bundle(path: str | Path, manifest: Mapping[str, Any], tensors: Mapping
     path = Path(path)
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
-        version = 1 if NEW_IN_2.isdisjoint(manifest) else 2  # as old a reader as can run it
-        text = json.dumps({**manifest, "format": FORMAT, "version": version}, allow_nan=False)
+        text = json.dumps({**manifest, "format": FORMAT, "version": _version_of(manifest)}, allow_nan=False)
         _validate(json.loads(text), arrays)
     except (TypeError, ValueError) as error:
         raise BundleError(f"{path}: {error}") from None
@@ -89,6 +94,13 @@ def write_bundle(path: str | Path, manifest: Mapping[str, Any], tensors: Mapping
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     write_bytes(path, len(head).to_bytes(8, "little") + head + data)
+
+
+def _version_of(manifest: Mapping[str, Any]) -> int:
+    """As old a reader as can run it."""
+    if manifest.get("platform") == "cpu" and "kernels" in manifest:
+        return 3
+    return 1 if NEW_IN_2.isdisjoint(manifest) else 2
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -112,7 +124,7 @@ def parse_bundle(data: bytes, name: str) -> Bundle:
         metadata = header.get("__metadata__") or {}
         if not {"so3krates", "sha256"} <= metadata.keys():
             raise BundleError("is a safetensors file, but not a so3krates bundle")
-        manifest = _load_json(metadata["so3krates"], "the manifest")
+        manifest = load_json(metadata["so3krates"], "the manifest")
         _validate_version(manifest)
         if metadata["sha256"] != _digest(header, body):
             raise BundleError("is damaged: its content does not match its checksum; copy or export it again")
@@ -127,10 +139,12 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > len(data) - 8:
         raise BundleError("is cut short, or no so3krates bundle")
+    need(length <= LARGEST_HEADER, f"has a header of {length} bytes, and at most {LARGEST_HEADER} are read")
     head = data[8 : 8 + length]
-    header = _load_json(head, "the header")
+    header = load_json(head, "the header")
     if head.rstrip(b" ")[-1:] != b"}":
         raise BundleError("is damaged: the header is followed by other bytes")
+    check_texts({name: entry for name, entry in header.items() if name != "__metadata__"}, "the header")
     return header, data[8 + length :]
 
 
@@ -143,19 +157,6 @@ def _arrays(data: bytes) -> dict[str, np.ndarray]:
         raise BundleError(f"is damaged or cut short ({' '.join(str(error).split())})") from None
 
 
-def _load_json(text: str | bytes, what: str) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        value = json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"is damaged, or no so3krates bundle: {what} is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise BundleError(f"is damaged, or no so3krates bundle: {what} is not a JSON object")
-    return value
-
-
 def _digest(header: dict[str, Any], data: bytes) -> str:
     digest = hashlib.sha256(header["__metadata__"]["so3krates"].encode("utf-8", "surrogatepass"))
     for name in sorted(header.keys() - {"__metadata__"}, key=str.encode):
@@ -164,11 +165,6 @@ def _digest(header: dict[str, Any], data: bytes) -> str:
         digest.update(f"{name} {tensor['dtype']} {','.join(map(str, tensor['shape']))} {begin} {end}\n".encode())
     digest.update(data)
     return digest.hexdigest()
-
-
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise BundleError(message)
 
 
 def _is_integer(value: Any, low: int = 1, high: int = _LARGEST_SIZE) -> bool:
@@ -188,10 +184,10 @@ def _is_one_of(value: Any, allowed: Iterable[str]) -> bool:
 
 
 def _validate_version(manifest: Mapping[str, Any]) -> None:
-    _need(manifest.get("format") == FORMAT, f'is not a so3krates bundle: "format" is not "{FORMAT}"')
+    need(manifest.get("format") == FORMAT, f'is not a so3krates bundle: "format" is not "{FORMAT}"')
     version = manifest.get("version")
-    _need(_is_integer(version), 'manifest: "version" is not a positive integer')
-    _need(
+    need(_is_integer(version), 'manifest: "version" is not a positive integer')
+    need(
         version <= VERSION,
         f"was written in bundle version {version}, but this so3krates reads up to version {VERSION}: update so3krates",
     )
@@ -200,59 +196,62 @@ def _validate_version(manifest: Mapping[str, Any]) -> None:
 def _validate(manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
     """Everything that docs/bundle.md promises to a reader, cross references included."""
     _validate_version(manifest)
+    check_texts(manifest, "the manifest")
     _validate_model(manifest)
     _validate_tensors(tensors)
     _validate_ladder(manifest)
     _validate_buffers(manifest)
     _validate_programs(manifest, tensors)
     _validate_schedules(manifest, tensors)
+    check_sources(manifest)
 
 
 def _validate_model(manifest: Mapping[str, Any]) -> None:
-    _need(type(manifest.get("producer")) is str, 'manifest: "producer" is not a string')
-    _need(type(manifest.get("model")) is dict, 'manifest: "model" is not an object')
+    need(type(manifest.get("producer")) is str, 'manifest: "producer" is not a string')
+    need(type(manifest.get("model")) is dict, 'manifest: "model" is not an object')
     elements, shifts = manifest.get("elements"), manifest.get("energy_shifts")
-    _need(
+    need(
         _is_names(elements) and 0 < len(elements) == len(set(elements)) and all(elements),
         'manifest: "elements" is not a list of different chemical symbols',
     )
-    _need(
+    need(
         type(shifts) is list and len(shifts) == len(elements) and all(map(_is_number, shifts)),
         f'manifest: "energy_shifts" is not a list of {len(elements)} numbers, one per element',
     )
     cutoff = manifest.get("cutoff")
-    _need(_is_number(cutoff) and cutoff > 0, 'manifest: "cutoff" is not a positive number')
+    need(_is_number(cutoff) and cutoff > 0, 'manifest: "cutoff" is not a positive number')
     steps = manifest.get("message_passing_steps")
-    _need(_is_integer(steps), 'manifest: "message_passing_steps" is not a positive integer')
-    _need(manifest.get("units") == "metal", 'manifest: "units" is not "metal"')
-    _need(
+    need(_is_integer(steps), 'manifest: "message_passing_steps" is not a positive integer')
+    check_network(manifest)
+    need(manifest.get("units") == "metal", 'manifest: "units" is not "metal"')
+    need(
         _is_one_of(manifest.get("precision"), PRECISIONS), 'manifest: "precision" is not "float32", "float64" or "tf32"'
     )
-    _need(_is_one_of(manifest.get("platform"), PLATFORMS), 'manifest: "platform" is not "cpu" or "cuda"')
+    need(_is_one_of(manifest.get("platform"), PLATFORMS), 'manifest: "platform" is not "cpu" or "cuda"')
     version = manifest.get("stablehlo_version")
-    _need(
+    need(
         type(version) is str and re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", version) is not None,
         'manifest: "stablehlo_version" is not a version such as "1.13.7"',
     )
     training = manifest.get("training")
-    _need(training is None or type(training) is dict, 'manifest: "training" is neither an object nor null')
+    need(training is None or type(training) is dict, 'manifest: "training" is neither an object nor null')
 
 
 def _validate_tensors(tensors: Mapping[str, np.ndarray]) -> None:
     for name, array in tensors.items():
         if name.startswith("weights/"):
-            _need(array.dtype.name in _WEIGHT_DTYPES, f'weight "{name}" is of the type {array.dtype.name}')
+            need(array.dtype.name in _WEIGHT_DTYPES, f'weight "{name}" is of the type {array.dtype.name}')
         else:
-            _need(name.startswith("programs/"), f'tensor "{name}" is neither a weight nor a program')
+            need(name.startswith("programs/"), f'tensor "{name}" is neither a weight nor a program')
             is_bytes = array.dtype == np.uint8 and array.ndim == 1 and array.size > 0
-            _need(is_bytes, f'tensor "{name}" does not hold a program')
+            need(is_bytes, f'tensor "{name}" does not hold a program')
 
 
 def _validate_ladder(manifest: Mapping[str, Any]) -> None:
     ladder = manifest.get("ladder")
-    _need(type(ladder) is list and len(ladder) > 0, 'manifest: "ladder" is not a list of rungs')
+    need(type(ladder) is list and len(ladder) > 0, 'manifest: "ladder" is not a list of rungs')
     for index, rung in enumerate(ladder):
-        _need(
+        need(
             type(rung) is dict and all(_is_integer(rung.get(size)) for size in SIZES),
             f"manifest: rung {index} of the ladder has not the positive integers {', '.join(SIZES)}",
         )
@@ -260,29 +259,29 @@ def _validate_ladder(manifest: Mapping[str, Any]) -> None:
 
 def _validate_buffers(manifest: Mapping[str, Any]) -> None:
     buffers = manifest.get("buffers")
-    _need(type(buffers) is dict, 'manifest: "buffers" is not an object')
+    need(type(buffers) is dict, 'manifest: "buffers" is not an object')
     for name, buffer in buffers.items():
-        _need(name != "" and not name.startswith("weights/"), f'manifest: a buffer must not be named "{name}"')
-        _need(type(buffer) is dict, f'manifest: buffer "{name}" is not an object')
-        _need(_is_one_of(buffer.get("dtype"), DTYPES), f'manifest: buffer "{name}" has an unknown dtype')
+        need(name != "" and not name.startswith("weights/"), f'manifest: a buffer must not be named "{name}"')
+        need(type(buffer) is dict, f'manifest: buffer "{name}" is not an object')
+        need(_is_one_of(buffer.get("dtype"), DTYPES), f'manifest: buffer "{name}" has an unknown dtype')
         shape = buffer.get("shape")
-        _need(
+        need(
             type(shape) is list and all(_is_integer(size, low=0) or _is_one_of(size, SIZES) for size in shape),
             f'manifest: buffer "{name}" has an unknown shape',
         )
         for rung in manifest["ladder"]:
             entries = math.prod(rung.get(size, size) for size in shape)
-            _need(
+            need(
                 entries * np.dtype(buffer["dtype"]).itemsize <= _LARGEST_BUFFER,
                 f'manifest: buffer "{name}" is too large',
             )
-        _need(_is_one_of(buffer.get("role"), ROLES), f'manifest: buffer "{name}" has an unknown role')
-        _need(buffer["role"] != "input" or name in INPUTS, f'manifest: no host fills an input named "{name}"')
+        need(_is_one_of(buffer.get("role"), ROLES), f'manifest: buffer "{name}" has an unknown role')
+        need(buffer["role"] != "input" or name in INPUTS, f'manifest: no host fills an input named "{name}"')
     virials = {name: VIRIALS[name] for name in VIRIALS if name in buffers}
     for role, contract in (("input", INPUTS), ("output", OUTPUTS | virials)):
         for name, (dtype, shape) in contract.items():
             found = buffers.get(name)
-            _need(
+            need(
                 found is not None and (found["role"], found["dtype"], found["shape"]) == (role, dtype, shape),
                 f'manifest: buffer "{name}" is not an {role} of type {dtype} and shape [{", ".join(map(str, shape))}]',
             )
@@ -290,14 +289,14 @@ def _validate_buffers(manifest: Mapping[str, Any]) -> None:
 
 def _validate_programs(manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
     programs, rungs = manifest.get("programs"), len(manifest["ladder"])
-    _need(type(programs) is dict, 'manifest: "programs" is not an object')
+    need(type(programs) is dict, 'manifest: "programs" is not an object')
     for name, artifacts in programs.items():
-        _need(
+        need(
             name != "" and _is_names(artifacts) and len(artifacts) == rungs,
             f'manifest: program "{name}" has not one tensor for each of the {rungs} rungs',
         )
         for tensor in artifacts:
-            _need(
+            need(
                 tensor in tensors and tensor.startswith("programs/"),
                 f'manifest: program "{name}" names the tensor "{tensor}", which the file does not hold',
             )
@@ -305,14 +304,14 @@ def _validate_programs(manifest: Mapping[str, Any], tensors: Mapping[str, np.nda
 
 def _validate_schedules(manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
     schedules = manifest.get("schedules")
-    _need(type(schedules) is dict, 'manifest: "schedules" is not an object')
-    _need("forces" in schedules, 'manifest: the schedule "forces" is missing')
+    need(type(schedules) is dict, 'manifest: "schedules" is not an object')
+    need("forces" in schedules, 'manifest: the schedule "forces" is missing')
     for name in ("kernels", "kernel_shared_bytes"):
-        _need(_is_integer(manifest.get(name, 1)), f'manifest: "{name}" is not a positive integer')
-    if "kernels" in manifest:
-        _need("portable_forces" in schedules, 'manifest: the schedule "portable_forces" is missing')
+        need(_is_integer(manifest.get(name, 1)), f'manifest: "{name}" is not a positive integer')
+    if "kernels" in manifest and manifest["platform"] == "cuda":
+        need("portable_forces" in schedules, 'manifest: the schedule "portable_forces" is missing')
     for name, steps in schedules.items():
-        _need(type(steps) is list, f'manifest: schedule "{name}" is not a list of steps')
+        need(type(steps) is list, f'manifest: schedule "{name}" is not a list of steps')
         for index, step in enumerate(steps):
             _validate_step(step, f'manifest: step {index} of schedule "{name}"', manifest, tensors)
     _validate_moves(manifest)
@@ -322,28 +321,28 @@ def _validate_schedules(manifest: Mapping[str, Any], tensors: Mapping[str, np.nd
         where, written = f'manifest: the schedule "{schedule}"', set()
         for step in schedules[schedule]:
             written.update(step.get("outputs", ()))
-            _need(
+            need(
                 not step.get("refresh") or "neighbours_needed" in written,
                 f'{where} refreshes rows before it computes "neighbours_needed"',
             )
         for name in contract:
-            _need(name in written, f'{where} never computes "{name}"')
+            need(name in written, f'{where} never computes "{name}"')
 
 
 def _validate_moves(manifest: Mapping[str, Any]) -> None:
     if "moves" not in manifest:
         return
     moves = manifest["moves"]
-    _need(
+    need(
         type(moves) is dict and _is_integer(moves.get("rows")) and type(moves.get("programs")) is dict,
         'manifest: "moves" has not a number of rows and programs',
     )
     for name, programs in moves["programs"].items():
         known = _is_names(programs) and len(programs) == 2 and all(p in manifest["programs"] for p in programs)
-        _need(known, f'manifest: "moves" has not two programs for "{name}"')
+        need(known, f'manifest: "moves" has not two programs for "{name}"')
     for schedule, steps in manifest["schedules"].items():
         for name in (name for step in steps for name in step.get("refresh", ())):
-            _need(name in moves["programs"], f'manifest: "moves" lacks "{name}", which "{schedule}" refreshes')
+            need(name in moves["programs"], f'manifest: "moves" lacks "{name}", which "{schedule}" refreshes')
 
 
 def _validate_step(step: Any, where: str, manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
@@ -352,22 +351,22 @@ def _validate_step(step: Any, where: str, manifest: Mapping[str, Any], tensors: 
     def is_written(name: str) -> bool:
         return name in buffers and buffers[name]["role"] != "input"
 
-    _need(type(step) is dict and ("run" in step) != ("refresh" in step), f'{where} is neither a "run" nor a "refresh"')
+    need(type(step) is dict and ("run" in step) != ("refresh" in step), f'{where} is neither a "run" nor a "refresh"')
     if "refresh" in step:
-        _need(_is_names(step["refresh"]), f"{where} does not list the buffers to refresh")
+        need(_is_names(step["refresh"]), f"{where} does not list the buffers to refresh")
         for name in step["refresh"]:
-            _need(
+            need(
                 is_written(name) and buffers[name]["shape"][:1] == ["rows"],
                 f'{where} refreshes "{name}", which is not a computed buffer of rows',
             )
         return
-    _need(_is_one_of(step["run"], manifest["programs"]), f"{where} runs an unknown program")
+    need(_is_one_of(step["run"], manifest["programs"]), f"{where} runs an unknown program")
     inputs, outputs = step.get("inputs"), step.get("outputs")
-    _need(_is_names(inputs) and _is_names(outputs), f"{where} does not list its inputs and outputs")
-    _need(len(set(outputs)) == len(outputs), f"{where} computes a buffer twice")
+    need(_is_names(inputs) and _is_names(outputs), f"{where} does not list its inputs and outputs")
+    need(len(set(outputs)) == len(outputs), f"{where} computes a buffer twice")
     for name in inputs:
         known = name in buffers or (name.startswith("weights/") and name in tensors)
-        _need(known, f'{where} reads "{name}", which is neither a buffer nor a weight')
+        need(known, f'{where} reads "{name}", which is neither a buffer nor a weight')
     for name in outputs:
-        _need(is_written(name), f'{where} computes "{name}", which is not a state or an output')
-        _need(inputs.count(name) < 2, f'{where} updates "{name}" in place, but reads it twice')
+        need(is_written(name), f'{where} computes "{name}", which is not a state or an output')
+        need(inputs.count(name) < 2, f'{where} updates "{name}" in place, but reads it twice')

@@ -19,8 +19,10 @@ from so3krates.model.stages import GPU_ROW_BLOCK, ROW_BLOCK
 from so3krates.storage import Model
 
 from .bundle import PRECISIONS, write_bundle
-from .cuda import KERNEL_VERSION, build_cuda_plan, check_cuda, kernel_shared_bytes
-from .fused import FusedError, build_fused_plan, check_fused, fused_weights
+from .bundle_checks import printable, results_of, with_sources
+from .cuda import KERNEL_VERSION as GPU_KERNEL_VERSION
+from .cuda import build_cuda_plan, check_cuda, kernel_shared_bytes
+from .fused import KERNEL_VERSION, FusedError, build_fused_plan, check_fused, fused_weights
 from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
 from .moves import MOVED_ROWS, moves_of
@@ -119,7 +121,6 @@ def export_model(
                 moves |= names
         tensors, programs = _lower([*plans.values(), *moving], weights, ladder, platform, products)
     arrays = {name: array for plan in plans.values() for name, array in plan.arrays.items()}
-    has_kernels = on_gpu and body == "fused"
     manifest = {
         "producer": f"so3krates {importlib.metadata.version('so3krates')}, jax {jax.__version__}",
         "model": model.config.to_dict(),
@@ -133,14 +134,16 @@ def export_model(
         "body": body,
         "tables": record,
         "stablehlo_version": STABLEHLO_VERSION,
-        "training": model.training,
+        "training": printable(model.training),
         "ladder": [rung._asdict() for rung in ladder],
         "buffers": {name: {**array._asdict(), "shape": list(array.shape)} for name, array in arrays.items()},
         "programs": programs,
-        "schedules": {schedule: _steps(plan) for schedule, plan in plans.items()},
+        "schedules": {schedule: with_sources(_steps(plan)) for schedule, plan in plans.items()},
     }
-    if has_kernels:
-        manifest["kernels"] = KERNEL_VERSION
+    manifest["results"] = results_of(manifest)
+    if body == "fused":
+        manifest["kernels"] = GPU_KERNEL_VERSION if on_gpu else KERNEL_VERSION
+    if body == "fused" and on_gpu:
         manifest["kernel_shared_bytes"] = kernel_shared_bytes(choice.config, real)
     if moves:
         manifest["moves"] = {"rows": MOVED_ROWS, "programs": moves}

@@ -21,7 +21,10 @@ from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name, eva
 PADDING = 16
 QUAD = 4
 ROUNDS = 8
-SCHEDULE_ENTRIES = 1 + (2 * 64 + 1) + ROUNDS + ROUNDS * 64
+MOST_THREADS = 256
+SCHEDULE_ENTRIES = 1 + (2 * MOST_THREADS + 1) + ROUNDS + ROUNDS * MOST_THREADS
+# Of the calls and of the layout of what they are given: to be raised with kVersion in csrc/kernels/layout.h.
+KERNEL_VERSION = 2
 
 
 class FusedError(ValueError):

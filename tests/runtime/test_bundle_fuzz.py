@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bad_bundles import BAD_FILES, BAD_MANIFESTS, forge
+from bad_bundles import BAD_FILES, BAD_MANIFESTS, MOVED_STEPS, forge
 from so3krates._harness import Bundle, Error
 from so3krates_export import BundleError, write_bundle
 from so3krates_export.bundle import parse_bundle
+from so3krates_export.bundle_checks import results_of, with_sources
 from toy_bundle import DEPTH, LADDER, toy_bundle
 
 MUTATIONS = 800
@@ -187,3 +188,28 @@ def test_a_header_of_odd_length(data, tmp_path: Path):
         shifted = (length + padding).to_bytes(8, "little") + data[8 : 8 + length] + b" " * padding + data[8 + length :]
         assert np.array_equal(Bundle.parse(shifted, "x").tensors["weights/depth"], DEPTH)
         assert refusal("python", shifted) is None
+
+
+@pytest.fixture(scope="module")
+def sourced(content) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The same, saying which step's values each step reads."""
+    manifest = copy.deepcopy(content[0])
+    manifest["schedules"] = {name: with_sources(steps) for name, steps in manifest["schedules"].items()}
+    manifest["results"] = results_of(manifest)
+    return manifest, content[1]
+
+
+@pytest.mark.parametrize("kind", MOVED_STEPS)
+def test_both_readers_see_steps_that_are_missing_or_moved(kind, sourced, tmp_path):
+    assert refusal("c++", forge(tmp_path / "right.so3k", *sourced)) is None
+    steps = sourced[0]["schedules"]["forces"]
+    for moved in MOVED_STEPS[kind](steps):
+        data = forge(tmp_path / "moved.so3k", {**sourced[0], "schedules": {"forces": moved}}, sourced[1])
+        message = refusal("python", data)
+        assert message is not None and message == refusal("c++", data)
+
+
+def test_a_text_in_quotes_may_hold_brackets(content, tmp_path):
+    manifest = {**content[0], "producer": '[{\\"' * 100}
+    assert refusal("python", forge(tmp_path / "a.so3k", manifest, content[1])) is None
+    assert refusal("c++", (tmp_path / "a.so3k").read_bytes()) is None

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from so3krates._harness import Error
 from so3krates.model import ModelConfig, init_params
 from so3krates.runtime import Runtime
 from so3krates.storage import Model
-from so3krates_export.bundle import read_bundle
+from so3krates_export.bundle import read_bundle, write_bundle
 from so3krates_export.export import export_model
+from so3krates_export.fused import KERNEL_VERSION
 from so3krates_export.ladder import Rung
 
 PARITY = 1e-10  # relative, float64, same tables
@@ -115,10 +117,37 @@ def test_an_unknown_instruction_set_is_refused(bundles, crystal, tmp_path, monke
     structure = tmp_path / "atoms.extxyz"
     crystal.write(structure, format="extxyz")
     monkeypatch.setenv("SO3KRATES_KERNELS", "avx3")
-    script = RUN.format(path=sys.path, bundle=str(bundles["fused"]), structure=str(structure), result="", threads=1)
+    script = RUN.format(path=sys.path, bundle=str(bundles["fused"]), structure=str(structure), result="", threads=2)
+    script = script.replace('cache="off")', 'cache="off"); print("made")', 1)
     failed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert failed.returncode != 0
-    assert "SO3KRATES_KERNELS is 'avx3': known are generic, avx2 and avx512" in failed.stderr
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert "Error: SO3KRATES_KERNELS is 'avx3': known are generic, avx2 and avx512; unset it" in failed.stderr
+
+
+def test_an_empty_choice_of_instructions_is_none(bundles, crystal, expected, tmp_path, monkeypatch):
+    structure, result = tmp_path / "atoms.extxyz", tmp_path / "result.npz"
+    crystal.write(structure, format="extxyz")
+    monkeypatch.setenv("SO3KRATES_KERNELS", "")
+    script = RUN.format(
+        path=sys.path, bundle=str(bundles["fused"]), structure=str(structure), result=str(result), threads=2
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    close(np.load(result), expected, 1e-6)
+
+
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_kernels_of_another_version_are_refused(bundles, tmp_path, version):
+    """A bundle whose arrays may lie otherwise than the kernels read them."""
+    bundle = read_bundle(bundles["fused"])
+    assert bundle.manifest["kernels"] == KERNEL_VERSION and bundle.manifest["version"] == 3
+    manifest = {**bundle.manifest, "kernels": version}
+    if version is None:
+        del manifest["kernels"]
+    write_bundle(tmp_path / "other.so3k", manifest, bundle.tensors)
+    found = "CPU kernels that had no version yet" if version is None else f"version {version} of the CPU kernels"
+    message = f"other.so3k: calls {found}, and this so3krates has version {KERNEL_VERSION}: .*so3krates export"
+    with pytest.raises(Error, match=message):
+        Runtime(tmp_path / "other.so3k", cache="off")
 
 
 def test_tables_change_forces_by_less_than_the_tolerance(bundles, crystal, expected):

@@ -1,0 +1,78 @@
+"""What a bundle and the CPU kernels must agree on has a version: this test says when it must be raised.
+
+A change of the weights' layout, of arrays, calls or attributes, or of the structures that both sides share, changes the
+records below: then raise KERNEL_VERSION in fused.py and kVersion in layout.h, and take the new records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+from so3krates import _harness
+from so3krates.model import ModelConfig, init_params
+from so3krates.model.network import Params
+from so3krates.model.reductions import tabulated
+from so3krates_export.fused import KERNEL_VERSION, build_fused_plan, fused_weights
+from so3krates_export.plan import Call
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ModelConfig(features=24, heads=3, layers=2, degrees=(1, 3), cutoff=4.5, spherical_filter_features=(5, 24))
+NUMBERS = [31, 7]
+
+# By version.
+RECORDS = {2: {"plan": "c119823230ce19bc", "sources": "8442ba2e9318b6da", "weights": "06280fceaf99df3d"}}
+
+
+def plan_digest() -> str:
+    """Of arrays, arguments and results of the calls, and the attributes' names, for one and four channels."""
+    config, _ = network()
+    parts = []
+    for channels in (1, 4):
+        plan = build_fused_plan(config, "float32", len(NUMBERS), channels)
+        parts.append({name: [array.dtype, array.shape, array.role] for name, array in plan.arrays.items()})
+        parts.append([[s.program, s.inputs, s.outputs] if isinstance(s, Call) else list(s.arrays) for s in plan.steps])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def source_digest() -> str:
+    """Of the kernels' own words on layout, without comments and white space."""
+    text = "".join((ROOT / "csrc/kernels" / name).read_text() for name in ("layout.h", "pairs.h", "call.cpp"))
+    code = re.sub(r"//[^\n]*|constexpr int kVersion = \d+;|\s+", "", text)
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def network() -> tuple[ModelConfig, Params]:
+    """Weights that are the same with every version of JAX."""
+    initial = jax.tree.map(np.shape, init_params(CONFIG, 0), is_leaf=lambda p: hasattr(p, "shape"))
+    params = jax.tree.map(
+        lambda shape: np.sin(1.0 + np.arange(np.prod(shape))).reshape(shape),
+        initial,
+        is_leaf=lambda p: type(p) is tuple,
+    )
+    return tabulated(CONFIG, params, 32, 0.5)
+
+
+def weights_digest() -> str:
+    """Of the shapes of all weights and, along each axis, of the place where the mean of their size lies."""
+    found = {}
+    for name, value in fused_weights(*network(), NUMBERS).items():
+        size = np.abs(value) / np.abs(value).sum()
+        places = [
+            np.moveaxis(size, axis, 0).reshape(n, -1).sum(axis=1) @ np.arange(n) for axis, n in enumerate(value.shape)
+        ]
+        found[name] = [list(value.shape), [f"{place:.4f}" for place in places]]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def test_both_sides_have_the_same_version() -> None:
+    assert _harness.CPU_KERNEL_VERSION == KERNEL_VERSION
+    assert list(RECORDS) == [KERNEL_VERSION]
+
+
+def test_a_new_layout_has_a_new_version(x64: None) -> None:
+    assert {"plan": plan_digest(), "sources": source_digest(), "weights": weights_digest()} == RECORDS[KERNEL_VERSION]
