@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -13,6 +14,7 @@
 #include "bundle.h"
 #include "error.h"
 #include "evaluator.h"
+#include "structure_checks.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -120,14 +122,18 @@ class Evaluator {
       all.push_back({rank, sent.data(), static_cast<int>(sent.size()), received, sent_place, received_place});
     n.peers = all.data();
     n.peer_count = static_cast<int>(all.size());
-    const py::gil_scoped_release unlock;
-    evaluator_.set_neighbourhood(n);
+    const auto lock = turn();
+    {
+      const py::gil_scoped_release unlock;
+      evaluator_.set_neighbourhood(n);
+    }
     owned_ = owned;
     atoms_ = n.atoms;
   }
 
   py::dict evaluate(const Doubles& positions, const std::optional<py::function>& halo, bool with_virials,
                     bool device_memory) {
+    const auto lock = turn();
     require(positions.ndim() == 2 && positions.shape(0) == atoms_ && positions.shape(1) == 3,
             "positions must have the shape [" + std::to_string(atoms_) + ", 3] of the neighbourhood");
     std::unique_ptr<PythonHalo> python_halo;
@@ -144,7 +150,8 @@ class Evaluator {
     return found;
   }
 
-  py::dict report() const {
+  py::dict report() {
+    const auto lock = turn();
     const so3krates::Report& r = evaluator_.report();
     return py::dict("platform"_a = r.platform, "body_note"_a = r.body_note, "rung_rows"_a = r.rung_rows,
                     "rung_atoms"_a = r.rung_atoms, "rung_candidates"_a = r.rung_candidates,
@@ -163,6 +170,13 @@ class Evaluator {
     if (!condition) throw py::value_error(message);
   }
 
+  // One thread at a time; the others wait without the GIL, which the one needs.
+  std::unique_lock<std::recursive_mutex> turn() {
+    const py::gil_scoped_release unlock;
+    return std::unique_lock<std::recursive_mutex>(mutex_);
+  }
+
+  std::recursive_mutex mutex_;  // a halo may ask for a report
   Bundle bundle_;
   so3krates::Evaluator evaluator_;
   py::ssize_t owned_ = 0, atoms_ = 0;
@@ -172,7 +186,18 @@ class Evaluator {
 
 PYBIND11_MODULE(_harness, m) {
   m.doc() = "The C++ runtime without LAMMPS: Bundle, Evaluator, and the PJRT client below them.";
-  py::register_exception<Error>(m, "Error", PyExc_RuntimeError);
+  const py::object error = py::register_exception<Error>(m, "Error", PyExc_RuntimeError);
+  py::register_exception<so3krates::StructureError>(
+      m, "StructureError", py::make_tuple(error, py::reinterpret_borrow<py::object>(PyExc_ValueError)));
+  m.def(
+      "check_positions",
+      [](const Doubles& positions, const std::vector<std::string>& symbols) {
+        const auto name = [&](int i) { return "atom " + std::to_string(i) + " (" + symbols.at(i) + ")"; };
+        so3krates::check_positions(positions.data(), static_cast<int>(symbols.size()), nullptr, name);
+      },
+      "positions"_a, "symbols"_a, "Raises StructureError where one of the positions [atoms, 3] is not finite.");
+
+  m.attr("CPU_KERNEL_VERSION") = so3krates::kCpuKernelVersion;
 
   py::class_<Bundle>(m, "Bundle", "A verified bundle, as C++ reads it.")
       .def_static("read", &Bundle::read, "path"_a)
@@ -201,7 +226,8 @@ PYBIND11_MODULE(_harness, m) {
   py::class_<Evaluator>(m, "Evaluator", "Energies and forces of a bundle; see csrc/runtime/evaluator.h.")
       .def(py::init([](const std::string& path, const std::string& device, const std::string& plugin,
                        const std::string& cache, int threads, double memory, bool preallocate, bool shifts) {
-             const so3krates::EvaluatorOptions options{device, plugin, cache, threads, memory, preallocate, 0, shifts};
+             const so3krates::EvaluatorOptions options{device, plugin,      cache, threads, false,
+                                                       memory, preallocate, 0,     shifts};
              return std::make_unique<Evaluator>(path, options);
            }),
            "bundle_path"_a, "device"_a = "cpu", "plugin"_a = "", "cache"_a = "", "threads"_a = 0, "memory"_a = 0.9,

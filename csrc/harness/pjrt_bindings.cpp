@@ -7,6 +7,7 @@
 
 #include "cuda_driver.h"
 #include "cuda_kernels.h"
+#include "host_cpu.h"
 #include "pjrt.h"
 #include "plugin_search.h"
 #include "program_cache.h"
@@ -94,7 +95,7 @@ void bind_pjrt(py::module_& parent) {
   py::class_<ProgramCache>(m, "ProgramCache")
       .def(py::init<const std::string&>(), "folder"_a = "")
       .def("find",
-           [](const ProgramCache& c, const std::string& key) -> py::object {
+           [](ProgramCache& c, const std::string& key) -> py::object {
              const auto program = c.find(key);
              return program ? py::object(py::bytes(*program)) : py::none();
            })
@@ -119,6 +120,22 @@ void bind_pjrt(py::module_& parent) {
         return py::make_tuple(path, index);
       },
       "device"_a, "plugin"_a = "");
+
+  m.def(
+      "cpu_quota",
+      [](const std::string& root) {
+        const so3krates::CpuQuota quota = so3krates::cpu_quota(root);
+        return py::make_tuple(quota.cores, quota.group);
+      },
+      "root"_a = "",
+      "Cores that this process' control groups pay for, 0 for all, and the group; root: of /proc and /sys.");
+  m.def(
+      "cores_of_process",
+      [] {
+        const so3krates::Cores cores = so3krates::cores_of_process();
+        return py::make_tuple(cores.machine, cores.allowed(), cores.usable(), cores.limits());
+      },
+      "Cores of the machine, in the affinity mask, for use, and what limits them.");
 
   m.def("plugin_attributes", &so3krates::pjrt::plugin_attributes, "plugin"_a,
         "What a plugin says of itself; needs no device.");

@@ -13,8 +13,6 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
-#include <numeric>
-#include <thread>
 #include <utility>
 
 #include "deck_checks.h"
@@ -185,8 +183,8 @@ void PairSo3krates::open_evaluator() {
   so3krates::EvaluatorOptions options = options_;
   const Machine machine = machine_of(lmp);
   if (options.threads == 0) {
-    const int own = static_cast<int>(std::thread::hardware_concurrency());
-    options.threads = std::max(1, std::min(own, machine.cores / machine.ranks));
+    options.threads = machine.threads;
+    options.has_default_threads = true;
   }
   options.local_rank = machine.rank;
   exchange_.reset();
@@ -229,8 +227,14 @@ void PairSo3krates::evaluate() {
   const bool with_virials = vflag_atom || cvflag_atom;
   if (with_virials) warn_of_shifts();
   const double* positions = row_of_atom_.empty() ? nullptr : atom->x[0];
-  const so3krates::Results& results = evaluator_->evaluate(positions, exchange_.get(), with_virials);
-  check_finite(results);
+  const so3krates::Results& results = [&]() -> const so3krates::Results& {
+    try {
+      return evaluator_->evaluate(positions, exchange_.get(), with_virials);
+    } catch (const so3krates::StructureError& failure) {
+      const auto name = [this](int i) { return name_of(i); };
+      throw so3krates::Error(fmt::format("step {}: {}", update->ntimestep, failure.message(name)));
+    }
+  }();
   tally(results);
   log_report(evaluator_->report());
 }
@@ -379,29 +383,10 @@ void PairSo3krates::unpack_forward_comm(int n, int first, double* buffer) {
   }
 }
 
-void PairSo3krates::check_finite(const so3krates::Results& results) const {
-  const char* advice =
-      "The structure has left what the potential was trained on: use a smaller timestep, minimize first, check the "
-      "order of the elements in pair_coeff, or train on such structures";
-  for (int row = 0; row < owned_; row++) {
-    const double* f = results.forces + 3 * row;
-    // A sum is finite only if its terms are.
-    double sum = f[0] + f[1] + f[2] + results.atom_energies[row];
-    if (results.atom_virials != nullptr)
-      sum += std::accumulate(results.atom_virials + 9 * row, results.atom_virials + 9 * row + 9, 0.0);
-    if (std::isfinite(sum)) continue;
-    const int i = atom_of_row_[row];
-    const double* x = atom->x[i];
-    fail(lmp, fmt::format("pair_style so3krates: step {}: energy {} eV, force ({}, {}, {}) eV/A or virial on atom {} "
-                          "({}, type {}) at "
-                          "({:.6g}, {:.6g}, {:.6g}) A are not finite. {}",
-                          update->ntimestep, results.atom_energies[row], f[0], f[1], f[2],
-                          atom->tag_enable ? atom->tag[i] : i + 1, bundle_->elements[species_[row]], atom->type[i],
-                          x[0], x[1], x[2], advice));
-  }
-  if (!std::isfinite(results.energy))
-    fail(lmp, fmt::format("pair_style so3krates: step {}: the total energy is {}. {}", update->ntimestep,
-                          results.energy, advice));
+std::string PairSo3krates::name_of(int i) const {
+  const std::string id = atom->tag_enable ? std::to_string(atom->tag[i]) : std::to_string(i + 1);
+  const int element = element_of_type_[atom->type[i]];
+  return fmt::format("atom {} ({}, type {})", id, element < 0 ? "NULL" : bundle_->elements[element], atom->type[i]);
 }
 
 void PairSo3krates::tally(const so3krates::Results& results) {

@@ -52,7 +52,7 @@ class PairSo3krates : public Pair {
   void update_lists();
   void set_neighbourhood();
   void warn_of_shifts();
-  void check_finite(const so3krates::Results& results) const;
+  std::string name_of(int i) const;
   void tally(const so3krates::Results& results);
 
   so3krates::EvaluatorOptions options_;

@@ -4,13 +4,14 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "body.h"
 #include "cuda_driver.h"
 #include "cuda_kernels.h"
 #include "evaluator_implementation.h"
+#include "host_cpu.h"
 #include "neighbourhood.h"
 #include "plugin_search.h"
 
@@ -36,16 +37,35 @@ void check_platform(const Bundle& bundle, const std::string& platform) {
                 bundle.platform);
 }
 
+// GPU kernels of another version are replaced by the portable programs; of those for the CPU there are none.
+void check_cpu_kernels(const Bundle& bundle) {
+  if (bundle.platform != "cpu") return;
+  try {
+    kernels::instruction_set();
+  } catch (const std::runtime_error& problem) {
+    throw Error(problem.what());
+  }
+  const bool calls_kernels = std::any_of(bundle.tensors.begin(), bundle.tensors.end(), [](const auto& tensor) {
+    return tensor.first.rfind("weights/fused/", 0) == 0;
+  });
+  if ((!calls_kernels && bundle.kernels == 0) || bundle.kernels == kCpuKernelVersion) return;
+  throw Error(bundle.path + ": calls " +
+              (bundle.kernels == 0 ? "CPU kernels that had no version yet"
+                                   : "version " + std::to_string(bundle.kernels) + " of the CPU kernels") +
+              ", and this so3krates has version " + std::to_string(kCpuKernelVersion) +
+              ": export the model again with `so3krates export`");
+}
+
 std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorOptions& options, int& index) {
-  if (bundle.kernels > 0) cuda::set_kernel_cache(options.cache);
-  if (options.threads < 0)
-    throw Error("threads is " + std::to_string(options.threads) + ": give a number of threads, or 0 for every core");
+  if (bundle.platform == "cuda" && bundle.kernels > 0) cuda::set_kernel_cache(options.cache);
   if (!(options.memory > 0.0 && options.memory <= 1.0))
     throw Error("memory is " + std::to_string(options.memory) +
                 ": give the share of the GPU's memory that may be taken, above 0 and at most 1");
   // Before the plugin is looked for, so that nobody installs one in vain.
   const std::string kind = options.device.substr(0, options.device.find(':'));
   if (kind == "cpu" || kind == "cuda") check_platform(bundle, kind);
+  check_threads(options.threads);
+  check_cpu_kernels(bundle);
   PluginChoice choice = find_plugin(options.device, options.plugin);
   // A launcher may show each rank a GPU of its own, the only one that it counts.
   if (options.device == "cuda" && options.local_rank > 0)
@@ -58,6 +78,8 @@ std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorO
 }
 
 }  // namespace
+
+const int kCpuKernelVersion = kernels::kVersion;
 
 std::size_t bytes_of(const std::vector<std::int64_t>& shape, DType dtype) {
   std::size_t bytes = size_of(dtype);
@@ -78,15 +100,21 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
       rung_(bundle.ladder.size()) {
   report_.platform = client_->platform() + ": " + client_->device_kind();
   if (client_->platform() == "cpu") {
-    const int threads = options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
+    const Cores cores = cores_of_process();
+    const int threads = options.threads > 0 ? options.threads : cores.usable();
     report_.platform += ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads");
+    const bool is_default = options.threads == 0 || options.has_default_threads;
+    if (!cores.limits().empty() && (is_default || threads > cores.usable()))
+      report_.platform += " (" + cores.limits() + ")";
+    if (bundle.kernels > 0 && threads > kernels::kMostThreads)
+      report_.platform += ", of which " + std::to_string(kernels::kMostThreads) + " share pairs";
   }
   choose_body();
   upload_weights();
 }
 
 void Evaluator::Implementation::choose_body() {
-  if (bundle_.kernels > 0) {
+  if (bundle_.platform == "cuda" && bundle_.kernels > 0) {
     const std::string problem = cuda::kernel_problem(bundle_.kernels, bundle_.kernel_shared_bytes, device_index_);
     if (!problem.empty()) {
       body_ = "portable_";
@@ -178,15 +206,11 @@ void Evaluator::Implementation::move_to(std::size_t rung, const Neighbourhood& n
   pack(n);
 }
 
-void Evaluator::Implementation::climb(int neighbours) {
-  demand_.neighbours = neighbours;
-  const std::size_t rung = first_fit(demand_);
-  if (rung == bundle_.ladder.size()) refuse(demand_);
-  ++report_.climbs;
-
+// What the inputs' memory holds. lists: of candidates, filled here; the result points into it.
+Neighbourhood Evaluator::Implementation::packed(std::vector<const int*>& lists) const {
   const auto values = [&](const char* name) { return static_cast<const int*>(input_memory_.at(name).get()); };
-  std::vector<const int*> lists(static_cast<std::size_t>(owned_));
-  for (int i = 0; i < owned_; ++i) lists[i] = values("candidates") + i * this->rung().candidates;
+  lists.resize(static_cast<std::size_t>(owned_));
+  for (int i = 0; i < owned_; ++i) lists[i] = values("candidates") + i * rung().candidates;
   Neighbourhood n;
   n.owned = owned_;
   n.rows = rows_;
@@ -198,7 +222,16 @@ void Evaluator::Implementation::climb(int neighbours) {
   n.candidates = lists.data();
   n.peers = peers_.data();
   n.peer_count = static_cast<int>(peers_.size());
-  move_to(rung, n);
+  return n;
+}
+
+void Evaluator::Implementation::climb(int neighbours) {
+  demand_.neighbours = neighbours;
+  const std::size_t rung = first_fit(demand_);
+  if (rung == bundle_.ladder.size()) refuse(demand_);
+  ++report_.climbs;
+  std::vector<const int*> lists;
+  move_to(rung, packed(lists));
 }
 
 // ---- from the host
@@ -232,6 +265,7 @@ void Evaluator::Implementation::pack(const Neighbourhood& n) {
     std::copy_n(n.candidates[i], n.candidate_count[i], candidates + i * rung().candidates);
   lend("candidates");
   keep_peers(n);
+  lists_are_new_ = true;
   ready_ = true;
 }
 
@@ -341,6 +375,7 @@ const Results& Evaluator::Implementation::evaluate(const double* positions, Halo
   if (schedule == bundle_.schedules.end())
     throw Error(bundle_.path + ": has no per-atom virials: export the model again with this version of so3krates");
   results_ = Results();
+  check_structure(positions);
   try {
     send("positions", positions, 3 * static_cast<std::size_t>(atoms_));
     while (!run(schedule->second, halo)) {
@@ -350,11 +385,13 @@ const Results& Evaluator::Implementation::evaluate(const double* positions, Halo
     if (owned_ > 0) collect(with_virials);
   } catch (...) {
     forget_computed();
+    check_all_distances(positions);  // the likely reason, and one that the host can name
     throw;
   }
   results_.atom_energies = atom_energies_.data();
   results_.forces = forces_.data();
   if (with_virials) results_.atom_virials = atom_virials_.data();
+  check_computed(positions);
   ++report_.evaluations;
   if (with_virials) ++report_.virial_evaluations;
   return results_;

@@ -18,15 +18,19 @@
 
 namespace so3krates {
 
+// Of the CPU kernels that this runtime has: bundles that call another are refused.
+extern const int kCpuKernelVersion;
+
 struct EvaluatorOptions {
-  std::string device = "cpu";  // "cpu", "cuda" or "cuda:INDEX"
-  std::string plugin;          // path of the PJRT plugin; empty: the one installed for the device
-  std::string cache;           // folder of compiled programs; empty: the user's cache folder; "off": none
-  int threads = 0;             // host threads of the CPU device; 0: every core this process may use
-  double memory = 0.9;         // largest share of a GPU's memory that is taken
-  bool preallocate = false;    // take that share of a GPU's memory at once, not as it is needed
-  int local_rank = 0;          // of this process among those of its machine: "cuda" gives each the next GPU in turn
-  bool shifts = true;          // whether energies hold the bundle's energy shifts
+  std::string device = "cpu";        // "cpu", "cuda" or "cuda:INDEX"
+  std::string plugin;                // path of the PJRT plugin; empty: the one installed for the device
+  std::string cache;                 // folder of compiled programs; empty: the user's cache folder; "off": none
+  int threads = 0;                   // host threads of the CPU device; 0: every core this process may use
+  bool has_default_threads = false;  // whether the host program chose that number, not its user
+  double memory = 0.9;               // largest share of a GPU's memory that is taken
+  bool preallocate = false;          // take that share of a GPU's memory at once, not as it is needed
+  int local_rank = 0;  // of this process among those of its machine: "cuda" gives each the next GPU in turn
+  bool shifts = true;  // whether energies hold the bundle's energy shifts
 };
 
 // Another rank, and the rows that the two exchange.

@@ -14,6 +14,7 @@
 #include "host_memory.h"
 #include "pjrt.h"
 #include "program_cache.h"
+#include "structure_checks.h"
 
 namespace so3krates {
 
@@ -63,7 +64,12 @@ class Evaluator::Implementation {
   [[noreturn]] void refuse(const Rung& demand) const;
   void move_to(std::size_t rung, const Neighbourhood& neighbourhood);
   void pack(const Neighbourhood& neighbourhood);
+  Neighbourhood packed(std::vector<const int*>& lists) const;
   void climb(int neighbours);
+  std::string name_of(int atom) const;
+  void check_all_distances(const double* positions);
+  void check_structure(const double* positions);
+  void check_computed(const double* positions);
   void* take_back(const std::string& name);
   void lend(const std::string& name);
   template <typename T>
@@ -112,6 +118,8 @@ class Evaluator::Implementation {
   std::size_t weight_bytes_ = 0;
 
   bool ready_ = false;
+  bool lists_are_new_ = false;  // no evaluation has used them
+  AtomPairs near_pairs_;        // when they were new
   int owned_ = 0, rows_ = 0, atoms_ = 0;
   Rung demand_{0, 0, 0, 0};
   std::size_t rung_;  // the ladder's length: none yet

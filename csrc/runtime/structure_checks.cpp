@@ -16,6 +16,7 @@ constexpr const char* kAdvice =
     "of the elements, or train on such structures";
 
 std::string number(double value) {
+  if (std::isnan(value)) return "nan";  // without a sign, which means nothing
   char text[32];
   std::snprintf(text, sizeof text, "%.6g", value);
   return text;

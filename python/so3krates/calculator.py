@@ -8,13 +8,14 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from .runtime import Runtime
+from .runtime import Runtime, Turns
 
 
 class So3kratesCalculator(Calculator):
     """Energy, forces, stress (Voigt, ASE sign) and per-atom energies of a `.so3k` bundle, in eV and A.
 
-    One calculator may serve any number of structures in turn, of any size and periodicity.
+    One calculator may serve any number of structures in turn, of any size and periodicity. Threads that share one take
+    turns.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
@@ -30,13 +31,20 @@ class So3kratesCalculator(Calculator):
         **options: Any,
     ) -> None:
         """The arguments of `Runtime`; `options` go to ASE's `Calculator`."""
+        self._turns = Turns()
         super().__init__(**options)
         self.runtime = Runtime(bundle, device=device, threads=threads, plugin=plugin, cache=cache, skin=skin)
 
     def forget_structure(self) -> None:
         """Finds the neighbours of the next structure anew, so that its results depend on it alone."""
-        self.reset()
-        self.runtime.forget_structure()
+        with self._turns:
+            self.reset()
+            self.runtime.forget_structure()
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """As ASE's own, in one turn from the comparison of structures to the result."""
+        with self._turns:
+            return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
         self,
@@ -45,9 +53,10 @@ class So3kratesCalculator(Calculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Compute everything at once; the stress is left out where the cell has no volume."""
-        super().calculate(atoms, properties, system_changes)
-        found = self.runtime.evaluate(self.atoms)
-        self.results = {name: found[name] for name in ("energy", "energies", "forces")}
-        self.results["free_energy"] = found["energy"]
-        if "stress" in found:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(found["stress"])
+        with self._turns:
+            super().calculate(atoms, properties, system_changes)
+            found = self.runtime.evaluate(self.atoms)
+            self.results = {name: found[name] for name in ("energy", "energies", "forces")}
+            self.results["free_energy"] = found["energy"]
+            if "stress" in found:
+                self.results["stress"] = full_3x3_to_voigt_6_stress(found["stress"])

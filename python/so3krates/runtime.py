@@ -1,5 +1,6 @@
 """A bundle's energies, forces and stress for ASE structures, computed by the C++ evaluator."""
 
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,23 @@ from ase import Atoms
 from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list
 
-from ._harness import Evaluator
+from ._harness import Evaluator, check_positions
+
+
+class Turns:
+    """A lock, taken with `with`, that copies do not share."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *failure: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type["Turns"], tuple[()]]:
+        return Turns, ()
 
 
 class _Lists(NamedTuple):
@@ -36,7 +53,8 @@ class _Lists(NamedTuple):
 class Runtime:
     """A bundle on a device.
 
-    Neighbour lists reach a skin beyond the cutoff and are kept until an atom has moved half of it.
+    Neighbour lists reach a skin beyond the cutoff and are kept until an atom has moved half of it. Threads that
+    share it take turns.
     """
 
     def __init__(
@@ -79,6 +97,7 @@ class Runtime:
             preallocate=preallocate,
         )
         self._skin = skin
+        self._turns = Turns()
         self._lists: _Lists | None = None
         bundle_read = self._evaluator.bundle
         self.path: str = bundle_read.path
@@ -87,7 +106,8 @@ class Runtime:
 
     def forget_structure(self) -> None:
         """Drops the neighbour lists; the next evaluation makes new ones."""
-        self._lists = None
+        with self._turns:
+            self._lists = None
 
     def report(self) -> dict[str, Any]:
         """Device, capacities, memory and compile times of the evaluator."""
@@ -103,14 +123,17 @@ class Runtime:
             W_j[a, b] = sum_i (r_i - r_j)_a dU_i/dr_j,b over all atoms and images i. Their sum is the virial.
 
         Raises:
-            ValueError: the structure has an element that the bundle does not know.
+            ValueError: the structure has an element that the bundle does not know, or a cell that is not finite.
+            so3krates._harness.StructureError, a ValueError too: a position or a result is not finite, or two atoms are
+                at the same place; the message names the atoms.
             so3krates._harness.Error: the computation failed.
         """
-        if self._lists is None or not self._lists.hold_for(atoms, self._skin):
-            self._lists = None
-            self._lists = self._build_lists(atoms)
-        images = atoms.positions[self._lists.image_rows] + self._lists.image_shifts @ atoms.cell.array
-        found = self._evaluator.evaluate(np.concatenate([atoms.positions, images]), with_virials=with_virials)
+        with self._turns:
+            if self._lists is None or not self._lists.hold_for(atoms, self._skin):
+                self._lists = None
+                self._lists = self._build_lists(atoms)
+            images = atoms.positions[self._lists.image_rows] + self._lists.image_shifts @ atoms.cell.array
+            found = self._evaluator.evaluate(np.concatenate([atoms.positions, images]), with_virials=with_virials)
         gradient = 0.5 * (found["strain_gradient"] + found["strain_gradient"].T)
         results = {
             "energy": found["energy"],
@@ -163,9 +186,10 @@ def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """Directed pairs within `reach`, ordered by centre: centres, others and the cell shifts of the others."""
     if len(atoms) == 0:
         return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3), np.int32)
-    lost = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
-    if lost.size > 0:
-        raise ValueError(f"the positions of {lost.size} atoms are not finite, the first of them atom {lost[0]}")
+    check_positions(atoms.positions, atoms.get_chemical_symbols())
+    for k, vector in enumerate(atoms.cell.array):
+        if not np.isfinite(vector).all():
+            raise ValueError(f"cell vector {k} is {vector} A, which is not finite. Look at what changed the cell")
     periodic = atoms.pbc[:, None]
     cell = np.where(periodic, atoms.cell.array, 0.0)
     if np.linalg.matrix_rank(cell) < atoms.pbc.sum():

@@ -1,12 +1,16 @@
 """Every refusal says what happened, with numbers, and what to do; the log says what was loaded."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 from ase import Atoms
-from decks import Bench, lammps_instance
+from decks import Bench, in_lammps_frame, lammps_instance
 from so3krates.lammps import run_deck
+from so3krates.lammps.environment import child_environment, lmp_path, mpi_file
+from so3krates.runtime import Runtime
 from so3krates_export import read_bundle, write_bundle
 from structures import structure
 
@@ -132,3 +136,87 @@ def test_not_a_number_stops_the_run(bench64: Bench, gan_cell: Atoms, tmp_path: P
     message = refusal(deck)
     assert re.search(r"step 0: .* on atom \d \((Ga|N), type [12]\) at \(.*\) A are not finite", message)
     assert "timestep" in message
+
+
+def lost_in_a_run(bench: Bench, gan_cell: Atoms) -> str:
+    """Of an atom that becomes nan between two steps."""
+    deck = sound_deck(bench, gan_cell) + "fix 1 all nve\nrun 2\n"
+    with lammps_instance() as instance:
+        instance.commands_string(deck)
+        ids = instance.numpy.extract_atom("id")
+        instance.numpy.extract_atom("x")[list(ids).index(2), 1] = float("nan")
+        with pytest.raises(Exception, match="so3krates") as caught:
+            instance.command("run 1 pre no")
+    return str(caught.value)
+
+
+def test_a_lost_atom_is_named(bench64: Bench, gan_cell: Atoms) -> None:
+    message = lost_in_a_run(bench64, gan_cell)
+    words = (
+        r"step 3: the positions of \d+ atoms are not finite, the first of them atom 2 \((Ga|N), type [12]\) at \(.*nan"
+    )
+    assert re.search(words, message)
+
+
+def test_two_atoms_at_one_place_are_named_as_by_the_calculator(bench64: Bench, gan_cell: Atoms) -> None:
+    atoms = structure("tiny", gan_cell)
+    atoms.positions[1] = atoms.positions[0] + [0, 0, 1e-9]
+    link = bench64.folder / "potential.so3k"
+    deck = sound_deck(bench64, gan_cell).replace(str(link), str(bench64.bundle))
+    bench64.write_data(in_lammps_frame(atoms), ("Ga", "N"))
+    message = refusal(deck)
+    words = (
+        r"atom [12] \(\w+(, type [12])?\) and atom [12] \(\w+(, type [12])?\) are at the same place: 1e-09 A apart, at "
+    )
+    assert re.search("step 0: " + words, message)
+    with pytest.raises(ValueError, match=words.replace("[12] \\(", "[01] \\(")) as caught:
+        Runtime(bench64.bundle, cache=str(bench64.cache), threads=1).evaluate(atoms)
+    assert str(caught.value).rpartition(". ")[2] in message
+
+
+def test_the_log_says_what_limits_the_threads(bench64: Bench, gan_cell: Atoms) -> None:
+    """One core of several, as a batch system binds a rank; and ranks bound to cores of their own share nothing."""
+    cores = sorted(os.sched_getaffinity(0))
+    deck = sound_deck(bench64, gan_cell).replace("threads 1", "")
+    try:
+        os.sched_setaffinity(0, cores[:1])
+        log = run_deck(deck, bench64.folder)
+    finally:
+        os.sched_setaffinity(0, cores)
+    every = os.cpu_count()
+    limits = rf" \(affinity mask allows 1 of {every} cores\)" if every != 1 else ""
+    assert re.search(rf"device .*, 1 thread{limits}$", log, re.MULTILINE)
+
+
+def test_ranks_that_are_bound_to_cores_of_their_own(bench64: Bench, gan_cell: Atoms) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    deck = bench64.deck(structure("tiny", gan_cell)).replace("threads 1", "") + "run 0\n"
+    (bench64.folder / "in.bound").write_text(deck)
+    # Rank 0 has the first core for itself and shares the second with rank 1.
+    script = f'c={cores[0]},{cores[1]}; [ "$PMI_RANK" = 1 ] && c={cores[1]}; exec taskset -c $c "$@"'
+    command = [mpi_file("mpiexec"), "-n", "2", "sh", "-c", script, "sh", lmp_path(), "-in", "in.bound"]
+    done = subprocess.run(
+        [str(word) for word in command], cwd=bench64.folder, env=child_environment(), capture_output=True, text=True
+    )
+    assert re.search(r"device .*, 1 thread\b", done.stdout), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("threads", [2**31 - 1, 20000])
+def test_absurd_threads(bench64: Bench, gan_cell: Atoms, threads: int) -> None:
+    message = refusal(sound_deck(bench64, gan_cell).replace("threads 1", f"threads {threads}"))
+    assert f"threads is {threads}, but this machine has {os.cpu_count()} core" in message and "give at most" in message
+
+
+def test_an_unknown_instruction_set(bench64: Bench, gan_cell: Atoms) -> None:
+    (bench64.folder / "in.deck").write_text(sound_deck(bench64, gan_cell))
+    done = subprocess.run(
+        [str(lmp_path()), "-in", "in.deck"],
+        cwd=bench64.folder,
+        env={**child_environment(), "SO3KRATES_KERNELS": "avx3"},
+        capture_output=True,
+        text=True,
+    )
+    message = "ERROR: pair_style so3krates: SO3KRATES_KERNELS is 'avx3': known are generic, avx2 and avx512"
+    assert done.returncode == 1 and message in done.stdout + done.stderr

@@ -1,6 +1,8 @@
 """The ASE calculator on a small many-body potential: any boundaries, many structures, ASE's own tools."""
 
+import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +232,25 @@ def test_arguments_that_cannot_be_used(bundle):
         So3kratesCalculator(bundle, skin=-1)
     with pytest.raises(Error, match=r"none\.so3k: cannot be read"):
         So3kratesCalculator(bundle.parent / "none.so3k")
+
+
+def test_threads_that_share_a_calculator(calculator):
+    """Each its own structures, of different sizes: every result is that of a calculator of its own."""
+    structures = [gan(seed).repeat((1, 1, 1 + seed % 2)) for seed in range(6)]
+    expected = []
+    for atoms in structures:
+        atoms.calc = calculator
+        expected.append(atoms.get_forces())
+    assert max(np.abs(a[0] - b[0]).max() for a, b in itertools.pairwise(expected)) > SIGNAL
+
+    def work(k: int) -> float:
+        worst = 0.0
+        for _ in range(20):
+            atoms = structures[k].copy()
+            atoms.calc = calculator
+            worst = max(worst, np.abs(atoms.get_forces() - expected[k]).max())
+            worst = max(worst, abs(atoms.get_potential_energy() - reference_energies(atoms).sum()) / 1e6)
+        return worst
+
+    with ThreadPoolExecutor(len(structures)) as pool:
+        assert max(pool.map(work, range(len(structures)))) < SAME

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -354,3 +355,18 @@ def test_a_device_that_cannot_be_used(case, tmp_path):
     path = write_toy_bundle(tmp_path / "toy.so3k", LADDER[:1], **changes)
     with pytest.raises(Error, match=message):
         Evaluator(str(path), **options)
+
+
+def test_threads_that_share_an_evaluator(evaluator):
+    """Without the global lock, XLA's arrays would be used by two at once."""
+    host = lists(gan())
+    evaluator.set_neighbourhood(**host.arguments)
+    expected = evaluator.evaluate(host.positions)["forces"]
+    assert np.abs(expected).max() > SIGNAL
+
+    def work(_: int) -> float:
+        evaluator.set_neighbourhood(**host.arguments)
+        return np.abs(evaluator.evaluate(host.positions)["forces"] - expected).max()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(work, range(100))) == 0.0

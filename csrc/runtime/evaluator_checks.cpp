@@ -1,0 +1,46 @@
+// The evaluator's checks of what it is given and of what it has computed.
+#include <string>
+#include <vector>
+
+#include "evaluator_implementation.h"
+
+namespace so3krates {
+
+// Of the row whose image the atom may be: atoms are counted as the host's rows are.
+std::string Evaluator::Implementation::name_of(int atom) const {
+  const auto values = [&](const char* name) { return static_cast<const int*>(input_memory_.at(name).get()); };
+  const int row = values("row_of_atom")[atom];
+  if (row < 0) return "atom " + std::to_string(atom);
+  return "atom " + std::to_string(values("atom_of_row")[row]) + " (" + bundle_.elements[values("species")[row]] + ")";
+}
+
+void Evaluator::Implementation::check_structure(const double* positions) {
+  const auto name = [this](int atom) { return name_of(atom); };
+  check_positions(positions, atoms_, static_cast<const int*>(input_memory_.at("row_of_atom").get()), name);
+  if (lists_are_new_)
+    check_all_distances(positions);
+  else
+    check_distances(positions, near_pairs_, name);
+}
+
+void Evaluator::Implementation::check_all_distances(const double* positions) {
+  std::vector<const int*> lists;
+  near_pairs_ = near_pairs(positions, packed(lists));
+  check_distances(positions, near_pairs_, [this](int atom) { return name_of(atom); });
+  lists_are_new_ = false;
+}
+
+void Evaluator::Implementation::check_computed(const double* positions) {
+  const auto name = [this](int atom) { return name_of(atom); };
+  const auto* atom_of_row = static_cast<const int*>(input_memory_.at("atom_of_row").get());
+  double largest = 0.0;
+  try {
+    largest = check_results(results_, owned_, atom_of_row, positions, name);
+  } catch (const StructureError&) {
+    check_all_distances(positions);
+    throw;
+  }
+  if (largest > kSuspectForce * kSuspectForce) check_all_distances(positions);
+}
+
+}  // namespace so3krates
