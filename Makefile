@@ -11,7 +11,7 @@ CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("%s is Pytho
 
 setup: .venv/ready
 
-.venv/requirements: pyproject.toml constraints.txt tools/make_venv.py tools/python_headers.py
+.venv/requirements: pyproject.toml constraints.txt tools/make_venv.py tools/python_headers.py tools/debian.py
 	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	@$(PYTHON) tools/make_venv.py .venv test
 	@touch $@

@@ -22,7 +22,7 @@ def unpacked(package: str, beside: Path) -> Iterator[Path]:
     """
     beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=beside) as scratch:
-        place = Path(scratch)
+        place = Path(scratch).resolve()  # commands run there
         try:
             _run(["apt-get", "download", package], place)
         except FetchError:  # a system without lists of packages, as containers have it: fetch them, also here
