@@ -63,7 +63,8 @@ def test_sound_data_are_counted_and_pass(frames: list[Atoms]) -> None:
             shortest[pair] = min(shortest.get(pair, (9, 0)), (distances[np.ix_(mask, mask)].min(), n))
     assert report.shortest["Cu-Cu"] == (pytest.approx(shortest["Cu-Cu"][0]), shortest["Cu-Cu"][1])
     assert set(report.shortest) == {"Cu-Cu", "Cu-Ag", "Ag-Ag"}  # silver and its image
-    assert report.slope.ratio == pytest.approx(1, abs=SLOPE)
+    for slope in (report.slopes["forces"], report.slopes["stress"]):
+        assert slope.ratio == pytest.approx(1, abs=SLOPE)
     json.dumps(report.as_json(), allow_nan=False)
 
 
@@ -104,12 +105,13 @@ def test_duplicates_are_found_although_moved(frames: list[Atoms]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "words"), [(-1, "stress_sign = -1"), (1602.2, "look at energy_unit and stress_unit")]
+    ("factor", "words"),
+    [(-1, "stress_sign = -1"), (1602.2, 'set stress_unit = "kbar"'), (-160.22, "and stress_sign = -1")],
 )
 def test_the_sign_and_the_unit_of_stresses_are_checked(frames: list[Atoms], factor: float, words: str) -> None:
     wrong = [with_labels(a, labels(a)._replace(stress=factor * labels(a).stress)) for a in frames]
     assert words in said(data_report(wrong))
-    assert data_report(wrong[:2]).slope is None
+    assert data_report(wrong[:2]).slopes == {}
 
 
 def test_overlapping_atoms_are_found(frames: list[Atoms]) -> None:
@@ -127,6 +129,6 @@ def test_public_data_are_sound() -> None:
     keys = LabelKeys("REF_energy", "REF_forces", "REF_stress")
     file = SHARED / "data" / "mlearn_si" / "train.extxyz"
     silicon = list(iter_frames(file, keys))
-    assert data_report(silicon).slope.ratio == pytest.approx(1, abs=SLOPE)
+    assert data_report(silicon).slopes["stress"].ratio == pytest.approx(1, abs=SLOPE)
     wrong = [with_labels(a, labels(a)._replace(stress=-labels(a).stress)) for a in silicon]
     assert "stress_sign = -1" in said(data_report(wrong))

@@ -11,10 +11,14 @@ from .batches import (
     shortest_distance,
     sizes_of,
 )
-from .frames import DataError, LabelKeys, Labels, atom_values, iter_frames, labels, raw_frames, read_frames, with_labels
+from .errors import DataError
+from .faults import Fault, LabelCheck, checked_frames, require_no_faults, some_faults, structure_faults
+from .frames import LabelKeys, Labels, atom_values, iter_frames, labels, raw_frames, read_frames, with_labels
 from .neighbours import NeighbourTable, neighbour_table
+from .plain import finite
 from .report import DataReport, data_report, report_tables
 from .shifts import SHIFT_MODES, elements_of, energy_shifts, fit_shifts, total_shift
+from .slopes import Finding, Slope
 from .splits import Split, count_split, fraction_split
 from .store import StoredFrames, StoredGraphs, store_frames
 
@@ -24,20 +28,26 @@ __all__ = [
     "Buckets",
     "DataError",
     "DataReport",
+    "Fault",
+    "Finding",
     "FrameGraph",
+    "LabelCheck",
     "LabelKeys",
     "Labels",
     "NeighbourTable",
+    "Slope",
     "Split",
     "StoredFrames",
     "StoredGraphs",
     "Targets",
     "atom_values",
+    "checked_frames",
     "collate",
     "count_split",
     "data_report",
     "elements_of",
     "energy_shifts",
+    "finite",
     "fit_shifts",
     "fraction_split",
     "frame_graph",
@@ -48,9 +58,12 @@ __all__ = [
     "raw_frames",
     "read_frames",
     "report_tables",
+    "require_no_faults",
     "shortest_distance",
     "sizes_of",
+    "some_faults",
     "store_frames",
+    "structure_faults",
     "total_shift",
     "with_labels",
 ]

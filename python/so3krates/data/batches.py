@@ -10,7 +10,8 @@ from ase import Atoms
 
 from so3krates.model.potential import Batch, Pairs
 
-from .frames import DataError, labels
+from .errors import DataError
+from .frames import labels
 from .neighbours import WIDTH_STEP, NeighbourTable, neighbour_table, round_up
 from .shifts import total_shift
 

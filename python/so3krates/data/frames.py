@@ -6,16 +6,22 @@ import dataclasses
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ase.io
+import ase.io.formats
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from .errors import DataError
+from .extxyz import extxyz_frames
 from .units import energy_factor, force_factor, length_factor, stress_factor
+
+if TYPE_CHECKING:
+    from .names import OtherNames
 
 # Rows and columns of the components of a stress.
 AXES = {"xx": (0, 0), "yy": (1, 1), "zz": (2, 2), "yz": (1, 2), "xz": (0, 2), "xy": (0, 1)}
@@ -24,10 +30,6 @@ AXES |= {"zy": (1, 2), "zx": (0, 2), "yx": (0, 1)}
 MLFF_NAMES = {"energy": "E", "forces": "F", "stress": "stress", "virial": "virial"}
 # Larger asymmetry of a stress label, relative to its largest component, means a wrong array.
 STRESS_ASYMMETRY = 0.02
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file, the frame and the key."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,11 @@ class LabelKeys:
             raise DataError(f"voigt_order = {self.voigt_order!r}: give xx yy zz yz xz xy in the order of the data")
 
     @property
+    def own_forces_unit(self) -> str:
+        """The unit of the forces, written out."""
+        return self.forces_unit or f"{self.energy_unit}/{self.length_unit}"
+
+    @property
     def factors(self) -> tuple[float, float, float]:
         """Factors of energy, forces and stress to eV, eV/A and eV/A^3, without the sign."""
         energy, length = energy_factor(self.energy_unit), length_factor(self.length_unit)
@@ -94,20 +101,26 @@ def read_frames(path: str | Path, keys: LabelKeys | None = None) -> list[Atoms]:
     return list(iter_frames(path, keys))
 
 
-def iter_frames(path: str | Path, keys: LabelKeys | None = None) -> Iterator[Atoms]:
-    """The frames of `read_frames` one after the other; a file that ASE reads frame by frame is never held whole."""
+def iter_frames(path: str | Path, keys: LabelKeys | None = None, others: OtherNames | None = None) -> Iterator[Atoms]:
+    """The frames of `read_frames` one after the other; a file that ASE reads frame by frame is never held whole.
+
+    `others` counts labels that stand under other names.
+    """
     path, keys = Path(path), keys or LabelKeys()
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.suffix == ".npz":
         frames, keys = _read_mlff(path, keys)
     else:
-        frames = _ase_frames(path)
+        frames = _file_frames(path)
     wanted = _keys_to_find(keys)
     names: set[str] = set()
     count = 0
     for atoms in frames:
-        yield with_labels(_in_angstrom(atoms, keys), labels(atoms, keys, f"{path}, frame {count}"))
+        found = labels(atoms, keys, f"{path}, frame {count}")
+        if others is not None:
+            others.add(atoms, found)
+        yield with_labels(_in_angstrom(atoms, keys), found)
         count += 1
         if wanted:
             names |= _names(atoms)
@@ -129,7 +142,7 @@ def raw_frames(path: str | Path) -> Iterator[Atoms]:
         return iter_frames(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    return _ase_frames(path)
+    return _file_frames(path)
 
 
 def atom_values(atoms: Atoms, key: str, where: str = "frame") -> np.ndarray:
@@ -189,11 +202,11 @@ def with_labels(atoms: Atoms, values: Labels) -> Atoms:
         copy.info.pop(name, None)
         copy.arrays.pop(name, None)
     results: dict[str, Any] = {}
-    if np.isfinite(values.energy):
+    if not np.isnan(values.energy):
         results["energy"] = values.energy
-    if np.isfinite(values.forces).any():
+    if not np.isnan(values.forces).all():
         results["forces"] = values.forces
-    if np.isfinite(values.stress).any():
+    if not np.isnan(values.stress).all():
         results["stress"] = full_3x3_to_voigt_6_stress(values.stress)
     copy.calc = SinglePointCalculator(copy, **results)
     return copy
@@ -240,11 +253,11 @@ def _full_stress(stress: np.ndarray, key: str | None, order: str, where: str) ->
     if stress.size != 9:
         raise DataError(f"{where}: {key!r} has shape {stress.shape}, expected 6 (Voigt: {order}) or 3x3")
     full = stress.reshape(3, 3)
-    asymmetry = np.abs(full - full.T)
-    largest = np.nanmax(np.abs(full)) if np.isfinite(full).any() else 0.0
-    if np.nanmax(asymmetry, initial=0.0) > STRESS_ASYMMETRY * largest:
+    finite = np.where(np.isfinite(full), full, 0.0)
+    asymmetry, largest = np.abs(finite - finite.T) * np.isfinite(full * full.T), np.abs(finite).max()
+    if asymmetry.max() > STRESS_ASYMMETRY * largest:
         raise DataError(
-            f"{where}: {key!r} is not symmetric: components differ by {np.nanmax(asymmetry):.3g} "
+            f"{where}: {key!r} is not symmetric: components differ by {asymmetry.max():.3g} "
             f"with a largest of {largest:.3g}"
         )
     return 0.5 * (full + full.T)
@@ -260,11 +273,20 @@ def _in_angstrom(atoms: Atoms, keys: LabelKeys) -> Atoms:
     return scaled
 
 
-def _ase_frames(path: Path) -> Iterator[Atoms]:
+def _file_frames(path: Path) -> Iterator[Atoms]:
+    """Frames of any file but an npz; what reads them is chosen as ASE does it."""
+    count = 0
     try:
-        yield from ase.io.iread(path, index=":")
+        if ase.io.formats.filetype(str(path)) == "extxyz":
+            yield from extxyz_frames(path)
+            return
+        for atoms in ase.io.iread(path, index=":"):
+            yield atoms
+            count += 1
+    except DataError:
+        raise
     except Exception as error:
-        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+        raise DataError(f"{path}, frame {count}: cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _keys_to_find(keys: LabelKeys) -> dict[str, str]:
@@ -313,8 +335,16 @@ def _read_mlff(path: Path, keys: LabelKeys) -> tuple[Iterator[Atoms], LabelKeys]
     present = arrays["z"] > 0
     if "node_mask" in arrays:
         present &= arrays["node_mask"].astype(bool)
+    taken = {"z", "R", "E", "F", "energy", "forces", "stress", "virial", *shapes, *chosen.values()}
+    extra = {key: value for key, value in data.items() if key not in taken and value.shape[:1] == (count,)}
     frames = (
-        _mlff_frame(positions[f], present[f], {key: value[f] for key, value in arrays.items()}) for f in range(count)
+        _mlff_frame(
+            positions[f],
+            present[f],
+            {key: value[f] for key, value in arrays.items()},
+            {key: value[f] for key, value in extra.items()},
+        )
+        for f in range(count)
     )
     found = {name: name if name in arrays else None for name in MLFF_NAMES}
     return frames, dataclasses.replace(keys, **found)
@@ -331,11 +361,18 @@ def _per_frame(path: Path, key: str, value: np.ndarray, count: int, shape: tuple
     raise DataError(f"{path}: {key!r} has shape {value.shape}, expected {(count, *shape)}")
 
 
-def _mlff_frame(positions: np.ndarray, present: np.ndarray, values: Mapping[str, np.ndarray]) -> Atoms:
+def _mlff_frame(
+    positions: np.ndarray, present: np.ndarray, values: Mapping[str, np.ndarray], extra: Mapping[str, np.ndarray]
+) -> Atoms:
     cell = values.get("unit_cell")
     pbc = values.get("pbc", np.full(3, cell is not None))
     atoms = Atoms(numbers=values["z"][present], positions=positions[present], cell=cell, pbc=pbc)
     if "forces" in values:
         atoms.arrays["forces"] = np.asarray(values["forces"][present], np.float64)
     atoms.info.update({name: values[name] for name in ("energy", "stress", "virial") if name in values})
+    for name, value in extra.items():
+        if value.shape == (len(present), 3):
+            atoms.arrays[name] = value[present]
+        else:
+            atoms.info[name] = value.item() if value.size == 1 else value
     return atoms

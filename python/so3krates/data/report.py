@@ -17,7 +17,10 @@ from ase.units import GPa
 from matscipy.neighbours import neighbour_list
 from rich.table import Table
 
-from .frames import Labels, labels
+from .faults import SHOWN, LabelCheck
+from .frames import LabelKeys, Labels, labels
+from .plain import finite
+from .slopes import Slope
 
 NEAR = 4.0  # A, pairs beyond are not looked for
 SAME = 1e-4  # of the cell, or A without one; frames that differ by less are duplicates
@@ -26,11 +29,6 @@ LARGE_FORCE = 50.0  # eV/A
 SHORT_DISTANCE = 0.6  # of the sum of covalent radii
 OUTLIER = 20.0  # energies per atom so many median deviations from the median
 REWEIGHTINGS = 20
-LARGEST_STRAIN = 0.1  # between frames whose energies are compared with their stresses
-PARTNERS = 8  # frames that each frame is compared with
-SLOPE_ERROR = 0.3  # standard error below which the comparison decides
-SLOPE_RANGE = (0.5, 2.0)  # of a sound ratio
-SHOWN = 5  # frames named in a warning
 
 
 class Range(NamedTuple):
@@ -41,14 +39,6 @@ class Range(NamedTuple):
     high: float
     mean: float
     std: float
-
-
-class Slope(NamedTuple):
-    """Energy differences between like cells over the work that their stresses predict: 1 for sound labels."""
-
-    ratio: float
-    error: float  # standard error
-    frames: int
 
 
 @dataclasses.dataclass
@@ -64,20 +54,23 @@ class DataReport:
     ranges: dict[str, Range]
     shortest: dict[str, tuple[float, int]]  # pair of elements -> A and frame, for pairs closer than NEAR
     duplicates: list[tuple[int, int]]  # frame, earlier frame of the same structure
-    slope: Slope | None  # None: no like cells that differ
+    slopes: dict[str, Slope]  # of forces and stress, where like frames tell them
     warnings: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         content = dataclasses.asdict(self)
         content["ranges"] = {name: r._asdict() for name, r in self.ranges.items()}
-        content["slope"] = self.slope._asdict() if self.slope else None
-        return content
+        content["slopes"] = {name: slope._asdict() for name, slope in self.slopes.items()}
+        return finite(content)
 
 
-def data_report(frames: Iterable[Atoms]) -> DataReport:
-    """Looks at labelled frames one after the other; they need not be in memory together."""
-    seen = _Seen()
+def data_report(frames: Iterable[Atoms], check: LabelCheck | None = None) -> DataReport:
+    """Looks at labelled frames one after the other; they need not be in memory together.
+
+    `check` is told of them too, and knows the keys by which they were read.
+    """
+    seen = _Seen(check or LabelCheck(LabelKeys()))
     for index, atoms in enumerate(frames):
         seen.add(index, atoms, labels(atoms, where=f"frame {index}"))
     return seen.report()
@@ -97,24 +90,15 @@ def report_tables(report: DataReport) -> list[Table]:
     pairs = ", ".join(f"{pair} {d:.3f} (frame {frame})" for pair, (d, frame) in report.shortest.items())
     facts.add_row("shortest distances (A)", pairs or f"none below {NEAR}")
     facts.add_row("duplicate frames", str(len(report.duplicates)))
-    if report.slope is not None:
-        slope = f"{report.slope.ratio:.2f} +- {report.slope.error:.2f}, from {report.slope.frames} frames; 1 is right"
-        facts.add_row("energy slope / stress", slope)
+    for name, slope in report.slopes.items():
+        found = f"{slope.ratio:.3g} +- {slope.error:.1g}, from {slope.frames} frames; 1 is right"
+        facts.add_row(f"energy differences / work of {name}", found)
     ranges = Table(title="Ranges")
     for heading in ("label", "lowest", "highest", "mean", "std", "unit"):
         ranges.add_column(heading, no_wrap=True, justify="left" if heading in ("label", "unit") else "right")
     for name, r in report.ranges.items():
         ranges.add_row(name, f"{r.low:.6g}", f"{r.high:.6g}", f"{r.mean:.6g}", f"{r.std:.4g}", r.unit)
     return [facts, ranges]
-
-
-class _Like(NamedTuple):
-    """What the comparison of energies and stresses needs of a frame."""
-
-    cell: np.ndarray
-    energy: float
-    stress: np.ndarray
-    atoms: int
 
 
 class _Moments:
@@ -138,7 +122,8 @@ class _Moments:
 class _Seen:
     """What is kept of each frame: a few numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: LabelCheck) -> None:
+        self.check = check
         self.sizes: list[int] = []
         self.counts: list[Counter[str]] = []
         self.periodic = 0
@@ -152,25 +137,25 @@ class _Seen:
         self.answers: dict[bytes, int] = {}
         self.hashes: list[tuple[bytes, bytes | None]] = []
         self.duplicates: list[tuple[int, int]] = []
-        self.like: dict[tuple[Any, ...], list[_Like]] = defaultdict(list)
         self.suspects: dict[str, list[int]] = defaultdict(list)
 
     def add(self, index: int, atoms: Atoms, found: Labels) -> None:
         self.sizes.append(len(atoms))
         counts = Counter(atoms.get_chemical_symbols())
         self.counts.append(counts)
-        bulk = bool(atoms.pbc.all() and atoms.cell.rank == 3)
-        self.periodic += bulk
+        self.periodic += bool(atoms.pbc.all() and atoms.cell.rank == 3)
         self.energies.append(found.energy)
+        if self.check.add(atoms, found):
+            # Its numbers would spoil those of the others.
+            self.energies[-1] = np.nan
+            self.hashes.append((b"", None))
+            return
         self._add_forces(index, found.forces)
         if np.isfinite(found.stress).all():
             self.pressures.append(-found.stress.trace() / 3)
             self.components.append(found.stress)
             if not found.stress.any():
                 self.suspects["stress that is exactly zero"].append(index)
-            if np.isfinite(found.energy) and bulk:
-                kind = tuple(sorted(counts.items())), str(atoms.info.get("config_type", atoms.info.get("group")))
-                self.like[kind].append(_Like(atoms.cell.array, found.energy, found.stress, len(atoms)))
         self._add_distances(index, atoms)
         self._add_hashes(index, atoms, found)
 
@@ -225,11 +210,14 @@ class _Seen:
         elements: Counter[str] = sum(self.counts, Counter())
         ordered = dict(sorted(elements.items(), key=lambda item: atomic_numbers[item[0]]))
         known = np.isfinite(self.energies)
-        slope = _slope(self.like.values())
         shifted = self._shifted_energies(known, list(ordered))
         self._suspect_energies(known, shifted)
-        warnings = [f"{_some(frames)}: {what}" for what, frames in self.suspects.items()]
-        warnings += _slope_warnings(slope)
+        faults = self.check.faults
+        warnings = [str(fault) for fault in faults[:SHOWN]]
+        if len(faults) > SHOWN:
+            warnings.append(f"{len(faults) - SHOWN} more faults of frames, the last in frame {faults[-1].frame}")
+        warnings += [f"{_some(frames)}: {what}" for what, frames in self.suspects.items()]
+        warnings += [finding.text for finding in self.check.findings()] + self.check.names.undefined_lines()
         return DataReport(
             frames=len(self.sizes),
             atoms=(sum(self.sizes), min(self.sizes, default=0), max(self.sizes, default=0)),
@@ -244,7 +232,7 @@ class _Seen:
             ranges=self._ranges(known, shifted),
             shortest=dict(sorted(self.shortest.items())),
             duplicates=self.duplicates,
-            slope=slope,
+            slopes=self.check.slopes.slopes(),
             warnings=warnings,
         )
 
@@ -313,51 +301,3 @@ def _hash(*arrays: np.ndarray) -> bytes:
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.digest()
-
-
-def _slope(groups: Iterable[Sequence[_Like]]) -> Slope | None:
-    """Ratio of energy differences to the work of the mean stress on the strain between two cells.
-
-    Frames are compared within their composition and tag; groups count by their precision. The thermal part of the
-    energies is noise.
-    """
-    generator = np.random.default_rng(0)
-    found = []
-    for group in groups:
-        work, gain = [], []
-        for n, a in enumerate(group):
-            for m in generator.choice(len(group), min(len(group), PARTNERS), replace=False):
-                b = group[m]
-                deformation = np.linalg.solve(b.cell, a.cell)
-                strain = 0.5 * (deformation + deformation.T) - np.eye(3)
-                if m == n or np.abs(strain).max() > LARGEST_STRAIN:
-                    continue
-                volumes = abs(np.linalg.det(a.cell)), abs(np.linalg.det(b.cell))
-                work.append(0.5 * np.tensordot(volumes[0] * a.stress + volumes[1] * b.stress, strain) / a.atoms)
-                gain.append((a.energy - b.energy) / a.atoms)
-        x, y = np.array(work), np.array(gain)
-        if len(group) < 4 or not (x @ x > 1e-12):
-            continue
-        ratio = (x @ y) / (x @ x)
-        residual = y - ratio * x
-        # Pairs share frames: there are as many independent ones as frames.
-        error = math.sqrt((residual @ residual) / (x @ x) / len(group))
-        found.append((ratio, max(error, 1e-6), len(group)))
-    if not found:
-        return None
-    weights = np.array([error**-2 for _, error, _ in found])
-    ratio = float(np.average([ratio for ratio, _, _ in found], weights=weights))
-    return Slope(ratio, float(weights.sum() ** -0.5), sum(count for _, _, count in found))
-
-
-def _slope_warnings(slope: Slope | None) -> list[str]:
-    if slope is None or slope.error > SLOPE_ERROR * max(1.0, abs(slope.ratio)):
-        return []
-    if slope.ratio < 0:
-        found = f"ratio {slope.ratio:.3g}, 1 is right"
-        return [f"stresses have the sign opposite to the slope of the energies ({found}): set stress_sign = -1"]
-    if not SLOPE_RANGE[0] < slope.ratio < SLOPE_RANGE[1]:
-        return [
-            f"energies change {slope.ratio:.3g} times as much as the stresses say: look at energy_unit and stress_unit"
-        ]
-    return []

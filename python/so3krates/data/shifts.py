@@ -8,7 +8,8 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
-from .frames import DataError, labels
+from .errors import DataError
+from .frames import labels
 
 SHIFT_MODES = ("lse", "mean", "none")
 

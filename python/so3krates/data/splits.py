@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .frames import DataError
+from .errors import DataError
 
 
 class Split(NamedTuple):

@@ -16,7 +16,8 @@ from ase.data import chemical_symbols
 from so3krates.files import make_folder, replacing, write_text
 
 from .batches import FrameGraph, frame_graph
-from .frames import DataError, Labels, with_labels
+from .errors import DataError
+from .frames import Labels, with_labels
 from .neighbours import neighbour_table
 
 INDEX_FILE = "store.json"  # written last: a store without it is not whole

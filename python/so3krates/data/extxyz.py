@@ -1,0 +1,165 @@
+"""Extended XYZ read whole: ASE parses each frame, and nothing in the file is passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+from ase.io.extxyz import key_val_str_to_dict, read_xyz
+from ase.io.formats import open_with_compression
+
+from .errors import DataError
+
+# Keys of the structure, which some programs (GPUMD) write in any case.
+STRUCTURE_KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
+PLAIN = "species:S:1:pos:R:3"  # columns where the file names none
+NUMBERS: dict[str, Callable[[str], Any]] = {"R": float, "I": int}
+
+
+class _Column(NamedTuple):
+    name: str
+    kind: str  # S, R, I or L
+
+
+def extxyz_frames(path: Path) -> Iterator[Atoms]:
+    """The frames of a file, which may be compressed; blank lines between frames are allowed.
+
+    Raises DataError with frame (from 0) and line (from 1) for whatever is not a frame from end to end: text between
+    or after frames, a cut frame, lines with more or fewer columns than `Properties` names, numbers that are none.
+    """
+    frame, line_number = 0, 0
+    try:
+        with open_with_compression(str(path), "r") as file:
+            lines = _Lines(file)
+            while (header := lines.next_header()) is not None:
+                line_number = lines.number
+                where = f"{path}, frame {frame}"
+                yield _frame(lines, _count(header, f"{where}, line {line_number}", frame), where)
+                frame += 1
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}, frame {frame}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+class _Lines:
+    """Lines of a file with their number, and one that was looked at before its turn."""
+
+    def __init__(self, file: Iterator[str]) -> None:
+        self._file = file
+        self._ahead: str | None = None
+        self.number = 0
+
+    def next(self) -> str | None:
+        """The next line; None at the end."""
+        line = self._ahead if self._ahead is not None else next(self._file, None)
+        self._ahead = None
+        self.number += line is not None
+        return line
+
+    def peek(self) -> str:
+        """The next line, which stays the next; empty at the end."""
+        if self._ahead is None:
+            self._ahead = next(self._file, None)
+        return self._ahead or ""
+
+    def next_header(self) -> str | None:
+        """The next line that is not blank."""
+        while (line := self.next()) is not None:
+            if line.strip():
+                return line
+        return None
+
+
+def _count(header: str, where: str, frame: int) -> int:
+    try:
+        count = int(header)
+    except ValueError:
+        count = -1
+    if count < 0:
+        before = f"; the number of atoms of frame {frame - 1} may be too small" if frame else ""
+        raise DataError(f"{where}: expected a number of atoms, found {header.strip()[:60]!r}{before}")
+    return count
+
+
+def _frame(lines: _Lines, count: int, where: str) -> Atoms:
+    first = lines.number
+    text = []
+    for _ in range(count + 1):
+        line = lines.next()
+        if line is None:
+            raise DataError(
+                f"{where}, line {lines.number}: the file ends after {max(len(text) - 1, 0)} of {count} atoms: "
+                "it was cut, or the number of atoms is wrong"
+            )
+        text.append(line)
+    vectors = 0
+    while vectors < 3 and lines.peek().lstrip().startswith("VEC"):
+        text.append(lines.next() or "")
+        vectors += 1
+    comment_where = f"{where}, line {first + 1}"
+    info = {} if vectors else _comment(text[0], comment_where)
+    columns = _columns(str(info.get("Properties", PLAIN)), comment_where)
+    for number, line in enumerate(text[1 : count + 1], start=first + 2):
+        found = len(line.split())
+        if found != len(columns):
+            named = "Properties names" if "Properties" in info else "a file without Properties has"
+            raise DataError(
+                f"{where}, line {number}: {found} columns, but {named} {len(columns)} "
+                f"({' '.join(dict.fromkeys(column.name for column in columns))})"
+            )
+    try:
+        content = StringIO(f"{count}\n" + "".join(text) + ("" if text[-1].endswith("\n") else "\n"))
+        return next(read_xyz(content, 0, properties_parser=lambda _: dict(info)))
+    except Exception as error:
+        _require_numbers(text[1 : count + 1], columns, where, first + 2)
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{where}, line {first}: cannot be read ({reason})") from error
+
+
+def _comment(text: str, where: str) -> dict[str, Any]:
+    """Entries of the second line, keys of the structure as ASE spells them."""
+    try:
+        found = key_val_str_to_dict(text.strip()) if text.strip() else {}
+    except Exception as error:
+        raise DataError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
+    info: dict[str, Any] = {}
+    for key, value in found.items():
+        name = STRUCTURE_KEYS.get(key.lower(), key)
+        if name in info:
+            raise DataError(f"{where}: {name} stands there twice")
+        info[name] = value
+    cell = np.asarray(info.get("Lattice", np.eye(3)))
+    if cell.shape != (3, 3) or cell.dtype.kind not in "if":
+        raise DataError(f"{where}: Lattice is not made of nine numbers: {str(info['Lattice'])[:60]!r}")
+    return info
+
+
+def _columns(properties: str, where: str) -> list[_Column]:
+    """Columns of an atom's line. Raises DataError where they are not those of atoms with positions."""
+    fields = properties.split(":")
+    columns: list[_Column] = []
+    for name, kind, width in zip(fields[::3], fields[1::3], fields[2::3], strict=False):
+        if kind not in "SRIL" or not width.isdigit():
+            break
+        columns += [_Column(name, kind)] * int(width)
+    else:
+        names = {column.name for column in columns}
+        if len(fields) % 3 == 0 and names & {"pos", "positions"} and names & {"species", "Z", "symbols", "numbers"}:
+            return columns
+    raise DataError(
+        f"{where}: Properties={properties[:80]}: give NAME:TYPE:COLUMNS with types S, R, I, L, among them "
+        "species:S:1 and pos:R:3"
+    )
+
+
+def _require_numbers(text: list[str], columns: list[_Column], where: str, first: int) -> None:
+    """Raises DataError for the first entry of a column of numbers that is none."""
+    for number, line in enumerate(text, start=first):
+        for column, entry in zip(columns, line.split(), strict=True):
+            try:
+                NUMBERS.get(column.kind, str)(entry)
+            except ValueError:
+                raise DataError(f"{where}, line {number}: {column.name} is {entry!r}, which is no number") from None

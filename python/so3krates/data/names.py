@@ -1,0 +1,101 @@
+"""Labels under other names than those that are read: found, counted and proposed, never dropped in silence."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from .frames import LabelKeys, Labels
+
+QUANTITIES = ("energy", "forces", "stress")
+# Words in a key by which a quantity is known, and those by which it is another one.
+NAMES = {
+    "energy": re.compile(r"energ|toten|^e_?(tot|total|pot|0|ref|dft)?$", re.IGNORECASE),
+    "forces": re.compile(r"forc|^f(_?(ref|dft))?$", re.IGNORECASE),
+    "stress": re.compile(r"stress|virial|^(s|v|w)$", re.IGNORECASE),
+}
+OTHER = re.compile(
+    r"weight|sigma|std|error|uncert|cut|kin|fermi|band|thresh|tol|conv|gap|max|mean|rms|per_?atom|atomi[cs]|unit|key"
+    r"|smear|constant|const|shift|tag|type|name|id$",
+    re.IGNORECASE,
+)
+
+
+class OtherNames:
+    """Frames that lack a label under its key but have one like it under another, counted as they come."""
+
+    def __init__(self, keys: LabelKeys) -> None:
+        wanted = {"energy": keys.energy, "forces": keys.forces, "stress": keys.virial or keys.stress}
+        self.wanted = {name: key for name, key in wanted.items() if key}
+        self.missing: Counter[str] = Counter()  # frames without the label
+        self.found: dict[str, Counter[str]] = defaultdict(Counter)  # quantity -> key -> frames without the label
+        self.undefined: Counter[str] = Counter()  # frames with NaN under the very key
+        self.frames = 0
+
+    def add(self, atoms: Atoms, values: Labels) -> None:
+        """Looks at one frame and at the labels that were read from it."""
+        self.frames += 1
+        for name in self.wanted:
+            if not np.isnan(getattr(values, name)).all():
+                continue
+            self.missing[name] += 1
+            self.undefined[name] += any(key == self.wanted[name] for key, _ in _entries(atoms))
+            self.found[name].update(candidates(atoms, name))
+
+    def lines(self) -> list[str]:
+        """A line for each quantity that is there under another name, with the setting that reads it."""
+        found = []
+        for name, keys in self.found.items():
+            if keys:
+                there = ", ".join(f"{key!r} ({count})" for key, count in keys.most_common())
+                proposed = setting(name, keys.most_common(1)[0][0])
+                found.append(
+                    f"{self.missing[name]} of {self.frames} frames have no {name} under {self.wanted[name]!r}, but "
+                    f"under {there}: set {proposed} in section [data], or --set data.{proposed.replace(' ', '')}"
+                )
+        return found
+
+    def undefined_lines(self) -> list[str]:
+        """A line for each quantity that is NaN under its own key in some frames, as which it counts as missing."""
+        return [
+            f"{count} of {self.frames} frames have NaN under {self.wanted[name]!r}, read as no {name}"
+            for name, count in self.undefined.items()
+            if count
+        ]
+
+
+def setting(name: str, key: str) -> str:
+    """The line of section [data] that reads a quantity under a key."""
+    kind = "virial" if name == "stress" and "stress" not in key.lower() and key.lower() not in ("s",) else name
+    return f'{kind}_key = "{key}"'
+
+
+def candidates(atoms: Atoms, name: str) -> Iterator[str]:
+    """Keys of `info`, arrays and results of a frame that look like a quantity by name and shape."""
+    for key, value in _entries(atoms):
+        if not NAMES[name].search(key) or OTHER.search(key):
+            continue
+        try:
+            array = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            continue
+        fits = {
+            "energy": array.size == 1 and not isinstance(value, bool | np.bool_),
+            "forces": array.shape == (len(atoms), 3),
+            "stress": array.size in (6, 9) and array.shape != (len(atoms), 3),
+        }
+        if fits[name] and np.isfinite(array).any():
+            yield key
+
+
+def _entries(atoms: Atoms) -> Iterator[tuple[str, Any]]:
+    results: Mapping[str, Any] = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
+    for source in (atoms.info, atoms.arrays, results):
+        for key, value in source.items():
+            if isinstance(key, str) and key not in ("numbers", "positions"):
+                yield key, value
