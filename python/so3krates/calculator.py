@@ -1,8 +1,8 @@
-"""ASE calculator on a bundle."""
+"""ASE calculator on a bundle, or on a model folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
@@ -10,12 +10,17 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from .runtime import Runtime, Turns
 
+if TYPE_CHECKING:
+    from .predictions import ModelRuntime
+
 
 class So3kratesCalculator(Calculator):
     """Energy, forces, stress (Voigt, ASE sign) and per-atom energies of a `.so3k` bundle, in eV and A.
 
     One calculator may serve any number of structures in turn, of any size and periodicity. Threads that share one take
-    turns.
+    turns. It may be copied and pickled: a copy makes an evaluator of its own when it is first used. A model folder is
+    evaluated in Python and in float64, for tests and small structures; `so3krates export` makes the bundle that is
+    fast.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
@@ -30,10 +35,25 @@ class So3kratesCalculator(Calculator):
         skin: float = 0.5,
         **options: Any,
     ) -> None:
-        """The arguments of `Runtime`; `options` go to ASE's `Calculator`."""
+        """The arguments of `Runtime`, or a model folder, which takes none of them; `options` go to ASE's `Calculator`.
+
+        Raises what `Runtime` raises, ModelError for a folder without model, ValueError for a device with a folder.
+        """
         self._turns = Turns()
         super().__init__(**options)
-        self.runtime = Runtime(bundle, device=device, threads=threads, plugin=plugin, cache=cache, skin=skin)
+        if not Path(bundle).is_dir():
+            self.runtime: Runtime | ModelRuntime = Runtime(
+                bundle, device=device, threads=threads, plugin=plugin, cache=cache, skin=skin
+            )
+            return
+        if device != "cpu":
+            raise ValueError(
+                f"{bundle} is a model folder, which Python evaluates on the CPU; for device {device!r} export it: "
+                f"so3krates export {bundle} --platform cuda -o {Path(bundle).name}.so3k"
+            )
+        from . import predictions
+
+        self.runtime = predictions.ModelRuntime(bundle)
 
     def forget_structure(self) -> None:
         """Finds the neighbours of the next structure anew, so that its results depend on it alone."""

@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from . import cli_kappa, cli_sample
 from .cli_errors import Commands, debug_option
-from .cli_values import console as _console
 from .cli_values import number_or_word as _number_or_word
 from .cli_values import words as _words
 from .files import require_figure_name, require_folder, require_place, write_text
 from .hints import command
+from .terminal import console as _console
+from .terminal import said
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
     from so3krates.training.config import DataConfig, RunConfig
 
 app = typer.Typer(
@@ -55,10 +59,6 @@ def _quoted(path: Path) -> str:
     return f'"{path}"' if " " in str(path) else str(path)
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
 EnergyKey = Annotated[str | None, typer.Option(help="Short for --set data.energy_key=NAME; '' for none.")]
 ForcesKey = Annotated[str | None, typer.Option(help="Short for --set data.forces_key=NAME; '' for none.")]
 StressKey = Annotated[str | None, typer.Option(help="Short for --set data.stress_key=NAME; '' for none.")]
@@ -80,6 +80,7 @@ def train(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, as in --set training.epochs=100; may be repeated.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Train although labels look wrong as a whole.")] = False,
 ) -> None:
     """Train a potential and report its errors."""
     run = _run_config(config, preset, data, setting or [])
@@ -87,7 +88,7 @@ def train(
         _use_float64()
     from so3krates.training import run_session
 
-    run_session(run, output, _console(), test, resume, members)
+    run_session(run, output, _console(), test, resume, members, force)
 
 
 @app.command()
@@ -115,12 +116,12 @@ def evaluate(
         require_folder(output)
     if plot is not None:
         require_figure_name(plot)
-    from so3krates.data import read_frames
-    from so3krates.predictions import predictions_of
+    from so3krates.predictions import predictions_of, require_finite
     from so3krates.training import (
         Committee,
         Results,
         all_tables,
+        evaluated_frames,
         member_folders,
         parity_plot,
         reference,
@@ -128,15 +129,17 @@ def evaluate(
         write_results,
     )
 
-    settings = _data_config(setting, energy_key, forces_key, stress_key)
-    frames = read_frames(data, settings.keys)
-    labels, name = reference(frames), data.stem
+    console = _console()
     members = [member for model in models for member in member_folders(model)]
+    settings = _data_config(setting, energy_key, forces_key, stress_key, members, console)
+    frames = evaluated_frames(data, settings, lambda text: said(console, "Note:", text))
+    labels, name = reference(frames), data.stem
     predicted = [predictions_of(member, frames, float64) for member in members]
+    for member, found in zip(members, predicted, strict=True):
+        require_finite(member, data, found)
     committees = {name: Committee(predicted, labels)} if len(predicted) > 1 else {}
     both = committees[name].mean if committees else predicted[0], labels
     sets = {name: Results(frames, *both, settings.tag_key)}
-    console = _console()
     for table in all_tables(sets, committees):
         console.print(table)
     if output is not None:
@@ -160,22 +163,23 @@ def inspect_data(
     """What a data set holds, and labels in it that look wrong."""
     import json
 
-    from so3krates.data import data_report, iter_frames, report_tables
+    from so3krates.data import LabelCheck, data_report, iter_frames, report_tables
+    from so3krates.model.config import ModelConfig
 
     if json_file is not None:
         require_place(json_file)
-
-    settings = _data_config(setting, energy_key, forces_key, stress_key)
-    report = data_report(iter_frames(data, settings.keys))
+    keys = _data_config(setting, energy_key, forces_key, stress_key).keys
+    check = LabelCheck(keys, ModelConfig().embeddings - 1)
+    report = data_report(iter_frames(data, keys, check.names), check)
     console = _console()
     for table in report_tables(report):
         console.print(table)
     for warning in report.warnings:
-        console.print(f"[bold yellow]Suspicious:[/] {_escape(warning)}", highlight=False, soft_wrap=True)
+        said(console, "Suspicious:", warning)
     if not report.warnings:
         console.print("Nothing suspicious was found.")
     if json_file is not None:
-        write_text(json_file, json.dumps(report.as_json(), indent=1) + "\n")
+        write_text(json_file, json.dumps(report.as_json(), indent=1, allow_nan=False) + "\n")
 
 
 @app.command()
@@ -234,21 +238,20 @@ def check(
     _use_float64()
     import json
 
-    import ase.io
-
     from so3krates import checks
+    from so3krates.data import last_frame
     from so3krates.progress import progress_display
 
     if json_file is not None:
         require_place(json_file)
-    settings = _data_config(setting, energy_key, forces_key, stress_key)
-    atoms = None if structure is None else ase.io.read(structure)
     console = _console()
+    settings = _data_config(setting, energy_key, forces_key, stress_key, [model], console)
+    atoms = None if structure is None else last_frame(structure)
     potential = checks.open_potential(model)
     # Before the other checks, which take longer: a wrong key is seen here.
     errors = checks.error_checks(model, train_data, test_data, settings.keys)
     steps = checks.STEPS if steps is None else steps
-    with progress_display(Console(stderr=True)) as report:
+    with progress_display(_console(stderr=True)) as report:
         found = checks.check_potential(potential, atoms, steps, progress=report) + errors
     console.print(checks.check_table(found))
     if json_file is not None:
@@ -344,11 +347,11 @@ def doctor() -> None:
     console = _console()
     report = checks.report()
     for check in report:
-        bad = "[bold red]bad  [/]" if check.needed else "[yellow]note [/]"
-        mark = "[green]ok   [/]" if check.ok else bad
-        console.print(f"{mark}{_escape(check.name)}: {_escape(check.found)}", highlight=False, soft_wrap=True)
+        bad = ("bad ", "bold red") if check.needed else ("note", "yellow")
+        mark, style = ("ok  ", "green") if check.ok else bad
+        said(console, mark, f"{check.name}: {check.found}", style)
         if check.fix:
-            console.print(f"     {_escape(check.fix)}", highlight=False, soft_wrap=True)
+            console.print(f"     {check.fix}", highlight=False, soft_wrap=True)
     if any(check.needed and not check.ok for check in report):
         raise typer.Exit(1)
 
@@ -371,16 +374,33 @@ def _run_config(config: Path | None, preset: str | None, data: Path | None, sett
     return training_config.RunConfig.from_dict(content)
 
 
-def _data_config(settings: list[str] | None, *keys: str | None) -> DataConfig:
-    """Section [data] from `--set` and the short options of the energy, forces and stress key."""
-    from so3krates.training.config import RunConfig
+def _data_config(
+    settings: list[str] | None,
+    energy_key: str | None,
+    forces_key: str | None,
+    stress_key: str | None,
+    models: Sequence[Path] = (),
+    console: Console | None = None,
+) -> DataConfig:
+    """Section [data] from `--set` and the short options; what they leave open is as the models were trained."""
+    from so3krates.training.config import DataConfig, RunConfig
 
     content: dict[str, Any] = {"data": {}}
-    for name, key in zip(("energy_key", "forces_key", "stress_key"), keys, strict=True):
+    for name, key in (("energy_key", energy_key), ("forces_key", forces_key), ("stress_key", stress_key)):
         if key is not None:
             content["data"][name] = key
     for setting in settings or []:
         _set(content, setting)
+    if models:
+        from so3krates.predictions import common_data_settings
+
+        own = {key: value for key, value in common_data_settings(models, content["data"]).items()}
+        content["data"] = own | content["data"]
+        default = DataConfig()
+        used = [f"{key} = {value!r}" for key, value in own.items() if value != getattr(default, key)]
+        if used and console is not None:
+            text = f"labels are read as in the training: {', '.join(used)}; change it by --set data.KEY=VALUE"
+            said(console, "Note:", text)
     return RunConfig.from_dict(content).data
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from .cli_values import console, number_or_word, numbers, words
+from .cli_values import number_or_word, numbers, words
 from .files import make_folder, require_folder, write_text
+from .terminal import console, said
 
 
 def kappa(
@@ -88,6 +88,6 @@ def kappa(
     conductivity_figure(output / "kappa.png", result, len(sets))
     screen.print(runs_table(result), kappa_table(result))
     for warning in (*notes, *result.warnings):
-        screen.print(f"[yellow]Note:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+        said(screen, "Note:", warning, "yellow")
     wrote = f"Wrote {output / 'kappa.json'} and {output / 'kappa.png'}"
     screen.print(wrote, highlight=False, markup=False, soft_wrap=True)

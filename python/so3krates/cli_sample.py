@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_values import console, numbers, words
+from .cli_values import numbers, words
+from .terminal import console
 
 if TYPE_CHECKING:
     from so3krates.sampling import Plan, Recipe

@@ -1,16 +1,8 @@
-"""Values on the command line and what commands print to."""
+"""Values on the command line."""
 
 from __future__ import annotations
 
 from typing import Any
-
-from rich.console import Console
-
-
-def console() -> Console:
-    """Output of commands; tables in files and pipes are wide enough to be read."""
-    found = Console()
-    return found if found.is_terminal else Console(width=120)
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -120,7 +120,7 @@ def run_demo(folder: str | Path, console: Console) -> None:
     with _stage(console, "6/6 Forces of the last frame: LAMMPS, harness, Python"):
         _compare(folder, model, console)
     console.print(
-        f"\n[bold]Done in {(time.monotonic() - began) / 60:.1f} minutes.[/] Everything is in {folder}:\n"
+        f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Everything is in {folder}:\n"
         f"  {TRAINING_DATA}, {TEST_DATA}       labelled structures\n"
         "  model/                          weights; report/errors.txt, report/parity.png, report/learning_curve.png\n"
         "  gan.so3k                        the potential for LAMMPS\n"
@@ -140,10 +140,10 @@ def run_again(folder: Path) -> str:
 
 @contextmanager
 def _stage(console: Console, title: str) -> Iterator[None]:
-    console.print(f"\n[bold]{title}[/]", highlight=False)
+    console.print(f"\n{title}", style="bold", highlight=False)
     began = time.monotonic()
     yield
-    console.print(f"[dim]{time.monotonic() - began:.0f} s[/]", highlight=False)
+    console.print(f"{time.monotonic() - began:.0f} s", style="dim", highlight=False)
 
 
 def _sample(folder: Path, console: Console) -> Atoms:

@@ -50,7 +50,7 @@ def _bundle_rows(path: Path) -> Iterator[tuple[str, str]]:
     )
     yield "checksum", bundle.sha256
     yield from _flat(model, "model.")
-    yield from _flat(training or {}, "training.")
+    yield from _training_rows(training or {})
 
 
 def _model_rows(path: Path) -> Iterator[tuple[str, str]]:
@@ -60,7 +60,19 @@ def _model_rows(path: Path) -> Iterator[tuple[str, str]]:
     yield "elements", _shifts(model.energy_shifts)
     yield "weights", str(sum(array.size for array in flat_params(model.params).values()))
     yield from _flat(model.config.to_dict(), "model.")
-    yield from _flat(model.training or {}, "training.")
+    yield from _training_rows(model.training or {})
+
+
+def _training_rows(training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Errors as a person reads them, and all else."""
+    for name, rows in training.get("errors", {}).items():
+        found = [
+            f"{row} {e['rmse']:.4g} {e['unit']} (MAE {e['mae']:.4g})"
+            for row, e in rows.items()
+            if isinstance(e, Mapping)
+        ]
+        yield f"{name} errors, {rows['frames']} structures", f"RMSE {', '.join(found)}" if found else "no labels"
+    yield from _flat({key: value for key, value in training.items() if key != "errors"}, "training.")
 
 
 def _shifts(shifts: Mapping[str, float]) -> str:

@@ -2,14 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from ase import Atoms
 
+from so3krates.data import DataError, LabelKeys, frame_graph, structure_faults, total_shift
+from so3krates.data.batches import BatchShape, collate
+from so3krates.data.neighbours import round_up
 from so3krates.storage import Model, ModelError
 from so3krates.training import Properties, evaluate
+from so3krates.training.evaluate import predict_batch
+
+# Settings of section [data] that say how labels and structures are read, and by what errors are split.
+READING = (*LabelKeys.setting_names(), "tag_key")
+
+
+class ModelRuntime:
+    """A model folder as `Runtime` is a bundle: energy and derivatives of one structure, through the Python path.
+
+    In float64, whatever JAX's setting. Sizes only grow, so that few programs are compiled.
+    """
+
+    def __init__(self, model: Model | str | Path, shifts: bool = True) -> None:
+        """`shifts`: whether energies hold the model's energy shifts. Raises ModelError for a folder without model."""
+        self.path = "" if isinstance(model, Model) else str(model)
+        self.model = model if isinstance(model, Model) else Model.load(model)
+        self.elements: list[str] = list(self.model.elements)
+        self.cutoff: float = self.model.config.cutoff
+        self._shifts = self.model.energy_shifts if shifts else dict.fromkeys(self.elements, 0.0)
+        self._params = jax.tree.map(lambda p: np.asarray(p, np.float64), self.model.params)
+        self._atoms, self._width = 0, 0
+
+    def forget_structure(self) -> None:
+        """Nothing is kept from one structure to the next."""
+
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
+        """As `Runtime.evaluate`, without atoms' virials. Raises ValueError for structures that cannot be computed."""
+        if len(atoms) == 0:
+            zero = np.zeros((3, 3))
+            found: dict[str, Any] = {"energy": 0.0, "energies": np.zeros(0), "forces": np.zeros((0, 3)), "virial": zero}
+            return found | ({"stress": zero} if atoms.cell.rank == 3 else {})
+        unknown = sorted(set(atoms.symbols) - set(self.elements))
+        if unknown:
+            known = ", ".join(self.elements)
+            raise ValueError(f"{self.path} knows the elements {known}, but the structure has {', '.join(unknown)}")
+        for fault in structure_faults(atoms):
+            raise DataError(fault)
+        graph = frame_graph(atoms, self.cutoff, self._shifts, read_labels=False)
+        self._atoms = max(self._atoms, len(atoms))
+        self._width = max(self._width, round_up(graph.table.neighbours.shape[1], 32))
+        batch, _ = collate([graph], BatchShape(1, self._atoms, self._width), np.float64)
+        with jax.enable_x64(True):
+            answer = jax.tree.map(np.asarray, predict_batch(self.model.config, self._params, batch))
+        gradient = answer.strain_gradients[0]
+        found = {
+            "energy": float(answer.energies[0]) + total_shift(atoms.numbers, self._shifts),
+            "energies": answer.atom_energies[: len(atoms)] + [self._shifts[symbol] for symbol in atoms.symbols],
+            "forces": answer.forces[: len(atoms)],
+            "virial": -gradient,
+        }
+        if atoms.cell.rank == 3:
+            found["stress"] = gradient / atoms.get_volume()
+        return found
 
 
 def predictions_of(path: str | Path, frames: Sequence[Atoms], float64: bool = False) -> Properties:
@@ -41,3 +99,52 @@ def runtime_properties(bundle: Path, frames: Sequence[Atoms]) -> Properties:
         ),
         [found["energies"] for found in results],
     )
+
+
+def require_finite(path: str | Path, data: str | Path, found: Properties) -> None:
+    """Raises DataError that names the frames of a file for which a potential gives numbers that are not finite."""
+    lost = [
+        n
+        for n, (energy, forces) in enumerate(zip(found.energies, found.forces, strict=True))
+        if not (np.isfinite(energy) and np.isfinite(forces).all())
+    ]
+    if lost:
+        named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
+        raise DataError(f"{data}: the energy or forces by {path} are not finite for {len(lost)} frames ({named})")
+
+
+def training_record(path: str | Path) -> dict[str, Any]:
+    """What a model folder or a bundle tells of its training (docs/bundle.md); empty where it tells nothing."""
+    path = Path(path)
+    if path.is_dir():
+        return Model.load(path).training or {}
+    if not path.is_file():
+        return {}
+    from so3krates_export.bundle import read_bundle
+
+    return read_bundle(path).manifest.get("training") or {}
+
+
+def data_settings(path: str | Path) -> dict[str, Any]:
+    """Settings of section [data] by which the data of a potential were read; those that it does not know are absent."""
+    data = training_record(path).get("settings", {}).get("data", {})
+    return {name: data[name] for name in READING if name in data} if isinstance(data, dict) else {}
+
+
+def common_data_settings(paths: Sequence[str | Path], given: Container[str] = ()) -> dict[str, Any]:
+    """`data_settings` that hold for all of some potentials, those left out that are given anyway.
+
+    Raises ModelError where the potentials differ in another one.
+    """
+    common: dict[str, Any] = {}
+    for number, path in enumerate(paths):
+        own = {name: value for name, value in data_settings(path).items() if name not in given}
+        differ = sorted(name for name in common.keys() | own.keys() if common.get(name) != own.get(name))
+        if number and differ:
+            name = differ[0]
+            raise ModelError(
+                f"{path} was trained with data.{name} = {own.get(name)!r}, {paths[0]} with {common.get(name)!r}: "
+                f"say how this file is to be read with --set data.{name}=VALUE"
+            )
+        common = own
+    return common

@@ -17,7 +17,12 @@ def progress_display(console: Console) -> Iterator[Callback]:
     if not console.is_terminal:
         yield lambda stage, done, total: console.print(f"{stage}: {total}") if done == total else None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         tasks = {}
 

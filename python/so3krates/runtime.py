@@ -1,5 +1,6 @@
 """A bundle's energies, forces and stress for ASE structures, computed by the C++ evaluator."""
 
+import os
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,23 +87,38 @@ class Runtime:
         """
         if skin < 0:
             raise ValueError(f"skin is {skin} A, but must not be negative")
-        self._evaluator = Evaluator(
-            str(bundle),
-            device=device,
-            threads=threads,
-            plugin=plugin,
-            cache=cache,
-            shifts=shifts,
-            memory=memory,
-            preallocate=preallocate,
-        )
+        self._options = {
+            "device": device,
+            "threads": threads,
+            "plugin": plugin,
+            "cache": cache,
+            "shifts": shifts,
+            "memory": memory,
+            "preallocate": preallocate,
+        }
         self._skin = skin
         self._turns = Turns()
         self._lists: _Lists | None = None
-        bundle_read = self._evaluator.bundle
+        self._made: Evaluator | None = Evaluator(str(bundle), **self._options)
+        bundle_read = self._made.bundle
         self.path: str = bundle_read.path
         self.elements: list[str] = bundle_read.elements
         self.cutoff: float = bundle_read.cutoff
+        self._checksum: str = bundle_read.sha256
+
+    @property
+    def _evaluator(self) -> Evaluator:
+        """The evaluator, which a copy makes for itself when it is first needed."""
+        if self._made is None:
+            made = Evaluator(self.path, **self._options)
+            if made.bundle.sha256 != self._checksum:
+                raise ValueError(f"{self.path} is no longer the file that was copied: make the calculator anew")
+            self._made = made
+        return self._made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what belongs to this process, for copies and other processes; the path holds in other folders."""
+        return {**self.__dict__, "path": os.path.abspath(self.path), "_made": None, "_lists": None}
 
     def forget_structure(self) -> None:
         """Drops the neighbour lists; the next evaluation makes new ones."""

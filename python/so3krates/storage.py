@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +45,7 @@ class Model:
     training: dict[str, Any] | None = None  # what is known of data, settings and errors; plain values
 
     def __post_init__(self) -> None:
-        for symbol in self.elements:
-            number = atomic_numbers.get(symbol, 0)
-            if not 1 <= number < self.config.embeddings:
-                raise ModelError(
-                    f"element {symbol!r}: give chemical symbols of atomic numbers 1 to {self.config.embeddings - 1}"
-                )
-        if not self.elements or len(set(self.elements)) != len(self.elements):
-            raise ModelError(f"elements {list(self.elements)}: give each element once, and at least one")
-        if set(self.energy_shifts) != set(self.elements):
-            raise ModelError(
-                f"energy_shifts are given for {sorted(self.energy_shifts)}, elements are {sorted(self.elements)}: "
-                "give one shift for each element"
-            )
+        require_elements(self.config, self.elements, self.energy_shifts)
 
     def save(self, folder: str | Path) -> Path:
         """Write the model to `folder`, which is made when missing; returns its path. Raises WriteError."""
@@ -104,6 +94,29 @@ class Model:
         except (ConfigError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: {error}") from error
         return cls(config, _read_weights(folder / WEIGHTS_FILE, config), elements, shifts, content.get("training"))
+
+
+def require_elements(config: ModelConfig, elements: Sequence[str], energy_shifts: Mapping[str, float]) -> None:
+    """Raise ModelError for elements and shifts (eV) that no model can have; before training, not after it."""
+    for symbol in elements:
+        number = atomic_numbers.get(symbol, 0)
+        if not 1 <= number < config.embeddings:
+            raise ModelError(
+                f"element {symbol!r}: give chemical symbols of atomic numbers 1 to {config.embeddings - 1}, or set "
+                "model.embeddings higher"
+            )
+    if not elements or len(set(elements)) != len(elements):
+        raise ModelError(f"elements {list(elements)}: give each element once, and at least one")
+    if set(energy_shifts) != set(elements):
+        raise ModelError(
+            f"energy_shifts are given for {sorted(energy_shifts)}, elements are {sorted(elements)}: "
+            "give one shift for each element"
+        )
+    lost = [symbol for symbol in elements if not math.isfinite(energy_shifts[symbol])]
+    if lost:
+        raise ModelError(
+            f"the energy shift of {lost[0]} is {energy_shifts[lost[0]]}: look for energies that are not finite"
+        )
 
 
 def flat_params(params: Params) -> dict[str, np.ndarray]:

@@ -1,8 +1,11 @@
 """The ASE calculator on a small many-body potential: any boundaries, many structures, ASE's own tools."""
 
+import copy
 import itertools
+import multiprocessing
+import pickle
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -254,3 +257,57 @@ def test_threads_that_share_a_calculator(calculator):
 
     with ThreadPoolExecutor(len(structures)) as pool:
         assert max(pool.map(work, range(len(structures)))) < SAME
+
+
+COPIES: dict[str, Callable[[So3kratesCalculator], So3kratesCalculator]] = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda calculator: pickle.loads(pickle.dumps(calculator)),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_copies_compute_the_same_for_themselves(way, calculator):
+    atoms, other = gan(), gan(seed=2)
+    atoms.calc = calculator
+    forces = atoms.get_forces()
+    copied = COPIES[way](calculator)
+    other.calc = copied
+    assert np.abs(other.get_forces() - forces).max() > SIGNAL
+    assert copied.runtime is not calculator.runtime
+    again = gan()
+    again.calc = copied
+    np.testing.assert_array_equal(again.get_forces(), forces)
+    np.testing.assert_array_equal(atoms.get_forces(), forces)
+    # A structure takes its calculator with it, before and after its first use.
+    whole = copy.deepcopy(atoms)
+    np.testing.assert_array_equal(whole.get_forces(), forces)
+    whole.positions[0, 0] += 0.1
+    assert np.abs(whole.get_forces() - forces).max() > SIGNAL
+
+
+def test_other_processes_compute_the_same(calculator, monkeypatch, tmp_path):
+    """Workers are started elsewhere, so that a relative path must not be kept."""
+    frames = [gan(seed) for seed in range(3)]
+    for atoms in frames:
+        atoms.calc = calculator
+    expected = [atoms.get_forces() for atoms in frames]
+    monkeypatch.chdir(tmp_path)
+    copies = [atoms.copy() for atoms in frames]
+    for atoms in copies:
+        atoms.calc = calculator
+    calculator.reset()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(Atoms.get_forces, copies))
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_copy_does_not_take_another_file(bundle, cache, tmp_path):
+    path = tmp_path / "copy.so3k"
+    path.write_bytes(bundle.read_bytes())
+    stored = pickle.dumps(So3kratesCalculator(path, cache=cache, threads=1))
+    write_toy_bundle(path, producer="another")
+    atoms = gan()
+    atoms.calc = pickle.loads(stored)
+    with pytest.raises(ValueError, match=r"copy\.so3k is no longer the file that was copied"):
+        atoms.get_forces()

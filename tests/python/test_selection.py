@@ -149,8 +149,8 @@ def test_the_deviation_of_a_committee() -> None:
     forces = np.zeros((3, 2, 2, 3))  # members, frames, atoms
     forces[:, 1, 0, 0] = [0.0, 3.0, 6.0]
     measure = committee_measure(list(forces))
-    # Deviations from the mean are 3, 0, 3 on one of two atoms: the mean square is (9 + 0 + 9) / 6.
-    assert measure.values == pytest.approx([0.0, np.sqrt(3.0)])
+    # One of six components has deviations of 3, 0 and 3 from the mean: its sample variance is (9 + 0 + 9) / 2.
+    assert measure.values == pytest.approx([0.0, np.sqrt(9.0 / 6)])
 
 
 def test_a_pool_with_labels(labelled: Path) -> None:

@@ -154,12 +154,13 @@ def test_committee() -> None:
     found = Committee(guesses, truth)
     forces = np.array([guess.forces for guess in guesses])
     deviation = forces - forces.mean(0)
-    np.testing.assert_allclose(found.disagreement(), 1000 * np.sqrt(np.square(deviation).mean((0, 2, 3))), rtol=1e-12)
+    variances = np.square(deviation).sum(0) / (members - 1)
+    np.testing.assert_allclose(found.disagreement(), 1000 * np.sqrt(variances.mean((1, 2))), rtol=1e-12)
     content = json.loads(json.dumps(found.as_json(), allow_nan=False))
-    # Independent errors: the mean of n members errs by 1/sqrt(n), and deviations from it by sqrt((n - 1)/n).
+    # Independent errors: the mean of n members errs by 1/sqrt(n), and their disagreement is the error of one.
     single = np.sqrt(np.mean(np.square(content["rmse"]["forces"]["members"])))
     assert content["rmse"]["forces"]["mean"] == pytest.approx(single / np.sqrt(members), rel=0.1)
-    assert content["disagreement"]["rms"] == pytest.approx(single * np.sqrt((members - 1) / members), rel=0.1)
+    assert content["disagreement"]["rms"] == pytest.approx(single, rel=0.1)
     assert content["rmse"]["energy"]["mean"] == pytest.approx(1000 * 0.6 / atoms)
     assert content["rmse"]["stress"]["mean"] is None
     errors = found.force_errors()

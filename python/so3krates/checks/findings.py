@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 
 
 class Check(NamedTuple):
@@ -35,7 +36,7 @@ def check_table(checks: Sequence[Check]) -> Table:
         table.add_column(
             heading, no_wrap=heading != "unit", justify="right" if heading in ("found", "bound") else "left"
         )
-    marks = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[yellow]not made[/]"}
+    marks = {True: Text("pass", "green"), False: Text("FAIL", "bold red"), None: Text("not made", "yellow")}
     for check in checks:
         numbers = ("-", "-") if check.passed is None else (f"{check.value:.3g}", f"{check.bound:.3g}")
         table.add_row(check.name, *numbers, check.note or check.unit, marks[check.passed])

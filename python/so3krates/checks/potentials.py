@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from so3krates.data import frame_graph
-from so3krates.data.batches import BatchShape, collate
-from so3krates.data.neighbours import round_up
-from so3krates.storage import Model, ModelError
+from so3krates.predictions import ModelRuntime
+from so3krates.storage import ModelError
+
+if TYPE_CHECKING:
+    from so3krates.runtime import Runtime
 
 
 class Answer(NamedTuple):
@@ -42,52 +43,22 @@ def open_potential(path: str | Path) -> Potential:
     """
     path = Path(path)
     if path.is_dir():
-        return _ModelPotential(Model.load(path))
+        return _OnDisk(ModelRuntime(path, shifts=False), "float64")
     if not path.is_file():
         raise ModelError(f"{path}: no such model folder or bundle")
-    return _BundlePotential(path)
+    from so3krates_export.bundle import read_bundle
+
+    from so3krates.runtime import Runtime
+
+    return _OnDisk(Runtime(path, shifts=False), read_bundle(path).manifest["precision"])
 
 
-class _ModelPotential:
-    """A model through the Python path; sizes only grow, so that few programs are compiled."""
+class _OnDisk:
+    """A model folder through the Python path, or a bundle through the runtime."""
 
-    precision = "float64"
-
-    def __init__(self, model: Model) -> None:
-        import jax
-
-        from so3krates.training.evaluate import precision
-
-        dtype = precision(True)
-        self.elements, self.cutoff = model.elements, model.config.cutoff
-        self._model = model
-        self._params = jax.tree.map(lambda p: np.asarray(p, dtype), model.params)
-        self._atoms, self._width = 0, 0
-
-    def __call__(self, atoms: Atoms) -> Answer:
-        from so3krates.training.evaluate import predict_batch
-
-        shifts = dict.fromkeys(self.elements, 0.0)
-        graph = frame_graph(atoms, self.cutoff, shifts, read_labels=False)
-        self._atoms = max(self._atoms, len(atoms))
-        self._width = max(self._width, round_up(graph.table.neighbours.shape[1], 32))
-        batch, _ = collate([graph], BatchShape(1, self._atoms, self._width), np.float64)
-        found = predict_batch(self._model.config, self._params, batch)
-        stress = np.asarray(found.strain_gradients[0]) / graph.volume if atoms.pbc.all() else None
-        return Answer(float(found.energies[0]), np.asarray(found.forces[: len(atoms)]), stress)
-
-
-class _BundlePotential:
-    """A bundle through the runtime."""
-
-    def __init__(self, path: Path) -> None:
-        from so3krates_export.bundle import read_bundle
-
-        from so3krates.runtime import Runtime
-
-        self.precision = read_bundle(path).manifest["precision"]
-        self._runtime = Runtime(path, shifts=False)
-        self.elements, self.cutoff = self._runtime.elements, self._runtime.cutoff
+    def __init__(self, runtime: ModelRuntime | Runtime, precision: str) -> None:
+        self._runtime, self.precision = runtime, precision
+        self.elements, self.cutoff = runtime.elements, runtime.cutoff
 
     def __call__(self, atoms: Atoms) -> Answer:
         found = self._runtime.evaluate(atoms)

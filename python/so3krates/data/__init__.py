@@ -12,8 +12,18 @@ from .batches import (
     sizes_of,
 )
 from .errors import DataError
-from .faults import Fault, LabelCheck, checked_frames, require_no_faults, some_faults, structure_faults
-from .frames import LabelKeys, Labels, atom_values, iter_frames, labels, raw_frames, read_frames, with_labels
+from .faults import Fault, LabelCheck, sound_frames, structure_faults
+from .frames import (
+    LabelKeys,
+    Labels,
+    atom_values,
+    iter_frames,
+    labels,
+    last_frame,
+    raw_frames,
+    read_frames,
+    with_labels,
+)
 from .neighbours import NeighbourTable, neighbour_table
 from .plain import finite
 from .report import DataReport, data_report, report_tables
@@ -21,6 +31,7 @@ from .shifts import SHIFT_MODES, elements_of, energy_shifts, fit_shifts, total_s
 from .slopes import Finding, Slope
 from .splits import Split, count_split, fraction_split
 from .store import StoredFrames, StoredGraphs, store_frames
+from .tags import tags_of, temperature_of
 
 __all__ = [
     "SHIFT_MODES",
@@ -41,7 +52,6 @@ __all__ = [
     "StoredGraphs",
     "Targets",
     "atom_values",
-    "checked_frames",
     "collate",
     "count_split",
     "data_report",
@@ -54,16 +64,18 @@ __all__ = [
     "frame_graphs",
     "iter_frames",
     "labels",
+    "last_frame",
     "neighbour_table",
     "raw_frames",
     "read_frames",
     "report_tables",
-    "require_no_faults",
     "shortest_distance",
     "sizes_of",
-    "some_faults",
+    "sound_frames",
     "store_frames",
     "structure_faults",
+    "tags_of",
+    "temperature_of",
     "total_shift",
     "with_labels",
 ]

@@ -132,6 +132,9 @@ def _comment(text: str, where: str) -> dict[str, Any]:
             raise DataError(f"{where}: {name} stands there twice")
         info[name] = value
     cell = np.asarray(info.get("Lattice", np.eye(3)))
+    if cell.shape == (9,):
+        # As ASE does it where the key has its spelling.
+        info["Lattice"] = cell = cell.reshape((3, 3), order="F")
     if cell.shape != (3, 3) or cell.dtype.kind not in "if":
         raise DataError(f"{where}: Lattice is not made of nine numbers: {str(info['Lattice'])[:60]!r}")
     return info

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +14,14 @@ from matscipy.neighbours import neighbour_list
 
 from .errors import DataError
 from .frames import LabelKeys, Labels, iter_frames, labels
-from .names import OtherNames
+from .names import QUANTITIES, OtherNames
 from .slopes import Finding, LabelSlopes
 
 TOUCHING = 0.1  # A, atoms that are nearer are at one place
 NEAR = 1.0  # A, reach of the list that is searched for them
 LARGEST_ENERGY = 1e7  # eV/atom, beyond total energies with all electrons
 LARGEST_FORCE = 1e4  # eV/A
-LARGEST_STRESS = 1e5  # eV/A^3
+LARGEST_STRESS = 1e8  # eV/A^3
 SHOWN = 5  # frames named in a message
 
 
@@ -96,12 +96,21 @@ def _touching(atoms: Atoms, cell: np.ndarray) -> Iterator[str]:
 class LabelCheck:
     """What `so3krates data`, `train` and `evaluate` ask of the frames of a file, one after the other."""
 
-    def __init__(self, keys: LabelKeys, most: int = len(chemical_symbols) - 1) -> None:
-        self.names = OtherNames(keys)
+    def __init__(
+        self, keys: LabelKeys, most: int = len(chemical_symbols) - 1, quantities: Sequence[str] = QUANTITIES
+    ) -> None:
+        """`keys` by which the frames are read, `most` the largest atomic number, `quantities` those that are wanted."""
+        self.names = OtherNames(keys, quantities)
         self.slopes = LabelSlopes(keys)
         self.faults: list[Fault] = []
+        self.sound: list[int] = []  # frames without fault
         self.periodic = self.frames = 0
         self._most = most
+
+    @property
+    def faulty(self) -> list[int]:
+        """Frames with faults."""
+        return list(dict.fromkeys(fault.frame for fault in self.faults))
 
     def add(self, atoms: Atoms, values: Labels) -> list[str]:
         """Looks at a frame; returns its faults."""
@@ -110,6 +119,7 @@ class LabelCheck:
         self.frames += 1
         self.periodic += bool(atoms.pbc.all())
         if not found:
+            self.sound.append(self.frames - 1)
             self.slopes.add(atoms, values)
         return found
 
@@ -129,27 +139,35 @@ class LabelCheck:
         return found + self.slopes.findings()
 
 
-def checked_frames(path: str | Path, keys: LabelKeys | None = None, check: LabelCheck | None = None) -> Iterator[Atoms]:
-    """The frames of `iter_frames` that have no fault; `check` keeps what was found of the others and of the set."""
-    keys = keys or LabelKeys()
-    check = check or LabelCheck(keys)
+def sound_frames(
+    path: str | Path,
+    keys: LabelKeys,
+    check: LabelCheck,
+    leave_out: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Iterator[Atoms]:
+    """The frames of `iter_frames` that have no fault; `check` keeps what was found of the others and of the set.
+
+    At the end of the file DataError names the frames with faults; with `leave_out`, `say` is told them instead.
+    """
     for atoms in iter_frames(path, keys, check.names):
         if not check.add(atoms, labels(atoms)):
             yield atoms
+    if not check.faults:
+        return
+    found = f"{len(check.faulty)} of {check.frames} frames cannot be used: {some_faults(check.faults)}"
+    if not leave_out:
+        raise DataError(f"{path}: {found}; mend them, or leave them out with data.leave_out_faulty = true")
+    if say is not None:
+        say(f"{path}: {found}; left out")
+    if not check.sound:
+        raise DataError(f"{path}: no frame is left")
 
 
 def some_faults(faults: Sequence[Fault]) -> str:
     """The first few faults as a message."""
     named = "; ".join(map(str, faults[:SHOWN]))
     return named + (f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else "")
-
-
-def require_no_faults(path: str | Path, faults: Sequence[Fault], advice: str) -> None:
-    """Raises DataError that names the frames."""
-    if faults:
-        raise DataError(
-            f"{path}: {len({f.frame for f in faults})} frames cannot be used: {some_faults(faults)}; {advice}"
-        )
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -69,6 +70,12 @@ class LabelKeys:
         order = self.voigt_order.split()
         if len(order) != 6 or {AXES.get(name) for name in order} != set(AXES.values()):
             raise DataError(f"voigt_order = {self.voigt_order!r}: give xx yy zz yz xz xy in the order of the data")
+
+    @staticmethod
+    def setting_names() -> tuple[str, ...]:
+        """The settings of section [data] that make these keys."""
+        names = [field.name for field in dataclasses.fields(LabelKeys)]
+        return tuple(f"{name}_key" if name in MLFF_NAMES else name for name in names)
 
     @property
     def own_forces_unit(self) -> str:
@@ -143,6 +150,14 @@ def raw_frames(path: str | Path) -> Iterator[Atoms]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     return _file_frames(path)
+
+
+def last_frame(path: str | Path) -> Atoms:
+    """The last frame of a file. Raises DataError as `read_frames` does, and for a file without frames."""
+    found = deque(raw_frames(path), maxlen=1)
+    if not found:
+        raise DataError(f"{path}: holds no frame")
+    return found[0]
 
 
 def atom_values(atoms: Atoms, key: str, where: str = "frame") -> np.ndarray:
@@ -237,10 +252,15 @@ def _is_of(calculator: Calculator, atoms: Atoms) -> bool:
     return (
         own is not None
         and own.arrays.keys() == atoms.arrays.keys()
-        and all(np.array_equal(own.arrays[name], array) for name, array in atoms.arrays.items())
-        and np.array_equal(own.cell.array, atoms.cell.array)
+        and all(_same(own.arrays[name], array) for name, array in atoms.arrays.items())
+        and _same(own.cell.array, atoms.cell.array)
         and np.array_equal(own.pbc, atoms.pbc)
     )
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether arrays are equal; a number that is none equals itself."""
+    return np.array_equal(a, b) or (a.dtype.kind == b.dtype.kind == "f" and np.array_equal(a, b, equal_nan=True))
 
 
 def _full_stress(stress: np.ndarray, key: str | None, order: str, where: str) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,9 @@ OTHER = re.compile(
 class OtherNames:
     """Frames that lack a label under its key but have one like it under another, counted as they come."""
 
-    def __init__(self, keys: LabelKeys) -> None:
+    def __init__(self, keys: LabelKeys, quantities: Sequence[str] = QUANTITIES) -> None:
         wanted = {"energy": keys.energy, "forces": keys.forces, "stress": keys.virial or keys.stress}
-        self.wanted = {name: key for name, key in wanted.items() if key}
+        self.wanted = {name: key for name, key in wanted.items() if key and name in quantities}
         self.missing: Counter[str] = Counter()  # frames without the label
         self.found: dict[str, Counter[str]] = defaultdict(Counter)  # quantity -> key -> frames without the label
         self.undefined: Counter[str] = Counter()  # frames with NaN under the very key
@@ -45,7 +45,11 @@ class OtherNames:
                 continue
             self.missing[name] += 1
             self.undefined[name] += any(key == self.wanted[name] for key, _ in _entries(atoms))
-            self.found[name].update(candidates(atoms, name))
+            self.found[name].update(key for key in candidates(atoms, name) if key != self.wanted[name])
+
+    def without_labels(self) -> bool:
+        """Whether no frame has any of the labels."""
+        return all(self.missing[name] == self.frames for name in self.wanted)
 
     def lines(self) -> list[str]:
         """A line for each quantity that is there under another name, with the setting that reads it."""

@@ -220,7 +220,7 @@ def _fit(
     # Pairs share frames: there are as many independent ones as frames.
     errors = np.sqrt(residual @ residual / len(frames) * np.diag(inverse)) / scales
     return {
-        names[k]: (float(r), max(float(e), 1e-6 * max(1.0, abs(float(r)))), len(frames))
+        names[k]: (float(r), max(float(e), 1e-6 * abs(float(r)), 1e-12), len(frames))
         for k, r, e in zip(known, ratios, errors, strict=True)
     }
 

@@ -116,15 +116,11 @@ def atomic_energy_measure(frames: Sequence[Atoms], energies: Sequence[np.ndarray
 
 
 def committee_measure(forces: Sequence[Sequence[np.ndarray]]) -> Measure:
-    """Deviation of a committee's forces from their mean; `forces[k][m]` (n, 3) in eV/A are member k's of frame m.
+    """Disagreement of a committee about frames; `forces[k][m]` (n, 3) in eV/A are member k's of frame m."""
+    from so3krates.training import disagreement
 
-    The value of a frame is the square root of the mean of |f - mean f|^2 over its atoms and the members.
-    """
-    values = []
-    for of_frame in zip(*forces, strict=True):
-        members = np.stack(of_frame)
-        values.append(np.sqrt(np.square(members - members.mean(axis=0)).sum(axis=-1).mean()))
-    return _measure("deviation", "eV/A", np.array(values), np.arange(len(values)))
+    values = disagreement(forces)
+    return _measure("disagreement", "eV/A", values, np.arange(len(values)))
 
 
 def choose_random(count: int, n: int, random: np.random.Generator) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Training: settings, loss, optimiser, the course of a run, and what it reports."""
 
 from .breakdown import Breakdown, breakdown
-from .committee import Committee, CommitteeError, committee_table, member_folders
+from .committee import Committee, CommitteeError, committee_table, disagreement, member_folders
 from .config import PRESETS, DataConfig, RunConfig, TrainingConfig, preset
 from .evaluate import Properties, evaluate, reference
 from .metrics import Errors, as_json, error_table, rich_table
@@ -10,7 +10,7 @@ from .progress import Status, progress_display
 from .report import Results, all_tables, result_tables, write_committee_report, write_json, write_report, write_results
 from .run_folder import TrainingError
 from .session import committee, run_session
-from .sources import load_frames, load_stored
+from .sources import Demands, evaluated_frames, load_frames, load_stored
 from .trainer import TrainingResult, train
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Committee",
     "CommitteeError",
     "DataConfig",
+    "Demands",
     "Errors",
     "Properties",
     "Results",
@@ -33,8 +34,10 @@ __all__ = [
     "breakdown_plot",
     "committee",
     "committee_table",
+    "disagreement",
     "error_table",
     "evaluate",
+    "evaluated_frames",
     "learning_curve",
     "load_frames",
     "load_stored",

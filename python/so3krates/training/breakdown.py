@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +12,11 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from rich.table import Table
 
+from so3krates.data import tags_of, temperature_of
+
 from .evaluate import Properties
 from .metrics import MILLI, ROWS, Errors, as_json, error_table, errors
 
-# Entries of a frame's info that say of what kind it is, and its temperature in K; the first one found counts.
-TAG_KEYS = ("config_type", "group", "tag")
-TEMPERATURE_KEYS = ("temperature_K", "temperature")
 FORCE_BINS = 8  # of equal numbers of atoms
 
 
@@ -54,12 +53,11 @@ class Breakdown:
 
 
 def breakdown(frames: Sequence[Atoms], predicted: Properties, labels: Properties, tag_key: str = "") -> Breakdown:
-    """Errors of the parts of a set; frames are tagged by `tag_key`, or by the first of TAG_KEYS that they have."""
-    tag_keys = (tag_key,) if tag_key else TAG_KEYS
+    """Errors of the parts of a set; frames are tagged as `tags_of` does it."""
     return Breakdown(
         elements=_by_element(frames, predicted, labels),
-        tags=_by_value(frames, predicted, labels, lambda atoms: _entry(atoms, tag_keys, str)),
-        temperatures=_by_value(frames, predicted, labels, lambda atoms: _entry(atoms, TEMPERATURE_KEYS, float)),
+        tags=_by_value(tags_of(frames, tag_key), predicted, labels),
+        temperatures=_by_value([temperature_of(atoms) for atoms in frames], predicted, labels),
         force_sizes=_by_force(predicted, labels),
     )
 
@@ -114,21 +112,8 @@ def _groups_table(title: str, sets: Mapping[str, Mapping[Any, Mapping[str, Error
     return table
 
 
-def _entry(atoms: Atoms, keys: Sequence[str], kind: Callable[[Any], Any]) -> Any:
-    for key in keys:
-        if key in atoms.info:
-            try:
-                return kind(atoms.info[key])
-            except (TypeError, ValueError):
-                return None
-    return None
-
-
-def _by_value(
-    frames: Sequence[Atoms], predicted: Properties, labels: Properties, value_of: Callable[[Atoms], Hashable]
-) -> dict[Any, dict[str, Errors]]:
+def _by_value(values: Sequence[Any], predicted: Properties, labels: Properties) -> dict[Any, dict[str, Errors]]:
     """Error tables of the frames that share a value; frames without one are left out."""
-    values = [value_of(atoms) for atoms in frames]
     difference = predicted.energies / predicted.atoms - labels.energies / labels.atoms
     known = np.isfinite(difference)
     offset = difference[known].mean() if known.any() else 0.0

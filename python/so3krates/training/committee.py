@@ -44,9 +44,8 @@ class Committee:
         )
 
     def disagreement(self) -> np.ndarray:
-        """Of each frame (M,): rms over members, atoms and components of forces minus their mean, meV/A."""
-        both = zip(zip(*(member.forces for member in self.members), strict=True), self.mean.forces, strict=True)
-        return np.array([MILLI * math.sqrt(np.mean(np.square(np.stack(own) - mean))) for own, mean in both])
+        """Of each frame (M,): `disagreement` of the members' forces, meV/A."""
+        return MILLI * disagreement([member.forces for member in self.members])
 
     def force_errors(self) -> np.ndarray:
         """Of each frame (M,): rms force error of the mean, meV/A; NaN without labels."""
@@ -80,6 +79,20 @@ class Committee:
         return content
 
 
+def disagreement(forces: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Disagreement of a committee about each frame (M,), eV/A; `forces[k][m]` (n, 3) in eV/A are member k's of frame m.
+
+    d = sqrt(sum_k |f_k - f|^2 / ((K - 1) 3 n)) with the mean f of K members over the 3 n components of a frame: the
+    sample standard deviation of a component of a force, rms over the frame. Members whose errors are independent have
+    a root-mean-square error of this size, whatever their number.
+    """
+    found = []
+    for of_frame in zip(*forces, strict=True):
+        members = np.stack(of_frame)
+        found.append(math.sqrt(members.var(axis=0, ddof=1).mean()))
+    return np.array(found)
+
+
 def committee_table(sets: Mapping[str, Committee]) -> Table:
     """Errors of the members and of their mean, the disagreement and its correlation with the error, to print."""
     size = len(next(iter(sets.values())).members)
@@ -94,7 +107,7 @@ def committee_table(sets: Mapping[str, Committee]) -> Table:
                 table.add_row(name, f"RMSE {row}: mean of the members", f"{np.mean(members):.4g}", unit)
                 table.add_row(name, f"RMSE {row}: of the committee's mean", f"{mean:.4g}", unit)
         disagreement = found["disagreement"]
-        table.add_row(name, "disagreement: rms force deviation", f"{disagreement['rms']:.4g}", disagreement["unit"])
+        table.add_row(name, "disagreement: rms of the frames", f"{disagreement['rms']:.4g}", disagreement["unit"])
         table.add_row(name, "disagreement: largest of a frame", f"{disagreement['largest']:.4g}", disagreement["unit"])
         for kind, words in (("pearson", "linear"), ("spearman", "of ranks")):
             value = found["correlation"][kind]

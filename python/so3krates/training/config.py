@@ -44,7 +44,8 @@ class DataConfig:
     stress_unit: str = ""  # "": energy_unit/length_unit^3
     stress_sign: int = 1  # -1: stress and virial have the opposite sign in the data
     voigt_order: str = "xx yy zz yz xz xy"  # of stresses or virials with six components
-    tag_key: str = ""  # entry of a frame's info that groups frames in error tables; "": the first of TAG_KEYS
+    tag_key: str = ""  # entry of a frame's info that groups frames in error tables; "": config_type, group or tag
+    leave_out_faulty: bool = False  # leave out frames with faults, and say which, instead of refusing
     stream: bool = False  # keep the frames on disk, in the folder of the run, and read them batch by batch
     energy_shift: str | dict[str, float] = "lse"  # lse, mean, none, or eV per element
 
@@ -85,7 +86,8 @@ class DataConfig:
             self.n_valid,
             "n_train with it (or train_split alone)",
         )
-        require(isinstance(self.stream, bool), "data", "stream", self.stream, "true or false")
+        for name in ("stream", "leave_out_faulty"):
+            require(isinstance(getattr(self, name), bool), "data", name, getattr(self, name), "true or false")
         require(is_int(self.seed), "data", "seed", self.seed, "a whole number of at least 0")
         shift = self.energy_shift
         valid = (isinstance(shift, str) and shift in SHIFT_MODES) or (

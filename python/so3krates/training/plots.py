@@ -30,9 +30,10 @@ def parity_plot(path: str | Path, sets: Mapping[str, tuple[Properties, Propertie
             if len(label) == 0:
                 continue
             rmse = tables[name][panel].rmse
-            axes.plot(label, predicted, ".", ms=3, alpha=0.5, rasterized=True, label=f"{name}: RMSE {rmse:.3g}")
+            axes.plot(label, predicted, ".", ms=3, alpha=0.5, rasterized=True, label=f"{_shown(name)}: RMSE {rmse:.3g}")
             everything += [predicted, label]
         limits = np.concatenate(everything)
+        limits = limits[np.isfinite(limits)]
         if len(limits):
             axes.axline((limits.min(), limits.min()), slope=1, color="0.4", lw=0.8)
             axes.legend(loc="upper left", fontsize=8, frameon=False)
@@ -50,14 +51,14 @@ def breakdown_plot(path: str | Path, sets: Mapping[str, Breakdown]) -> Path:
     width = 0.8 / max(len(sets), 1)
     for offset, (name, part) in enumerate(sets.items()):
         middles = [0.5 * (row.low + row.high) for row in part.force_sizes]
-        panels[0].plot(middles, [row.rmse for row in part.force_sizes], "o-", ms=3, label=name)
-        panels[1].plot(middles, [row.relative for row in part.force_sizes], "o-", ms=3, label=name)
+        panels[0].plot(middles, [row.rmse for row in part.force_sizes], "o-", ms=3, label=_shown(name))
+        panels[1].plot(middles, [row.relative for row in part.force_sizes], "o-", ms=3, label=_shown(name))
         known = {element: e.rmse for element, e in part.elements.items() if e.count}
         places = [elements.index(element) + offset * width for element in known]
-        panels[2].bar(places, list(known.values()), width, label=name)
+        panels[2].bar(places, list(known.values()), width, label=_shown(name))
         if heated:
             hot = {t: rows["forces"].rmse for t, rows in part.temperatures.items() if rows["forces"].count}
-            panels[3].plot(list(hot), list(hot.values()), "o-", ms=3, label=name)
+            panels[3].plot(list(hot), list(hot.values()), "o-", ms=3, label=_shown(name))
     panels[2].set_xticks([k + 0.4 - 0.5 * width for k in range(len(elements))], elements)
     titles = (
         ("force errors by size", "force (eV/A)", "RMSE (meV/A)"),
@@ -100,3 +101,8 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[np.ndarray, n
     found = [(step, value) for step, value in found if np.isfinite(value) and value > 0]
     steps, values = zip(*found, strict=True) if found else ((), ())
     return np.array(steps), np.array(values)
+
+
+def _shown(name: str) -> str:
+    """A name as it is written: dollars begin no formula, and an underscore hides no entry of a legend."""
+    return name.replace("$", r"\$").replace("_", "\N{ZERO WIDTH SPACE}_", name.startswith("_"))

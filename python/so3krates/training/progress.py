@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
+
+from so3krates import terminal
 
 # Seconds between plain lines.
 LINE_INTERVAL = 15.0
@@ -52,7 +53,7 @@ class Display:
         if self._progress is None or self._task is None:
             self._console.print(name, highlight=False, markup=False, soft_wrap=True)
         else:
-            self._progress.reset(self._task, total=None, description=escape(name))
+            self._progress.reset(self._task, total=None, description=name)
 
     def __call__(self, status: Status) -> None:
         if status.message:
@@ -68,11 +69,11 @@ class Display:
 @contextlib.contextmanager
 def progress_display(console: Console | None = None) -> Iterator[Display]:
     """A display of a run on the console: a bar on a terminal, lines elsewhere."""
-    console = console or Console()
+    console = console or terminal.console()
     if not console.is_terminal:
         yield Display(console, None)
         return
-    columns = (BarColumn(bar_width=12), TextColumn("{task.description}"))
+    columns = (BarColumn(bar_width=12), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console) as progress:
         yield Display(console, progress)
 

@@ -15,6 +15,8 @@ from ase import Atoms
 from rich.console import Console
 from rich.table import Table
 
+from so3krates import terminal
+from so3krates.data import finite
 from so3krates.files import make_folder, write_text
 from so3krates.progress import progress_display
 from so3krates.storage import Model, flat_params
@@ -81,10 +83,11 @@ def write_results(
         for table in tables:
             console.print(table)
     write_json(folder / "errors.json", sets, committees)
-    text = Console(file=io.StringIO(), width=140)
+    text = io.StringIO()
+    console_of_file = terminal.console(file=text, width=140)
     for table in tables:
-        text.print(table)
-    write_text(folder / "errors.txt", text.file.getvalue())
+        console_of_file.print(table)
+    write_text(folder / "errors.txt", text.getvalue())
     parts = {name: result.parts for name, result in sets.items()}
     pairs = {name: (result.predicted, result.labels) for name, result in sets.items()}
     figures = {
@@ -116,10 +119,10 @@ def write_json(
     path: str | Path, sets: Mapping[str, Results], committees: Mapping[str, Committee] | None = None
 ) -> None:
     """Errors of named sets, of their parts and of committees as JSON."""
-    content = {name: result.as_json() for name, result in sets.items()}
+    content: dict[str, Any] = {name: result.as_json() for name, result in sets.items()}
     for name, committee in (committees or {}).items():
         content[name]["committee"] = committee.as_json()
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
 
 
 def write_report(

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 from rich.console import Console
 
-from so3krates.data import StoredFrames, read_frames
+from so3krates.data import StoredFrames
 from so3krates.hints import command
+from so3krates.storage import Model
+from so3krates.terminal import said
 
 from .config import RunConfig
 from .loggers import require_packages
+from .metrics import Errors
 from .progress import duration, progress_display
 from .report import ReportError, write_committee_report, write_report
 from .run_folder import REPORT_FOLDER, holds_run, require_run_place
-from .sources import load_frames, load_stored
+from .sources import Demands, load_frames, load_stored, load_test
 from .trainer import TrainingResult, train
 
 STORE_FOLDER = "frames"
@@ -47,11 +51,13 @@ def run_session(
     test_file: str | Path | None = None,
     resume: bool = False,
     members: int = 1,
+    force: bool = False,
 ) -> list[TrainingResult]:
     """Trains one model in `output`, or a committee in folders within it, and writes the reports.
 
     Models are saved before their reports are made. A report that fails is said and the rest goes on; at the end a
-    ReportError is raised. Raises ValueError for fewer than one member and what `load_frames` and `train` raise.
+    ReportError is raised. With `force`, or where a run goes on, labels that look wrong are trained on too. Raises
+    ValueError for fewer than one member and what `load_frames` and `train` raise.
     """
     if members < 1:
         raise ValueError(f"{members} members of a committee: give at least 1")
@@ -59,14 +65,15 @@ def run_session(
     output = Path(output)
     runs = committee(config, members)
     _require_place([output / name for name in runs], output, resume)
+    demands = Demands.of(config, force or resume, lambda text: said(console, "Note:", text))
     if config.data.stream:
         console.print(
             f"Keeping the frames in {output / STORE_FOLDER}: written once, about 0.6 s for a thousand small ones"
         )
-        frames_train, frames_valid = load_stored(config.data, config.model.cutoff, output / STORE_FOLDER)
+        frames_train, frames_valid = load_stored(config.data, config.model.cutoff, output / STORE_FOLDER, demands)
     else:
-        frames_train, frames_valid = load_frames(config.data)
-    test_frames = read_frames(test_file, config.data.keys) if test_file is not None else []
+        frames_train, frames_valid = load_frames(config.data, demands)
+    test_frames = load_test(config.data, test_file, frames_train, demands) if test_file is not None else []
     _say(console, f"{len(frames_train)} frames to train, {len(frames_valid)} to validate; writing to {output}")
     sets = {"train": reported(frames_train), "valid": reported(frames_valid), "test": test_frames}
     results: list[TrainingResult] = []
@@ -80,7 +87,9 @@ def run_session(
         _say(console, f"Ended after {result.steps} steps ({_taken(result)}): {result.reason}.")
         options = {"float64": run.training.float64, "tag_key": run.data.tag_key}
         with _reporting(console, folder, unwritten):
-            write_report(folder / REPORT_FOLDER, result.model, sets, result.metrics_file, console, **options)
+            tables = write_report(folder / REPORT_FOLDER, result.model, sets, result.metrics_file, console, **options)
+            result = dataclasses.replace(result, model=with_errors(result.model, tables, sets))
+            result.model.save(folder)
         following = command("so3krates", "export", folder, "-o", f"{folder.resolve().name}.so3k")
         _say(console, f"Model: {folder}. Next: {following}")
         results.append(result)
@@ -118,6 +127,16 @@ def _taken(result: TrainingResult) -> str:
     if result.seconds - result.seconds_here < 1:
         return duration(result.seconds)
     return f"{duration(result.seconds)}, {duration(result.seconds_here)} of them since it was resumed"
+
+
+def with_errors(model: Model, tables: Mapping[str, Mapping[str, Errors]], sets: Mapping[str, Sequence[Atoms]]) -> Model:
+    """The model with the errors of its report among what it tells of its training: a bundle has them too."""
+    errors = {
+        name: {"frames": len(sets[name])}
+        | {row: {"rmse": e.rmse, "mae": e.mae, "unit": e.unit} for row, e in table.items() if math.isfinite(e.rmse)}
+        for name, table in tables.items()
+    }
+    return dataclasses.replace(model, training={**(model.training or {}), "errors": errors})
 
 
 def _require_place(folders: Sequence[Path], output: Path, resume: bool) -> None:

@@ -17,7 +17,7 @@ from ase import Atoms
 
 from so3krates.data import BatchShape, Buckets, DataError, StoredFrames, collate
 from so3krates.model.network import Params, init_params
-from so3krates.storage import Model
+from so3krates.storage import Model, require_elements
 
 from .clock import Clock
 from .config import RunConfig
@@ -128,6 +128,8 @@ class _Run:
         self._stage(f"finding the neighbours in {len(frames_train)} + {len(frames_valid)} frames")
         self.shifts = shifts_of(frames_train, config.data.energy_shift)
         self.elements = tuple(self.shifts)
+        # What could not be saved is not trained.
+        require_elements(config.model, self.elements, self.shifts)
         cutoff = config.model.cutoff
         self.graphs = graphs_of(frames_train, cutoff, self.shifts, "training data")
         self.valid_graphs = graphs_of(frames_valid, cutoff, self.shifts, "validation data")

@@ -1,0 +1,22 @@
+"""What commands print to: text of the user (paths, tags, messages) is printed as written, never read as markup."""
+
+from __future__ import annotations
+
+from typing import IO
+
+from rich.console import Console
+from rich.text import Text
+
+FILE_WIDTH = 120  # columns of tables in files and pipes
+
+
+def console(stderr: bool = False, file: IO[str] | None = None, width: int = FILE_WIDTH) -> Console:
+    """A console on the terminal, on a pipe or on a file, `width` wide where it is no terminal."""
+    plain = {"markup": False, "emoji": False}
+    found = Console(stderr=stderr, file=file, **plain)
+    return found if found.is_terminal else Console(stderr=stderr, file=file, width=width, **plain)
+
+
+def said(console: Console, head: str, text: str, style: str = "bold yellow") -> None:
+    """One line of text after a styled head."""
+    console.print(Text.assemble((head, style), " ", text), highlight=False, soft_wrap=True)

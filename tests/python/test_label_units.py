@@ -1,0 +1,170 @@
+"""Units and signs of labels, told by energies: every known mistake is recognised, no sound data are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from so3krates.data import DataError, LabelCheck, LabelKeys, Labels, iter_frames, labels, with_labels
+from so3krates.training import DataConfig, Demands, load_frames
+
+SHARED = Path(__file__).parents[3] / "shared"
+KBAR = 10 / units.GPa  # of 1 eV/A^3
+PER_HARTREE, PER_HARTREE_BOHR = 1 / units.Hartree, units.Bohr / units.Hartree
+
+
+def emt(atoms: Atoms) -> Atoms:
+    """The structure with labels by EMT."""
+    atoms.calc = EMT()
+    bulk_like = atoms.pbc.all()
+    stress = atoms.get_stress(voigt=False) if bulk_like else np.full((3, 3), np.nan)
+    return with_labels(atoms, Labels(atoms.get_potential_energy(), atoms.get_forces(), stress))
+
+
+def crystals(strain: float, rattle: float, count: int = 16) -> list[Atoms]:
+    """Copper, strained and shaken (standard deviations, A)."""
+    rng, found = np.random.default_rng(5), []
+    for _ in range(count):
+        atoms = bulk("Cu", "fcc", a=3.6, cubic=True)
+        change = strain * rng.normal(size=(3, 3))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + change + change.T), scale_atoms=True)
+        atoms.positions += rng.normal(0, rattle, atoms.positions.shape)
+        found.append(emt(atoms))
+    return found
+
+
+def molecules(rattle: float) -> list[Atoms]:
+    rng, found = np.random.default_rng(6), []
+    for _ in range(10):
+        atoms = molecule("CH3CH2OH")
+        atoms.positions += rng.normal(0, rattle, atoms.positions.shape) + rng.normal(size=3)
+        found.append(emt(atoms))
+    return found
+
+
+@pytest.fixture(scope="module")
+def mixed() -> list[Atoms]:
+    return crystals(0.008, 0.05)
+
+
+def scaled(frames: list[Atoms], energy: float = 1.0, forces: float = 1.0, stress: float = 1.0) -> list[Atoms]:
+    found = []
+    for atoms in frames:
+        values = labels(atoms)
+        found.append(with_labels(atoms, Labels(energy * values.energy, forces * values.forces, stress * values.stress)))
+    return found
+
+
+def findings(frames: list[Atoms], keys: LabelKeys | None = None) -> list[tuple[str, bool]]:
+    check = LabelCheck(keys or LabelKeys())
+    for atoms in frames:
+        check.names.add(atoms, labels(atoms))
+        check.add(atoms, labels(atoms))
+    return [tuple(finding) for finding in check.findings()]
+
+
+MISTAKES = {
+    "stress in kbar": ({"stress": KBAR}, 'set stress_unit = "kbar"'),
+    "VASP's stress": ({"stress": -KBAR}, 'set stress_unit = "kbar" and stress_sign = -1'),
+    "stress in GPa": ({"stress": KBAR / 10}, 'set stress_unit = "GPa"'),
+    "stress in bar": ({"stress": KBAR * 1000}, 'set stress_unit = "bar"'),
+    "stress turned round": ({"stress": -1.0}, "opposite sign, set stress_sign = -1"),
+    "gradients": ({"forces": -1.0}, "they have the sign of gradients"),
+    "energy in Hartree": ({"energy": PER_HARTREE}, 'energy_unit = "Hartree" and forces_unit = "eV/A"'),
+    "energy in kcal/mol": ({"energy": units.mol / units.kcal}, 'energy_unit = "kcal/mol" and forces_unit = "eV/A"'),
+    "forces in Hartree/Bohr": ({"forces": PER_HARTREE_BOHR}, 'energy_unit = "eV" and forces_unit = "Hartree/Bohr"'),
+    "atomic units": (
+        {"energy": PER_HARTREE, "forces": PER_HARTREE_BOHR},
+        'energy_unit = "Hartree" and forces_unit = "Hartree/Bohr"',
+    ),
+    "forces in meV/A": ({"forces": 1000.0}, 'energy_unit = "eV" and forces_unit = "meV/A"'),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_recognised_and_stop_a_training(name: str, mixed: list[Atoms], tmp_path: Path) -> None:
+    factors, words = MISTAKES[name]
+    wrong = scaled(mixed, **factors)
+    (found,) = findings(wrong)
+    assert words in found[0] and found[1]
+    ase.io.write(tmp_path / "a.extxyz", wrong)
+    config = DataConfig(file=str(tmp_path / "a.extxyz"), n_train=10)
+    with pytest.raises(DataError) as error:
+        load_frames(config)
+    assert words in str(error.value) and "--force" in str(error.value)
+    notes: list[str] = []
+    assert len(load_frames(config, Demands(force=True, say=notes.append))[0]) == 10
+    assert words in notes[0]
+
+
+def test_a_virial_in_place_of_a_stress_is_recognised(mixed: list[Atoms]) -> None:
+    volume = mixed[0].cell.volume
+    for sign, words in ((-1, 'virial_key = "stress" (a virial'), (1, 'virial_key = "stress" and stress_sign = -1')):
+        ((text, stops),) = findings(scaled(mixed, stress=sign * volume))
+        assert words in text and stops
+
+
+def test_units_of_the_settings_are_taken_into_account(mixed: list[Atoms]) -> None:
+    # Read as kbar, although the file has eV/A^3.
+    ((text, stops),) = findings(scaled(mixed, stress=1 / KBAR), LabelKeys(stress_unit="kbar"))
+    assert 'set stress_unit = "eV/A^3"' in text and stops
+
+
+def test_the_size_of_stresses_tells_where_no_cell_differs() -> None:
+    hot = crystals(0.0, 0.1)
+    assert findings(hot) == []
+    pressed = [with_labels(a, labels(a)._replace(stress=labels(a).stress - 0.05 * np.eye(3))) for a in hot]
+    assert findings(pressed) == []
+    ((text, stops),) = findings(scaled(pressed, stress=KBAR))
+    assert "eV/atom (median), more than matter bears" in text and stops
+
+
+SOUND = {
+    "strained and shaken": lambda: crystals(0.008, 0.05),
+    "strained only": lambda: crystals(0.01, 0.0),
+    "shaken only": lambda: crystals(0.0, 0.1),
+    "shaken hard": lambda: crystals(0.02, 0.2),
+    "few": lambda: crystals(0.008, 0.05, 3),
+    "perfect": lambda: crystals(0.0, 0.0),
+    "molecules": lambda: molecules(0.05),
+    "molecules, hot": lambda: molecules(0.15),
+    "one energy wrong": lambda: [
+        *(frames := crystals(0.008, 0.05)),
+        with_labels(frames[0], labels(frames[0])._replace(energy=1e3)),
+    ],
+    "energies only": lambda: [
+        with_labels(a, labels(a)._replace(forces=np.full((4, 3), np.nan), stress=np.full((3, 3), np.nan)))
+        for a in crystals(0.008, 0.05)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_labels_are_not_refused(name: str) -> None:
+    assert not any(stops for _, stops in findings(SOUND[name]()))
+
+
+@pytest.mark.parametrize(
+    ("file", "keys"),
+    [
+        ("gan_pbesol/train40.extxyz", LabelKeys()),
+        ("gan_pbesol/test8.extxyz", LabelKeys()),
+        ("mlearn_si/train.extxyz", LabelKeys("REF_energy", "REF_forces", "REF_stress")),
+        ("mlearn_si/test.extxyz", LabelKeys("REF_energy", "REF_forces", "REF_stress")),
+    ],
+)
+def test_public_data_are_not_refused(file: str, keys: LabelKeys) -> None:
+    path = SHARED / "data" / file
+    if not path.is_file():
+        pytest.skip(f"shared/data/{file} is not there")
+    check = LabelCheck(keys)
+    for atoms in iter_frames(path, keys, check.names):
+        assert check.add(atoms, labels(atoms)) == []
+    assert check.findings() == []
+    slopes = check.slopes.slopes()
+    assert slopes["forces"].frames >= 8 and slopes["stress"].frames >= 8
