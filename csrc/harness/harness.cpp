@@ -43,6 +43,18 @@ py::dtype numpy_dtype(DType dtype) {
   throw Error("unknown dtype");
 }
 
+py::object os(const char* function) {
+  return py::module_::import("os").attr(function);
+}
+
+// A path as the system has it, which may be no UTF-8.
+std::string path_of(const py::object& path) {
+  std::string bytes = py::bytes(os("fsencode")(path));
+  if (bytes.find('\0') != std::string::npos)
+    throw Error("the path " + py::repr(path).cast<std::string>() + " holds a NUL");
+  return bytes;
+}
+
 py::dict tensors_of(const Bundle& bundle) {
   py::dict tensors;
   for (const auto& [name, tensor] : bundle.tensors) {
@@ -186,9 +198,25 @@ class Evaluator {
 
 PYBIND11_MODULE(_harness, m) {
   m.doc() = "The C++ runtime without LAMMPS: Bundle, Evaluator, and the PJRT client below them.";
-  const py::object error = py::register_exception<Error>(m, "Error", PyExc_RuntimeError);
-  py::register_exception<so3krates::StructureError>(
-      m, "StructureError", py::make_tuple(error, py::reinterpret_borrow<py::object>(PyExc_ValueError)));
+  static PyObject* error = py::exception<Error>(m, "Error", PyExc_RuntimeError).release().ptr();
+  const py::tuple bases = py::make_tuple(py::handle(error), py::handle(PyExc_ValueError));
+  static PyObject* structure_error =
+      py::exception<so3krates::StructureError>(m, "StructureError", bases).release().ptr();
+  py::register_exception_translator([](std::exception_ptr thrown) {
+    const auto raise = [](PyObject* type, const char* text) {
+      // Paths in messages may be no UTF-8.
+      PyObject* message = PyUnicode_DecodeUTF8(text, static_cast<Py_ssize_t>(std::strlen(text)), "backslashreplace");
+      PyErr_SetObject(type, message);
+      Py_XDECREF(message);
+    };
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const so3krates::StructureError& failure) {
+      raise(structure_error, failure.what());
+    } catch (const Error& failure) {
+      raise(error, failure.what());
+    }
+  });
   m.def(
       "check_positions",
       [](const Doubles& positions, const std::vector<std::string>& symbols) {
@@ -200,7 +228,8 @@ PYBIND11_MODULE(_harness, m) {
   m.attr("CPU_KERNEL_VERSION") = so3krates::kCpuKernelVersion;
 
   py::class_<Bundle>(m, "Bundle", "A verified bundle, as C++ reads it.")
-      .def_static("read", &Bundle::read, "path"_a)
+      .def_static(
+          "read", [](const py::object& path) { return Bundle::read(path_of(path)); }, "path"_a)
       .def_static(
           "parse",
           [](const py::bytes& data, const std::string& name) {
@@ -208,7 +237,7 @@ PYBIND11_MODULE(_harness, m) {
             return Bundle::parse(std::vector<std::uint8_t>(view.begin(), view.end()), name);
           },
           "data"_a, "name"_a = "bundle")
-      .def_readonly("path", &Bundle::path)
+      .def_property_readonly("path", [](const Bundle& b) { return os("fsdecode")(py::bytes(b.path)); })
       .def_readonly("producer", &Bundle::producer)
       .def_readonly("units", &Bundle::units)
       .def_readonly("precision", &Bundle::precision)
@@ -224,11 +253,11 @@ PYBIND11_MODULE(_harness, m) {
       .def_property_readonly("tensors", &tensors_of);
 
   py::class_<Evaluator>(m, "Evaluator", "Energies and forces of a bundle; see csrc/runtime/evaluator.h.")
-      .def(py::init([](const std::string& path, const std::string& device, const std::string& plugin,
-                       const std::string& cache, int threads, double memory, bool preallocate, bool shifts) {
-             const so3krates::EvaluatorOptions options{device, plugin,      cache, threads, false,
-                                                       memory, preallocate, 0,     shifts};
-             return std::make_unique<Evaluator>(path, options);
+      .def(py::init([](const py::object& path, const std::string& device, const py::object& plugin,
+                       const py::object& cache, int threads, double memory, bool preallocate, bool shifts) {
+             const so3krates::EvaluatorOptions options{
+                 device, path_of(plugin), path_of(cache), threads, false, memory, preallocate, 0, shifts};
+             return std::make_unique<Evaluator>(path_of(path), options);
            }),
            "bundle_path"_a, "device"_a = "cpu", "plugin"_a = "", "cache"_a = "", "threads"_a = 0, "memory"_a = 0.9,
            "preallocate"_a = false, "shifts"_a = true)

@@ -34,6 +34,22 @@ std::string joined(const std::vector<std::string>& words) {
   return text;
 }
 
+// LAMMPS reads decks as ASCII and drops bytes of other letters: what is left names no file.
+void check_letters(const std::string& text) {
+  std::string shown;
+  bool is_whole = true;
+  for (std::size_t i = 0, follow = 0; i <= text.size(); ++i) {
+    const unsigned char byte = i < text.size() ? text[i] : 0;
+    const bool continues = (byte & 0xc0) == 0x80;
+    is_whole = is_whole && continues == (follow > 0);
+    follow = continues ? follow - (follow > 0) : byte >= 0xf0 ? 3 : byte >= 0xe0 ? 2 : byte >= 0xc0 ? 1 : 0;
+    if (i < text.size() && !continues) shown += byte < 0x80 ? text[i] : '?';
+  }
+  if (!is_whole)
+    throw so3krates::Error("LAMMPS has dropped a part of a letter beyond ASCII in '" + shown +
+                           "': give the file or folder, or a link to it, a name of ASCII letters");
+}
+
 }  // namespace
 
 PairSo3krates::PairSo3krates(LAMMPS* lmp) : Pair(lmp) {
@@ -74,6 +90,7 @@ void PairSo3krates::read_options(int narg, char** arg) {
     const std::string key = arg[i];
     if (i + 1 == narg) error->all(FLERR, "pair_style so3krates: option '{}' has no value. Options: {}", key, known);
     const std::string value = arg[i + 1];
+    check_letters(value);
     if (key == "device")
       options_.device = value;
     else if (key == "gpu/aware")
@@ -118,6 +135,7 @@ void PairSo3krates::read_potential(int narg, char** arg) {
                types, std::max(narg - 3, 0));
 
   file_ = arg[2];
+  check_letters(file_);
   const std::string found = utils::get_potential_file_path(file_);
   reported_together(lmp, [&] {
     bundle_ = std::make_unique<const so3krates::Bundle>(so3krates::Bundle::read(found.empty() ? file_ : found));

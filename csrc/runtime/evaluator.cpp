@@ -14,6 +14,7 @@
 #include "host_cpu.h"
 #include "neighbourhood.h"
 #include "plugin_search.h"
+#include "xla_flags.h"
 
 namespace so3krates {
 namespace {
@@ -71,6 +72,7 @@ std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorO
   if (options.device == "cuda" && options.local_rank > 0)
     choice.device_index = options.local_rank % cuda::device_count();
   index = choice.device_index;
+  check_xla_flags(choice.path);
   std::shared_ptr<pjrt::Client> client =
       pjrt::Client::create({choice.path, choice.device_index, options.threads, options.memory, options.preallocate});
   check_platform(bundle, client->platform());

@@ -49,7 +49,10 @@ class Choice(NamedTuple):
         words = f"Body {self.body}" if self.reason is None else f"Body {self.body}, because {self.reason}"
         if self.tables is None:
             return words
-        return f"{words}; tables of {self.tables['nodes']} nodes change forces by {self.tables['force_error']:.1e} eV/A"
+        return (
+            f"{words}; tables of {self.tables['nodes']} nodes change forces by {self.tables['force_error']:.1e} eV/A, "
+            "whatever the precision (body xla with tables off: not at all)"
+        )
 
 
 def export_model(

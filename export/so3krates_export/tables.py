@@ -23,7 +23,7 @@ from so3krates.model.reductions import FILTERS, radial_functions, tabulated
 TOLERANCE = 2e-5  # eV/A
 START = 0.5  # A, the shortest distance that tables resolve
 LARGE_FORCE = 10.0  # eV/A; where forces are larger, errors count relative to them
-GRIDS = (256, 512, 1024, 2048, 4096)
+GRIDS = (256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
 class TableError(ValueError):

@@ -127,7 +127,8 @@ class Runtime:
 
     def report(self) -> dict[str, Any]:
         """Device, capacities, memory and compile times of the evaluator."""
-        return self._evaluator.report()
+        with self._turns:
+            return self._evaluator.report()
 
     def evaluate(self, atoms: Atoms, with_virials: bool = False) -> dict[str, Any]:
         """Energy and its derivatives.

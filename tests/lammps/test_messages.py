@@ -220,3 +220,14 @@ def test_an_unknown_instruction_set(bench64: Bench, gan_cell: Atoms) -> None:
     )
     message = "ERROR: pair_style so3krates: SO3KRATES_KERNELS is 'avx3': known are generic, avx2 and avx512"
     assert done.returncode == 1 and message in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("option", ["cache", "file"])
+def test_letters_that_lammps_drops(bench64: Bench, gan_cell: Atoms, option: str) -> None:
+    deck = sound_deck(bench64, gan_cell)
+    if option == "cache":
+        deck = deck.replace("threads 1", 'threads 1 cache "cäche" cache')
+    else:
+        deck = deck.replace("potential.so3k", "pötential.so3k")
+    message = refusal(deck)
+    assert "LAMMPS has dropped a part of a letter beyond ASCII in " in message and "a name of ASCII letters" in message

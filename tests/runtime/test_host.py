@@ -162,3 +162,29 @@ def test_threads_that_cannot_be_started(tmp_path: Path) -> None:
         pytest.skip(f"stacks of {stack} bytes: 60 threads fit into the limit of this test")
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
     assert "threads is 60, but this process cannot start thread " in done.stdout, done.stderr
+
+
+def test_an_unknown_flag_of_xla_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_toy_bundle(tmp_path / "toy.so3k", LADDER[:1])
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_hlo_as_text --xla_nonsense=1")
+    with pytest.raises(Error, match=r"XLA_FLAGS has --xla_nonsense=1, a flag that .* does not know: mend or unset"):
+        Evaluator(str(path), cache="off")
+    (tmp_path / "flags").write_text("--xla_no_such_thing\n")
+    monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "flags"))
+    with pytest.raises(Error, match="XLA_FLAGS has --xla_no_such_thing"):
+        Evaluator(str(path), cache="off")
+    for sound in ("", "--xla_dump_hlo_as_text=false --xla_cpu_multi_thread_eigen=true"):
+        monkeypatch.setenv("XLA_FLAGS", sound)
+        Evaluator(str(path), cache="off")
+
+
+@pytest.mark.parametrize("name", ["gän.so3k", "b\udce9.so3k", "a b.so3k"])
+def test_paths_of_any_letters(name: str, tmp_path: Path) -> None:
+    write_toy_bundle(tmp_path / "toy.so3k", LADDER[:1])
+    path = tmp_path / name
+    (tmp_path / "toy.so3k").rename(path)
+    assert Evaluator(path, cache=tmp_path / "cäche").bundle.path == str(path)
+    with pytest.raises(Error, match=r"none.*: cannot be read: No such file"):
+        Evaluator(tmp_path / f"none{name}")
+    with pytest.raises(Error, match=r"the path .*none\\x00.* holds a NUL"):
+        Evaluator("none\0.so3k")

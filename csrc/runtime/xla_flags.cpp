@@ -1,0 +1,44 @@
+#include "xla_flags.h"
+
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <vector>
+
+#include "error.h"
+
+namespace so3krates {
+namespace {
+
+std::string content_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+// Whether a C string of the file ends so.
+bool names(const std::string& library, const std::string& flag) {
+  return library.find(flag + '\0') != std::string::npos;
+}
+
+}  // namespace
+
+void check_xla_flags(const std::string& plugin) {
+  const char* variable = std::getenv("XLA_FLAGS");
+  std::string flags = variable == nullptr ? "" : variable;
+  if (flags.find_first_not_of(" \t\n\r") == std::string::npos) return;
+  if (flags[flags.find_first_not_of(" \t\n\r")] != '-') flags = content_of(flags);  // XLA takes the name of a file, too
+  const std::string library = content_of(plugin);
+  if (!names(library, "xla_dump_to")) return;  // its flags are in another library
+  std::istringstream words(flags);
+  for (std::string word; words >> word;) {
+    const std::size_t start = word.find_first_not_of('-');
+    if (word[0] != '-' || start == std::string::npos) continue;
+    const std::string flag = word.substr(start, word.find('=') - start);
+    if (!names(library, flag))
+      throw Error("XLA_FLAGS has " + word + ", a flag that " + plugin +
+                  " does not know: mend or unset XLA_FLAGS, as XLA would end the program");
+  }
+}
+
+}  // namespace so3krates
