@@ -7,7 +7,7 @@ SOURCES := CMakeLists.txt $(shell find csrc python export -type f ! -name '*.so'
 CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %s, and 3.11 or newer is needed: \
   make PYTHON=/path/to/python3.13 ..." % (sys.executable, sys.version.split()[0]))
 
-.PHONY: setup demo test bench lint
+.PHONY: setup demo test bench lint sanitize
 
 setup: .venv/ready
 
@@ -44,3 +44,7 @@ lint: setup .venv/lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/clang-format --dry-run -Werror $(shell find csrc -path csrc/third_party -prune -o \( -name '*.cpp' -o -name '*.h' \) -print)
+
+# The C++ parts and their tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
+sanitize: setup
+	@$(BIN)/python tools/sanitize.py

@@ -238,18 +238,14 @@ class _Stages:
         """
         first = len(results)
         kept = inputs[len(inputs) - updated :]
-        return jax.ffi.ffi_call(
+        call = jax.ffi.ffi_call(
             CALL,
             [*results, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in kept)],
             input_output_aliases={len(inputs) - updated + k: first + k for k in range(updated)},
-        )(
-            *inputs,
-            kernel=kernel,
-            sizes=self._sizes,
-            warps=np.int64(warps),
-            block_bytes=np.int64(block_bytes),
-            warp_bytes=np.int64(warp_bytes),
         )
+        sizes = {"warps": warps, "block_bytes": block_bytes, "warp_bytes": warp_bytes}
+        numbers = {name: np.int64(size) for name, size in sizes.items()}
+        return list(call(*inputs, kernel=kernel, sizes=self._sizes, **numbers))
 
     def _in_blocks(self, rows: int, body: Callable[..., Any], carry: Any) -> Any:
         """body(first row, number of rows, carry) for all rows: at once for one channel, else block by block."""

@@ -112,9 +112,9 @@ def export_model(
                 build = build_cuda_plan if on_gpu else build_fused_plan
                 plans[schedule] = build(config, real, len(numbers), channels)
             if is_portable:
-                names = [name for name in weights if not name.startswith("weights/fused/")]
+                portable = [name for name in weights if not name.startswith("weights/fused/")]
                 name = f"portable_{schedule}" if body == "fused" else schedule
-                plans[name] = build_plan(config, real, names, channels, row_block)
+                plans[name] = build_plan(config, real, portable, channels, row_block)
         moves: dict[str, list[str]] = {}
         moving = []
         if on_gpu:

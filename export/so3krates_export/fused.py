@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -365,10 +365,10 @@ class _Builder:
     def call(
         self,
         kernel: str,
-        inputs: list[str],
-        into: list[str],
-        first: list[str] = (),
-        last: list[str] = (),
+        inputs: Sequence[str],
+        into: Sequence[str],
+        first: Sequence[str] = (),
+        last: Sequence[str] = (),
         channels: int = 1,
     ) -> None:
         """Results are `first`, `into` (updated in place), `last`; channels: of the adjoints among them."""
@@ -378,7 +378,7 @@ class _Builder:
         def program(*arguments: jax.Array) -> tuple[jax.Array, ...]:
             given = arguments[len(inputs) :]
 
-            def fresh(names: list[str]) -> list[jax.ShapeDtypeStruct]:
+            def fresh(names: Sequence[str]) -> list[jax.ShapeDtypeStruct]:
                 return [jax.ShapeDtypeStruct(new[name].shape, new[name].dtype) for name in names]
 
             results = [*fresh(first), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in given), *fresh(last)]

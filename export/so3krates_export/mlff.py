@@ -148,6 +148,7 @@ def config_from_hyperparameters(hyperparameters: dict[str, Any]) -> ModelConfig:
             f"geometry_embed.radial_cutoff_fn = {name!r} is not supported: known are {', '.join(CUTOFF_FUNCTIONS)}"
         )
     cutoff_function, order = CUTOFF_FUNCTIONS[name]
+    polynomial: dict[str, Any] = {} if order is None else {"polynomial_order": order}
     return ModelConfig(
         cutoff=float(geometry["r_cut"]),
         features=embedding["features"],
@@ -159,7 +160,7 @@ def config_from_hyperparameters(hyperparameters: dict[str, Any]) -> ModelConfig:
         radial_filter_features=tuple(layer["fb_rad_filter_features"]),
         spherical_filter_features=tuple(layer["fb_sph_filter_features"]),
         embeddings=embedding.get("num_embeddings", 100),
-        **({} if order is None else {"polynomial_order": order}),
+        **polynomial,
     )
 
 

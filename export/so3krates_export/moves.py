@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 from jax import lax
 
@@ -29,7 +31,9 @@ def moves_of(plan: Plan) -> tuple[Plan, dict[str, list[str]]]:
         "moved/rows": Array("int32", (MOVED_ROWS,), "input"),
         "moved/start": Array("int32", (), "input"),
     }
-    programs, steps, names = {}, [], {}
+    programs: dict[str, Callable[..., tuple[jax.Array, ...]]] = {}
+    steps: list[Call | Refresh] = []
+    names: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for step in plan.steps if isinstance(step, Refresh) for name in step.arrays):
         array = plan.arrays[name]
         shape = "x".join(map(str, array.shape[1:])) + f"_{array.dtype}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -125,8 +126,8 @@ def build_plan(
     adjoint_block = max(min(row_block, stages.ROW_BLOCK), row_block // channels)
 
     builder = _Builder(weight_names)
-    table = stages.Table("vectors", "neighbours", "counts")
-    projections = stages.Projections(*stages.Projections._fields)
+    table = stages.Table._make(("vectors", "neighbours", "counts"))  # names in place of arrays, here and below
+    projections = stages.Projections._make(stages.Projections._fields)
 
     def state(k: int) -> tuple[str, str]:
         return f"features_{k}", f"euclidean_{k}"
@@ -137,14 +138,14 @@ def build_plan(
     def project(k: int) -> None:
         builder.call(
             "project",
-            lambda *a: stages.project(config, *a, row_block=row_block),
+            functools.partial(stages.project, config, row_block=row_block),
             (builder.weights(k, "project"), state(k)[0], "row_count", projections),
             projections,
         )
 
     builder.call(
         "neighbours",
-        lambda *a: stages.neighbours(config.cutoff, *a, row_block=row_block),
+        functools.partial(stages.neighbours, config.cutoff, row_block=row_block),
         (
             "positions", "row_of_atom", "atom_of_row", "candidates", "candidate_count", "owned_count", table,
         ),
@@ -152,7 +153,7 @@ def build_plan(
     )  # fmt: skip
     builder.call(
         "embed",
-        lambda *a: stages.embed(*a, row_block=row_block),
+        functools.partial(stages.embed, row_block=row_block),
         ("weights/embedding/embedding", "species", "row_count", state(0)),
         state(0),
     )
@@ -160,7 +161,7 @@ def build_plan(
         project(k)
         builder.call(
             "layer",
-            lambda *a: stages.layer(config, *a, row_block=row_block),
+            functools.partial(stages.layer, config, row_block=row_block),
             (
                 builder.weights(k, "layer"), *state(k), projections, table, "owned_count",
                 (*attended(k), *state(k + 1)),
@@ -169,27 +170,27 @@ def build_plan(
         )  # fmt: skip
         if k + 1 < config.layers:
             builder.refresh(state(k + 1))
-    readout = stages.ReadoutArrays("atom_energies", *adjoint, "forces", virials)
+    readout = stages.ReadoutArrays._make(("atom_energies", *adjoint, "forces", virials))
     builder.call(
         adjoint_name("readout", channels),
-        lambda *a: stages.readout(config, *a, row_block=row_block),
+        functools.partial(stages.readout, config, row_block=row_block),
         (builder.readout_weights(), state(config.layers)[0], "owned_count", readout),
         ("energy", "strain_gradient", readout),
     )
     for k in reversed(range(config.layers)):
         builder.call(
             adjoint_name("exchange_adjoint", channels),
-            lambda *a: stages.exchange_adjoint(config, *a, row_block=row_block),
+            functools.partial(stages.exchange_adjoint, config, row_block=row_block),
             (builder.weights(k, "exchange"), *attended(k), adjoint, "owned_count", message_adjoint),
             message_adjoint,
         )
         builder.refresh(message_adjoint)
         if k + 1 < config.layers:
             project(k)
-        into = stages.AdjointArrays(*adjoint, "forces", virials)
+        into = stages.AdjointArrays._make((*adjoint, "forces", virials))
         builder.call(
             adjoint_name("layer_adjoint", channels),
-            lambda *a: stages.layer_adjoint(config, *a, row_block=adjoint_block),
+            functools.partial(stages.layer_adjoint, config, row_block=adjoint_block),
             (
                 builder.weights(k, "layer_adjoint"), *state(k), projections, message_adjoint, table, "owned_count",
                 "strain_gradient", into,

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -11,6 +11,8 @@ from .cli_values import numbers, words
 from .terminal import console
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from so3krates.sampling import Plan, Recipe
 
 app = typer.Typer(no_args_is_help=True, help="Sample a structure and label it, ready to train on.")
@@ -63,7 +65,7 @@ def _sample(
     from so3krates.progress import progress_display
 
     recipes = _recipes(calculator, driver, pair_style, pair_coeff, deck, elements)
-    crystal = sampling.wurtzite() if structure is None else ase.io.read(structure)
+    crystal = sampling.wurtzite() if structure is None else cast("Atoms", ase.io.read(structure))
     with progress_display(console()) as report:
         frames = sampling.sample(output, crystal, plan, *recipes, relax, processes, report)
     console().print(
@@ -88,7 +90,7 @@ def _method(plan_of: Callable[..., "Plan"]) -> Callable[..., "Plan"]:
     """Makes `sample METHOD` of a method's plan: the options of `_sample`, the plan's own in place of the plan."""
     own = inspect.signature(plan_of).parameters
 
-    def command(**options: object) -> None:
+    def command(**options: Any) -> None:
         _sample(plan=plan_of(**{name: options.pop(name) for name in own}), **options)
 
     options = [
@@ -96,7 +98,7 @@ def _method(plan_of: Callable[..., "Plan"]) -> Callable[..., "Plan"]:
         for shared in inspect.signature(_sample).parameters.values()
         for option in (own.values() if shared.name == "plan" else [shared])
     ]
-    command.__signature__ = inspect.Signature(options)
+    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # what typer reads
     command.__annotations__ = {option.name: option.annotation for option in options}
     app.command(plan_of.__name__, help=plan_of.__doc__)(command)
     return plan_of

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import ase.io
 import jax
@@ -173,7 +174,11 @@ def _train(folder: Path, console: Console) -> Model:
     with training.progress_display(console) as progress:
         result = training.train(run, frames_train, frames_valid, folder / "model", progress=progress)
     console.print(f"{result.steps} steps: {result.reason}", highlight=False)
-    sets = {"train": frames_train, "valid": frames_valid, "test": ase.io.read(folder / TEST_DATA, ":")}
+    sets = {
+        "train": frames_train,
+        "valid": frames_valid,
+        "test": cast(list[Atoms], ase.io.read(folder / TEST_DATA, ":")),
+    }
     training.write_report(folder / "model" / "report", result.model, sets, result.metrics_file, console)
     return result.model
 
@@ -231,7 +236,7 @@ def _report_drift(folder: Path, atoms: int, console: Console) -> None:
 
 
 def _compare(folder: Path, model: Model, console: Console) -> None:
-    frame = ase.io.read(folder / "last.dump", format="lammps-dump-text", specorder=["Ga", "N"])
+    frame = cast(Atoms, ase.io.read(folder / "last.dump", format="lammps-dump-text", specorder=["Ga", "N"]))
     lammps = frame.get_forces()
     frame.calc = None
     with jax.enable_x64(True):

@@ -17,7 +17,7 @@ class ConfigError(ValueError):
 class ModelConfig:
     """Settings of one network; the defaults are those of the published GaN potential.
 
-    Lengths are in A. Where a tuple of widths is None it follows from `features`.
+    Lengths are in A. Widths that are not given follow from `features`: (F, F), (F // 4, F) and (F,).
     """
 
     cutoff: float = 5.0  # radius of one message-passing step
@@ -30,9 +30,9 @@ class ModelConfig:
     spline_start: float = 0.5  # A, used by radial_basis = "spline": below it the basis is constant
     cutoff_function: str = "cosine"
     polynomial_order: int = 6  # p, used by cutoff_function = "polynomial"
-    radial_filter_features: tuple[int, ...] | None = None  # widths of the radial filter network; None: (F, F)
-    spherical_filter_features: tuple[int, ...] | None = None  # widths of the degree filter network; None: (F // 4, F)
-    readout_features: tuple[int, ...] | None = None  # hidden widths of the energy head; None: (F,)
+    radial_filter_features: tuple[int, ...] = None  # type: ignore[assignment]  # widths of the radial filters' network
+    spherical_filter_features: tuple[int, ...] = None  # type: ignore[assignment]  # of the degree filters' network
+    readout_features: tuple[int, ...] = None  # type: ignore[assignment]  # hidden widths of the energy head
     embeddings: int = 100  # atomic numbers 0 .. embeddings - 1
     layer_normalization: bool = False  # normalise features before attention and before the exchange block
     residual_mlp_1: bool = False  # residual network after the attention

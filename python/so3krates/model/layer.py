@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -37,6 +37,11 @@ class Filters(NamedTuple):
 
     feature: jax.Array  # (..., F)
     geometric: jax.Array  # (..., F)
+
+
+def applied(module: nn.Module, params: Any, *arguments: Any, method: str | None = None) -> Any:
+    """What the module gives for these parameters; flax's own signature allows for changed variables too."""
+    return module.apply({"params": params}, *arguments, method=method)
 
 
 class MLP(nn.Module):

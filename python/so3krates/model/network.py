@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from .config import ModelConfig
 from .geometry import edge_geometry, masked_vectors
 from .initial import embedding_normal
-from .layer import MLP, Layer
+from .layer import MLP, Layer, applied
 
 Params = dict[str, Any]
 
@@ -53,15 +53,11 @@ def init_params(config: ModelConfig, seed: int) -> Params:
 
     Returns a nested dict whose flat names are listed in docs/architecture.md.
     """
-    graph = Graph(
-        species=jax.ShapeDtypeStruct((1,), jnp.int32),
-        neighbours=jax.ShapeDtypeStruct((1, 1), jnp.int32),
-        vectors=jax.ShapeDtypeStruct((1, 1, 3), jnp.float32),
-        mask=jax.ShapeDtypeStruct((1, 1), bool),
-    )
+    shapes = (((1,), jnp.int32), ((1, 1), jnp.int32), ((1, 1, 3), jnp.float32), ((1, 1), bool))
+    graph = Graph._make(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes)
     return So3krates(config).lazy_init(jax.random.PRNGKey(seed), graph)["params"]
 
 
 def atom_energies(config: ModelConfig, params: Params, graph: Graph) -> jax.Array:
     """Energies of atoms (N,) in eV without shifts, in the precision of `graph.vectors` and `params`."""
-    return So3krates(config).apply({"params": params}, graph)
+    return applied(So3krates(config), params, graph)

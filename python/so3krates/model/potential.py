@@ -12,10 +12,10 @@ from .network import Graph, Params, atom_energies
 
 
 class Pairs(NamedTuple):
-    """Unordered pairs of atoms within the cutoff; P of them, of which the first `count` are in use."""
+    """Unordered pairs of atoms within the cutoff; P of them, of which the first `used` are in use."""
 
-    count: jax.Array  # () int32
-    ends: jax.Array  # (2, P) int32 rows i and j of the two atoms; 0 beyond count
+    used: jax.Array  # () int32
+    ends: jax.Array  # (2, P) int32 rows i and j of the two atoms; 0 beyond `used`
     slots: jax.Array  # (N, K) int32: i <- j of pair p is p, j <- i is P + p; 2P where a row has no more neighbours
     shifts: jax.Array  # (P, 3) whole numbers of lattice vectors between i and j, as floats
 

@@ -14,7 +14,7 @@ from scipy.linalg import solve_banded
 
 from .config import ModelConfig
 from .harmonics import invariants
-from .layer import MLP, Layer
+from .layer import MLP, Layer, applied
 from .network import Params
 from .radial_basis import radial_basis, spline_range
 
@@ -65,7 +65,8 @@ def radial_functions(config: ModelConfig, params: Params, distances: np.ndarray)
     networks = [params[f"layers_{k}"][name]["radial"] for k in range(config.layers) for name in FILTERS]
     stacked = jax.tree.map(lambda *arrays: np.stack([np.asarray(a, np.float64) for a in arrays]), *networks)
     shape = (config.layers, len(FILTERS), len(distances), config.features)
-    return tuple(np.asarray(v).reshape(shape) for v in _stacked_networks(config, stacked, np.asarray(distances)))
+    values, slopes = _stacked_networks(config, stacked, jnp.asarray(distances))
+    return np.asarray(values).reshape(shape), np.asarray(slopes).reshape(shape)
 
 
 # Unoptimised: it runs once or twice.
@@ -76,13 +77,13 @@ def _stacked_networks(config: ModelConfig, stacked: Params, distances: jax.Array
     def networks(d: jax.Array) -> tuple[jax.Array, jax.Array]:
         def values(d: jax.Array) -> jax.Array:
             basis = radial_basis(d, config)
-            return jax.vmap(lambda p: mlp.apply({"params": p}, basis))(stacked)
+            return jax.vmap(lambda p: applied(mlp, p, basis))(stacked)
 
         return jax.jvp(values, (d,), (jnp.ones_like(d),))
 
     # In pieces: a basis of splines is wide.
-    results = jax.lax.map(networks, distances, batch_size=PIECE)
-    return tuple(jnp.moveaxis(array, 0, 1) for array in results)
+    values, slopes = jax.lax.map(networks, distances, batch_size=PIECE)
+    return jnp.moveaxis(values, 0, 1), jnp.moveaxis(slopes, 0, 1)
 
 
 def _spline_coefficients(config: ModelConfig, params: Params, nodes: int, start: float) -> np.ndarray:
@@ -115,7 +116,7 @@ def collapsed_first_layer(config: ModelConfig, params: Params, atomic_numbers: l
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
     layer = params["layers_0"]
     x = params["embedding"]["embedding"][np.asarray(atomic_numbers)]
-    centre, other = Layer(config).apply({"params": layer}, x, jnp.zeros((len(x), config.orders)), method="project")
+    centre, other = applied(Layer(config), layer, x, jnp.zeros((len(x), config.orders)), method="project")
 
     def coefficients(q: jax.Array, k: jax.Array, name: str, heads: int) -> np.ndarray:
         # Splines add up to 1, so constants join the coefficients.
@@ -134,5 +135,5 @@ def collapsed_first_layer(config: ModelConfig, params: Params, atomic_numbers: l
 def constant_filter(config: ModelConfig, params: Params) -> jax.Array:
     """What one filter adds to the spline where the Euclidean variables are zero, (F,)."""
     none = invariants(jnp.zeros(config.orders, jnp.float64), config.degrees)
-    spherical = MLP(config.spherical_filter_features).apply({"params": params["spherical"]}, none)
+    spherical = applied(MLP(config.spherical_filter_features), params["spherical"], none)
     return spherical + params["radial"]["dense_0"]["bias"]

@@ -22,7 +22,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from .config import ModelConfig
 from .geometry import edge_geometry, masked_vectors
 from .harmonics import parity
-from .layer import MLP, Centre, Layer, Other
+from .layer import MLP, Centre, Layer, Other, applied
 from .network import Params
 
 ROW_BLOCK = 32  # rows that a loop on a CPU handles at once; every capacity of rows is a multiple
@@ -61,11 +61,11 @@ class _Rows(NamedTuple):
     """Owned rows, or all in use, taken a block at a time; `start` is a block's first row."""
 
     block: int
-    count: jax.Array
+    rows: jax.Array
 
     def for_each(self, body: Callable[[jax.Array, Any], Any], carry: Any) -> Any:
-        """body(start, carry) for every block of rows; rows beyond `count` in the last block are undefined."""
-        blocks = (self.count + self.block - 1) // self.block
+        """body(start, carry) for every block of rows; rows beyond `rows` in the last block are undefined."""
+        blocks = (self.rows + self.block - 1) // self.block
         return lax.fori_loop(0, blocks, lambda b, c: body(b * self.block, c), carry)
 
     def of(self, start: jax.Array, tree: Any) -> Any:
@@ -80,8 +80,8 @@ class _Rows(NamedTuple):
         return jax.tree.map(update, into, blocks)
 
     def used(self, start: jax.Array) -> jax.Array:
-        """Which rows of a block are below `count`, (block,)."""
-        return start + jnp.arange(self.block) < self.count
+        """Which rows of a block are below `rows`, (block,)."""
+        return start + jnp.arange(self.block) < self.rows
 
     def neighbour_counts(self, start: jax.Array, table: Table) -> jax.Array:
         return jnp.where(self.used(start), self.of(start, table.counts), 0)
@@ -236,7 +236,7 @@ def readout(
 
     def body(start: jax.Array, carry: tuple[jax.Array, ReadoutArrays]) -> tuple[jax.Array, ReadoutArrays]:
         total, arrays = carry
-        energies, vjp = jax.vjp(lambda rows: head.apply({"params": params}, rows)[:, 0], rows_in_use.of(start, x))
+        energies, vjp = jax.vjp(lambda rows: applied(head, params, rows)[:, 0], rows_in_use.of(start, x))
         (gradient,) = vjp(jnp.ones_like(energies))
         energies = energies.astype(jnp.float64)
 
@@ -368,7 +368,7 @@ def layer_adjoint(
 
 
 def _apply(config: ModelConfig, params: Params, method: str, *arguments: Any) -> Any:
-    return Layer(config).apply({"params": params}, *arguments, method=method)
+    return applied(Layer(config), params, *arguments, method=method)
 
 
 def _projections(config: ModelConfig, params: Params, x: jax.Array) -> Projections:
@@ -385,4 +385,5 @@ def _recentred(adjoints: tuple[jax.Array, jax.Array], vectors: jax.Array) -> tup
         moments = adjoint[..., 1:, :] + vectors[..., :, None] * adjoint[..., :1, :]
         return jnp.concatenate([adjoint[..., :1, :], moments], axis=-2)
 
-    return tuple(recentre(adjoint) for adjoint in adjoints)
+    features, euclidean = adjoints
+    return recentre(features), recentre(euclidean)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
@@ -47,5 +49,6 @@ def strained(crystal: Atoms, strain: float) -> Atoms:
 
 
 def _relax(target: Atoms | FrechetCellFilter, fmax: float) -> None:
-    if not BFGS(target, logfile=None).run(fmax=fmax, steps=MAX_STEPS):
+    # ASE takes filters where it says Atoms.
+    if not BFGS(cast(Atoms, target), logfile=None).run(fmax=fmax, steps=MAX_STEPS):
         raise SamplingError(f"relaxation did not reach {fmax} eV/A in {MAX_STEPS} steps: start from a better crystal")

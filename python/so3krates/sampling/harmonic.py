@@ -41,10 +41,10 @@ def force_constants_of(
     cells, own, n = int(np.prod(repeats)), len(forces), forces[0].shape[2]
     first = np.stack([(f[:, 1] - f[:, 0]) / (2.0 * step) for f in forces])  # (own, 3, n, 3)
     first = first.reshape(own, 3, *repeats, own, 3)
-    phi = np.zeros((cells, own, 3, cells, own, 3))
+    blocks = np.zeros((cells, own, 3, cells, own, 3))
     for cell, shift in enumerate(np.ndindex(*repeats)):
-        phi[cell] = np.roll(first, shift, axis=(2, 3, 4)).reshape(own, 3, cells, own, 3)
-    phi = phi.reshape(3 * n, 3 * n)
+        blocks[cell] = np.roll(first, shift, axis=(2, 3, 4)).reshape(own, 3, cells, own, 3)
+    phi = blocks.reshape(3 * n, 3 * n)
     phi = 0.5 * (phi + phi.T)
     # A uniform translation costs nothing: it is projected out of both sides.
     uniform = np.tile(np.eye(3), (n, 1)) / np.sqrt(n)

@@ -34,7 +34,7 @@ class LammpsCalculator(Calculator):
     Raises so3krates.lammps.LammpsError with LAMMPS' own words for lines or structures that it refuses.
     """
 
-    implemented_properties = ("energy", "free_energy", "forces", "stress")
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 (as ASE declares it)
 
     def __init__(self, deck: Sequence[str] = GAN_TERSOFF, elements: Sequence[str] = ("Ga", "N")) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import singledispatch
 
 import numpy as np
@@ -25,6 +25,8 @@ from .workers import DRIVER, Workers
 
 # Digits of extxyz files: labels belong to the positions that are written.
 DECIMALS = 8
+
+Info = dict[str, str | float]  # of a frame
 
 
 @singledispatch
@@ -70,7 +72,12 @@ def _rattled(plan: RattlePlan, crystal: Atoms, workers: Workers) -> list[Atoms]:
     for strain, amplitude in itertools.product(plan.strains, plan.amplitudes):
         for _ in range(plan.frames):
             frame = strained(crystal, strain).repeat(plan.repeats)
-            info = {"method": "rattle", "strain": strain, "amplitude_A": amplitude, "seed": plan.seed}
+            info: Info = {
+                "method": "rattle",
+                "strain": strain,
+                "amplitude_A": amplitude,
+                "seed": plan.seed,
+            }
             if plan.shear > 0.0:
                 random_strain = plan.shear * random.normal(size=(3, 3))
                 deform = np.eye(3) + 0.5 * (random_strain + random_strain.T)
@@ -105,7 +112,7 @@ def _dynamics(plan: DynamicsPlan, crystal: Atoms, workers: Workers) -> list[Atom
         if piece < plan.idle:
             continue
         for frames, state, (cell, _, _, known) in zip(found, now, states, strict=True):
-            info = {
+            info: Info = {
                 "method": "md",
                 **known,
                 "time_ps": round((piece + 1) * plan.steps * plan.timestep / 1000.0, 6),
@@ -123,21 +130,26 @@ def _dynamics(plan: DynamicsPlan, crystal: Atoms, workers: Workers) -> list[Atom
 def _thermal_frames(
     plan: SamplingPlan,
     supercells: list[Atoms],
-    thermal: list[ThermalDisplacements] | list[EinsteinDisplacements],
+    thermal: Sequence[ThermalDisplacements | EinsteinDisplacements],
     method: str,
 ) -> list[Atoms]:
     random = np.random.default_rng(plan.seed)
     frames = []
     for strain, supercell, displacements in zip(plan.strains, supercells, thermal, strict=True):
         for temperature in plan.temperatures:
-            info = {"method": method, "temperature_K": temperature, "strain": strain, "seed": plan.seed}
+            info: Info = {
+                "method": method,
+                "temperature_K": temperature,
+                "strain": strain,
+                "seed": plan.seed,
+            }
             for _ in range(plan.frames):
                 moved = supercell.positions + displacements.draw(temperature, random)
                 frames.append(_frame(supercell, moved, info))
     return frames
 
 
-def _frame(cell: Atoms, positions: np.ndarray, info: Mapping[str, str | float]) -> Atoms:
+def _frame(cell: Atoms, positions: np.ndarray, info: Info) -> Atoms:
     """A structure as it will be written."""
     frame = cell.copy()
     frame.positions = np.round(positions, DECIMALS)

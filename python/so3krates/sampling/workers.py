@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ase.calculators.calculator import Calculator
@@ -163,5 +163,5 @@ def _calculated(
     result = function(calculator, *arguments)
     if path is not None:
         with replacing(path) as part:
-            np.savez(part, **result)
+            np.savez(part, **cast(dict[str, Any], result))  # a name cannot be that of an option: they are ours
     return result

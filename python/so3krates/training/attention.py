@@ -8,7 +8,7 @@ the first-order results; higher orders are not defined on the CPU.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def sum_directions(pairs: Pairs, directions: jax.Array, of: int) -> jax.Array:
 
 def _to_directions(residuals: tuple[Pairs, jax.Array], atoms: jax.Array) -> jax.Array:
     pairs, of = residuals
-    used = jnp.arange(pairs.ends.shape[1]) < pairs.count
+    used = jnp.arange(pairs.ends.shape[1]) < pairs.used
     used = used.reshape(1, -1, *(1,) * (atoms.ndim - 1))
     return jnp.where(used, atoms[jnp.where(of == 0, pairs.ends, pairs.ends[::-1])], 0)
 
@@ -103,7 +103,7 @@ def _save(function: Any) -> Any:
 
 def _zero(pairs: Pairs) -> Pairs:
     """Whole numbers have no derivative; shifts are not read here."""
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, jax.dtypes.float0), pairs._replace(shifts=None))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, jax.dtypes.float0), pairs._replace(shifts=cast(jax.Array, None)))
     return zeros._replace(shifts=jax.tree.map(jnp.zeros_like, pairs.shifts))
 
 
@@ -137,7 +137,7 @@ def _call(name: str, reference: Any, heads: int, pairs: Pairs, arrays: tuple[jax
         results = tuple(jax.ShapeDtypeStruct(s if isinstance(s, tuple) else s.shape, dtype) for s in shapes)
         call = jax.ffi.ffi_call(f"so3krates_{name}", results[0] if len(results) == 1 else results)
         first, second = pairs.ends
-        return call(pairs.count, first, second, *arrays, heads=np.int64(heads), real_bytes=np.int64(dtype.itemsize))
+        return call(pairs.used, first, second, *arrays, heads=np.int64(heads), real_bytes=np.int64(dtype.itemsize))
 
     register_kernels()
     return jax.lax.platform_dependent(pairs, *arrays, cpu=kernel, default=partial(reference, heads))

@@ -265,7 +265,7 @@ class RunConfig:
             config = cls.from_dict(settings)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
-        files = {
+        files: dict[str, Any] = {
             name: str(path.parent / getattr(config.data, name))
             for name in ("file", "train_file", "valid_file")
             if getattr(config.data, name)
@@ -297,7 +297,8 @@ def changeable(config: RunConfig) -> dict[str, dict[str, Any]]:
     """Settings as `to_dict` gives them, to be changed: widths that follow from `features` go on following it."""
     settings = config.to_dict()
     widths = ("radial_filter_features", "spherical_filter_features", "readout_features")
-    derived = dataclasses.replace(config.model, **dict.fromkeys(widths))
+    unset: dict[str, Any] = dict.fromkeys(widths)
+    derived = dataclasses.replace(config.model, **unset)
     for width in widths:
         if getattr(derived, width) == getattr(config.model, width):
             del settings["model"][width]

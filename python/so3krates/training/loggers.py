@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +42,10 @@ def require_packages(names: Sequence[str]) -> None:
 def open_loggers(names: Sequence[str], folder: str | Path, settings: Mapping[str, Any], step: int) -> list[Logger]:
     """Loggers of a run in its folder, which stands at `step`. Raises LoggerError for a missing package."""
     require_packages(names)
-    makers = {"tensorboard": lambda: _TensorBoard(Path(folder), step), "wandb": lambda: _Wandb(Path(folder), settings)}
+    makers: dict[str, Callable[[], Logger]] = {
+        "tensorboard": lambda: _TensorBoard(Path(folder), step),
+        "wandb": lambda: _Wandb(Path(folder), settings),
+    }
     return [makers[name]() for name in names]
 
 

@@ -51,8 +51,8 @@ def variance_scales(graphs: Sequence[FrameGraph]) -> Scales:
         energies.append(energy)
         virials.append(virial)
         forces.add(own_forces)
-    virials = np.stack(virials)
-    components = np.array([_variance(virials[:, a, b]) for a in range(3) for b in range(3)]).reshape(3, 3)
+    stacked = np.stack(virials)
+    components = np.array([_variance(stacked[:, a, b]) for a in range(3) for b in range(3)]).reshape(3, 3)
     largest = components.max()
     components = np.where(components > DEGENERATE_VARIANCE * largest, components, largest)
     return Scales(_inverse(_variance(np.array(energies))), _inverse(forces.variance), _inverse(components))
@@ -135,7 +135,7 @@ def error_sums(prediction: Prediction, batch: Batch, targets: Targets, scales: S
     )
 
 
-def _difference(value: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _difference(value: jax.Array, label: jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:
     """value - label, 0 where the label is NaN, and where it is not; NaN stays out of the gradient too."""
     known = jnp.isfinite(label)
     return jnp.where(known, value - jnp.where(known, label, 0.0), 0.0), known

@@ -14,9 +14,9 @@ from so3krates.model.config import ModelConfig
 from so3krates.model.cutoff import cutoff_function
 from so3krates.model.geometry import masked_vectors
 from so3krates.model.harmonics import invariants, parity, spherical_harmonics, spread
-from so3krates.model.layer import MLP, Layer
+from so3krates.model.layer import MLP, Layer, applied
 from so3krates.model.network import Params
-from so3krates.model.potential import Batch, Prediction
+from so3krates.model.potential import Batch, Pairs, Prediction
 from so3krates.model.radial_basis import radial_basis
 
 from .attention import attend, gather, sum_directions, to_directions
@@ -45,11 +45,11 @@ def predict_pairs(config: ModelConfig, params: Params, batch: Batch, points: int
 
     The radial filters are computed at `points` Chebyshev points and interpolated, or for each pair where it is None.
     """
-    structures = len(batch.cells)
-    first, second = batch.pairs.ends
+    structures, pairs = len(batch.cells), _pairs(batch)
+    first, second = pairs.ends
     structure = batch.structure[first]
     vectors = batch.positions[second] - batch.positions[first]
-    vectors = vectors + jnp.einsum("pc,pcb->pb", batch.pairs.shifts, batch.cells[structure])
+    vectors = vectors + jnp.einsum("pc,pcb->pb", pairs.shifts, batch.cells[structure])
 
     def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
         energies = jnp.where(batch.atom_mask, _atom_energies(config, params, batch, vectors, points), 0.0)
@@ -59,17 +59,23 @@ def predict_pairs(config: ModelConfig, params: Params, batch: Batch, points: int
     strain = jax.ops.segment_sum(vectors[:, :, None] * gradient[:, None], structure, structures)
     return Prediction(
         energies=jax.ops.segment_sum(energies, batch.structure, structures),
-        forces=sum_directions(batch.pairs, jnp.stack([gradient, -gradient]), 0),
+        forces=sum_directions(pairs, jnp.stack([gradient, -gradient]), 0),
         strain_gradients=0.5 * (strain + jnp.swapaxes(strain, 1, 2)),
         atom_energies=energies,
     )
 
 
+def _pairs(batch: Batch) -> Pairs:
+    if batch.pairs is None:
+        raise ValueError("the batch has no list of pairs, which so3krates.data.collate makes")
+    return batch.pairs
+
+
 def _atom_energies(
     config: ModelConfig, params: Params, batch: Batch, vectors: jax.Array, points: int | None
 ) -> jax.Array:
-    pairs, dtype = batch.pairs, vectors.dtype
-    vectors = masked_vectors(vectors, jnp.arange(len(vectors)) < pairs.count, config.cutoff)
+    pairs, dtype = _pairs(batch), vectors.dtype
+    vectors = masked_vectors(vectors, jnp.arange(len(vectors)) < pairs.used, config.cutoff)
     distances = jnp.sqrt(jnp.sum(vectors * vectors, axis=-1))
     cutoff = cutoff_function(distances, config)
     harmonics = spherical_harmonics(vectors / distances[:, None], config.degrees)
@@ -82,7 +88,7 @@ def _atom_energies(
         layer = params[f"layers_{k}"]
 
         def apply(method: str, *arguments: Any, layer: Params = layer) -> Any:
-            return Layer(config).apply({"params": layer}, *arguments, method=method)
+            return applied(Layer(config), layer, *arguments, method=method)
 
         centre, other = apply("project", x, chi)
         # Before the first layer all Euclidean variables are zero: one row stands for every pair.
@@ -93,7 +99,7 @@ def _atom_energies(
             name: str, q: jax.Array, key: jax.Array, heads: int, k: int = k, i: jax.Array = edge_invariants
         ):
             spherical = MLP(config.spherical_filter_features)
-            filters = radial[name][k] + spherical.apply({"params": params[f"layers_{k}"][name]["spherical"]}, i)
+            filters = radial[name][k] + applied(spherical, params[f"layers_{k}"][name]["spherical"], i)
             scale = 1.0 / math.sqrt(config.features // heads)
             return attend(pairs, q, filters, key, heads) * (scale * cutoff[:, None])
 
@@ -101,7 +107,7 @@ def _atom_energies(
         beta = coefficients("geometric_filter", centre.geometric_query, other.geometric_key, len(config.degrees))
         messages = sum_directions(pairs, spread(beta, config.degrees) * harmonics, 0)
         x, chi = apply("exchange", x + gather(pairs, alpha, other.value), chi + messages)
-    return MLP((*config.readout_features, 1)).apply({"params": params["readout"]}, x)[:, 0]
+    return applied(MLP((*config.readout_features, 1)), params["readout"], x)[:, 0]
 
 
 def _radial_filters(
@@ -112,7 +118,7 @@ def _radial_filters(
 
     def networks(basis: jax.Array) -> dict[str, list[jax.Array]]:
         layers = [params[f"layers_{k}"] for k in range(config.layers)]
-        return {name: [mlp.apply({"params": layer[name]["radial"]}, basis) for layer in layers] for name in FILTERS}
+        return {name: [applied(mlp, layer[name]["radial"], basis) for layer in layers] for name in FILTERS}
 
     if points is None:
         return networks(radial_basis(distances, config))

@@ -143,7 +143,7 @@ def batch_energies(model: ModelConfig, params: Params, batch: Batch) -> jax.Arra
 
 def zero_sums() -> ErrorSums:
     """Nothing added up yet, in float64 on the host."""
-    return ErrorSums(np.zeros(3), np.zeros(3), np.zeros(3))
+    return ErrorSums._make(np.zeros((3, 3)))
 
 
 def add_sums(total: ErrorSums, more: ErrorSums) -> ErrorSums:
