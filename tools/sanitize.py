@@ -1,7 +1,7 @@
 """Build the C++ parts with sanitizers and run their tests: `make sanitize`, or `tools/sanitize.py address` or `thread`.
 
-`address` is AddressSanitizer with UndefinedBehaviorSanitizer, `thread` is ThreadSanitizer; both are GCC's. XLA's plugin is
-a finished library without them: what happens inside it is not looked at.
+`address` is AddressSanitizer with UndefinedBehaviorSanitizer, `thread` is ThreadSanitizer; both are GCC's. XLA's plugin
+is a finished library without them: what happens inside it is not looked at.
 """
 
 from __future__ import annotations

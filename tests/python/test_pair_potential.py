@@ -64,7 +64,7 @@ def close(found: Any, expected: Any, tolerance: float) -> None:
 
 def test_pairs_are_the_rows(batch: Batch) -> None:
     pairs = batch.pairs
-    count = int(pairs.count)
+    count = int(pairs.used)
     room = pairs.ends.shape[1]
     assert 2 * count == int(batch.mask.sum())
     assert 0 < count < room
@@ -89,7 +89,7 @@ def test_kernels_and_their_derivatives(batch: Batch, heads: int, dtype: type, to
         return jnp.asarray(rng.normal(size=shape), dtype)
 
     query, key, value, bar = (random(atoms, 12) for _ in range(4))
-    filters = jnp.where(jnp.arange(room)[:, None] < batch.pairs.count, random(room, 12), 0)
+    filters = jnp.where(jnp.arange(room)[:, None] < batch.pairs.used, random(room, 12), 0)
 
     def kernels(query: jax.Array, filters: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         return attention.gather(batch.pairs, attention.attend(batch.pairs, query, filters, key, heads), value)
@@ -113,7 +113,7 @@ def test_kernels_and_their_derivatives(batch: Batch, heads: int, dtype: type, to
 def test_many_pairs_on_several_threads_add_up() -> None:
     atoms = bulk("Cu", "fcc", a=3.6, cubic=True) * (4, 4, 4)
     batch = batch_of(frame_graphs([atoms], 5.0, {"Cu": 0.0}))
-    assert int(batch.pairs.count) > 4096  # tasks hold 512 at least
+    assert int(batch.pairs.used) > 4096  # tasks hold 512 at least
     rng = np.random.default_rng(0)
     coefficients = jnp.asarray(rng.normal(size=(2, batch.pairs.ends.shape[1], 2)))
     values = jnp.asarray(rng.normal(size=(len(batch.species), 8)))
