@@ -32,7 +32,7 @@ void* create_pair(void* host) {
   if (lammps_version(host) != SO3KRATES_LAMMPS_VERSION)
     lmp->error->all(FLERR,
                     "pair_style so3krates: this is LAMMPS version {} but the plugin was built for {} ({}). Run the lmp "
-                    "of that version (pip install 'so3krates' brings it) or build the plugin again against this one",
+                    "in bin of the Python environment that the plugin lies in, or build the plugin against this one",
                     lammps_version(host), SO3KRATES_LAMMPS_VERSION, SO3KRATES_LAMMPS_DATE);
   return so3krates::ranks::reported(lmp, [&] {
     // A warning only: a program may well start independent runs this way.

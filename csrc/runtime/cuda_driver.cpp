@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdlib>
 
+#include "plugin_search.h"
+
 namespace so3krates::cuda {
 namespace {
 
@@ -101,8 +103,8 @@ void check_device(int index, const std::string& plugin) {
   if (version / 1000 < release)
     throw Error("the driver is made for CUDA " + std::to_string(version / 1000) + "." +
                 std::to_string(version % 1000 / 10) + ", but the PJRT plugin " + plugin + " for CUDA " +
-                std::to_string(release) + ": update the driver, or pip install 'so3krates[cuda" +
-                std::to_string(version / 1000) + "]' and remove this one");
+                std::to_string(release) + ": update the driver, or " +
+                pip_install("so3krates[cuda" + std::to_string(version / 1000) + "]") + " and remove this one");
 }
 
 void make_current(int index) {

@@ -76,7 +76,7 @@ Nvrtc open_nvrtc() {
     return n;
   }
   throw Error("NVRTC, which compiles the kernels, was not found (looked for " + tried +
-              "): pip install 'so3krates[cuda" + std::to_string(driver_version() / 1000) + "]'");
+              "): " + pip_install("so3krates[cuda" + std::to_string(driver_version() / 1000) + "]"));
 }
 
 const Nvrtc& nvrtc() {

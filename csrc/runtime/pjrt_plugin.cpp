@@ -10,6 +10,7 @@
 #include "environment.h"
 #include "pjrt.h"
 #include "pjrt_api.h"
+#include "plugin_search.h"
 #include "registry.h"
 #include "xla/pjrt/c/pjrt_c_api_ffi_extension.h"
 
@@ -25,7 +26,7 @@ std::string one_line(std::string_view text) {
 // Adds to the linker's message where the library that it misses comes from.
 std::string with_remedy(const std::string& message) {
   if (message.find("libcu") != std::string::npos || message.find("libnv") != std::string::npos)
-    return message + " (pip install 'so3krates[cuda12]')";
+    return message + " (" + pip_install("so3krates[cuda12]") + ")";
   return message;
 }
 

@@ -28,21 +28,18 @@ fs::path site_packages() {
 struct Kind {
   const char* name;
   const char* variable;
-  const char* remedy;
+  std::string remedy;
   std::vector<fs::path> places;  // relative to site-packages
 };
 
 Kind cpu() {
-  return {"cpu",
-          "SO3KRATES_PJRT_CPU",
-          "pip install '" SO3KRATES_CPU_RUNTIME "'",
-          {"fastatomstruct_xla_cpu/libpjrt_cpu.so"}};
+  return {"cpu", "SO3KRATES_PJRT_CPU", pip_install(SO3KRATES_CPU_RUNTIME), {"fastatomstruct_xla_cpu/libpjrt_cpu.so"}};
 }
 
 Kind cuda() {
   return {"cuda",
           "SO3KRATES_PJRT_CUDA",
-          "pip install 'so3krates[cuda12]' (or [cuda13], where nvidia-smi shows CUDA 13)",
+          pip_install("so3krates[cuda12]") + " (or [cuda13], where nvidia-smi shows CUDA 13)",
           {"jax_plugins/xla_cuda13/xla_cuda_plugin.so", "jax_plugins/xla_cuda12/xla_cuda_plugin.so"}};
 }
 
@@ -76,6 +73,13 @@ std::string path_of(const Kind& kind, const std::string& plugin) {
 }
 
 }  // namespace
+
+std::string pip_install(const std::string& what) {
+  // site-packages lies in lib/pythonX.Y of the environment.
+  std::error_code error;
+  const fs::path python = site_packages().parent_path().parent_path().parent_path() / "bin" / "python";
+  return (fs::exists(python, error) ? python.string() + " -m " : std::string()) + "pip install '" + what + "'";
+}
 
 std::vector<std::string> nvrtc_paths(int release) {
   const char* variable = std::getenv("SO3KRATES_NVRTC");

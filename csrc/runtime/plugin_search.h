@@ -18,6 +18,9 @@ struct PluginChoice {
 // there.
 PluginChoice find_plugin(const std::string& device, const std::string& plugin = "");
 
+// The command that adds a Python package to the environment which this library is part of.
+std::string pip_install(const std::string& what);
+
 // Where NVRTC may lie, of CUDA releases up to `release`, the newest first: the one that SO3KRATES_NVRTC names, else
 // those that pip installs, else the system's.
 std::vector<std::string> nvrtc_paths(int release);

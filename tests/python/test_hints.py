@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from so3krates import demo, hints
+from so3krates import _harness, demo, hints
 
 ROOT = Path(__file__).parents[2]
 PLAIN_PATH = "/usr/bin:/bin"  # a shell in which nothing was activated
@@ -63,6 +63,19 @@ def test_pip_is_that_of_this_environment() -> None:
     line = hints.pip_install("numpy>=1")
     assert line.startswith(sys.executable) and line.endswith("'numpy>=1'")
     assert "already satisfied: numpy" in shell(f"{line} --dry-run --no-index", ROOT, PLAIN_PATH)
+
+
+def test_the_runtime_names_this_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its messages reach readers in LAMMPS, where nothing of Python is at hand."""
+    monkeypatch.delenv("SO3KRATES_PJRT_CUDA", raising=False)
+    if (Path(_harness.__file__).parents[1] / "jax_plugins").is_dir():
+        pytest.skip("the CUDA plugin is installed")
+    with pytest.raises(_harness.Error) as raised:
+        _harness.pjrt.find_plugin("cuda")
+    (line,) = re.findall(r"\): (.* -m pip install '.*?')", str(raised.value))
+    assert "already satisfied: so3krates" in shell(
+        f"{line.replace('[cuda12]', '')} --dry-run --no-index", ROOT, PLAIN_PATH
+    )
 
 
 def literals(file: Path) -> list[tuple[int, str]]:

