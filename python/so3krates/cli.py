@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +54,10 @@ def options(
     ] = False,
 ) -> None:
     """Train So3krates machine-learned potentials and run them in LAMMPS."""
+    # Names of files may hold what the terminal's encoding does not: they are shown, never a reason to stop.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _quoted(path: Path) -> str:

@@ -3,15 +3,14 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_values import numbers, words
+from .cli_values import lines_of, numbers, words
 from .terminal import console
 
 if TYPE_CHECKING:
-    from ase import Atoms
 
     from so3krates.sampling import Plan, Recipe
 
@@ -59,13 +58,12 @@ def _sample(
     elements: Elements = "Ga,N",
     processes: Processes = 1,
 ) -> None:
-    import ase.io
-
     from so3krates import sampling
+    from so3krates.data import last_frame
     from so3krates.progress import progress_display
 
     recipes = _recipes(calculator, driver, pair_style, pair_coeff, deck, elements)
-    crystal = sampling.wurtzite() if structure is None else cast("Atoms", ase.io.read(structure))
+    crystal = sampling.wurtzite() if structure is None else last_frame(structure)
     with progress_display(console()) as report:
         frames = sampling.sample(output, crystal, plan, *recipes, relax, processes, report)
     console().print(
@@ -81,7 +79,7 @@ def _recipes(
 
     lines = [f"pair_style {pair_style}", *(f"pair_coeff {line}" for line in pair_coeff)]
     if deck is not None:
-        lines = [line.strip() for line in deck.read_text().splitlines() if line.split("#", 1)[0].strip()]
+        lines = lines_of(deck)
     teacher = Recipe(calculator, tuple(lines), words(elements))
     return teacher, None if driver is None else Recipe(driver, tuple(lines), words(elements))
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a deck without comments and blanks. Raises OSError, and ValueError for what is no text."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no deck: byte {error.start} is no text in UTF-8") from error
+    return [line.strip() for line in text.splitlines() if line.split("#", 1)[0].strip()]
 
 
 def words(text: str) -> tuple[str, ...]:

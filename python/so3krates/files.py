@@ -143,7 +143,7 @@ def require_folder(path: str | Path) -> None:
     path = Path(path)
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not there.is_dir():
-        raise WriteError(f"{path}: {'it' if there == path else there} is a file, not a folder: choose another folder")
+        raise WriteError(f"{path}: {there} is a file, not a folder: choose another folder")
     if not os.access(there, os.W_OK):
         raise WriteError(f"{path} cannot be written: no permission to write in {there}")
 

@@ -86,6 +86,9 @@ class Model:
                 f"{path} has version {content.get('version')!r}, this so3krates reads {VERSION}: update so3krates"
             )
         try:
+            for key, kind, words in (("model", dict, "a section"), ("elements", list, "a list")):
+                if not isinstance(content[key], kind):
+                    raise TypeError(f"{key} = {content[key]!r}: must be {words}")
             config = ModelConfig.from_dict(content["model"])
             elements, shifts = tuple(content["elements"]), dict(content["energy_shifts"])
             shifts = {symbol: float(value) for symbol, value in shifts.items()}

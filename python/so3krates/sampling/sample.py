@@ -113,7 +113,8 @@ def _record(plan: Plan, crystal: Atoms, relax: bool, names: dict[str, str]) -> d
 def _claim(folder: Path, record: dict[str, Any]) -> None:
     """Takes a folder of parts for a sampling, new or begun. Raises SamplingError where it belongs to another."""
     path = folder / PLAN_FILE
-    if path.is_file():
+    # A plan without any result, as of a calculator that could not be made, binds nobody.
+    if path.is_file() and any(folder.glob("*.npz")):
         try:
             begun = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(begun, dict):

@@ -259,6 +259,8 @@ class RunConfig:
         try:
             text = path.read_text(encoding="utf-8")
             settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+            if not isinstance(settings, dict):
+                raise ValueError("it holds no keys with values")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot be read ({error})") from error
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,9 @@ def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings whose files are named without the folders of this machine: a model and its bundles are given away."""
     named = {"data": ("file", "train_file", "valid_file"), "training": ("initial_model",)}
     for section, keys in named.items():
-        settings[section] |= {key: Path(settings[section][key]).name for key in keys if key in settings[section]}
+        names = {key: Path(settings[section][key]).name for key in keys if key in settings[section]}
+        # Bytes that are no text, which a name may hold, have no place in TOML.
+        settings[section] |= {key: os.fsencode(name).decode(errors="replace") for key, name in names.items()}
     return settings
 
 

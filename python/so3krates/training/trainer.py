@@ -152,8 +152,8 @@ class _Run:
         self.eval_every = settings.eval_every or self.steps_per_epoch
         points = None if settings.float64 else radial_points(config.model, shortest_distance_in(self.graphs))
         self.step_function = make_step(config.model, settings, self.total_steps, points)
-        self.place = RunFolder(folder, config, fingerprint(self.graphs, self.valid_graphs), resume)
         self.state, self.best = self._initial()
+        self.place = RunFolder(folder, config, fingerprint(self.graphs, self.valid_graphs), resume)
         self.step = 0
         self.learning_rate = math.nan
         self.order: tuple[int, np.ndarray] | None = None
