@@ -13,7 +13,7 @@ from . import cli_kappa, cli_sample
 from .cli_errors import Commands, debug_option
 from .cli_values import number_or_word as _number_or_word
 from .cli_values import words as _words
-from .files import require_figure_name, require_folder, require_place, write_text
+from .files import plain_text, require_figure_name, require_folder, require_place, write_text
 from .hints import command
 from .terminal import console as _console
 from .terminal import said
@@ -138,7 +138,7 @@ def evaluate(
     members = [member for model in models for member in member_folders(model)]
     settings = _data_config(setting, energy_key, forces_key, stress_key, members, console)
     frames = evaluated_frames(data, settings, lambda text: said(console, "Note:", text))
-    labels, name = reference(frames), data.stem
+    labels, name = reference(frames), plain_text(data.stem)
     predicted = [predictions_of(member, frames, float64) for member in members]
     for member, found in zip(members, predicted, strict=True):
         require_finite(member, data, found)

@@ -148,6 +148,19 @@ def require_folder(path: str | Path) -> None:
         raise WriteError(f"{path} cannot be written: no permission to write in {there}")
 
 
+def plain_text(name: str) -> str:
+    """The name of a file without bytes that are no text, for figures and tables."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def require_text(path: str | Path) -> None:
+    """Raises ValueError for a name with bytes that are no text: libraries written in C++ cannot open it."""
+    try:
+        str(Path(path).absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}: its name has bytes that are no text in UTF-8: choose another name") from error
+
+
 def _part_of(target: Path) -> Path:
     """An empty temporary file of a new name, made with the umask's permissions or those of the file it replaces."""
     name = target.name.encode("utf-8", "surrogateescape")[-LONGEST_KEPT:].decode("utf-8", "ignore")

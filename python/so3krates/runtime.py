@@ -11,6 +11,7 @@ from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list
 
 from ._harness import Evaluator, check_positions
+from .files import require_text
 
 
 class Turns:
@@ -96,6 +97,7 @@ class Runtime:
             "memory": memory,
             "preallocate": preallocate,
         }
+        require_text(bundle)
         self._skin = skin
         self._turns = Turns()
         self._lists: _Lists | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -215,13 +216,39 @@ def test_import(tmp_path: Path) -> None:
         (("sample", "harmonic", "--strains", "one"), "--strains one: give numbers"),
         (("sample", "harmonic", "--pair-style", "tersof", "-o", "{out}"), "tersof"),
         (("sample", "harmonic", "--structure", "absent.cif"), "absent.cif"),
+        (("sample", "harmonic", "--structure", "{bytes}"), "cannot be read as a structure"),
+        (("sample", "harmonic", "--structure", "{folder}"), "is a folder, not a file"),
+        (("sample", "harmonic", "--deck", "{bytes}"), "is no deck"),
+        (("sample", "harmonic", "-o", "{bytes}/data.xyz"), "a file of that name is there already"),
+        (("export", "{model}", "-o", "."), "Error: . is a folder: give the name of a file"),
+        (("export", "{model}", "-o", "{bytes}/gan.so3k"), "is a file, not a folder"),
+        (("evaluate", "{model}", "{data}", "--plot", "plot.xyz"), "plot.xyz: figures are written as"),
+        (("evaluate", "{model}", "{data}", "--json", "{folder}"), "is a folder: give the name of a file"),
+        (("evaluate", "{model}", "{data}", "-o", "{bytes}"), "is a file, not a folder"),
+        (("evaluate", "{bytes}", "{data}"), "no so3krates bundle"),
+        (("data", "{data}", "--json", "absent/data.json"), "there is no folder absent"),
+        (("select", "{data}", "-n", "2", "--by", "random", "-o", "."), ". is a folder: give the name of a file"),
+        (("check", "{model}", "{bytes}"), "cannot be read as a structure"),
+        (("check", "{model}", "--json", "."), ". is a folder"),
+        (("kappa", "{folder}"), "is a directory"),
+        (("kappa", "{bytes}", "-o", "{bytes}"), "is a file, not a folder"),
+        (("train", "{bytes}"), "cannot be read"),
+        (("train", "{folder}"), "Is a directory"),
+        (("train", "{list}"), "it holds no keys with values"),
+        (("demo", "--folder", "{bytes}"), "a file of that name is there already"),
     ],
 )
 def test_errors_are_one_line(
     arguments: tuple[str, ...], message: str, model_folder: Path, data_file: Path, tmp_path: Path
 ) -> None:
-    paths = {"{data}": data_file, "{model}": model_folder, "{out}": tmp_path / "out"}
-    code, _, error = run(*(paths.get(argument, argument) for argument in arguments))
+    paths = {name: tmp_path / name for name in ("out", "bytes", "folder", "list")}
+    paths |= {"data": data_file, "model": model_folder, "list": tmp_path / "list.json"}
+    paths["bytes"].write_bytes(bytes(range(256)))
+    paths["list"].write_text("[1]")
+    paths["folder"].mkdir()
+    before = set(Path.cwd().iterdir())
+    code, _, error = run(*(re.sub(r"\{(\w+)\}", lambda m: str(paths[m[1]]), argument) for argument in arguments))
+    assert set(Path.cwd().iterdir()) == before
     assert code == 1
     assert message in error
     assert error.startswith("Error: ")
@@ -260,3 +287,19 @@ def test_demo_uses_every_frame_that_it_samples() -> None:
     assert PLAN.strains == (-0.01, 0.0, 0.01, 0.02, 0.03)
     assert (min(PLAN.temperatures), max(PLAN.temperatures)) == (100.0, 2000.0)
     assert SETTINGS.data.n_train + SETTINGS.data.n_valid == PLAN.total - states  # one of each state is kept for testing
+
+
+def test_names_that_are_no_text_are_shown(data_file: Path, tmp_path: Path) -> None:
+    """Letters outside ASCII, brackets, and bytes that are in no encoding."""
+    for name in ("Käse å.extxyz", "[bulk] [a].extxyz", os.fsdecode(b"d\xe5ta.extxyz")):
+        path = tmp_path / name
+        path.write_bytes(data_file.read_bytes())
+        code, output, error = run("select", path, "-n", 2, "--by", "random", "-o", tmp_path / f"new {name}")
+        assert (code, error) == (0, "")
+        shown = f"new {name}".encode("utf-8", "backslashreplace").decode()
+        assert shown in output.replace("\n", "")
+        assert len(ase.io.read(tmp_path / f"new {name}", ":")) == 2
+    code, _, error = run("info", tmp_path / os.fsdecode(b"\xff.so3k"))
+    assert code == 1
+    assert "\\udcff.so3k" in error
+    assert len(error.splitlines()) == 1

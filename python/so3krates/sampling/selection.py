@@ -21,7 +21,7 @@ from so3krates.data import (
     raw_frames,
     read_frames,
 )
-from so3krates.files import write_frames
+from so3krates.files import plain_text, write_frames
 
 METHODS = ("random", "energy", "force", "atomic-energy", "committee")
 # Of equal width, between the smallest and the largest value of a measure in the pool.
@@ -87,7 +87,7 @@ def write_selection(output: str | Path, selection: Selection, pool: str | Path, 
     frames: list[Atoms | None] = [None] * len(places)
     for index, atoms in enumerate(raw_frames(pool)):
         if index in places:
-            atoms.info |= {"selected_by": method, "pool": Path(pool).name, "pool_index": index}
+            atoms.info |= {"selected_by": method, "pool": plain_text(Path(pool).name), "pool_index": index}
             frames[places[index]] = atoms
     write_frames(output, frames)
 

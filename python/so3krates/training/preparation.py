@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from so3krates.data import (
     frame_graphs,
     shortest_distance,
 )
+from so3krates.files import plain_text
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
 from so3krates.storage import Model
@@ -79,7 +79,7 @@ def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
     for section, keys in named.items():
         names = {key: Path(settings[section][key]).name for key in keys if key in settings[section]}
         # Bytes that are no text, which a name may hold, have no place in TOML.
-        settings[section] |= {key: os.fsencode(name).decode(errors="replace") for key, name in names.items()}
+        settings[section] |= {key: plain_text(name) for key, name in names.items()}
     return settings
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from so3krates.files import append_line, make_folder, write_text
+from so3krates.files import append_line, make_folder, require_text, write_text
 from so3krates.model.config import ConfigError
 from so3krates.storage import CONFIG_FILE, WEIGHTS_FILE
 
@@ -67,6 +67,7 @@ class RunFolder:
         """Takes the folder; `data` is a hash of the frames. Raises TrainingError, WriteError."""
         self.path = Path(path)
         require_run_place(self.path, resume)
+        require_text(self.path)
         self._record = {"config": config.to_dict(), "data": data}
         self._is_new = not (self.path / RUN_FILE).exists()
         if not self._is_new:
