@@ -15,8 +15,8 @@ from .cli_values import number_or_word as _number_or_word
 from .cli_values import words as _words
 from .files import plain_text, require_figure_name, require_folder, require_place, write_text
 from .hints import command
+from .terminal import busy, said
 from .terminal import console as _console
-from .terminal import said
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +139,8 @@ def evaluate(
     settings = _data_config(setting, energy_key, forces_key, stress_key, members, console)
     frames = evaluated_frames(data, settings, lambda text: said(console, "Note:", text))
     labels, name = reference(frames), plain_text(data.stem)
-    predicted = [predictions_of(member, frames, float64) for member in members]
+    with busy(console, f"evaluating {len(frames)} frames"):
+        predicted = [predictions_of(member, frames, float64) for member in members]
     for member, found in zip(members, predicted, strict=True):
         require_finite(member, data, found)
     committees = {name: Committee(predicted, labels)} if len(predicted) > 1 else {}
@@ -175,8 +176,9 @@ def inspect_data(
         require_place(json_file)
     keys = _data_config(setting, energy_key, forces_key, stress_key).keys
     check = LabelCheck(keys, ModelConfig().embeddings - 1)
-    report = data_report(iter_frames(data, keys, check.names), check)
     console = _console()
+    with busy(console, f"reading {data}"):
+        report = data_report(iter_frames(data, keys, check.names), check)
     for table in report_tables(report):
         console.print(table)
     for warning in report.warnings:
@@ -213,8 +215,10 @@ def export(
 
     loaded = Model.load(model)
     device = " device cuda" if platform == "cuda" else ""
-    choice = export_model(loaded, output, precision, platform, body=body, tables=_number_or_word(tables))
-    _console().print(
+    console = _console()
+    with busy(console, "making tables and programs"):
+        choice = export_model(loaded, output, precision, platform, body=body, tables=_number_or_word(tables))
+    console.print(
         f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}).\n{choice.describe()}.\nIn a deck:\n"
         f"  pair_style so3krates{device}\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",
         highlight=False,
@@ -322,9 +326,10 @@ def select_command(
     require_place(output)
 
     keys = _data_config(setting, energy_key, forces_key, None).keys
-    selection = select_frames(pool, number, by, model or (), keys, key, seed, bins, limit)
-    write_selection(output, selection, pool, f"{by}, seed {seed}" if by != "committee" else by)
     console = _console()
+    with busy(console, f"choosing out of {pool}"):
+        selection = select_frames(pool, number, by, model or (), keys, key, seed, bins, limit)
+    write_selection(output, selection, pool, f"{by}, seed {seed}" if by != "committee" else by)
     console.print(selection_table(selection))
     console.print(f"Wrote {len(selection.chosen)} frames to {output}", highlight=False, soft_wrap=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import IO
 
 from rich.console import Console
+from rich.status import Status
 from rich.text import Text
 
 FILE_WIDTH = 120  # columns of tables in files and pipes
@@ -15,6 +16,11 @@ def console(stderr: bool = False, file: IO[str] | None = None, width: int = FILE
     plain = {"markup": False, "emoji": False}
     found = Console(stderr=stderr, file=file, **plain)
     return found if found.is_terminal else Console(stderr=stderr, file=file, width=width, **plain)
+
+
+def busy(console: Console, text: str) -> Status:
+    """Says beside a moving sign what goes on, while a `with` block lasts; nothing where there is no terminal."""
+    return console.status(Text(text))
 
 
 def said(console: Console, head: str, text: str, style: str = "bold yellow") -> None:

@@ -308,7 +308,7 @@ def test_a_disc_full_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_report_that_fails_loses_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = make_frames(6)
-    monkeypatch.setattr("so3krates.training.session.load_frames", lambda _: (frames[:4], frames[4:]))
+    monkeypatch.setattr("so3krates.training.session.load_frames", lambda *_: (frames[:4], frames[4:]))
 
     def broken(*_: object) -> None:
         raise RuntimeError("no fonts\nat all")

@@ -22,6 +22,7 @@ from .frames import (
     last_frame,
     raw_frames,
     read_frames,
+    require_file,
     with_labels,
 )
 from .neighbours import NeighbourTable, neighbour_table
@@ -69,6 +70,7 @@ __all__ = [
     "raw_frames",
     "read_frames",
     "report_tables",
+    "require_file",
     "shortest_distance",
     "sizes_of",
     "sound_frames",

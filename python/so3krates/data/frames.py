@@ -114,8 +114,7 @@ def iter_frames(path: str | Path, keys: LabelKeys | None = None, others: OtherNa
     `others` counts labels that stand under other names.
     """
     path, keys = Path(path), keys or LabelKeys()
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    require_file(path)
     if path.suffix == ".npz":
         frames, keys = _read_mlff(path, keys)
     else:
@@ -147,9 +146,14 @@ def raw_frames(path: str | Path) -> Iterator[Atoms]:
     path = Path(path)
     if path.suffix == ".npz":
         return iter_frames(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    require_file(path)
     return _file_frames(path)
+
+
+def require_file(path: Path) -> None:
+    """Raises DataError where there is no file to read."""
+    if not path.is_file():
+        raise DataError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
 
 
 def last_frame(path: str | Path) -> Atoms:

@@ -67,7 +67,11 @@ class Checkpoints:
                 shutil.rmtree(part, ignore_errors=True)
             self._manager.reload()
             older = self.latest()
-            left = "no older state is there" if older is None else f"that of step {older} is as it was"
+            left = (
+                "no older state is there"
+                if older is None
+                else f"that of step {older} is as it was, and --resume goes on from it"
+            )
             raise CheckpointError(f"{self.folder}: step {step} could not be saved: {_reason(error)}; {left}") from error
 
     def load(self, like: Any) -> Stored | None:

@@ -17,6 +17,7 @@ from so3krates.data import (
     StoredFrames,
     count_split,
     fraction_split,
+    require_file,
     sound_frames,
     store_frames,
     tags_of,
@@ -133,8 +134,7 @@ def _sound_frames(config: DataConfig, file: str, demands: Demands, check: LabelC
 
 def _stored(config: DataConfig, file: str, cutoff: float, folder: Path, demands: Demands) -> StoredFrames:
     path = Path(file)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    require_file(path)
     state = path.stat()
     source = {"file": str(path.resolve()), "bytes": state.st_size, "changed_ns": state.st_mtime_ns}
     source |= dataclasses.asdict(config.keys)
