@@ -11,7 +11,6 @@ from .cli_values import lines_of, numbers, words
 from .terminal import console
 
 if TYPE_CHECKING:
-
     from so3krates.sampling import Plan, Recipe
 
 app = typer.Typer(no_args_is_help=True, help="Sample a structure and label it, ready to train on.")
