@@ -101,6 +101,7 @@ class Runtime:
         self._skin = skin
         self._turns = Turns()
         self._lists: _Lists | None = None
+        _require_own_process()
         self._made: Evaluator | None = Evaluator(str(bundle), **self._options)
         bundle_read = self._made.bundle
         self.path: str = bundle_read.path
@@ -112,10 +113,12 @@ class Runtime:
     def _evaluator(self) -> Evaluator:
         """The evaluator, which a copy makes for itself when it is first needed."""
         if self._made is None:
+            _require_own_process()
             made = Evaluator(self.path, **self._options)
             if made.bundle.sha256 != self._checksum:
                 raise ValueError(f"{self.path} is no longer the file that was copied: make the calculator anew")
             self._made = made
+        _require_own_process()
         return self._made
 
     def __getstate__(self) -> dict[str, Any]:
@@ -199,6 +202,21 @@ class Runtime:
             known = ", ".join(self.elements)
             raise ValueError(f"{self.path} knows the elements {known}, but the structure has {', '.join(unknown)}")
         return np.array([index[symbol] for symbol in symbols], dtype=np.int32)
+
+
+_process: int | None = None  # that made the first evaluator
+
+
+def _require_own_process() -> None:
+    """Raises ValueError in a fork of a process with evaluators: it would wait for threads that are not there."""
+    global _process
+    if _process is None:
+        _process = os.getpid()
+    if _process != os.getpid():
+        raise ValueError(
+            "this process was forked from one with an evaluator, which cannot be used here: start processes with "
+            'multiprocessing.get_context("spawn"), or make the first calculator after the fork'
+        )
 
 
 def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

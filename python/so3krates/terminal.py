@@ -13,9 +13,10 @@ FILE_WIDTH = 120  # columns of tables in files and pipes
 
 def console(stderr: bool = False, file: IO[str] | None = None, width: int = FILE_WIDTH) -> Console:
     """A console on the terminal, on a pipe or on a file, `width` wide where it is no terminal."""
-    plain = {"markup": False, "emoji": False}
-    found = Console(stderr=stderr, file=file, **plain)
-    return found if found.is_terminal else Console(stderr=stderr, file=file, width=width, **plain)
+    found = Console(stderr=stderr, file=file, markup=False, emoji=False)
+    if found.is_terminal:
+        return found
+    return Console(stderr=stderr, file=file, width=width, markup=False, emoji=False)
 
 
 def busy(console: Console, text: str) -> Status:

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import multiprocessing
+import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -300,6 +301,17 @@ def test_other_processes_compute_the_same(calculator, monkeypatch, tmp_path):
         found = list(pool.map(Atoms.get_forces, copies))
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_fork_is_told_so(calculator, monkeypatch):
+    """In place of waiting for threads that are not there."""
+    atoms = gan()
+    atoms.calc = calculator
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    for used in (calculator, copy.deepcopy(calculator)):
+        atoms.calc = used
+        with pytest.raises(ValueError, match=r'get_context\("spawn"\)'):
+            atoms.get_forces()
 
 
 def test_a_copy_does_not_take_another_file(bundle, cache, tmp_path):

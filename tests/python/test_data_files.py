@@ -12,10 +12,12 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from so3krates import cli
 from so3krates.data import DataError, LabelCheck, LabelKeys, data_report, iter_frames, labels, read_frames
-from so3krates.training import DataConfig, Demands, evaluated_frames, load_frames
-from training_runs import make_frames
+from so3krates.storage import ModelError
+from so3krates.training import DataConfig, Demands, evaluated_frames, load_frames, train
+from training_runs import make_frames, quiet, settings
 from typer.testing import CliRunner
 
 FRAMES, ATOMS = 6, 4
@@ -286,6 +288,17 @@ def test_heavier_elements_than_the_network_holds_are_refused(blocks: Blocks, tmp
     ):
         load_frames(DataConfig(file=str(path)), Demands(most=99))
     assert "Fm with atomic number 100" in CliRunner().invoke(cli.app, ["data", str(path)]).stdout
+
+
+def test_what_could_not_be_saved_is_not_trained(frames: list[Atoms], tmp_path: Path) -> None:
+    for number, words in ((0, "element 'X'"), (100, "element 'Fm'.* 1 to 99, or set model.embeddings")):
+        strange = [atoms.copy() for atoms in frames]
+        for atoms, labelled in zip(strange, frames, strict=True):
+            atoms.numbers[0] = number
+            atoms.calc = SinglePointCalculator(atoms, **labelled.calc.results)
+        with pytest.raises(ModelError, match=words):
+            train(settings(), strange[:4], strange[4:], tmp_path / "run", quiet)
+        assert not (tmp_path / "run").exists()
 
 
 def test_elements_that_are_not_trained_are_named_by_their_frame(blocks: Blocks, tmp_path: Path) -> None:

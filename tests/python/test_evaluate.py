@@ -16,6 +16,7 @@ from so3krates.predictions import ModelRuntime, data_settings
 from so3krates.runtime import Runtime
 from so3krates.storage import Model, ModelError
 from so3krates_export.export import export_model
+from so3krates_export.ladder import Rung
 from training_runs import make_frames
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SAME = 1e-4  # of an error, between float32 by two ways
 FLOAT32 = 2e-6  # eV/A, between float32 and float64
+LADDER = [Rung(64, 2048, 192, 96)]
 KBAR = 10 / units.GPa  # of 1 eV/A^3
 SETTINGS = {"energy_key": "E", "forces_key": "F", "stress_key": "S", "stress_unit": "kbar", "stress_sign": -1}
 
@@ -63,7 +65,7 @@ def potentials(data_file: Path) -> tuple[Path, Path, str]:
     code, output, error = run("train", settings, "-o", model, "--test", data_file)
     assert code == 0, error
     bundle = data_file.parent / "b].so3k"
-    export_model(Model.load(model), bundle, body="xla")
+    export_model(Model.load(model), bundle, body="xla", ladder=LADDER)
     return model, bundle, output
 
 
@@ -96,7 +98,7 @@ def test_a_bundle_without_settings_reads_by_default(potentials: tuple[Path, Path
     bare = Model(**{**vars(Model.load(model)), "training": None})
     folder = bare.save(data_file.parent / "bare")
     bundle = data_file.parent / "bare.so3k"
-    export_model(bare, bundle, body="xla")
+    export_model(bare, bundle, body="xla", ladder=LADDER)
     for path in (folder, bundle):
         code, _, error = run("evaluate", path, data_file)
         assert code == 1 and "none of 10 frames has a label" in error and 'set energy_key = "E"' in error

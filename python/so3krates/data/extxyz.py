@@ -86,7 +86,7 @@ def _count(header: str, where: str, frame: int) -> int:
 
 def _frame(lines: _Lines, count: int, where: str) -> Atoms:
     first = lines.number
-    text = []
+    text: list[str] = []
     for _ in range(count + 1):
         line = lines.next()
         if line is None:

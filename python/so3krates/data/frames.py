@@ -370,8 +370,8 @@ def _read_mlff(path: Path, keys: LabelKeys) -> tuple[Iterator[Atoms], LabelKeys]
         )
         for f in range(count)
     )
-    found = {name: name if name in arrays else None for name in MLFF_NAMES}
-    return frames, dataclasses.replace(keys, **found)
+    energy, forces, stress, virial = (name if name in arrays else None for name in MLFF_NAMES)
+    return frames, dataclasses.replace(keys, energy=energy, forces=forces, stress=stress, virial=virial)
 
 
 def _per_frame(path: Path, key: str, value: np.ndarray, count: int, shape: tuple[int, ...]) -> np.ndarray:
