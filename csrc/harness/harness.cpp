@@ -76,13 +76,16 @@ py::list ladder_of(const Bundle& bundle) {
 // A Python callable f(sent, received) of messages: rank and uint8 [bytes], in the evaluator's own memory.
 class PythonHalo : public so3krates::Halo {
  public:
-  PythonHalo(py::function function, bool takes_device_memory)
-      : function_(std::move(function)), takes_device_memory_(takes_device_memory) {}
+  PythonHalo(py::function function, bool takes_device_memory, bool only_shareable)
+      : function_(std::move(function)),
+        takes_device_memory_(takes_device_memory),
+        takes_only_shareable_(only_shareable) {}
   void exchange(const std::vector<so3krates::Message>& sent, const std::vector<so3krates::Message>& received) override {
     const py::gil_scoped_acquire lock;
     function_(views(sent), views(received));
   }
   bool takes_device_memory() const override { return takes_device_memory_; }
+  bool takes_only_shareable() const override { return takes_only_shareable_; }
 
  private:
   static py::list views(const std::vector<so3krates::Message>& messages) {
@@ -97,7 +100,7 @@ class PythonHalo : public so3krates::Halo {
   }
 
   py::function function_;
-  const bool takes_device_memory_;
+  const bool takes_device_memory_, takes_only_shareable_;
 };
 
 class Evaluator {
@@ -144,12 +147,12 @@ class Evaluator {
   }
 
   py::dict evaluate(const Doubles& positions, const std::optional<py::function>& halo, bool with_virials,
-                    bool device_memory) {
+                    bool device_memory, bool only_shareable) {
     const auto lock = turn();
     require(positions.ndim() == 2 && positions.shape(0) == atoms_ && positions.shape(1) == 3,
             "positions must have the shape [" + std::to_string(atoms_) + ", 3] of the neighbourhood");
     std::unique_ptr<PythonHalo> python_halo;
-    if (halo) python_halo = std::make_unique<PythonHalo>(*halo, device_memory);
+    if (halo) python_halo = std::make_unique<PythonHalo>(*halo, device_memory, only_shareable);
     const so3krates::Results& results = [&]() -> const so3krates::Results& {
       const py::gil_scoped_release unlock;
       return evaluator_.evaluate(positions.data(), python_halo.get(), with_virials);
@@ -165,16 +168,16 @@ class Evaluator {
   py::dict report() {
     const auto lock = turn();
     const so3krates::Report& r = evaluator_.report();
-    return py::dict("platform"_a = r.platform, "body_note"_a = r.body_note, "rung_rows"_a = r.rung_rows,
-                    "rung_atoms"_a = r.rung_atoms, "rung_candidates"_a = r.rung_candidates,
-                    "rung_neighbours"_a = r.rung_neighbours, "buffer_bytes"_a = r.buffer_bytes,
-                    "temporary_bytes"_a = r.temporary_bytes, "compile_seconds"_a = r.compile_seconds,
-                    "programs_compiled"_a = r.programs_compiled, "programs_loaded"_a = r.programs_loaded,
-                    "climbs"_a = r.climbs, "cache_warning"_a = r.cache_warning, "evaluations"_a = r.evaluations,
-                    "virial_evaluations"_a = r.virial_evaluations, "pin_problem"_a = r.pin_problem,
-                    "halo_memory"_a = r.halo_memory, "halo_bytes"_a = r.halo_bytes, "wait_seconds"_a = r.wait_seconds,
-                    "list_seconds"_a = r.list_seconds, "program_seconds"_a = r.program_seconds,
-                    "halo_seconds"_a = r.halo_seconds, "result_seconds"_a = r.result_seconds);
+    return py::dict(
+        "platform"_a = r.platform, "body_note"_a = r.body_note, "rung_rows"_a = r.rung_rows,
+        "rung_atoms"_a = r.rung_atoms, "rung_candidates"_a = r.rung_candidates, "rung_neighbours"_a = r.rung_neighbours,
+        "buffer_bytes"_a = r.buffer_bytes, "temporary_bytes"_a = r.temporary_bytes,
+        "compile_seconds"_a = r.compile_seconds, "programs_compiled"_a = r.programs_compiled,
+        "programs_loaded"_a = r.programs_loaded, "climbs"_a = r.climbs, "cache_warning"_a = r.cache_warning,
+        "evaluations"_a = r.evaluations, "virial_evaluations"_a = r.virial_evaluations, "pin_problem"_a = r.pin_problem,
+        "halo_problem"_a = r.halo_problem, "halo_memory"_a = r.halo_memory, "halo_bytes"_a = r.halo_bytes,
+        "wait_seconds"_a = r.wait_seconds, "list_seconds"_a = r.list_seconds, "program_seconds"_a = r.program_seconds,
+        "halo_seconds"_a = r.halo_seconds, "result_seconds"_a = r.result_seconds);
   }
 
  private:
@@ -254,13 +257,15 @@ PYBIND11_MODULE(_harness, m) {
 
   py::class_<Evaluator>(m, "Evaluator", "Energies and forces of a bundle; see csrc/runtime/evaluator.h.")
       .def(py::init([](const py::object& path, const std::string& device, const py::object& plugin,
-                       const py::object& cache, int threads, double memory, bool preallocate, bool shifts) {
-             const so3krates::EvaluatorOptions options{
-                 device, path_of(plugin), path_of(cache), threads, false, memory, preallocate, 0, shifts};
+                       const py::object& cache, int threads, double memory, bool preallocate, bool shifts,
+                       bool deterministic) {
+             const so3krates::EvaluatorOptions options{device,        path_of(plugin), path_of(cache), threads,
+                                                       false,         memory,          preallocate,    0,
+                                                       deterministic, shifts};
              return std::make_unique<Evaluator>(path_of(path), options);
            }),
            "bundle_path"_a, "device"_a = "cpu", "plugin"_a = "", "cache"_a = "", "threads"_a = 0, "memory"_a = 0.9,
-           "preallocate"_a = false, "shifts"_a = true)
+           "preallocate"_a = false, "shifts"_a = true, "deterministic"_a = true)
       .def_property_readonly("bundle", &Evaluator::bundle)
       .def(
           "set_neighbourhood", &Evaluator::set_neighbourhood, "owned"_a, "rows"_a, "row_of_atom"_a, "atom_of_row"_a,
@@ -270,10 +275,11 @@ PYBIND11_MODULE(_harness, m) {
           "there of the sent, of the received). All arrays are copied.")
       .def(
           "evaluate", &Evaluator::evaluate, "positions"_a, "halo"_a = py::none(), "with_virials"_a = false,
-          "device_memory"_a = false,
+          "device_memory"_a = false, "only_shareable"_a = false,
           "positions: [atoms, 3] A. Returns energy (eV), atom_energies (owned,), forces (owned, 3), strain_gradient "
           "(3, 3) and, where asked for, atom_virials (owned, 3, 3). halo(sent, received) carries messages (rank, uint8 "
-          "array), from and to the memory of the device where device_memory says that it takes that.")
+          "array), from and to the memory of the device where device_memory says that it takes that, of a GPU "
+          "only if other processes can open it, where only_shareable says so.")
       .def("report", &Evaluator::report);
 
   bind_pjrt(m);

@@ -9,6 +9,7 @@
 #include "cuda_kernels.h"
 #include "host_cpu.h"
 #include "pjrt.h"
+#include "pjrt_target.h"
 #include "plugin_search.h"
 #include "program_cache.h"
 #include "sha256.h"
@@ -28,7 +29,8 @@ DType dtype_of(const py::dtype& dtype) {
   for (const auto& [name, value] :
        {std::pair("uint8", DType::u8), {"int32", DType::i32}, {"float32", DType::f32}, {"float64", DType::f64}})
     if (dtype.equal(py::dtype(name))) return value;
-  throw Error("dtype " + py::str(py::handle(dtype)).cast<std::string>() + ": uint8, int32, float32 and float64 are known");
+  throw Error("dtype " + py::str(py::handle(dtype)).cast<std::string>() +
+              ": uint8, int32, float32 and float64 are known");
 }
 
 Buffer borrow(Client& client, const py::array& array) {
@@ -65,7 +67,7 @@ void bind_pjrt(py::module_& parent) {
   py::class_<Client, std::shared_ptr<Client>>(m, "Client")
       .def(py::init([](const std::string& device, const std::string& plugin, int threads) {
              const auto [path, index] = so3krates::find_plugin(device, plugin);
-             return Client::create({path, index, threads, 0.9, false});
+             return Client::create({path, index, threads});
            }),
            "device"_a = "cpu", "plugin"_a = "", "threads"_a = 0)
       .def_property_readonly("platform", &Client::platform)
@@ -141,6 +143,33 @@ void bind_pjrt(py::module_& parent) {
         "What a plugin says of itself; needs no device.");
   m.def("api_version", &so3krates::pjrt::api_version, "plugin"_a, "Version of the PJRT C API that a plugin speaks.");
   m.def(
+      "compile_options", [](bool deterministic) { return py::bytes(so3krates::pjrt::compile_options(deterministic)); },
+      "deterministic"_a, "Serialised xla.CompileOptionsProto of every program.");
+  m.def(
+      "compile_for",
+      [](const std::string& plugin, const std::string& target, const py::bytes& artifact, const std::string& name,
+         bool deterministic) {
+        const std::string_view view = artifact;
+        const so3krates::pjrt::Compiled c = [&] {
+          const py::gil_scoped_release unlock;
+          return so3krates::pjrt::compile_for(plugin, target, bytes_of(view), view.size(), name, deterministic);
+        }();
+        return py::dict("arguments"_a = c.arguments, "results"_a = c.results, "aliases"_a = c.aliases,
+                        "temporary"_a = c.temporary, "program"_a = py::bytes(c.program));
+      },
+      "plugin"_a, "target"_a, "artifact"_a, "name"_a = "program", "deterministic"_a = true,
+      "Bytes of memory and the optimised program (a serialised xla.HloModuleProtoWithConfig) for a device that need "
+      "not be there; target: text of a stream_executor.GpuTargetConfigProto.");
+  m.def(
+      "struct_sizes",
+      [](const std::string& plugin) {
+        py::dict sizes;
+        for (const auto& [name, size] : so3krates::pjrt::struct_sizes(plugin))
+          sizes[py::str(name)] = py::make_tuple(size.ours, size.refusal);
+        return sizes;
+      },
+      "plugin"_a, "Bytes of each struct that a plugin is handed, and what it says of one of no bytes.");
+  m.def(
       "cuda_kernel_handler",
       [](bool has_streams) { return reinterpret_cast<std::uintptr_t>(so3krates::cuda::kernel_handler(has_streams)); },
       "has_streams"_a, "Address of the XLA FFI handler that runs GPU kernels.");
@@ -150,8 +179,23 @@ void bind_pjrt(py::module_& parent) {
         return py::bytes(so3krates::cuda::compile_kernels(sizes, architecture));
       },
       "sizes"_a, "architecture"_a = "sm_90", "Machine code of the GPU kernels, by NVRTC.");
-  m.def("cuda_kernel_problem", &so3krates::cuda::kernel_problem, "version"_a, "shared_bytes"_a = 0, "device"_a = 0,
+  m.def(
+      "cuda_kernel_resources",
+      [](const std::string& sizes, const std::string& architecture) {
+        std::string resources;
+        const std::string cubin = so3krates::cuda::compile_kernels(sizes, architecture, &resources);
+        return py::make_tuple(py::bytes(cubin), resources);
+      },
+      "sizes"_a, "architecture"_a, "Machine code, and what the assembler says of registers and memory.");
+  m.def("cuda_kernel_problem", &so3krates::cuda::kernel_problem, "version"_a, "shared_bytes"_a = 0,
+        "sizes"_a = std::vector<std::string>(), "device"_a = 0,
         "Why GPU kernels of that version and that much shared memory cannot run here; empty where they can.");
+  m.def(
+      "cuda_is_shareable",
+      [](std::uintptr_t data) { return so3krates::cuda::is_shareable(reinterpret_cast<const void*>(data)); }, "data"_a,
+      "Whether another process of this machine can open that memory of a GPU as MPI does.");
+  m.def("nvrtc_paths", &so3krates::nvrtc_paths, "release"_a, "plugin"_a = "",
+        "Where NVRTC is looked for, in that order.");
   m.def("cuda_device_count", &so3krates::cuda::device_count, "GPUs that NVIDIA's driver shows to this process.");
   m.def("make_cuda_current", &so3krates::cuda::make_current, "index"_a,
         "Gives this thread, where it has none, the context that XLA uses on that GPU.");

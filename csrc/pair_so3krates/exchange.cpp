@@ -39,11 +39,12 @@ std::vector<int> told_by_all(const std::vector<int>& told, MPI_Comm world) {
 
 }  // namespace
 
-DeviceMemory device_memory(std::optional<bool> wanted, const std::string& device) {
+DeviceMemory device_memory(std::optional<bool> wanted, const std::string& device, int ranks_here) {
   if (wanted == false) return {false, "gpu/aware is no"};
   if (device == "cpu") return {true, "this device's memory is the host's"};
   const std::optional<bool> known = takes_cuda();
-  if (known == true) return {true, "MPI takes it"};
+  if (known == true && wanted == true) return {true, "MPI takes it"};
+  if (known == true) return {true, "MPI takes it", "", ranks_here > 1};
   const std::string doubt =
       known ? "MPI says that it does not take GPU memory" : "MPI does not say whether it takes GPU memory";
   if (wanted == true)

@@ -17,10 +17,11 @@ struct DeviceMemory {
   bool is_taken;
   std::string reason;
   std::string warning = "";
+  bool only_shareable = false;  // and of a GPU only what other processes can open
 };
 
-// By what the deck wants, if it says so, and what MPI knows of itself.
-DeviceMemory device_memory(std::optional<bool> wanted, const std::string& device);
+// By what the deck wants, if it says so, what MPI knows of itself, and how many ranks this machine has.
+DeviceMemory device_memory(std::optional<bool> wanted, const std::string& device, int ranks_here);
 
 class Exchange : public Halo {
  public:
@@ -33,6 +34,7 @@ class Exchange : public Halo {
 
   void exchange(const std::vector<Message>& sent, const std::vector<Message>& received) override;
   bool takes_device_memory() const override { return device_memory_.is_taken; }
+  bool takes_only_shareable() const override { return device_memory_.only_shareable; }
   const DeviceMemory& device_memory() const { return device_memory_; }
 
  private:

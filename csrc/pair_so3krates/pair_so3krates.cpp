@@ -81,8 +81,8 @@ void PairSo3krates::settings(int narg, char** arg) {
 
 void PairSo3krates::read_options(int narg, char** arg) {
   const char* known =
-      "device cpu|cuda[:INDEX], gpu/aware auto|yes|no, threads N, memory SHARE, preallocate yes|no, cache DIR|off, "
-      "plugin PATH, shifts yes|no, verbose yes|no";
+      "device cpu|cuda[:INDEX], gpu/aware auto|yes|no, threads N, memory SHARE, preallocate yes|no, "
+      "deterministic yes|no, cache DIR|off, plugin PATH, shifts yes|no, verbose yes|no";
   options_ = {};
   gpu_aware_.reset();
   verbose_ = false;
@@ -101,6 +101,8 @@ void PairSo3krates::read_options(int narg, char** arg) {
       options_.memory = utils::numeric(FLERR, value, false, lmp);
     else if (key == "preallocate")
       options_.preallocate = utils::logical(FLERR, value, false, lmp) != 0;
+    else if (key == "deterministic")
+      options_.deterministic = utils::logical(FLERR, value, false, lmp) != 0;
     else if (key == "cache")
       options_.cache = value;
     else if (key == "plugin")
@@ -207,7 +209,7 @@ void PairSo3krates::open_evaluator() {
   options.local_rank = machine.rank;
   exchange_.reset();
   if (comm->nprocs > 1) {
-    exchange_ = std::make_unique<Exchange>(world, device_memory(gpu_aware_, options_.device));
+    exchange_ = std::make_unique<Exchange>(world, device_memory(gpu_aware_, options_.device, machine.ranks));
     const std::string& warning = exchange_->device_memory().warning;
     if (comm->me == 0 && !warning.empty()) error->warning(FLERR, "pair_style so3krates: {}", warning);
   }

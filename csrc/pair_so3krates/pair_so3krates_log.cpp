@@ -47,7 +47,7 @@ void PairSo3krates::log_report(const so3krates::Report& report) {
                    report.compile_seconds);
   if (comm->me == 0 && reported_climbs_ < 0 && !report.halo_memory.empty())
     utils::logmesg(lmp, "So3krates: rows of other ranks go through {}: {}\n", report.halo_memory,
-                   exchange_->device_memory().reason);
+                   report.halo_problem.empty() ? exchange_->device_memory().reason : report.halo_problem);
   if (comm->me == 0 && reported_climbs_ < 0 && verbose_ && options_.device != "cpu" && !report.pin_problem.empty())
     utils::logmesg(lmp, "So3krates: transfers go by way of the plugin's own memory: {}\n", report.pin_problem);
   if (comm->me == 0 && reported_climbs_ < 0 && !report.cache_warning.empty())

@@ -134,6 +134,12 @@ void read_model(const Json& manifest, Bundle& bundle) {
          std::string("manifest: \"") + name + "\" is not a positive integer");
     *value = manifest[name].get<int>();
   }
+  if (manifest.contains("kernel_sizes")) {
+    const Json& sizes = manifest["kernel_sizes"];
+    need(sizes.is_array() && std::all_of(sizes.begin(), sizes.end(), [](const Json& s) { return s.is_string(); }),
+         "manifest: \"kernel_sizes\" is not a list of strings");
+    bundle.kernel_sizes = sizes.get<std::vector<std::string>>();
+  }
   need(member(manifest, "units") == "metal", "manifest: \"units\" is not \"metal\"");
   bundle.units = "metal";
   need(is_one_of(member(manifest, "precision"), {"float32", "float64", "tf32"}),

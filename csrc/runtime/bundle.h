@@ -61,8 +61,9 @@ struct Bundle {
   std::vector<double> energy_shifts;  // eV, one per element
   double cutoff = 0.0;                // A
   int message_passing_steps = 0;
-  int kernels = 0;              // version of the kernels that "forces" and "virials" call; 0: they call none
-  int kernel_shared_bytes = 0;  // shared memory that those for a GPU need for a block
+  int kernels = 0;                        // version of the kernels that "forces" and "virials" call; 0: they call none
+  int kernel_shared_bytes = 0;            // shared memory that those for a GPU need for a block
+  std::vector<std::string> kernel_sizes;  // what their source is compiled with, for each schedule that calls them
   std::vector<Rung> ladder;
   std::map<std::string, Tensor> tensors;  // by full name, e.g. "weights/..." or "programs/..."
   std::map<std::string, BufferSpec> buffers;

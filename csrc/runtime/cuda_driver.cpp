@@ -5,6 +5,7 @@
 
 #include <cctype>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 
 #include "plugin_search.h"
@@ -123,6 +124,15 @@ void make_current(int index) {
   check(find(&device, index), "asking for device " + std::to_string(index));
   check(retain(&context, device), "taking the context of device " + std::to_string(index));
   check(set(context), "setting a context");
+}
+
+bool is_shareable(const void* data) {
+  constexpr int kLegacyIpc = 10;  // CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
+  int (*attribute)(void* value, int attribute, std::uintptr_t pointer);
+  load(driver_library(), "cuPointerGetAttribute", attribute);
+  std::uint64_t value = 0;  // the driver writes an int or a bool
+  check(attribute(&value, kLegacyIpc, reinterpret_cast<std::uintptr_t>(data)), "asking for the kind of GPU memory");
+  return value != 0;
 }
 
 }  // namespace so3krates::cuda

@@ -29,4 +29,8 @@ void check_device(int index, const std::string& plugin);
 // there looks for it.
 void make_current(int index);
 
+// Whether another process of this machine can open that memory of a GPU as MPI does (legacy CUDA IPC): not where it was
+// mapped by cuMemCreate, as XLA does from 0.10 on.
+bool is_shareable(const void* data);
+
 }  // namespace so3krates::cuda

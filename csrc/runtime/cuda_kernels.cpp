@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -53,10 +54,19 @@ void load(void* library, const char* name, Pointer& function) {
   if (function == nullptr) throw Error(std::string("loading CUDA failed: there is no function ") + name);
 }
 
+struct Places {
+  std::string cache, plugin;
+};
+
+Places& places() {
+  static Places set;
+  return set;
+}
+
 // A release that the driver can run the code of; throws Error where there is none.
 Nvrtc open_nvrtc() {
   std::string tried;
-  for (const std::string& path : nvrtc_paths(driver_version() / 1000)) {
+  for (const std::string& path : nvrtc_paths(driver_version() / 1000, places().plugin)) {
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
       tried += (tried.empty() ? "" : ", ") + path;
@@ -169,15 +179,10 @@ struct Kernel {
   unsigned threads, shared_bytes;
 };
 
-std::string& cache_folder() {
-  static std::string folder;
-  return folder;
-}
-
 void* load_module(const std::string& sizes) {
   const std::string architecture =
       "sm_" + std::to_string(device_attribute(kMajor)) + std::to_string(device_attribute(kMinor));
-  ProgramCache cache(cache_folder());
+  ProgramCache cache(places().cache);
   std::string text = architecture + " " + std::to_string(nvrtc().major) + "." + std::to_string(nvrtc().minor) + "\n" +
                      sizes + kKernelSource;
   for (const char* header : kHeaderSources) text += header;
@@ -192,19 +197,26 @@ void* load_module(const std::string& sizes) {
   return module;
 }
 
+// Compiled, or taken from the cache, and loaded once for each context, which must be this thread's.
+void* module_of(Context context, const std::string& sizes) {
+  static std::mutex mutex;
+  static std::map<std::pair<Context, std::string>, void*> modules;
+  const std::lock_guard<std::mutex> lock(mutex);
+  void*& module = modules[{context, sizes}];
+  if (module == nullptr) module = load_module(sizes);
+  return module;
+}
+
 // Loaded once for each context.
 const Kernel& kernel_of(Context context, const std::string& name, const std::string& sizes, const Block& block) {
   static std::mutex mutex;
-  static std::map<std::pair<Context, std::string>, void*> modules;
   static std::map<std::tuple<Context, std::string, std::string>, Kernel> kernels;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto key = std::make_tuple(context, name, sizes);
   const auto found = kernels.find(key);
   if (found != kernels.end()) return found->second;
-  void*& module = modules[{context, sizes}];
-  if (module == nullptr) module = load_module(sizes);
   Kernel kernel{};
-  check(driver().function(&kernel.function, module, name.c_str()), "finding the kernel " + name);
+  check(driver().function(&kernel.function, module_of(context, sizes), name.c_str()), "finding the kernel " + name);
   int warps = block.warps;
   if (block.warp_bytes > 0)
     warps = std::min(warps, (device_attribute(kMostShared) - block.block_bytes) / block.warp_bytes);
@@ -269,7 +281,7 @@ XLA_FFI_Error* on_host(XLA_FFI_CallFrame* frame) {
 
 }  // namespace
 
-std::string compile_kernels(const std::string& sizes, const std::string& architecture) {
+std::string compile_kernels(const std::string& sizes, const std::string& architecture, std::string* resources) {
   const Nvrtc& n = nvrtc();
   const std::string source = sizes + kKernelSource;
   void* program = nullptr;
@@ -279,15 +291,19 @@ std::string compile_kernels(const std::string& sizes, const std::string& archite
   const std::string target = "--gpu-architecture=" + architecture;
   // Numbers below 1e-38 count as zero; the last option is for generic lambdas, which cannot be marked as functions of
   // the device.
-  const char* options[] = {target.c_str(), "--std=c++17", "--ftz=true", "--device-as-default-execution-space"};
-  if (const int error = n.compile(program, 4, options)) {
-    std::size_t size = 0;
-    n.log_size(program, &size);
-    std::string log(size, '\0');
-    n.log(program, log.data());
-    throw Error(std::string("compiling the GPU kernels failed: ") + n.error(error) + ": " +
+  const char* options[] = {target.c_str(), "--std=c++17", "--ftz=true", "--device-as-default-execution-space",
+                           "--ptxas-options=-v"};
+  const int error = n.compile(program, resources == nullptr ? 4 : 5, options);
+  std::size_t log_size = 0;
+  n.log_size(program, &log_size);
+  std::string log(log_size, '\0');
+  n.log(program, log.data());
+  log.resize(std::strlen(log.c_str()));
+  if (error != 0)
+    throw Error("compiling the GPU kernels for " + architecture + " with NVRTC " + std::to_string(n.major) + "." +
+                std::to_string(n.minor) + " failed: " + n.error(error) + ": " +
                 log.substr(0, std::min<std::size_t>(log.find('\n'), 500)));
-  }
+  if (resources != nullptr) *resources = log;
   std::size_t size = 0;
   n.cubin_size(program, &size);
   std::string cubin(size, '\0');
@@ -295,7 +311,7 @@ std::string compile_kernels(const std::string& sizes, const std::string& archite
   return cubin;
 }
 
-std::string kernel_problem(int version, int shared_bytes, int device) {
+std::string kernel_problem(int version, int shared_bytes, const std::vector<std::string>& sizes, int device) {
   if (version != kKernelVersion)
     return "the bundle calls version " + std::to_string(version) +
            " of the GPU kernels, and this so3krates has version " + std::to_string(kKernelVersion) +
@@ -314,14 +330,19 @@ std::string kernel_problem(int version, int shared_bytes, int device) {
       return "they take at least " + std::to_string(shared_bytes) + " bytes of shared memory, and this GPU has " +
              std::to_string(property(kMostShared)) + " for a block";
     nvrtc();
+    if (sizes.empty()) return "";
+    make_current(device);
+    Context context = nullptr;
+    check(driver().current(&context), "asking for the context");
+    for (const std::string& set : sizes) module_of(context, set);
   } catch (const Error& error) {
     return error.what();
   }
   return "";
 }
 
-void set_kernel_cache(const std::string& folder) {
-  cache_folder() = folder;
+void set_places(const std::string& cache, const std::string& plugin) {
+  places() = {cache, plugin};
 }
 
 void* kernel_handler(bool has_streams) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace so3krates::cuda {
 
@@ -10,15 +11,17 @@ namespace so3krates::cuda {
 constexpr int kKernelVersion = 3;
 
 // Why programs that call kernels of that version, which need that much shared memory for a block, cannot run on that
-// device; empty where they can. Loads NVRTC.
-std::string kernel_problem(int version, int shared_bytes, int device);
+// device; empty where they can. Compiles and loads the kernels for all `sizes`, as compile_kernels takes them.
+std::string kernel_problem(int version, int shared_bytes, const std::vector<std::string>& sizes, int device);
 
 // Machine code of the kernels. sizes: definitions that come before their source; architecture: e.g. "sm_90". Throws
-// Error with the compiler's first line where it refuses.
-std::string compile_kernels(const std::string& sizes, const std::string& architecture);
+// Error with the compiler's first line where it refuses. resources: set to what the assembler says of registers and
+// memory.
+std::string compile_kernels(const std::string& sizes, const std::string& architecture,
+                            std::string* resources = nullptr);
 
-// Folder of compiled kernels from now on; as of ProgramCache.
-void set_kernel_cache(const std::string& folder);
+// From now on: folder of compiled kernels, as of ProgramCache; the PJRT plugin beside which NVRTC may lie.
+void set_places(const std::string& cache, const std::string& plugin);
 
 // XLA's name of the custom call, and its handler (XLA_FFI_Handler*) for a platform with streams, or without: the latter
 // is for tests, whose driver runs kernels on the host.

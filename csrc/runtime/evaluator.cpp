@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <map>
+#include <sstream>
 #include <utility>
 #include <vector>
 
@@ -57,8 +59,29 @@ void check_cpu_kernels(const Bundle& bundle) {
               ": export the model again with `so3krates export`");
 }
 
+// 1.13.7 -> {1, 13}: releases that differ in the last number read each other's programs.
+std::pair<int, int> version_of(const std::string& text) {
+  std::pair<int, int> version;
+  char dot = 0;
+  std::istringstream(text) >> version.first >> dot >> version.second;
+  return version;
+}
+
+// Here, not when the first program is compiled: there XLA says neither number.
+void check_stablehlo(const Bundle& bundle, const std::string& plugin) {
+  const std::map<std::string, std::string> attributes = pjrt::plugin_attributes(plugin);
+  const auto newest = attributes.find("stablehlo_current_version"),
+             oldest = attributes.find("stablehlo_minimum_version");
+  if (newest == attributes.end() || oldest == attributes.end()) return;  // it does not say
+  const std::string& ours = bundle.stablehlo_version;
+  const bool is_old = version_of(newest->second) < version_of(ours);
+  if (!is_old && version_of(oldest->second) <= version_of(ours)) return;
+  throw Error(bundle.path + ": holds programs in StableHLO " + ours + ", but the plugin " + plugin + " reads " +
+              oldest->second + " to " + newest->second + ": " +
+              (is_old ? "install a newer plugin (jax 0.9 or later)" : "export the model again with a newer so3krates"));
+}
+
 std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorOptions& options, int& index) {
-  if (bundle.platform == "cuda" && bundle.kernels > 0) cuda::set_kernel_cache(options.cache);
   if (!(options.memory > 0.0 && options.memory <= 1.0))
     throw Error("memory is " + std::to_string(options.memory) +
                 ": give the share of the GPU's memory that may be taken, above 0 and at most 1");
@@ -68,13 +91,15 @@ std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorO
   check_threads(options.threads);
   check_cpu_kernels(bundle);
   PluginChoice choice = find_plugin(options.device, options.plugin);
+  if (bundle.platform == "cuda" && bundle.kernels > 0) cuda::set_places(options.cache, choice.path);
   // A launcher may show each rank a GPU of its own, the only one that it counts.
   if (options.device == "cuda" && options.local_rank > 0)
     choice.device_index = options.local_rank % cuda::device_count();
   index = choice.device_index;
   check_xla_flags(choice.path);
-  std::shared_ptr<pjrt::Client> client =
-      pjrt::Client::create({choice.path, choice.device_index, options.threads, options.memory, options.preallocate});
+  check_stablehlo(bundle, choice.path);
+  std::shared_ptr<pjrt::Client> client = pjrt::Client::create(
+      {choice.path, choice.device_index, options.threads, options.memory, options.preallocate, options.deterministic});
   check_platform(bundle, client->platform());
   return client;
 }
@@ -117,7 +142,8 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
 
 void Evaluator::Implementation::choose_body() {
   if (bundle_.platform == "cuda" && bundle_.kernels > 0) {
-    const std::string problem = cuda::kernel_problem(bundle_.kernels, bundle_.kernel_shared_bytes, device_index_);
+    const std::string problem =
+        cuda::kernel_problem(bundle_.kernels, bundle_.kernel_shared_bytes, bundle_.kernel_sizes, device_index_);
     if (!problem.empty()) {
       body_ = "portable_";
       report_.body_note = "the portable programs run in place of the GPU kernels, and more slowly: " + problem;

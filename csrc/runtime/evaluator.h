@@ -29,8 +29,9 @@ struct EvaluatorOptions {
   bool has_default_threads = false;  // whether the host program chose that number, not its user
   double memory = 0.9;               // largest share of a GPU's memory that is taken
   bool preallocate = false;          // take that share of a GPU's memory at once, not as it is needed
-  int local_rank = 0;  // of this process among those of its machine: "cuda" gives each the next GPU in turn
-  bool shifts = true;  // whether energies hold the bundle's energy shifts
+  int local_rank = 0;         // of this process among those of its machine: "cuda" gives each the next GPU in turn
+  bool deterministic = true;  // on a GPU, results equal to the bit in every run; else XLA times kernels first
+  bool shifts = true;         // whether energies hold the bundle's energy shifts
 };
 
 // Another rank, and the rows that the two exchange.
@@ -75,6 +76,8 @@ class Halo {
   virtual void exchange(const std::vector<Message>& sent, const std::vector<Message>& received) = 0;
   // Whether messages may lie in the device's memory.
   virtual bool takes_device_memory() const { return false; }
+  // Of a GPU: whether only memory that other processes of the machine can open (legacy CUDA IPC).
+  virtual bool takes_only_shareable() const { return false; }
 };
 
 // Pointers stay valid until the next call of evaluate or set_neighbourhood.
@@ -106,6 +109,7 @@ struct Report {
   int evaluations = 0;              // done so far
   int virial_evaluations = 0;       // of these, with per-atom virials
   std::string pin_problem;          // why host memory is not pinned for the device; empty: it is
+  std::string halo_problem;         // why rows go through the host though the halo takes device memory; or empty
   std::string halo_memory;          // by which rows go between ranks and a device; empty: in place, or not yet
   // Seconds of host time so far: candidate lists, programs (on a CPU: until they are done), refreshes, results.
   double list_seconds = 0.0, program_seconds = 0.0, halo_seconds = 0.0, result_seconds = 0.0;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -84,6 +85,7 @@ class Evaluator::Implementation {
   void keep_peers(const Neighbourhood& neighbourhood);
   void refresh(const std::vector<std::string>& names, Halo& halo);
   void refresh_in_place(const std::vector<std::string>& names, Halo& halo);
+  bool is_direct(const std::vector<std::string>& names, const Halo& halo);
   void refresh_by_moves(const std::vector<std::string>& names, Halo& halo);
   std::vector<pjrt::Buffer*> chunks_to_receive(const std::vector<std::string>& names);
   std::vector<char*> chunks_of(Staging& staging, const std::vector<std::string>& names, std::size_t count);
@@ -114,6 +116,7 @@ class Evaluator::Implementation {
   std::vector<pjrt::Buffer> row_lists_, starts_, uploads_;  // the same by chunks; what the device may still read
   std::map<std::pair<std::string, std::size_t>, pjrt::Buffer> chunks_;  // to receive, by the program that puts them
   std::vector<pjrt::Pending> puts_;                                     // their ends
+  std::optional<bool> is_shareable_;                                    // the device's memory
   std::map<std::string, pjrt::Executable> programs_;                    // by tensor, which rungs may share
   std::size_t weight_bytes_ = 0;
 

@@ -116,10 +116,26 @@ void Evaluator::Implementation::refresh_in_place(const std::vector<std::string>&
   halo.exchange(messages.sent, messages.received);
 }
 
+// Whether chunks are exchanged in the device's own memory.
+bool Evaluator::Implementation::is_direct(const std::vector<std::string>& names, const Halo& halo) {
+  if (!halo.takes_device_memory()) return false;
+  if (client_->platform() != "cuda" || !halo.takes_only_shareable()) return true;
+  if (!is_shareable_) {
+    const pjrt::Buffer chunk = client_->allocate(bundle_.buffers.at(names.front()).dtype, chunk_shape(names.front()));
+    is_shareable_ = cuda::is_shareable(chunk.device_pointer());
+    if (!*is_shareable_)
+      report_.halo_problem =
+          "XLA's GPU memory cannot be opened by other processes of this machine (legacy CUDA IPC). If MPI needs no "
+          "such "
+          "memory, write: gpu/aware yes";
+  }
+  return *is_shareable_;
+}
+
 // Where they do not: the device gathers the rows that others read, in chunks, and puts those that come, in chunks, into
 // their places. Chunks are exchanged in its own memory where the halo takes that, else in the host's.
 void Evaluator::Implementation::refresh_by_moves(const std::vector<std::string>& names, Halo& halo) {
-  const bool is_direct = halo.takes_device_memory();
+  const bool is_direct = this->is_direct(names, halo);
   const auto whole = static_cast<std::size_t>(bundle_.moves.rows);
   std::vector<pjrt::Buffer> taken;
   {

@@ -19,10 +19,6 @@
 namespace so3krates::pjrt {
 namespace {
 
-// Serialised xla.CompileOptionsProto {executable_build_options {num_replicas: 1 num_partitions: 1}
-// compile_portable_executable: true}: one device, named when the program is run.
-constexpr std::string_view kCompileOptions("\x1a\x04\x20\x01\x28\x01\x20\x01", 8);
-
 void destroy(const PJRT_Api* api, PJRT_Event* event) noexcept {
   auto args = SIZED(PJRT_Event_Destroy_Args);
   args.event = event;
@@ -97,7 +93,28 @@ class Description {
   PJRT_Executable* executable_ = nullptr;
 };
 
+// A message of protocol buffers, of the field `field`, of at most 127 bytes.
+std::string message(int field, const std::string& content) {
+  return std::string{static_cast<char>(field << 3 | 2), static_cast<char>(content.size())} + content;
+}
+
 }  // namespace
+
+// By xla/pjrt/proto/compile_options.proto. The device is named when the program is run, and by no ordinal before
+// (-1), for 0, which is what nothing said means there, is a device that this process perhaps does not see.
+std::string compile_options(bool deterministic) {
+  const std::string no_device = std::string("\x08") + std::string(9, '\xff') + '\x01';
+  const std::string one_device("\x20\x01\x28\x01", 4);  // num_replicas: 1 num_partitions: 1
+  std::string options = message(3, no_device + one_device) + std::string("\x20\x01", 2);  // ..., portable: true
+  if (deterministic) {
+    // The first choice of each library, without timing; Triton has none for float32 in XLA 0.11 and 0.12.
+    const auto flag = [](const char* name, char value) {
+      return message(7, message(1, name) + message(2, std::string{'\x10', value}));
+    };
+    options += flag("xla_gpu_exclude_nondeterministic_ops", 1) + flag("xla_gpu_enable_triton_gemm", 0);
+  }
+  return options;
+}
 
 // ---- client
 
@@ -185,6 +202,8 @@ std::string Client::fingerprint() const {
     text += "; instructions " + sha256_hex(instructions.data(), instructions.size()) + "; " +
             std::to_string(threads_of(options_)) + " threads";
   }
+  if (is_gpu(api_))  // XLA times kernels of the driver's, unless it is told not to
+    text += "; driver " + std::to_string(cuda::driver_version()) + (options_.deterministic ? "; deterministic" : "");
   if (const char* flags = std::getenv("XLA_FLAGS")) text += std::string("; XLA_FLAGS ") + flags;
   return text;
 }
@@ -225,8 +244,9 @@ Executable Client::compile(const std::uint8_t* artifact, std::size_t bytes, cons
   auto args = SIZED(PJRT_Client_Compile_Args);
   args.client = client_;
   args.program = &program;
-  args.compile_options = kCompileOptions.data();
-  args.compile_options_size = kCompileOptions.size();
+  const std::string options = compile_options(is_gpu(api_) && options_.deterministic);
+  args.compile_options = options.data();
+  args.compile_options_size = options.size();
   call(api_, &PJRT_Api::PJRT_Client_Compile, args, "compiling program '" + name + "'");
   return Executable(shared_from_this(), args.executable, name);
 }

@@ -71,7 +71,12 @@ struct ClientOptions {
   // Of a GPU: the most of its memory that is taken, and whether all of it is taken at once.
   double memory_fraction = 0.9;
   bool preallocate = false;
+  // Of a GPU: programs that are the same whenever and wherever they are compiled; else XLA times kernels and chooses.
+  bool deterministic = true;
 };
+
+// Serialised xla.CompileOptionsProto of every program.
+std::string compile_options(bool deterministic);
 
 // A device of a plugin. Buffers and executables keep it alive.
 class Client : public std::enable_shared_from_this<Client> {

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
@@ -23,6 +24,12 @@ fs::path site_packages() {
   const fs::path library = fs::canonical(info.dli_fname, error);
   if (error) throw Error(std::string("finding the folder of ") + info.dli_fname + " failed: " + error.message());
   return library.parent_path().parent_path().parent_path();
+}
+
+// Of the environment; empty where it is not set.
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
 }
 
 struct Kind {
@@ -59,8 +66,8 @@ std::string existing(const std::string& path, const std::string& origin) {
 
 std::string path_of(const Kind& kind, const std::string& plugin) {
   if (!plugin.empty()) return existing(plugin, "the option 'plugin'");
-  const char* variable = std::getenv(kind.variable);
-  if (variable != nullptr && *variable != '\0') return existing(variable, std::string("the variable ") + kind.variable);
+  if (const std::string named = variable(kind.variable); !named.empty())
+    return existing(named, std::string("the variable ") + kind.variable);
   const fs::path folder = site_packages();
   std::string tried;
   for (const fs::path& place : kind.places) {
@@ -81,16 +88,25 @@ std::string pip_install(const std::string& what) {
   return (fs::exists(python, error) ? python.string() + " -m " : std::string()) + "pip install '" + what + "'";
 }
 
-std::vector<std::string> nvrtc_paths(int release) {
-  const char* variable = std::getenv("SO3KRATES_NVRTC");
-  if (variable != nullptr && *variable != '\0') return {variable};
-  const fs::path nvidia = site_packages() / "nvidia";
+std::vector<std::string> nvrtc_paths(int release, const std::string& plugin) {
+  if (const std::string named = variable("SO3KRATES_NVRTC"); !named.empty()) return {named};
+  std::vector<fs::path> packages = {site_packages()};
+  if (!plugin.empty()) packages.push_back(fs::path(plugin).parent_path() / ".." / "..");
   std::vector<std::string> paths;
-  for (int k = release; k >= 12; --k) {
-    const std::string name = "libnvrtc.so." + std::to_string(k);
-    const fs::path folder = k == 12 ? fs::path("cuda_nvrtc") : fs::path("cu" + std::to_string(k));
-    paths.push_back((nvidia / folder / "lib" / name).string());
-    paths.push_back(name);
+  const auto add = [&](const fs::path& path) {
+    const std::string text = path.lexically_normal().string();
+    if (std::find(paths.begin(), paths.end(), text) == paths.end()) paths.push_back(text);
+  };
+  for (int k = release; k >= 12; --k) {  // from 13 on NVIDIA's packages share one folder
+    const std::string number = std::to_string(k), name = "libnvrtc.so." + number;
+    for (const fs::path& folder : packages)
+      add(folder / "nvidia" / (k == 12 ? "cuda_nvrtc" : "cu" + number) / "lib" / name);
+    add(name);
+    for (const char* root : {"CONDA_PREFIX", "CUDA_HOME", "CUDA_PATH"})
+      for (const char* part : {"lib", "lib64"})
+        if (const std::string folder = variable(root); !folder.empty()) add(fs::path(folder) / part / name);
+    add(fs::path("/usr/local/cuda/lib64") / name);
+    add(fs::path("/usr/local/cuda-" + number) / "lib64" / name);
   }
   return paths;
 }

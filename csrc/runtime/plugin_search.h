@@ -22,7 +22,8 @@ PluginChoice find_plugin(const std::string& device, const std::string& plugin = 
 std::string pip_install(const std::string& what);
 
 // Where NVRTC may lie, of CUDA releases up to `release`, the newest first: the one that SO3KRATES_NVRTC names, else
-// those that pip installs, else the system's.
-std::vector<std::string> nvrtc_paths(int release);
+// those that pip installs with this library or with `plugin`, the path of a PJRT plugin, or that lie in
+// LD_LIBRARY_PATH, else those of conda (CONDA_PREFIX), of CUDA_HOME, CUDA_PATH and /usr/local.
+std::vector<std::string> nvrtc_paths(int release, const std::string& plugin = "");
 
 }  // namespace so3krates

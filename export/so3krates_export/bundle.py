@@ -308,6 +308,11 @@ def _validate_schedules(manifest: Mapping[str, Any], tensors: Mapping[str, np.nd
     need("forces" in schedules, 'manifest: the schedule "forces" is missing')
     for name in ("kernels", "kernel_shared_bytes"):
         need(_is_integer(manifest.get(name, 1)), f'manifest: "{name}" is not a positive integer')
+    sizes = manifest.get("kernel_sizes", [])
+    need(
+        type(sizes) is list and all(type(text) is str for text in sizes),
+        'manifest: "kernel_sizes" is not a list of strings',
+    )
     if "kernels" in manifest and manifest["platform"] == "cuda":
         need("portable_forces" in schedules, 'manifest: the schedule "portable_forces" is missing')
     for name, steps in schedules.items():

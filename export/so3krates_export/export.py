@@ -21,7 +21,7 @@ from so3krates.storage import Model
 from .bundle import PRECISIONS, write_bundle
 from .bundle_checks import printable, results_of, with_sources
 from .cuda import KERNEL_VERSION as GPU_KERNEL_VERSION
-from .cuda import build_cuda_plan, check_cuda, kernel_shared_bytes
+from .cuda import build_cuda_plan, check_cuda, kernel_shared_bytes, kernel_sizes
 from .fused import KERNEL_VERSION, FusedError, build_fused_plan, check_fused, fused_weights
 from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
@@ -148,6 +148,7 @@ def export_model(
         manifest["kernels"] = GPU_KERNEL_VERSION if on_gpu else KERNEL_VERSION
     if body == "fused" and on_gpu:
         manifest["kernel_shared_bytes"] = kernel_shared_bytes(choice.config, real)
+        manifest["kernel_sizes"] = [kernel_sizes(config, real, len(numbers), c) for c in SCHEDULES.values()]
     if moves:
         manifest["moves"] = {"rows": MOVED_ROWS, "programs": moves}
     write_bundle(path, manifest, weights | tensors)

@@ -70,6 +70,7 @@ class Runtime:
         shifts: bool = True,
         memory: float = 0.9,
         preallocate: bool = False,
+        deterministic: bool = True,
     ) -> None:
         """
         Args:
@@ -82,6 +83,7 @@ class Runtime:
             shifts: whether energies hold the bundle's energy shifts.
             memory: largest share of a GPU's memory that is taken.
             preallocate: take that share at once, not as it is needed.
+            deterministic: on a GPU, results that are equal to the bit in every run; else XLA times kernels and chooses.
 
         Raises:
             so3krates._harness.Error: the bundle or the device cannot be used; the message says why.
@@ -96,6 +98,7 @@ class Runtime:
             "shifts": shifts,
             "memory": memory,
             "preallocate": preallocate,
+            "deterministic": deterministic,
         }
         require_text(bundle)
         self._skin = skin

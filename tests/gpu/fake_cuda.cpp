@@ -107,6 +107,13 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
   *value = attribute == 75 ? major : attribute == 76 ? 0 : attribute == 16 ? 2 : attribute == 97 ? shared : -1;
   return 0;
 }
+// Whether another process can open that memory.
+int cuPointerGetAttribute(void* value, int attribute, unsigned long long) {
+  if (attribute != 10) return 1;
+  const bool is_capable = number("FAKE_CUDA_IPC", 1) != 0;
+  std::memcpy(value, &is_capable, sizeof(is_capable));
+  return 0;
+}
 int cuModuleLoadData(void** module, const void* image) {
   std::size_t size;
   std::memcpy(&size, image, sizeof(size));

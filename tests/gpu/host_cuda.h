@@ -1,15 +1,10 @@
-// CUDA's language for the host's compiler: a block's threads are fibers of one thread, which take turns wherever they
-// wait for each other.
+// CUDA's language for the host's compiler. A block's threads are fibers, or, with the macro HOST_THREADS, threads.
 #pragma once
-
-#include <setjmp.h>
-#include <ucontext.h>
 
 #include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <utility>
-#include <vector>
 
 #define __device__
 #define __global__
@@ -21,7 +16,7 @@
 struct Index {
   unsigned x, y, z;
 };
-static Index threadIdx, blockIdx, blockDim, gridDim;
+static Index blockIdx, blockDim, gridDim;
 
 using std::exp;
 using std::sqrt;
@@ -37,62 +32,21 @@ namespace host_cuda {
 
 constexpr unsigned kWarp = 32;
 
-struct Fiber {
-  std::vector<char> stack = std::vector<char>(1 << 18);
-  ucontext_t start;
-  jmp_buf state;
-  bool is_started = false, is_done = false;
-};
+}  // namespace host_cuda
 
-struct Barrier {
-  unsigned arrived = 0, generation = 0;
-};
+// threadIdx, __syncwarp, __syncthreads; in host_cuda gather(value), the values of all lanes, and
+// launch_blocks(kernel, first, end, blocks, threads, values), which runs the blocks first, ..., end - 1 of a grid.
+#ifdef HOST_THREADS
+#include "host_threads.h"
+#else
+#include "host_fibers.h"
+#endif
 
-struct Warp {
-  Barrier barrier;
-  alignas(8) char values[2][kWarp * 24];
-};
+namespace host_cuda {
 
-static jmp_buf scheduler;
-static std::vector<Fiber> fibers;
-static std::vector<Warp> warps;
-static Barrier block_barrier;
-static void (*run)(void**);
-static void** parameters;
-
-__attribute__((noinline)) inline void yield() {
-  if (_setjmp(fibers[threadIdx.x].state) == 0) _longjmp(scheduler, 1);
-}
-
-inline void wait(Barrier& barrier, unsigned members) {
-  const unsigned generation = barrier.generation;
-  if (++barrier.arrived == members) {
-    barrier.arrived = 0;
-    ++barrier.generation;
-  } else {
-    while (barrier.generation == generation) yield();
-  }
-}
-
-// The values of all lanes. Those of two generations are kept: the next ones do not overwrite what is still read.
-template <typename T>
-const T* gather(const T& value) {
-  Warp& warp = warps[threadIdx.x / kWarp];
-  static_assert(kWarp * sizeof(T) <= sizeof(warp.values[0]), "");
-  char* values = warp.values[warp.barrier.generation % 2];
-  std::memcpy(values + threadIdx.x % kWarp * sizeof(T), &value, sizeof(T));
-  wait(warp.barrier, kWarp);
-  return reinterpret_cast<const T*>(values);
-}
 template <typename T>
 T exchange(T value, unsigned from) {
   return gather(value)[from];
-}
-
-inline void fiber() {
-  run(parameters);
-  fibers[threadIdx.x].is_done = true;
-  _longjmp(scheduler, 1);
 }
 
 template <typename... Arguments, std::size_t... k>
@@ -105,44 +59,11 @@ void call(void (*kernel)(Arguments...), void** values) {
 }
 
 inline void launch(void (*kernel)(void**), unsigned blocks, unsigned threads, void** values) {
-  run = kernel;
-  parameters = values;
-  blockDim = {threads, 1, 1};
-  gridDim = {blocks, 1, 1};
-  for (unsigned block = 0; block < blocks; ++block) {
-    blockIdx = {block, 0, 0};
-    fibers = std::vector<Fiber>(threads);
-    warps = std::vector<Warp>(threads / kWarp);
-    block_barrier = {};
-    for (volatile bool is_busy = true; is_busy;) {
-      is_busy = false;
-      for (volatile unsigned k = 0; k < threads; k = k + 1) {
-        Fiber& next = fibers[k];
-        if (next.is_done) continue;
-        is_busy = true;
-        threadIdx = {k, 0, 0};
-        if (_setjmp(scheduler) != 0) continue;
-        if (next.is_started) _longjmp(next.state, 1);
-        next.is_started = true;
-        getcontext(&next.start);
-        next.start.uc_stack.ss_sp = next.stack.data();
-        next.start.uc_stack.ss_size = next.stack.size();
-        next.start.uc_link = nullptr;
-        makecontext(&next.start, fiber, 0);
-        setcontext(&next.start);
-      }
-    }
-  }
+  launch_blocks(kernel, 0, blocks, blocks, threads, values);
 }
 
 }  // namespace host_cuda
 
-inline void __syncwarp() {
-  host_cuda::wait(host_cuda::warps[threadIdx.x / host_cuda::kWarp].barrier, host_cuda::kWarp);
-}
-inline void __syncthreads() {
-  host_cuda::wait(host_cuda::block_barrier, blockDim.x);
-}
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
   return host_cuda::exchange(value, threadIdx.x % host_cuda::kWarp ^ mask);
@@ -191,7 +112,7 @@ inline void mma(float (&d)[4], const float (&a)[4], float b0, float b1) {
   } own{{a[0], a[1], a[2], a[3]}, {b0, b1}};
   for (float* value = own.a; value < own.b + 2; ++value)
     *value = __uint_as_float(__float_as_uint(*value) & 0xffffe000u);
-  const Lane* lanes = host_cuda::gather(own);
+  const auto lanes = host_cuda::gather(own);
   const unsigned group = threadIdx.x % host_cuda::kWarp / 4, t = threadIdx.x % 4;
   for (unsigned k = 0; k < 4; ++k) {
     double sum = d[k];
@@ -205,7 +126,7 @@ inline void mma(double& d0, double& d1, double a, double b) {
   struct Lane {
     double a, b;
   };
-  const Lane* lanes = host_cuda::gather(Lane{a, b});
+  const auto lanes = host_cuda::gather(Lane{a, b});
   const unsigned group = threadIdx.x % host_cuda::kWarp / 4, t = threadIdx.x % 4;
   for (unsigned n = 0; n < 4; ++n) {
     d0 += lanes[4 * group + n].a * lanes[4 * (2 * t) + n].b;

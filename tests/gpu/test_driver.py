@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from so3krates._harness import Error
+from so3krates._harness import Error, pjrt
 from so3krates.runtime import Runtime
 from so3krates_export.cuda import KERNEL_VERSION
 from toy_bundle import LADDER, reference_forces, toy_bundle, write_toy_bundle
@@ -90,6 +90,59 @@ def test_without_nvrtc(driver: Path) -> None:
     assert "pip install 'so3krates[cuda12]'" in message
 
 
+def test_kernels_that_do_not_compile(driver: Path) -> None:
+    """By a compiler that refuses their source, or that does not know the GPU."""
+    call = f"pjrt.cuda_kernel_problem({KERNEL_VERSION}, 0, ['#error no sizes'])"
+    variables = {"SO3KRATES_NVRTC": driver, "SO3KRATES_CACHE": "off"}
+    message = ask(call, driver, **variables)
+    assert message.startswith("compiling the GPU kernels for sm_90 with NVRTC 12.8 failed: NVRTC_ERROR_COMPILATION: ")
+    assert ask(call, driver, **variables, FAKE_CUDA_MAJOR=30).startswith("compiling the GPU kernels for sm_300 with ")
+
+
+def test_where_nvrtc_is_looked_for(driver: Path) -> None:
+    """pip's packages of both releases, those of the plugin's environment, the linker's folders, conda, the system."""
+    roots = {"CONDA_PREFIX": "/conda", "CUDA_HOME": "/cuda", "SO3KRATES_NVRTC": ""}
+    paths = ask(f"'\\n'.join(pjrt.nvrtc_paths(13, '{PLUGIN}'))", driver, **roots).splitlines()
+    own = next(path for path in paths if path.endswith("/nvidia/cu13/lib/libnvrtc.so.13"))
+    expected = [
+        own,
+        "/site-packages/nvidia/cu13/lib/libnvrtc.so.13",
+        "libnvrtc.so.13",
+        "/conda/lib/libnvrtc.so.13",
+        "/cuda/lib64/libnvrtc.so.13",
+        "/usr/local/cuda/lib64/libnvrtc.so.13",
+        "/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12",
+        "libnvrtc.so.12",
+        "/usr/local/cuda-12/lib64/libnvrtc.so.12",
+    ]
+    assert [path for path in paths if path in expected] == expected
+    assert not any(".13" in path for path in ask("pjrt.nvrtc_paths(12)", driver, **roots).split(","))
+
+
+def test_memory_that_other_processes_can_open(driver: Path) -> None:
+    assert ask("pjrt.cuda_is_shareable(4096)", driver) == "True"
+    assert ask("pjrt.cuda_is_shareable(4096)", driver, FAKE_CUDA_IPC=0) == "False"
+
+
+@pytest.mark.parametrize(
+    ("version", "pieces"),
+    [
+        ("1.999.0", ["StableHLO 1.999.0", "reads 0.9.0 to ", "install a newer plugin"]),
+        ("0.8.9", ["StableHLO 0.8.9", "export the model again"]),
+    ],
+)
+def test_a_plugin_that_cannot_read_the_bundle(
+    version: str, pieces: list[str], cuda_plugin: Path, driver: Path, tmp_path: Path
+) -> None:
+    """In one line, before a device is started."""
+    path = write_toy_bundle(tmp_path / "toy.so3k", platform="cuda", stablehlo_version=version)
+    call = f"__import__('so3krates.runtime').runtime.Runtime({str(path)!r}, 'cuda', plugin={str(cuda_plugin)!r})"
+    message = ask(call, driver, FAKE_CUDA_ERROR=100)
+    assert all(piece in message for piece in pieces) and "\n" not in message, message
+    path = write_toy_bundle(tmp_path / "good.so3k", platform="cuda")
+    assert "the driver sees no GPU" in ask(call.replace("toy.so3k", "good.so3k"), driver, FAKE_CUDA_ERROR=100)
+
+
 @pytest.mark.parametrize("value", ["0", "1.5", "nan"])
 def test_the_share_of_memory_is_checked(value: str, tmp_path: Path) -> None:
     bundle = write_toy_bundle(tmp_path / "toy.so3k")
@@ -97,11 +150,24 @@ def test_the_share_of_memory_is_checked(value: str, tmp_path: Path) -> None:
         Runtime(bundle, memory=float(value))
 
 
-def test_where_kernels_are_missing_portable_programs_run(tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def cuda_by_name(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CPU plugin, which says that it is CUDA's."""
+    library = tmp_path_factory.mktemp("named") / "named.so"
+    headers = Path(__file__).parents[2] / "csrc" / "third_party" / "xla"
+    source = Path(__file__).parents[1] / "runtime" / "pinning_plugin.cpp"
+    names = [f'-DPLUGIN="{pjrt.find_plugin("cpu")[0]}"', '-DPLATFORM="cuda"']
+    flags = ["-std=c++17", "-shared", "-fPIC", f"-I{headers}", "-DPIN=map_memory", "-DUNPIN=unmap_memory"]
+    subprocess.run(["c++", *flags, *names, str(source), "-o", str(library), "-ldl"], check=True)
+    return library
+
+
+def test_where_kernels_are_missing_portable_programs_run(tmp_path: Path, cuda_by_name: Path) -> None:
     manifest, _ = toy_bundle(LADDER)
     schedules = manifest["schedules"] | {"portable_forces": manifest["schedules"]["forces"]}
-    path = write_toy_bundle(tmp_path / "toy.so3k", version=2, kernels=999, schedules=schedules)
-    runtime = Runtime(path, cache="off")
+    changes = {"version": 2, "kernels": 999, "schedules": schedules, "platform": "cuda"}
+    path = write_toy_bundle(tmp_path / "toy.so3k", **changes)
+    runtime = Runtime(path, "cuda", plugin=str(cuda_by_name), cache="off")
     atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19)
     atoms.rattle(0.1, seed=0)
     expected = reference_forces(atoms)
@@ -110,7 +176,8 @@ def test_where_kernels_are_missing_portable_programs_run(tmp_path: Path) -> None
     note = runtime.report()["body_note"]
     assert note.startswith("the portable programs run in place of the GPU kernels, and more slowly: ")
     assert "calls version 999 of the GPU kernels" in note
-    assert Runtime(write_toy_bundle(path), cache="off").report()["body_note"] == ""
+    path = write_toy_bundle(path, platform="cuda")
+    assert Runtime(path, "cuda", plugin=str(cuda_by_name), cache="off").report()["body_note"] == ""
 
 
 def test_a_gpu_plugin_without_a_gpu(cuda_plugin: Path) -> None:

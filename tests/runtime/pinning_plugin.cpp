@@ -33,6 +33,16 @@ bool is_there(void* data, std::size_t size) {
   return nullptr;
 }
 
+#ifdef PLATFORM
+// It says that it is another platform.
+PJRT_Error* name_platform(PJRT_Client_PlatformName_Args* args) {
+  static constexpr char name[] = PLATFORM;
+  args->platform_name = name;
+  args->platform_name_size = sizeof(name) - 1;
+  return nullptr;
+}
+#endif
+
 }  // namespace
 
 extern "C" const PJRT_Api* GetPjrtApi() {
@@ -41,6 +51,9 @@ extern "C" const PJRT_Api* GetPjrtApi() {
     PJRT_Api copy = *reinterpret_cast<const PJRT_Api* (*)()>(dlsym(library, "GetPjrtApi"))();
     copy.PJRT_Client_DmaMap = PIN;
     copy.PJRT_Client_DmaUnmap = UNPIN;
+#ifdef PLATFORM
+    copy.PJRT_Client_PlatformName = name_platform;
+#endif
     return copy;
   }();
   return &api;

@@ -280,6 +280,7 @@ extern "C" __global__ void __launch_bounds__(ADJOINT_WARPS* kWarp)
           }
         }
       }
+      __syncwarp();  // matrix units want the lanes together again
       for (int c = 0; c < CHANNELS; ++c) {
         const auto through = [&](int e, int q) {
           const EdgeAdjoint& of = adjoint.edge[e];
