@@ -1,0 +1,114 @@
+"""The GPU kernels on the host: races, bounds and undefined operations by sanitizers; rows far beyond 2^32 numbers."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from so3krates.model import PRESETS
+from so3krates.model.reductions import tabulated_config
+from so3krates_export.cuda import kernel_sizes
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parents[1] / "csrc" / "kernels"
+ROWS = 6  # that are computed: with none, few and many neighbours
+FAR = 24_000_000  # first row, beyond the ladder's last: a row's candidates and vectors begin beyond 2^32 numbers
+FOUND = 66  # exit code of a sanitizer that has found something
+
+Build = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """build(channels, flags, (file, old, new)) compiles all kernels for the GaN preset, perhaps with a mistake."""
+
+    @functools.cache
+    def compiled(channels: int, flags: tuple[str, ...], mistake: tuple[str, str, str] | None = None) -> Path:
+        folder = tmp_path_factory.mktemp("kernels")
+        for source in (*(KERNELS / "cuda").iterdir(), KERNELS / "harmonics.h"):
+            text = source.read_text()
+            if mistake is not None and source.name == mistake[0]:
+                assert text.count(mistake[1]) == 1
+                text = text.replace(mistake[1], mistake[2])
+            (folder / source.name).write_text(text)
+        sizes = folder / "sizes.h"
+        sizes.write_text(kernel_sizes(tabulated_config(PRESETS["gan"], 256, 0.5), "float32", 2, channels))
+        program = folder / "run"
+        names = [f'-DSIZES="{sizes}"', f'-DHOST_CUDA="{HERE / "host_cuda.h"}"', f"-I{folder}"]
+        command = ["c++", "-std=c++17", "-O1", "-w", *names, *flags, str(HERE / "run_kernels.cpp"), "-o", str(program)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if "cannot find" in done.stderr and "san" in done.stderr:
+            pytest.skip("the compiler has no such sanitizer: install libtsan, libasan and libubsan")
+        assert done.returncode == 0, done.stderr[-3000:]
+        return program
+
+    return compiled
+
+
+def run(program: Path, first: int = 0, rows: int = ROWS) -> subprocess.CompletedProcess[str]:
+    options = {"TSAN_OPTIONS": f"exitcode={FOUND}", "ASAN_OPTIONS": f"detect_leaks=0:exitcode={FOUND}"}
+    return subprocess.run(
+        [program, str(first), str(rows)], env=os.environ | options, capture_output=True, text=True, check=False
+    )
+
+
+THREADS = ("-DHOST_THREADS", "-pthread")
+RACES = (*THREADS, "-fsanitize=thread")
+# One barrier of a warp each, by what stands in front of it.
+FORGOTTEN = [
+    ("tile.h", "    e.invariants = totals;\n  }\n  __syncwarp();", "    e.invariants = totals;\n  }"),
+    (
+        "messages_adjoint.h",
+        "[k / TILE / 4][k / TILE % 4] = 0;\n      __syncwarp();",
+        "[k / TILE / 4][k / TILE % 4] = 0;",
+    ),
+]
+
+
+def test_no_races(build: Build) -> None:
+    done = run(build(1, RACES))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "messages_adjoint forces" in done.stdout
+
+
+@pytest.mark.parametrize("mistake", FORGOTTEN, ids=[file for file, *_ in FORGOTTEN])
+def test_a_forgotten_barrier_is_a_race(build: Build, mistake: tuple[str, str, str]) -> None:
+    done = run(build(1, RACES, mistake))
+    assert done.returncode == FOUND and "data race" in done.stderr
+
+
+def test_bounds_and_defined_operations(build: Build) -> None:
+    """Arrays and shared memory have the sizes that the kernels may touch, and no byte more."""
+    program = build(1, (*THREADS, "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
+    for rows in (0, 1, ROWS):
+        done = run(program, rows=rows)
+        assert done.returncode == 0, done.stderr[-3000:]
+    beyond = build(
+        1,
+        (*THREADS, "-O0", "-fsanitize=address"),
+        ("kernels.cu", "vectors[3 * place + 2] =", "vectors[3 * place + 3 * (slots + 1) * 7] ="),
+    )
+    assert run(beyond).returncode == FOUND
+
+
+def test_rows_beyond_32_bits(build: Build) -> None:
+    """Every index is computed in 64 bits: rows far away give what near ones give, and do not with 32."""
+    program = build(4, ())
+    near = run(program, rows=2).stdout.splitlines()
+    assert len(near) > 10 and run(program, FAR, 2).stdout.splitlines() == near
+    wrong = run(build(4, (), ("edge.h", "using Size = unsigned long long;", "using Size = unsigned;")), FAR, 2)
+    different = [line.split()[0] for line in near if line not in wrong.stdout.splitlines()]
+    kernels = {"vectors", "first_messages", "first_messages_adjoint", "messages", "messages_adjoint"}
+    assert kernels <= set(different)
+
+
+def test_no_rows_and_one(build: Build) -> None:
+    program = build(4, ())
+    none, one = (run(program, rows=rows).stdout.splitlines() for rows in (0, 1))
+    assert len(none) == len(one) > 10
+    assert all(float(line.split()[-1]) == 0.0 for line in none if "virials" not in line)
+    assert all(float(line.split()[-1]) > 0.0 for line in one if "virials" not in line)
