@@ -7,7 +7,7 @@ SOURCES := CMakeLists.txt $(shell find csrc python export -type f ! -name '*.so'
 CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %s, and 3.11 or newer is needed: \
   make PYTHON=/path/to/python3.13 ..." % (sys.executable, sys.version.split()[0]))
 
-.PHONY: setup demo test bench lint sanitize
+.PHONY: setup demo test bench gpu-static gpu-plugins lint sanitize
 
 setup: .venv/ready
 
@@ -32,6 +32,14 @@ demo: setup
 
 test: setup .venv/cuda
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+# What can be said of GPUs without one: registers, spills, shared memory; releases of XLA's plugin, which are downloaded.
+gpu-static: setup .venv/cuda
+	@$(BIN)/python tools/gpu_static.py kernels
+
+VERSIONS ?= 12-0.11.2 13-0.11.2 12-0.12.0.1 13-0.12.0.1
+gpu-plugins: setup
+	@$(BIN)/python tools/gpu_static.py plugins $(VERSIONS)
 
 bench: setup
 	@$(BIN)/python bench/bench.py

@@ -1,0 +1,134 @@
+"""What can be said of the GPU code without a GPU: `kernels`, a table of what they take; `plugins RELEASE...`, which
+releases of XLA's plugin compile a bundle's programs (12-0.11.2: for CUDA 12, of jax 0.11.2)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from so3krates import _harness
+from so3krates.model import PRESETS, init_params
+from so3krates.model.reductions import tabulated_config
+from so3krates.storage import Model
+from so3krates_export.cuda import WARP, kernel_sizes, launch_of
+from so3krates_export.export import export_model
+from so3krates_export.ladder import gpu_ladder
+
+TESTS = Path(__file__).parents[1] / "tests" / "gpu"
+BESIDE = Path(sys.prefix) / "cuda"  # where `make test` puts plugin and NVRTC
+ROWS = 100_000
+
+
+class Processor(NamedTuple):
+    """Of a GPU, for what a block may take (CUDA C++ Programming Guide, compute capabilities)."""
+
+    name: str
+    registers: int  # 32 bits each
+    shared_bytes: int
+    block_bytes: int  # that one block may take
+    warps: int
+
+
+PROCESSORS = {
+    "sm_80": Processor("A100", 65536, 164 * 1024, 163 * 1024, 64),
+    "sm_90": Processor("H100, H200", 65536, 228 * 1024, 227 * 1024, 64),
+    "sm_100": Processor("B200", 65536, 228 * 1024, 227 * 1024, 64),
+    "sm_120": Processor("RTX 50", 65536, 100 * 1024, 99 * 1024, 48),
+}
+USED = re.compile(
+    r"entry function '(?P<kernel>\w+)'.*?(?P<stack>\d+) bytes stack frame, (?P<stored>\d+) bytes spill stores, "
+    r"(?P<loaded>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers",
+    re.DOTALL,
+)
+
+
+def occupancy(processor: Processor, warps: int, registers: int, shared: int) -> float:
+    """Share of a processor's warps that are there at once: registers come by 8 a thread, shared memory with 1 KiB."""
+    by_registers = processor.registers // (-(-registers // 8) * 8 * WARP * warps)
+    by_memory = processor.shared_bytes // (shared + 1024)
+    return min(by_registers, by_memory, processor.warps // warps) * warps / processor.warps
+
+
+def kernels() -> None:
+    """Needs a driver's name for NVRTC's release only: the stand-in of the tests serves."""
+    config = tabulated_config(PRESETS["gan"], 256, 0.5)
+    print("| GPU | kernel | channels | registers | stored, loaded by spills | warps | shared bytes | occupancy |")
+    print("|---|---|---|---|---|---|---|---|")
+    for architecture, processor in PROCESSORS.items():
+        for channels in (1, 4):
+            launch = launch_of(config, "float32", channels)
+            sizes = kernel_sizes(config, "float32", 2, channels)
+            _, text = _harness.pjrt.cuda_kernel_resources(sizes, architecture)
+            found = {m["kernel"]: m for m in USED.finditer(text)}
+            for kernel, most, bytes_of_warp in (
+                ("messages", launch.warps, launch.tile_bytes),
+                ("messages_adjoint", launch.adjoint_warps, launch.tile_bytes + launch.adjoint_bytes),
+            ):
+                used = found[kernel]
+                warps = min(most, (processor.block_bytes - launch.matrix_bytes) // bytes_of_warp)
+                shared = launch.matrix_bytes + warps * bytes_of_warp
+                share = occupancy(processor, warps, int(used["registers"]), shared)
+                print(
+                    f"| {processor.name} ({architecture}) | `{kernel}` | {channels} | {used['registers']} "
+                    f"| {used['stored']}, {used['loaded']} | {warps} | {shared} | {100 * share:.0f} % |"
+                )
+
+
+def plugins(releases: list[str]) -> None:
+    """Downloads each release and compiles every program of the GaN preset's rung for `ROWS` rows."""
+    params = jax.tree.map(np.asarray, init_params(PRESETS["gan"], 0))
+    model = Model(PRESETS["gan"], params, ("Ga", "N"), {"Ga": 0.0, "N": 0.0})
+    rung = next(rung for rung in gpu_ladder() if rung.rows >= ROWS)
+    print("| plugin | StableHLO | programs compiled | structs too small |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "gan.so3k"
+        export_model(model, bundle, platform="cuda", ladder=[rung])
+        for release in releases:
+            cuda, version = release.split("-", 1)
+            place = Path(folder) / release
+            package = f"jax-cuda{cuda}-pjrt=={version}"
+            subprocess.run(
+                [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", place, package], check=True
+            )
+            plugin = place / "jax_plugins" / f"xla_cuda{cuda}" / "xla_cuda_plugin.so"
+            command = [sys.executable, TESTS / "compile_bundle.py", bundle, plugin, "0"]
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+            if done.returncode != 0:
+                print(f"| {package} | | {done.stderr.strip().splitlines()[-1]} | |", flush=True)
+                continue
+            found = json.loads(done.stdout)
+            small = [
+                name
+                for name, (ours, text) in found["structs"].items()
+                if int(text.split("size: expected ")[1].split(",")[0]) > ours
+            ]
+            reads = found["attributes"]["stablehlo_current_version"]
+            print(f"| {package} | {reads} | {len(found['programs'])} | {', '.join(small) or 'none'} |", flush=True)
+
+
+def with_stand_in() -> None:
+    """NVRTC of the environment beside this one, and the driver of the tests in front of it."""
+    folder = Path(tempfile.mkdtemp())
+    driver = folder / "cuda.so"
+    flags = ["-std=c++17", "-shared", "-fPIC", '-DHOST_CUDA="none"']
+    subprocess.run(["c++", *flags, str(TESTS / "fake_cuda.cpp"), "-o", str(driver), "-ldl"], check=True)
+    os.environ["SO3KRATES_CUDA_DRIVER"] = str(driver)
+    for path in ("nvidia/cu13/lib/libnvrtc.so.13", "nvidia/cuda_nvrtc/lib/libnvrtc.so.12"):
+        if (BESIDE / path).is_file():
+            os.environ.setdefault("SO3KRATES_NVRTC", str(BESIDE / path))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "kernels":
+        with_stand_in()
+        kernels()
+    else:
+        plugins(sys.argv[2:])
