@@ -417,7 +417,7 @@ def test_a_streamed_committee_is_trained_as_from_memory(tmp_path: Path, monkeypa
     plain = train(config, *frames, tmp_path / "plain", quiet)
     assert_same(plain.model.params, results[0].model.params)
     assert plain.model.energy_shifts == results[0].model.energy_shifts
-    monkeypatch.setattr(session, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(session, "write_report", lambda *_, **__: {})
     again = run_session(streamed, tmp_path / "s", console, resume=True, members=2)
     assert_same(again[1].model.params, results[1].model.params)
     # A second run in the folder of a running one must leave its frames alone.
