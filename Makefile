@@ -7,7 +7,7 @@ SOURCES := CMakeLists.txt $(shell find csrc python export -type f ! -name '*.so'
 CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %s, and 3.11 or newer is needed: \
   make PYTHON=/path/to/python3.13 ..." % (sys.executable, sys.version.split()[0]))
 
-.PHONY: setup demo test bench gpu-static gpu-plugins lint sanitize
+.PHONY: setup demo test torture bench gpu-static gpu-plugins lint sanitize
 
 setup: .venv/ready
 
@@ -40,6 +40,9 @@ gpu-static: setup .venv/cuda
 VERSIONS ?= 12-0.11.2 13-0.11.2 12-0.12.0.1 13-0.12.0.1
 gpu-plugins: setup
 	@$(BIN)/python tools/gpu_static.py plugins $(VERSIONS)
+# Hundreds of decks, kills, damaged bundles and failing allocations, with a summary. A quarter of an hour on two cores.
+torture: setup
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --torture $(ARGS)
 
 bench: setup
 	@$(BIN)/python bench/bench.py

@@ -13,10 +13,18 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL_MODEL = ROOT / "tests" / "models" / "gan-small"  # trained by `so3krates demo`
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--torture", action="store_true", help="run the long tables, and nothing else (make torture)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for concern in concerns(item.path):
             item.add_marker(concern)
+    wanted = config.getoption("--torture")
+    left_out = [item for item in items if (item.get_closest_marker("torture") is not None) != wanted]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")
