@@ -24,16 +24,18 @@ constexpr int TURNS = 4;                         // ranks with turns of their ow
 
 constexpr const char* UNFORESEEN = ". Please report this with the deck and its log";
 
-// With what this rank holds, and how much it may: an allocation that fails does not say its size.
-std::string no_memory(LAMMPS* lmp) {
+// With what this rank holds, and how much it may. what: was asked for, where that is known.
+std::string no_memory(LAMMPS* lmp, const std::string& what = "") {
   const LAMMPS_NS::Atom& atom = *lmp->atom;
   rlimit limit = {};
   const bool is_limited = getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
   return fmt::format(
-      "step {}: there is no memory left on rank {} of {}, which has {} atoms and {} images or atoms of other ranks{}. "
+      "step {}: there is no memory left on rank {} of {}, which has {} atoms and {} images or atoms of other "
+      "ranks{}{}. "
       "Use more ranks or machines, fewer atoms, or a smaller skin (neighbor)",
       lmp->update->ntimestep, lmp->comm->me, lmp->comm->nprocs, atom.nlocal, atom.nghost,
-      is_limited ? fmt::format(", with the limit of {} MiB that ulimit -v sets", limit.rlim_cur >> 20) : "");
+      is_limited ? fmt::format(", with the limit of {} MiB that ulimit -v sets", limit.rlim_cur >> 20) : "",
+      what.empty() ? "" : ": " + what.substr(0, what.find_last_not_of('.') + 1));
 }
 
 }  // namespace
@@ -60,6 +62,8 @@ std::string failure_in_hand(LAMMPS* lmp) noexcept try {
   const std::string name = "pair_style so3krates: ";
   try {
     throw;
+  } catch (const MemoryError& failure) {
+    return name + no_memory(lmp, failure.what());
   } catch (const Error& failure) {
     return name + failure.what();
   } catch (const std::bad_alloc&) {

@@ -12,6 +12,11 @@ struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Memory of the host or the device that is not to be had; the message has the size asked for.
+struct MemoryError : Error {
+  using Error::Error;
+};
+
 // Positions that cannot be computed, or results that are no numbers. Each host has names of its own for the atoms.
 class StructureError : public Error {
  public:

@@ -36,6 +36,9 @@ void Evaluator::Implementation::check_computed(const double* positions) {
   double largest = 0.0;
   try {
     largest = check_results(results_, owned_, atom_of_row, positions, name);
+    const auto* species = static_cast<const int*>(input_memory_.at("species").get());
+    check_energies(results_, owned_, species, has_shifts_ ? bundle_.energy_shifts.data() : nullptr, atom_of_row,
+                   positions, name);
   } catch (const StructureError&) {
     check_all_distances(positions);
     throw;

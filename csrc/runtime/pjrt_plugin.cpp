@@ -95,9 +95,13 @@ void check(const PJRT_Api* api, PJRT_Error* error, const std::string& operation)
   text.error = error;
   api->PJRT_Error_Message(&text);
   const std::string message = operation + " failed: " + one_line({text.message, text.message_size});
+  auto code = SIZED(PJRT_Error_GetCode_Args);
+  code.error = error;
+  const bool has_code = api->PJRT_Error_GetCode(&code) == nullptr;
   auto destroy = SIZED(PJRT_Error_Destroy_Args);
   destroy.error = error;
   api->PJRT_Error_Destroy(&destroy);
+  if (has_code && code.code == PJRT_Error_Code_RESOURCE_EXHAUSTED) throw MemoryError(message);
   throw Error(message);
 }
 

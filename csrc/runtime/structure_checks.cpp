@@ -134,4 +134,17 @@ double check_results(const Results& results, int owned, const int* atom_of_row, 
   return largest;
 }
 
+void check_energies(const Results& results, int owned, const int* species, const double* shifts, const int* atom_of_row,
+                    const double* positions, const StructureError::NameOf& name_of) {
+  for (int row = 0; row < owned; ++row) {
+    const double energy = results.atom_energies[row] - (shifts == nullptr ? 0.0 : shifts[species[row]]);
+    if (std::abs(energy) <= kLargestEnergy) continue;
+    const int atom = atom_of_row[row];
+    throw StructureError("energy " + number(energy) + " eV (without the element's shift) of {} at " +
+                             vector(positions + 3 * static_cast<std::size_t>(atom)) +
+                             " A is beyond any physical value, " + number(kLargestEnergy) + " eV. " + kAdvice,
+                         {atom}, name_of);
+  }
+}
+
 }  // namespace so3krates

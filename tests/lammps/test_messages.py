@@ -231,3 +231,17 @@ def test_letters_that_lammps_drops(bench64: Bench, gan_cell: Atoms, option: str)
         deck = deck.replace("potential.so3k", "pötential.so3k")
     message = refusal(deck)
     assert "LAMMPS has dropped a part of a letter beyond ASCII in " in message and "a name of ASCII letters" in message
+
+
+def test_energies_beyond_physics_stop_the_run(bench64: Bench, gan_cell: Atoms, tmp_path: Path) -> None:
+    """A potential whose last bias is absurd: numbers, but none that an atom can have."""
+    bundle = read_bundle(bench64.bundle)
+    weights = dict(bundle.tensors)
+    (name,) = weights.keys() & {"weights/readout/dense_1/bias", "weights/fused/readout/out_bias"}
+    weights[name] = weights[name] + 1e9
+    write_bundle(tmp_path / "absurd.so3k", bundle.manifest, weights)
+    deck = sound_deck(bench64, gan_cell).replace(str(bench64.folder / "potential.so3k"), str(tmp_path / "absurd.so3k"))
+    message = refusal(deck)
+    assert re.search(
+        r"step 0: energy -?[\d.e+]+ eV .* of atom \d \((Ga|N), type [12]\) at .* is beyond any phys", message
+    )

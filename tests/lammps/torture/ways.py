@@ -33,7 +33,7 @@ WAYS = {
     "npt aniso": Way(HOT + "fix 1 all npt temp 600 600 0.05 aniso 0 1e4 0.2\nrun 15", boxes=PERIODIC),
     "npt tri": Way(HOT + "fix 1 all npt temp 600 600 0.05 tri 0 0 0.2\nrun 15", boxes=("triclinic",)),
     "nph, berendsen": Way(
-        HOT + "fix 1 all nve\nfix 2 all press/berendsen iso 0 0 0.5\nrun 15\nunfix 2\nrun 0", boxes=PERIODIC
+        HOT + "fix 1 all nve\nfix 2 all press/berendsen iso 0 0 0.5\nrun 15\nunfix 2\nrun 0", boxes=("orthorhombic",)
     ),
     "respa": Way(
         HOT + "run_style respa 2 3 pair 2\nfix 1 all nve\nrun 8\nunfix 1\nrun_style verlet\nrun 0", is_alone=True
