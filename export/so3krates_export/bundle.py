@@ -34,7 +34,7 @@ ROLES = ("input", "state", "output")
 DTYPES = ("float32", "float64", "int32", "uint8")
 
 # Buffers that a host fills and reads: dtype and shape.
-INPUTS = {
+INPUTS: dict[str, tuple[str, list[str | int]]] = {
     "positions": ("float64", ["atoms", 3]),
     "row_of_atom": ("int32", ["atoms"]),
     "atom_of_row": ("int32", ["rows"]),
@@ -44,14 +44,14 @@ INPUTS = {
     "owned_count": ("int32", []),
     "row_count": ("int32", []),
 }
-OUTPUTS = {
+OUTPUTS: dict[str, tuple[str, list[str | int]]] = {
     "energy": ("float64", []),
     "atom_energies": ("float64", ["rows"]),
     "forces": ("float64", ["rows", 3]),
     "strain_gradient": ("float64", [3, 3]),
     "neighbours_needed": ("int32", []),
 }
-VIRIALS = {"atom_virials": ("float64", ["rows", 3, 3])}
+VIRIALS: dict[str, tuple[str, list[str | int]]] = {"atom_virials": ("float64", ["rows", 3, 3])}
 # What a schedule computes; all but "forces" are optional.
 SCHEDULES = {"forces": OUTPUTS, "virials": OUTPUTS | VIRIALS}
 SCHEDULES |= {f"portable_{name}": outputs for name, outputs in SCHEDULES.items()}
@@ -183,9 +183,14 @@ def _is_one_of(value: Any, allowed: Iterable[str]) -> bool:
     return type(value) is str and value in allowed
 
 
+def _entry(manifest: Mapping[str, Any], name: str) -> Any:
+    """An entry that may be missing; the caller asks for its type next."""
+    return manifest.get(name)
+
+
 def _validate_version(manifest: Mapping[str, Any]) -> None:
-    need(manifest.get("format") == FORMAT, f'is not a so3krates bundle: "format" is not "{FORMAT}"')
-    version = manifest.get("version")
+    need(_entry(manifest, "format") == FORMAT, f'is not a so3krates bundle: "format" is not "{FORMAT}"')
+    version = _entry(manifest, "version")
     need(_is_integer(version), 'manifest: "version" is not a positive integer')
     need(
         version <= VERSION,
@@ -207,9 +212,9 @@ def _validate(manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) ->
 
 
 def _validate_model(manifest: Mapping[str, Any]) -> None:
-    need(type(manifest.get("producer")) is str, 'manifest: "producer" is not a string')
-    need(type(manifest.get("model")) is dict, 'manifest: "model" is not an object')
-    elements, shifts = manifest.get("elements"), manifest.get("energy_shifts")
+    need(type(_entry(manifest, "producer")) is str, 'manifest: "producer" is not a string')
+    need(type(_entry(manifest, "model")) is dict, 'manifest: "model" is not an object')
+    elements, shifts = _entry(manifest, "elements"), _entry(manifest, "energy_shifts")
     need(
         _is_names(elements) and 0 < len(elements) == len(set(elements)) and all(elements),
         'manifest: "elements" is not a list of different chemical symbols',
@@ -218,22 +223,23 @@ def _validate_model(manifest: Mapping[str, Any]) -> None:
         type(shifts) is list and len(shifts) == len(elements) and all(map(_is_number, shifts)),
         f'manifest: "energy_shifts" is not a list of {len(elements)} numbers, one per element',
     )
-    cutoff = manifest.get("cutoff")
+    cutoff = _entry(manifest, "cutoff")
     need(_is_number(cutoff) and cutoff > 0, 'manifest: "cutoff" is not a positive number')
-    steps = manifest.get("message_passing_steps")
+    steps = _entry(manifest, "message_passing_steps")
     need(_is_integer(steps), 'manifest: "message_passing_steps" is not a positive integer')
     check_network(manifest)
-    need(manifest.get("units") == "metal", 'manifest: "units" is not "metal"')
+    need(_entry(manifest, "units") == "metal", 'manifest: "units" is not "metal"')
     need(
-        _is_one_of(manifest.get("precision"), PRECISIONS), 'manifest: "precision" is not "float32", "float64" or "tf32"'
+        _is_one_of(_entry(manifest, "precision"), PRECISIONS),
+        'manifest: "precision" is not "float32", "float64" or "tf32"',
     )
-    need(_is_one_of(manifest.get("platform"), PLATFORMS), 'manifest: "platform" is not "cpu" or "cuda"')
-    version = manifest.get("stablehlo_version")
+    need(_is_one_of(_entry(manifest, "platform"), PLATFORMS), 'manifest: "platform" is not "cpu" or "cuda"')
+    version = _entry(manifest, "stablehlo_version")
     need(
         type(version) is str and re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", version) is not None,
         'manifest: "stablehlo_version" is not a version such as "1.13.7"',
     )
-    training = manifest.get("training")
+    training = _entry(manifest, "training")
     need(training is None or type(training) is dict, 'manifest: "training" is neither an object nor null')
 
 
@@ -248,7 +254,7 @@ def _validate_tensors(tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _validate_ladder(manifest: Mapping[str, Any]) -> None:
-    ladder = manifest.get("ladder")
+    ladder = _entry(manifest, "ladder")
     need(type(ladder) is list and len(ladder) > 0, 'manifest: "ladder" is not a list of rungs')
     for index, rung in enumerate(ladder):
         need(
@@ -258,7 +264,7 @@ def _validate_ladder(manifest: Mapping[str, Any]) -> None:
 
 
 def _validate_buffers(manifest: Mapping[str, Any]) -> None:
-    buffers = manifest.get("buffers")
+    buffers = _entry(manifest, "buffers")
     need(type(buffers) is dict, 'manifest: "buffers" is not an object')
     for name, buffer in buffers.items():
         need(name != "" and not name.startswith("weights/"), f'manifest: a buffer must not be named "{name}"')
@@ -288,7 +294,7 @@ def _validate_buffers(manifest: Mapping[str, Any]) -> None:
 
 
 def _validate_programs(manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    programs, rungs = manifest.get("programs"), len(manifest["ladder"])
+    programs, rungs = _entry(manifest, "programs"), len(manifest["ladder"])
     need(type(programs) is dict, 'manifest: "programs" is not an object')
     for name, artifacts in programs.items():
         need(
@@ -303,7 +309,7 @@ def _validate_programs(manifest: Mapping[str, Any], tensors: Mapping[str, np.nda
 
 
 def _validate_schedules(manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    schedules = manifest.get("schedules")
+    schedules = _entry(manifest, "schedules")
     need(type(schedules) is dict, 'manifest: "schedules" is not an object')
     need("forces" in schedules, 'manifest: the schedule "forces" is missing')
     for name in ("kernels", "kernel_shared_bytes"):
@@ -323,7 +329,8 @@ def _validate_schedules(manifest: Mapping[str, Any], tensors: Mapping[str, np.nd
     for schedule, contract in SCHEDULES.items():
         if schedule not in schedules:
             continue
-        where, written = f'manifest: the schedule "{schedule}"', set()
+        where = f'manifest: the schedule "{schedule}"'
+        written: set[str] = set()
         for step in schedules[schedule]:
             written.update(step.get("outputs", ()))
             need(

@@ -19,7 +19,7 @@ TRACEBACK = "SO3KRATES_TRACEBACK"  # the environment variable that asks for a tr
 class Commands(TyperGroup):
     """Prints an error as one line; says of one that nobody foresaw that it is a defect."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):

@@ -62,9 +62,8 @@ def kappa(
     )
     require_folder(output)
     sets = parse_average(average)
-    columns = Columns(
-        words(flux), words(subtract), number_or_word(temperature), number_or_word(volume), timestep, units
-    )
+    kelvin, size = (None if given is None else number_or_word(given) for given in (temperature, volume))
+    columns = Columns(words(flux), words(subtract), kelvin, size, timestep, units)
     chosen = numbers("runs", runs, int)
     screen = console()
     with progress_display(screen) as report:

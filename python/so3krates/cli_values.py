@@ -28,9 +28,9 @@ def numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
         raise ValueError(f"--{name} {text}: give numbers separated by commas") from None
 
 
-def number_or_word(text: str | None) -> float | str | None:
+def number_or_word(text: str) -> float | str:
     """A number where the text is one."""
     try:
-        return None if text is None else float(text)
+        return float(text)
     except ValueError:
         return text

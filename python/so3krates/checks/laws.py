@@ -204,6 +204,7 @@ def _crystals(potential: Potential, bounds: Bounds) -> Iterator[Check]:
     for first, second in combinations_with_replacement(potential.elements, 2):
         answer = potential(perfect_crystal(first, second))
         forces = max(forces, _largest(answer.forces))
+        assert answer.stress is not None  # of a crystal
         shear = max(shear, _largest(answer.stress - np.eye(3) * answer.stress.trace() / 3))
     yield Check("forces in perfect crystals", forces, bounds.forces, "eV/A")
     yield Check("shear stress in perfect crystals", shear, bounds.stress, "eV/A^3")

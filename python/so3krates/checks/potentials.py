@@ -29,9 +29,12 @@ class Answer(NamedTuple):
 class Potential(Protocol):
     """A potential on disk, whichever form it has."""
 
-    elements: Sequence[str]
-    cutoff: float
-    precision: str
+    @property
+    def elements(self) -> Sequence[str]: ...
+    @property
+    def cutoff(self) -> float: ...
+    @property
+    def precision(self) -> str: ...
 
     def __call__(self, atoms: Atoms) -> Answer: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from ase import Atoms
@@ -110,9 +110,17 @@ def shortest_distance(graph: FrameGraph) -> float | None:
     return float(np.sqrt((vectors**2).sum(axis=1).min())) if len(row) else None
 
 
+@runtime_checkable
+class KnownSizes(Protocol):
+    """Graphs that know their sizes without being read."""
+
+    sizes: np.ndarray  # (M,) atoms
+    widths: np.ndarray  # (M,) neighbour slots
+
+
 def sizes_of(graphs: Sequence[FrameGraph]) -> tuple[np.ndarray, np.ndarray]:
     """Atoms and neighbour slots of each graph, (M,) each; stored graphs know them without being read."""
-    if hasattr(graphs, "sizes"):
+    if isinstance(graphs, KnownSizes):
         return graphs.sizes, graphs.widths
     return np.array([len(g.species) for g in graphs]), np.array([g.table.neighbours.shape[1] for g in graphs])
 
@@ -171,21 +179,22 @@ def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.fl
         raise ValueError(
             f"{len(graphs)} structures of {total} atoms, {width} neighbours, {_pairs(graphs)} pairs do not fit {shape}"
         )
+    real: np.dtype[Any] = np.dtype(dtype)
     species = np.zeros(n, np.int32)
-    positions = np.zeros((n, 3), dtype)
-    cells = np.zeros((s, 3, 3), dtype)
+    positions = np.zeros((n, 3), real)
+    cells = np.zeros((s, 3, 3), real)
     structure = np.full(n, s - 1, np.int32)
     neighbours = np.repeat(np.arange(n, dtype=np.int32)[:, None], k, axis=1)
-    shifts = np.zeros((n, k, 3), dtype)
+    shifts = np.zeros((n, k, 3), real)
     mask = np.zeros((n, k), bool)
-    forces = np.full((n, 3), np.nan, dtype)
-    energies = np.full(s, np.nan, dtype)
-    virials = np.full((s, 3, 3), np.nan, dtype)
-    atoms = np.ones(s, dtype)
-    volumes = np.ones(s, dtype)
+    forces = np.full((n, 3), np.nan, real)
+    energies = np.full(s, np.nan, real)
+    virials = np.full((s, 3, 3), np.nan, real)
+    atoms = np.ones(s, real)
+    volumes = np.ones(s, real)
     ends = np.zeros((2, p), np.int32)
     slots = np.full((n, k), 2 * p, np.int32)
-    pair_shifts = np.zeros((p, 3), dtype)
+    pair_shifts = np.zeros((p, 3), real)
     start = pair = 0
     for index, graph in enumerate(graphs):
         rows = slice(start, start + len(graph.species))
@@ -211,6 +220,8 @@ def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.fl
         atoms[index] = len(graph.species)
         volumes[index] = graph.volume
         start = rows.stop
-    pairs = Pairs(np.int32(pair), ends, slots, pair_shifts)
-    batch = Batch(species, positions, cells, structure, neighbours, shifts, mask, np.arange(n) < total, pairs)
+    # Arrays of the host, which JAX takes as they are.
+    pairs = Pairs._make((np.int32(pair), ends, slots, pair_shifts))
+    in_use = np.arange(n) < total
+    batch = Batch._make((species, positions, cells, structure, neighbours, shifts, mask, in_use, pairs))
     return batch, Targets(energies, forces, virials, atoms, volumes)

@@ -74,7 +74,7 @@ class StoredFrames:
         starts = self._frames["start"]
         counts = {int(z): np.add.reduceat(species == z, starts, dtype=np.int32) for z in np.unique(species)}
         table = np.stack(list(counts.values()), axis=1)[self.indices]
-        used = table.any(axis=0)
+        used = np.any(table != 0, axis=0)
         elements = [chemical_symbols[z] for z, is_used in zip(counts, used, strict=True) if is_used]
         return elements, table[:, used].astype(np.float64), self.field("energy")
 
@@ -131,7 +131,7 @@ class StoredGraphs(Sequence[FrameGraph]):
     def __len__(self) -> int:
         return len(self._frames)
 
-    def __getitem__(self, place: int) -> FrameGraph:
+    def __getitem__(self, place: int) -> FrameGraph:  # type: ignore[override]  # no slices of what is on disk
         row, arrays = self._frames.frame(place)
         species = arrays["species"][:, 0].astype(np.int32)
         cell = np.array(row["cell"])
@@ -139,7 +139,7 @@ class StoredGraphs(Sequence[FrameGraph]):
             species=species,
             positions=arrays["positions"],
             cell=cell,
-            table=neighbour_table(arrays["positions"], cell, cell.any(axis=1), self._frames.record["cutoff"]),
+            table=neighbour_table(arrays["positions"], cell, np.any(cell != 0, axis=1), self._frames.record["cutoff"]),
             energy=float(row["energy"]) - float(self._shifts[place]),
             forces=arrays["forces"],
             virial=np.array(row["virial"]),

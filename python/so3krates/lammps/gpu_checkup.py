@@ -56,7 +56,8 @@ def _libraries(release: str) -> list[Check]:
         found = f"jax {jax}, {name} {plugin}, jax-cuda{release}-pjrt {pjrt}: not of one release"
         fix = pip_install("--upgrade", f"so3krates[cuda{release}]")
         checks.append(Check(f"CUDA {release} plugin and JAX", False, found, fix, needed=False))
-    missing, present = [], []
+    missing: list[str] = []
+    present: list[str] = []
     for requirement in map(Requirement, metadata.requires(name) or []):
         marker = requirement.marker
         if not requirement.name.startswith("nvidia-") or (marker and not marker.evaluate({"extra": "with-cuda"})):

@@ -84,12 +84,12 @@ def select_frames(
 def write_selection(output: str | Path, selection: Selection, pool: str | Path, method: str) -> None:
     """Write the chosen frames as they stand in the pool; `info` tells `selected_by`, `pool` and `pool_index`."""
     places = {int(index): place for place, index in enumerate(selection.chosen)}
-    frames: list[Atoms | None] = [None] * len(places)
+    frames: dict[int, Atoms] = {}
     for index, atoms in enumerate(raw_frames(pool)):
         if index in places:
             atoms.info |= {"selected_by": method, "pool": plain_text(Path(pool).name), "pool_index": index}
             frames[places[index]] = atoms
-    write_frames(output, frames)
+    write_frames(output, [frames[place] for place in sorted(frames)])
 
 
 def energy_measure(frames: Sequence[Atoms], energies: np.ndarray) -> Measure:
@@ -211,14 +211,14 @@ def _measure_of(
         found = predictions_of(models[0], frames)
         energies, forces, of_atoms = found.energies, found.forces, found.atom_energies
     else:
-        found = [labels(atoms) for atoms in frames] if by != "atomic-energy" else []
-        energies, forces = np.array([f.energy for f in found]), [f.forces for f in found]
+        known = [labels(atoms) for atoms in frames] if by != "atomic-energy" else []
+        energies, forces = np.array([f.energy for f in known]), [f.forces for f in known]
         of_atoms = _energies_under(key, pool, keys) if by == "atomic-energy" else []
     if by == "energy":
         return energy_measure(frames, energies)
     if by == "force":
         return force_measure(forces)
-    return atomic_energy_measure(frames, of_atoms)
+    return atomic_energy_measure(frames, of_atoms or [])
 
 
 def _energies_under(key: str, pool: str | Path, keys: LabelKeys) -> list[np.ndarray]:

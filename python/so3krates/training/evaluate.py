@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from ase import Atoms
 
-from so3krates.data import Buckets, FrameGraph, collate, frame_graphs, labels, sizes_of, total_shift
-from so3krates.model.potential import predict
+from so3krates.data import Buckets, FrameGraph, Targets, collate, frame_graphs, labels, sizes_of, total_shift
+from so3krates.model.potential import Batch, predict
 from so3krates.storage import Model
 
 # Energies, forces and strain gradients of a batch, compiled.
@@ -79,7 +79,7 @@ def reference(frames: Sequence[Atoms]) -> Properties:
 
 def ordered_batches(
     graphs: Sequence[FrameGraph], batch_size: int, dtype: type
-) -> Iterator[tuple[np.ndarray, object, object]]:
+) -> Iterator[tuple[np.ndarray, Batch, Targets]]:
     """Every graph once, as (indices, batch, targets); frames of like size share a batch, to pad little."""
     if len(graphs) == 0:
         return
@@ -93,7 +93,7 @@ def ordered_batches(
 
 def precision(float64: bool) -> type:
     """The numpy type of a run. Raises RuntimeError where float64 is wanted and JAX would round it away."""
-    if float64 and not jax.config.jax_enable_x64:
+    if float64 and not jax.config.values["jax_enable_x64"]:
         raise RuntimeError(
             'float64 = true needs JAX in 64 bits: call jax.config.update("jax_enable_x64", True) before anything '
             "is computed (the so3krates command does), or set JAX_ENABLE_X64=1"

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -66,6 +67,8 @@ def run_session(
     runs = committee(config, members)
     _require_place([output / name for name in runs], output, resume)
     demands = Demands.of(config, force or resume, lambda text: said(console, "Note:", text))
+    frames_train: StoredFrames | list[Atoms]
+    frames_valid: StoredFrames | list[Atoms]
     if config.data.stream:
         console.print(
             f"Keeping the frames in {output / STORE_FOLDER}: written once, about 0.6 s for a thousand small ones"
@@ -85,7 +88,7 @@ def run_session(
         with progress_display(console) as progress:
             result = train(run, frames_train, frames_valid, folder, progress, begun)
         _say(console, f"Ended after {result.steps} steps ({_taken(result)}): {result.reason}.")
-        options = {"float64": run.training.float64, "tag_key": run.data.tag_key}
+        options: dict[str, Any] = {"float64": run.training.float64, "tag_key": run.data.tag_key}
         with _reporting(console, folder, unwritten):
             tables = write_report(folder / REPORT_FOLDER, result.model, sets, result.metrics_file, console, **options)
             result = dataclasses.replace(result, model=with_errors(result.model, tables, sets))

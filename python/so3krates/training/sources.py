@@ -79,7 +79,9 @@ def load_stored(
     """
     folder, demands = Path(folder), demands or Demands()
     if config.train_file:
-        valid = _stored(config, config.valid_file, cutoff, folder / "valid", demands) if config.valid_file else []
+        valid: StoredFrames | list[Atoms] = []
+        if config.valid_file:
+            valid = _stored(config, config.valid_file, cutoff, folder / "valid", demands)
         return _stored(config, config.train_file, cutoff, folder / "train", demands), valid
     if not config.file:
         raise DataError("no data: name data.file, or data.train_file and data.valid_file")

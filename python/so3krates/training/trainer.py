@@ -238,22 +238,23 @@ class _Run:
         """Steps until the epochs, the learning rate, the time or the user's patience end."""
         settings = self.config.training
         # A resumed run may have ended already.
-        reason = self._stale() or self._slow()
+        reason: str | None = self._stale() or self._slow()
         for message in self.said:
             self._show(message)
         if self.step < self.total_steps and reason is None:
             self._stage("compiling the first step")
-        batch = self._batch(self.step) if self.step < self.total_steps else None
+        batch: Any = self._batch(self.step) if self.step < self.total_steps else None
         while self.step < self.total_steps and reason is None:
             started = time.monotonic()
             shape = tuple(array.shape for array in jax.tree.leaves(batch))
-            self.state, result = self.step_function(self.state, *batch, self.scales)
+            graph, targets = batch
+            self.state, result = self.step_function(self.state, graph, targets, self.scales)
             self.step += 1
             # The next batch is put together while this step is computed.
             batch = self._batch(self.step)
-            message = self._account(result)
+            news = self._account(result)
             self.clock.step(time.monotonic() - started, shape)
-            self._show(message)
+            self._show(news)
             slow = self._slow()
             reason = self._stopped(interrupted()) or slow
             due = self.step % self.eval_every == 0 or self.step == self.total_steps or slow is not None
@@ -322,7 +323,7 @@ class _Run:
             self.order = (epoch, generator.permutation(len(self.graphs)))
         rows = self.order[1][position * self.batch_size : (position + 1) * self.batch_size]
         parts = [[self.graphs[i] for i in some] for some in np.array_split(rows, self.config.training.parts)]
-        shape = BatchShape(*np.max([self.buckets.shape(part) for part in parts], axis=0).tolist())
+        shape = BatchShape(*np.max(np.array([self.buckets.shape(part) for part in parts]), axis=0).tolist())
         batches = [collate(part, shape, self.dtype) for part in parts]
         return batches[0] if len(batches) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
 
