@@ -54,7 +54,9 @@ bench: setup
 lint: setup .venv/lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy --python-executable $(BIN)/python
 	@$(BIN)/clang-format --dry-run -Werror $(shell find csrc -path csrc/third_party -prune -o \( -name '*.cpp' -o -name '*.h' \) -print)
+	@find csrc -name '*.cpp' ! -name body.cpp | xargs -P 2 -n 4 $(BIN)/clang-tidy --quiet -p $$(ls -dt build/cp3*/ | head -1) 2>/dev/null
 
 # The C++ parts and their tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 sanitize: setup

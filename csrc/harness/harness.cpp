@@ -205,6 +205,7 @@ PYBIND11_MODULE(_harness, m) {
   const py::tuple bases = py::make_tuple(py::handle(error), py::handle(PyExc_ValueError));
   static PyObject* structure_error =
       py::exception<so3krates::StructureError>(m, "StructureError", bases).release().ptr();
+  // pybind11 fixes the type of the parameter. NOLINTNEXTLINE(performance-unnecessary-value-param)
   py::register_exception_translator([](std::exception_ptr thrown) {
     const auto raise = [](PyObject* type, const char* text) {
       // Paths in messages may be no UTF-8.

@@ -231,8 +231,9 @@ void read_buffers(const Json& manifest, Bundle& bundle) {
     for (const Rung& rung : bundle.ladder)
       need(count_bytes(bundle.shape_of(spec, rung), spec.dtype, kLargestBuffer, bytes),
            "manifest: buffer " + quoted(name) + " is too large");
-    need(spec.role != Role::input || std::any_of(contracts().begin(), contracts().end(),
-                                                 [&](const Contract& contract) { return name == contract.name; }),
+    need(spec.role != Role::input ||
+             std::any_of(contracts().begin(), contracts().end(),
+                         [&own = name](const Contract& contract) { return own == contract.name; }),
          "manifest: no host fills an input named " + quoted(name));
     bundle.buffers[name] = spec;
   }
