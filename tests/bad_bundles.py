@@ -87,6 +87,10 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
     "results without sources": (lambda m: m.update(results={}), 'does not read what its "from" says'),
     "results": (lambda m: m.update(results=[]), '"results" is not an object'),
     "unversioned results": (lambda m: m.update(kernels=1), '"results" is missing'),
+    "kernels without lines": (
+        lambda m: m.update(kernel_sizes=["A 1"]),
+        '"kernel_sizes" is not a list of lists of strings',
+    ),
     "network's cutoff": (lambda m: m["model"].update(cutoff=5.5), 'network\'s "cutoff" is 5.5, but "cutoff" is 4'),
     "network's cutoff is text": (lambda m: m["model"].update(cutoff="4"), 'network\'s "cutoff" is not a number'),
     "network's layers": (lambda m: m["model"].update(layers=3), '"layers" is 3, but "message_passing_steps" is 2'),

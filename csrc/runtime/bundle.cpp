@@ -135,10 +135,17 @@ void read_model(const Json& manifest, Bundle& bundle) {
     *value = manifest[name].get<int>();
   }
   if (manifest.contains("kernel_sizes")) {
+    const auto is_text = [](const Json& s) { return s.is_string(); };
     const Json& sizes = manifest["kernel_sizes"];
-    need(sizes.is_array() && std::all_of(sizes.begin(), sizes.end(), [](const Json& s) { return s.is_string(); }),
-         "manifest: \"kernel_sizes\" is not a list of strings");
-    bundle.kernel_sizes = sizes.get<std::vector<std::string>>();
+    need(sizes.is_array() && std::all_of(sizes.begin(), sizes.end(),
+                                         [&](const Json& lines) {
+                                           return lines.is_array() && std::all_of(lines.begin(), lines.end(), is_text);
+                                         }),
+         "manifest: \"kernel_sizes\" is not a list of lists of strings");
+    for (const Json& lines : sizes) {
+      std::string& text = bundle.kernel_sizes.emplace_back();
+      for (const Json& line : lines) text += line.get<std::string>() + '\n';
+    }
   }
   need(member(manifest, "units") == "metal", "manifest: \"units\" is not \"metal\"");
   bundle.units = "metal";

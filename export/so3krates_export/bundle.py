@@ -316,8 +316,9 @@ def _validate_schedules(manifest: Mapping[str, Any], tensors: Mapping[str, np.nd
         need(_is_integer(manifest.get(name, 1)), f'manifest: "{name}" is not a positive integer')
     sizes = manifest.get("kernel_sizes", [])
     need(
-        type(sizes) is list and all(type(text) is str for text in sizes),
-        'manifest: "kernel_sizes" is not a list of strings',
+        type(sizes) is list
+        and all(type(lines) is list and all(type(line) is str for line in lines) for lines in sizes),
+        'manifest: "kernel_sizes" is not a list of lists of strings',
     )
     if "kernels" in manifest and manifest["platform"] == "cuda":
         need("portable_forces" in schedules, 'manifest: the schedule "portable_forces" is missing')

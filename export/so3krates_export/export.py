@@ -148,7 +148,9 @@ def export_model(
         manifest["kernels"] = GPU_KERNEL_VERSION if on_gpu else KERNEL_VERSION
     if body == "fused" and on_gpu:
         manifest["kernel_shared_bytes"] = kernel_shared_bytes(choice.config, real)
-        manifest["kernel_sizes"] = [kernel_sizes(config, real, len(numbers), c) for c in SCHEDULES.values()]
+        manifest["kernel_sizes"] = [
+            kernel_sizes(config, real, len(numbers), c).splitlines() for c in SCHEDULES.values()
+        ]
     if moves:
         manifest["moves"] = {"rows": MOVED_ROWS, "programs": moves}
     write_bundle(path, manifest, weights | tensors)
