@@ -20,7 +20,10 @@ void parallel(xla::ffi::ThreadPool& pool, int count, const Task& task) {
   struct Job {
     std::atomic<int> next{0}, done{0};
     std::atomic<bool> has_failed{false};
-    std::exception_ptr failure;  // of the first task that fails
+    std::exception_ptr failure;  // the first
+    void keep_failure() {
+      if (!has_failed.exchange(true)) failure = std::current_exception();
+    }
   };
   const auto job = std::make_shared<Job>();
   const auto work = [job, count, &task] {
@@ -29,15 +32,19 @@ void parallel(xla::ffi::ThreadPool& pool, int count, const Task& task) {
       try {
         task(k);
       } catch (...) {  // must not leave a thread of XLA's
-        if (!job->has_failed.exchange(true)) job->failure = std::current_exception();
+        job->keep_failure();
       }
       job->done.fetch_add(1, std::memory_order_release);
     }
   };
   const int helpers = std::min<int>(count, static_cast<int>(pool.num_threads())) - 1;
-  for (int k = 0; k < helpers; ++k) {
-    auto helper = work;
-    pool.Schedule(std::move(helper));
+  try {
+    for (int k = 0; k < helpers; ++k) {
+      auto helper = work;
+      pool.Schedule(std::move(helper));
+    }
+  } catch (...) {  // helpers that have begun use `task`: they are waited for
+    job->keep_failure();
   }
   work();
   while (job->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
