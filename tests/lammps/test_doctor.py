@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from so3krates import cli, hints
+from so3krates import cli, cpu_runtime, hints
 from so3krates.lammps import doctor, environment, gpu_checkup
 from so3krates.lammps.checkup import Check
 from typer.testing import CliRunner
@@ -103,6 +103,17 @@ def test_a_damaged_library_is_seen(tmp_path: Path) -> None:
     assert not check.ok and "is not what was installed" in check.found and check.fix == "fix"
     library.unlink()
     assert "there is no" in doctor._intact("library", library, recorded, "fix").found
+
+
+def test_a_library_that_a_variable_names_is_looked_at_if_it_is_the_installed_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    installed = metadata.distribution(doctor.CPU_RUNTIME).locate_file(f"{cpu_runtime.PACKAGE}/{cpu_runtime.LIBRARY}")
+    monkeypatch.setattr(doctor, "_intact", lambda label, path, recorded, fix: Check(label, True, f"looked at {path}"))
+    monkeypatch.setenv(cpu_runtime.VARIABLE, str(installed))
+    assert doctor._cpu_runtime().found == f"looked at {installed}"
+    monkeypatch.setenv(cpu_runtime.VARIABLE, str(tmp_path / "other.so"))
+    assert doctor._cpu_runtime().found == f"not used: {cpu_runtime.VARIABLE} names {tmp_path / 'other.so'}"
 
 
 def distribution(folder: Path, name: str, version: str, *requires: str) -> None:

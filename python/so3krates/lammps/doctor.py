@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from so3krates.cpu_runtime import DISTRIBUTION as CPU_RUNTIME
+from so3krates.cpu_runtime import VARIABLE as CPU_VARIABLE
 from so3krates.hints import is_first_in_path, pip_install, program_file, reinstall
 
 from .checkup import Check
@@ -159,16 +160,21 @@ def _cpu_runtime() -> Check:
     """Whether the library of XLA's plugin is, byte for byte, the one that its wheel holds."""
     label = f"{CPU_RUNTIME}, its library"
     again = pip_install("--force-reinstall", "--no-deps", _requirement(CPU_RUNTIME))
-    if path := os.environ.get("SO3KRATES_PJRT_CPU"):
-        return Check(label, True, f"not used: SO3KRATES_PJRT_CPU names {path}")
     try:
         files = metadata.files(CPU_RUNTIME) or []
+        missing = "the package has no library"
     except metadata.PackageNotFoundError:
-        return Check(label, False, "not installed", again)
+        files, missing = [], "not installed"
+    named = os.environ.get(CPU_VARIABLE)
     for file in files:
         if file.suffix == ".so" and file.hash is not None:
-            return _intact(label, Path(str(file.locate())), file.hash.value, again)
-    return Check(label, False, "the package has no library", again)
+            path = Path(str(file.locate()))
+            # This package names that library itself where pip put it into another folder.
+            if not named or Path(named).resolve() == path.resolve():
+                return _intact(label, path, file.hash.value, again)
+    if named:
+        return Check(label, True, f"not used: {CPU_VARIABLE} names {named}")
+    return Check(label, False, missing, again)
 
 
 def _intact(label: str, path: Path, recorded: str, fix: str) -> Check:
