@@ -135,8 +135,8 @@ std::string mixed_trials(LAMMPS* lmp) {
     const double moves = fix->compute_vector(0), exchanges = fix->compute_vector(2) + fix->compute_vector(4);
     if (moves > 0.0 && exchanges > 0.0)
       return fmt::format(
-          "fix {} gcmc has tried {:g} moves and {:g} exchanges on {} ranks, and LAMMPS 22 Jul 2025 then takes out the "
-          "wrong atoms, whatever the pair style. Give the fix no moves (M = 0), or use one rank",
+          "fix {} gcmc has tried {:g} moves and {:g} exchanges on {} ranks, and LAMMPS, as of 22 Jul 2025, then takes "
+          "out the wrong atoms, whatever the pair style. Give the fix no moves (M = 0), or use one rank",
           fix->id, moves, exchanges, lmp->comm->nprocs);
   }
   return {};
