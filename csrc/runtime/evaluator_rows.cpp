@@ -125,8 +125,7 @@ bool Evaluator::Implementation::is_direct(const std::vector<std::string>& names,
     is_shareable_ = cuda::is_shareable(chunk.device_pointer());
     if (!*is_shareable_)
       report_.halo_problem =
-          "XLA's GPU memory cannot be opened by other processes of this machine (legacy CUDA IPC). If MPI needs no "
-          "such "
+          "other processes of this machine cannot open XLA's GPU memory (legacy CUDA IPC). If MPI needs no such "
           "memory, write: gpu/aware yes";
   }
   return *is_shareable_;

@@ -404,7 +404,7 @@ def _data_config(
     if models:
         from so3krates.predictions import common_data_settings
 
-        own = {key: value for key, value in common_data_settings(models, content["data"]).items()}
+        own = common_data_settings(models, content["data"])
         content["data"] = own | content["data"]
         default = DataConfig()
         used = [f"{key} = {value!r}" for key, value in own.items() if value != getattr(default, key)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -247,8 +247,3 @@ def _compare(a: _Frame, b: _Frame, pbc: np.ndarray) -> tuple[float, float, float
     stresses = volumes[0] * a.values.stress + volumes[1] * b.values.stress
     stress = 0.5 * float(np.tensordot(stresses, strain)) / atoms
     return forces, stress, (a.values.energy - b.values.energy) / atoms
-
-
-def as_json(slopes: dict[str, Slope]) -> dict[str, Any]:
-    """Plain values."""
-    return {name: slope._asdict() for name, slope in slopes.items()}
