@@ -413,7 +413,7 @@ const Results& Evaluator::Implementation::evaluate(const double* positions, Halo
     if (owned_ > 0) collect(with_virials);
   } catch (...) {
     forget_computed();
-    check_all_distances(positions);  // the likely reason, and one that the host can name
+    if (ready_) check_all_distances(positions);  // the likely reason, and one that the host can name
     throw;
   }
   results_.atom_energies = atom_energies_.data();
