@@ -54,8 +54,7 @@ def _libraries(release: str) -> list[Check]:
     jax = _version("jax")
     if len({plugin, pjrt, jax}) > 1:
         found = f"jax {jax}, {name} {plugin}, jax-cuda{release}-pjrt {pjrt}: not of one release"
-        fix = pip_install("--upgrade", f"so3krates[cuda{release}]")
-        checks.append(Check(f"CUDA {release} plugin and JAX", False, found, fix, needed=False))
+        checks.append(Check(f"CUDA {release} plugin and JAX", False, found, everything, needed=False))
     missing: list[str] = []
     present: list[str] = []
     for requirement in map(Requirement, metadata.requires(name) or []):
