@@ -93,6 +93,20 @@ def test_units_that_nobody_says(tmp_path: Path, series: np.ndarray) -> None:
         Columns(units="imperial")
 
 
+@pytest.mark.parametrize("inputs", ["c_flux[1] c_flux[2] c_flux[3]", "v_jx v_jy v_jz", "c_flux[1] v_jy v_jz", "f_j[*]"])
+def test_norm_does_not_divide_what_a_fix_makes_of_variables(tmp_path: Path, series: np.ndarray, inputs: str) -> None:
+    """As LAMMPS does it: a variable is not extensive."""
+    lines = ("units metal", "thermo_modify norm yes", f"fix j all ave/time 1 1 10 {inputs}", *NVE)
+    printed = table(series / (ATOMS if inputs.startswith("c_") else 1))
+    columns = Columns(("f_j[1]", "f_j[2]", "f_j[3]"))
+    renamed = [line.replace("c_flux", "f_j") for line in printed]
+    if inputs in ("c_flux[1] v_jy v_jz", "f_j[*]"):
+        with pytest.raises(FluxError, match=r"run 1 prints f_j\[1\] with thermo_modify norm yes.*norm no"):
+            read(tmp_path, *lines, *renamed, columns=columns)
+    else:
+        assert_flux(read(tmp_path, *lines, *renamed, columns=columns), series, (1,))
+
+
 def test_a_new_thermo_style_takes_norm_back(tmp_path: Path, series: np.ndarray) -> None:
     lines = ("thermo_modify norm yes", "thermo_style custom step time", *NVE)
     assert_flux(read(tmp_path, *METAL, *lines, *table(series)), series, (1,))

@@ -267,7 +267,13 @@ def _flux(
 ) -> np.ndarray:
     """A column of the flux, extensive: neither per atom, as thermo_modify norm makes it, nor per volume."""
     values = table[name]
-    if name.startswith(("c_", "f_")) and run.normalised:
+    is_per_atom = run.is_per_atom(name)
+    if is_per_atom is None:
+        raise FluxError(
+            f"{path}: run {run.number} prints {name} with thermo_modify norm yes, and the log does not say whether it "
+            "is per atom: print it with thermo_modify norm no"
+        )
+    if is_per_atom:
         if run.atoms is None:
             raise FluxError(
                 f"{path}: run {run.number} prints {name} per atom (thermo_modify norm yes), and the log does not say "

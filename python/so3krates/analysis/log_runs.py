@@ -42,6 +42,22 @@ class LogRun:
     timestep: float | None  # in the time unit of `units`
     is_mute: bool  # output of a screen: without the deck's commands, and with them fixes and thermo_modify
     variables: Mapping[str, str] = field(default_factory=dict)  # equal-style: name -> formula
+    fixes: Mapping[str, str] = field(default_factory=dict)  # ID -> the command
+
+    def is_per_atom(self, name: str) -> bool | None:
+        """Whether a column of the flux is divided by the number of atoms; None where the log does not tell.
+
+        LAMMPS does so for what is extensive, and takes no variable for that, nor what `fix ave/time` makes of one.
+        """
+        if not self.normalised or not name.startswith(("c_", "f_")):
+            return False
+        if name.startswith("c_"):
+            return True
+        words = self.fixes.get(name.removeprefix("f_").split("[")[0], "").split()
+        inputs = {word[:2] for word in words[7:]} & {"c_", "f_", "v_"}
+        if words[3:4] != ["ave/time"] or inputs not in ({"c_"}, {"v_"}):
+            return None
+        return inputs == {"c_"}
 
     @property
     def steps(self) -> np.ndarray:
@@ -178,7 +194,7 @@ class _Table:
         self._is_mute = state.is_printed and not state.is_echoed
         self._baths = tuple(line for line in state.fixes.values() if BATHS.match(line.split()[3]))
         self._units, self._normalised, self._timestep = state.units, state.normalised, state.timestep
-        self._variables = dict(state.variables)
+        self._variables, self._fixes = dict(state.variables), dict(state.fixes)
 
     def run(self, number: int) -> LogRun:
         normalised = self._normalised
@@ -196,4 +212,5 @@ class _Table:
             timestep=self._timestep,
             is_mute=self._is_mute,
             variables=self._variables,
+            fixes=self._fixes,
         )
