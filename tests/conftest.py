@@ -8,6 +8,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from concerns import concerns
+from stand_ins import cuda_driver, other_plugin
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_MODEL = ROOT / "tests" / "models" / "gan-small"  # trained by `so3krates demo`
@@ -58,3 +59,15 @@ def gan_bundle64(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 def gan_cell() -> Atoms:
     """Primitive cell of wurtzite GaN, 4 atoms."""
     return bulk("GaN", "wurtzite", a=3.19, c=5.19)
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library of the GPU driver's functions that answers as the environment says."""
+    return cuda_driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture(scope="session")
+def cuda_by_name(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CPU plugin, which says that it is CUDA's, and pins memory."""
+    return other_plugin(tmp_path_factory.mktemp("named"), platform="cuda")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -40,14 +39,3 @@ def installed(what: str, how: str, *files: str) -> Path:
         if path.is_file():
             return path
     pytest.skip(f"needs {what}: make test, or {how}")
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library of the driver's functions that answers as the environment says."""
-    library = tmp_path_factory.mktemp("driver") / "cuda.so"
-    flags = ["-std=c++17", "-shared", "-fPIC", '-DHOST_CUDA="none"']
-    subprocess.run(
-        ["c++", *flags, str(Path(__file__).with_name("fake_cuda.cpp")), "-o", str(library), "-ldl"], check=True
-    )
-    return library

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from so3krates._harness import Error, pjrt
+from so3krates._harness import Error
 from so3krates.runtime import Runtime
 from so3krates_export.cuda import KERNEL_VERSION
 from toy_bundle import LADDER, reference_forces, toy_bundle, write_toy_bundle
@@ -148,18 +148,6 @@ def test_the_share_of_memory_is_checked(value: str, tmp_path: Path) -> None:
     bundle = write_toy_bundle(tmp_path / "toy.so3k")
     with pytest.raises(Error, match=r"memory is .*: give the share of the GPU's memory .*, above 0 and at most 1"):
         Runtime(bundle, memory=float(value))
-
-
-@pytest.fixture(scope="session")
-def cuda_by_name(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The CPU plugin, which says that it is CUDA's."""
-    library = tmp_path_factory.mktemp("named") / "named.so"
-    headers = Path(__file__).parents[2] / "csrc" / "third_party" / "xla"
-    source = Path(__file__).parents[1] / "runtime" / "pinning_plugin.cpp"
-    names = [f'-DPLUGIN="{pjrt.find_plugin("cpu")[0]}"', '-DPLATFORM="cuda"']
-    flags = ["-std=c++17", "-shared", "-fPIC", f"-I{headers}", "-DPIN=map_memory", "-DUNPIN=unmap_memory"]
-    subprocess.run(["c++", *flags, *names, str(source), "-o", str(library), "-ldl"], check=True)
-    return library
 
 
 def test_where_kernels_are_missing_portable_programs_run(tmp_path: Path, cuda_by_name: Path) -> None:

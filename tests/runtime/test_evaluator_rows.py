@@ -3,7 +3,6 @@
 import ctypes
 import queue
 import re
-import subprocess
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,8 @@ import pytest
 from ase import Atoms
 from ase.neighborlist import primitive_neighbor_list
 from moving_bundle import with_moves
-from so3krates._harness import Evaluator, pjrt
+from so3krates._harness import Evaluator
+from stand_ins import other_plugin
 from toy_bundle import CUTOFF, LADDER, write_toy_bundle
 from toy_systems import Lists, assert_same, evaluate, gan, lists
 
@@ -200,7 +200,7 @@ def test_host_memory_is_pinned(paths, cache, pinning_plugin):
 @pytest.fixture(scope="module")
 def pinning_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The CPU plugin with the entries that pin memory."""
-    return other_plugin(tmp_path_factory.mktemp("pinning"), "map_memory", "unmap_memory")
+    return other_plugin(tmp_path_factory.mktemp("pinning"))
 
 
 def test_entry_that_a_plugin_lacks_is_named(paths, cache, tmp_path):
@@ -212,15 +212,3 @@ def test_entry_that_a_plugin_lacks_is_named(paths, cache, tmp_path):
     assert re.fullmatch(
         r"pinning \d+ bytes .* failed: the plugin does not offer this \(its PJRT API is \d.*\)", problem
     )
-
-
-def other_plugin(folder: Path, pin: str, unpin: str) -> Path:
-    """The CPU plugin with other entries of its table, C++ expressions, for memory that is pinned."""
-    library = folder / "pinning.so"
-    plugin, _ = pjrt.find_plugin("cpu")
-    headers = Path(__file__).parents[2] / "csrc" / "third_party" / "xla"
-    defined = [f'-DPLUGIN="{plugin}"', f"-DPIN={pin}", f"-DUNPIN={unpin}"]
-    flags = ["-std=c++17", "-shared", "-fPIC", f"-I{headers}", *defined]
-    source = Path(__file__).with_name("pinning_plugin.cpp")
-    subprocess.run(["c++", *flags, str(source), "-o", str(library), "-ldl"], check=True)
-    return library
