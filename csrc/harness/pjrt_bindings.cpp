@@ -143,8 +143,15 @@ void bind_pjrt(py::module_& parent) {
         "What a plugin says of itself; needs no device.");
   m.def("api_version", &so3krates::pjrt::api_version, "plugin"_a, "Version of the PJRT C API that a plugin speaks.");
   m.def(
-      "compile_options", [](bool deterministic) { return py::bytes(so3krates::pjrt::compile_options(deterministic)); },
-      "deterministic"_a, "Serialised xla.CompileOptionsProto of every program.");
+      "compile_options",
+      [](bool deterministic, const std::string& cuda_folder) {
+        return py::bytes(so3krates::pjrt::compile_options(deterministic, cuda_folder));
+      },
+      "deterministic"_a, "cuda_folder"_a = "", "Serialised xla.CompileOptionsProto of every program.");
+  m.def("cuda_folders", &so3krates::cuda_folders, "plugin"_a,
+        "Where the programs of a plugin for CUDA may find ptxas and NVIDIA's device library, in turn.");
+  m.def("cuda_folder", &so3krates::cuda_folder, "plugin"_a,
+        "The first of them that has both; empty where none has, and where XLA_FLAGS name one.");
   m.def(
       "compile_for",
       [](const std::string& plugin, const std::string& target, const py::bytes& artifact, const std::string& name,

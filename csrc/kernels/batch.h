@@ -215,8 +215,8 @@ void add_vector_gradients(const Batch<Real>& batch, const GeometryAdjoint<Real>*
       for (int a = 0; a < 3; ++a) strain[3 * a + b] += (both ? 1.0 : 0.5) * r[a] * g[b];
     }
     if constexpr (channels == 4) {
-      for (int a = 0; a < 3; ++a)
-        for (int b = 0; b < 3; ++b) {
+      for (std::size_t a = 0; a < 3; ++a)
+        for (std::size_t b = 0; b < 3; ++b) {
           const double moment = adjoints[1 + a].vector[b][e];  // about the centre
           gradients.atom_virials[9 * i + 3 * a + b] -= moment;
           if (both) gradients.atom_virials[9 * j + 3 * a + b] += moment - r[a] * g[b];

@@ -21,6 +21,7 @@ constexpr int kMostOrders = 32;    // 3 + 5 + 7 + 9, padded
 constexpr int kQuad = 4;           // heads or degrees handled at once
 constexpr int kRounds = 8;         // in which threads visit pairs
 constexpr int kMostThreads = 256;  // that share pairs
+constexpr int kMostBlocks = 2 * kMostThreads;
 
 enum class Cutoff : std::int64_t { cosine = 0, phys = 1, polynomial = 2, exponential = 3 };
 

@@ -22,7 +22,7 @@ inline std::size_t node_scratch_size(const Layout& layout) {
   int widest = layout.message_stride;
   if (layout.readout_stride > widest) widest = layout.readout_stride;
   if (layout.geometric_stride > widest) widest = layout.geometric_stride;
-  return 3 * kNodeBlock * static_cast<std::size_t>(widest + kPadding);
+  return std::size_t{3} * kNodeBlock * static_cast<std::size_t>(widest + kPadding);
 }
 
 template <typename Body>

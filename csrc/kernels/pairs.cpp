@@ -69,7 +69,7 @@ std::vector<int> assign_rounds(const std::vector<std::int64_t>& shared, Schedule
       if (a / 2 != b / 2 && shared[a * blocks + b] > 0) pairs.push_back(a * blocks + b);
   std::sort(pairs.begin(), pairs.end(),
             [&](int p, int q) { return shared[p] != shared[q] ? shared[p] > shared[q] : p < q; });
-  std::array<std::array<bool, 2 * kMostThreads>, kRounds> is_busy{};
+  std::array<std::array<bool, kMostBlocks>, kRounds> is_busy{};
   for (const int pair : pairs) {
     const int a = pair / blocks, b = pair % blocks;
     int round = 1;
@@ -101,12 +101,14 @@ int list_pairs(const Candidates& c, double cutoff, int owned, int threads, const
       place[arrays.order[p]] = p;
       block_of[arrays.order[p]] = static_cast<std::uint16_t>(b);
     }
-  std::vector<std::int64_t> shared(blocks * blocks, 0);  // each thread counts for its own two blocks
+  std::vector<std::int64_t> shared(static_cast<std::size_t>(blocks) * blocks,
+                                   0);  // each thread counts for its own two blocks
   std::vector<int> most(s.threads, 0);
   const double square = cutoff * cutoff;
 
   parallel(s.threads, [&](int thread) {
-    for (int p = s.bounds[2 * thread]; p < s.bounds[2 * thread + 2]; ++p) {
+    const Visit own_rows = s.task(0, thread);
+    for (int p = own_rows.begin; p < own_rows.end; ++p) {
       const int i = arrays.order[p];
       const double* own = c.positions + 3 * static_cast<std::size_t>(c.atom_of_row[i]);
       const std::int32_t* list = c.candidates + static_cast<std::size_t>(i) * c.width;
@@ -139,7 +141,8 @@ int list_pairs(const Candidates& c, double cutoff, int owned, int threads, const
     parallel(s.threads, [&](int thread) {  // each row's slots by round
       std::vector<std::int32_t> neighbours(arrays.slots);
       std::vector<Real> vectors(3 * static_cast<std::size_t>(arrays.slots));
-      for (int p = s.bounds[2 * thread]; p < s.bounds[2 * thread + 2]; ++p) {
+      const Visit own_rows = s.task(0, thread);
+      for (int p = own_rows.begin; p < own_rows.end; ++p) {
         const int i = arrays.order[p];
         std::int32_t* ends = arrays.ends + static_cast<std::size_t>(i) * kRounds;
         const int count = ends[0];

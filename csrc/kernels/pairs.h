@@ -22,14 +22,14 @@ struct Candidates {
 // blocks, in the last one thread takes what is left.
 struct Schedule {
   std::int32_t threads;
-  std::int32_t bounds[2 * kMostThreads + 1];  // of the blocks
-  std::int32_t tasks[kRounds];                // in each round
+  std::int32_t bounds[kMostBlocks + 1];  // of the blocks
+  std::int32_t tasks[kRounds];           // in each round
   std::int32_t block[kRounds]
                     [kMostThreads];  // a task's block: it visits the pairs that this block's rows list for the round
   std::int32_t task_count(int round) const { return tasks[round]; }
   Visit task(int round, int k) const {
-    if (round == 0) return {bounds[2 * k], bounds[2 * k + 2], 0};
-    if (round == kRounds - 1) return {0, bounds[2 * threads], round};
+    if (round == 0) return {bounds[k + k], bounds[k + k + 2], 0};
+    if (round == kRounds - 1) return {0, bounds[threads + threads], round};
     return {bounds[block[round][k]], bounds[block[round][k] + 1], round};
   }
 };

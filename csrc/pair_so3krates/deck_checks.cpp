@@ -41,11 +41,12 @@ std::vector<double> masses_of_types(LAMMPS* lmp) {
   }
   std::vector<double> own(2 * masses.size(), 0.0), all(own.size());
   for (int i = 0; i < atom.nlocal; i++) {
-    own[2 * atom.type[i]] += atom.rmass[i];
-    own[2 * atom.type[i] + 1] += 1.0;
+    const std::size_t place = atom.type[i] * std::size_t{2};
+    own[place] += atom.rmass[i];
+    own[place + 1] += 1.0;
   }
   MPI_Allreduce(own.data(), all.data(), static_cast<int>(own.size()), MPI_DOUBLE, MPI_SUM, lmp->world);
-  for (int type = 1; type <= atom.ntypes; type++)
+  for (std::size_t type = 1; type < masses.size(); type++)
     if (all[2 * type + 1] > 0.0) masses[type] = all[2 * type] / all[2 * type + 1];
   return masses;
 }

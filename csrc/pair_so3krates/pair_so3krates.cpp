@@ -390,16 +390,16 @@ void PairSo3krates::set_neighbourhood() {
 
 int PairSo3krates::pack_forward_comm(int n, int* atoms, double* buffer, int /*pbc_flag*/, int* /*pbc*/) {
   for (int k = 0; k < n; k++) {
-    buffer[2 * k] = owner_rank_[atoms[k]];
-    buffer[2 * k + 1] = row_of_atom_[atoms[k]];
+    *buffer++ = owner_rank_[atoms[k]];
+    *buffer++ = row_of_atom_[atoms[k]];
   }
   return 2 * n;
 }
 
 void PairSo3krates::unpack_forward_comm(int n, int first, double* buffer) {
   for (int k = 0; k < n; k++) {
-    owner_rank_[first + k] = static_cast<int>(buffer[2 * k]);
-    row_of_atom_[first + k] = static_cast<int>(buffer[2 * k + 1]);
+    owner_rank_[first + k] = static_cast<int>(*buffer++);
+    row_of_atom_[first + k] = static_cast<int>(*buffer++);
   }
 }
 
@@ -410,8 +410,9 @@ std::string PairSo3krates::name_of(int i) const {
 }
 
 void PairSo3krates::tally(const so3krates::Results& results) {
+  const double* force = results.forces;
   for (int row = 0; row < owned_; row++)
-    for (int k = 0; k < 3; k++) atom->f[atom_of_row_[row]][k] += results.forces[3 * row + k];
+    for (int k = 0; k < 3; k++) atom->f[atom_of_row_[row]][k] += *force++;
 
   if (eflag_global) eng_vdwl += results.energy;
   if (eflag_atom)
@@ -423,7 +424,8 @@ void PairSo3krates::tally(const so3krates::Results& results) {
   if (vflag_atom || cvflag_atom)
     for (int row = 0; row < owned_; row++) {
       const int i = atom_of_row_[row];
-      const double* w = results.atom_virials + 9 * row;  // [position component][force component]
+      const double* w =
+          results.atom_virials + 9 * static_cast<std::size_t>(row);  // [position component][force component]
       const auto entry = [w](int a, int b) { return w[3 * a + b]; };
       if (vflag_atom)
         for (int k = 0; k < 6; k++) vatom[i][k] += 0.5 * (entry(kFirst[k], kSecond[k]) + entry(kSecond[k], kFirst[k]));

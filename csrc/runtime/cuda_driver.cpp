@@ -3,7 +3,6 @@
 
 #include <dlfcn.h>
 
-#include <cctype>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -51,19 +50,6 @@ const Driver& driver() {
   return opened;
 }
 
-// 12 for a plugin in a folder xla_cuda12; 0 where the path does not say.
-int release_of(const std::string& plugin) {
-  const std::string mark = "xla_cuda";
-  const std::size_t found = plugin.rfind(mark + "_plugin") == std::string::npos
-                                ? plugin.rfind(mark)
-                                : plugin.rfind(mark, plugin.rfind(mark + "_plugin") - 1);
-  if (found == std::string::npos) return 0;
-  int release = 0;
-  for (std::size_t i = found + mark.size(); i < plugin.size() && std::isdigit(plugin[i]); ++i)
-    release = 10 * release + (plugin[i] - '0');
-  return release;
-}
-
 }  // namespace
 
 void* driver_library() {
@@ -100,7 +86,7 @@ void check_device(int index, const std::string& plugin) {
     throw Error("device cuda:" + std::to_string(index) + " was asked for, but this process sees " +
                 std::to_string(count) + (count == 1 ? " GPU" : " GPUs") + ", counted from 0");
   const int version = driver_version();
-  const int release = release_of(plugin);
+  const int release = cuda_release_of(plugin);
   if (version / 1000 < release)
     throw Error("the driver is made for CUDA " + std::to_string(version / 1000) + "." +
                 std::to_string(version % 1000 / 10) + ", but the PJRT plugin " + plugin + " for CUDA " +

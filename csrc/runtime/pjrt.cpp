@@ -14,6 +14,7 @@
 #include "environment.h"
 #include "host_cpu.h"
 #include "pjrt_api.h"
+#include "plugin_search.h"
 #include "sha256.h"
 
 namespace so3krates::pjrt {
@@ -93,27 +94,36 @@ class Description {
   PJRT_Executable* executable_ = nullptr;
 };
 
-// A message of protocol buffers, of the field `field`, of at most 127 bytes.
+// A message of protocol buffers, of the field `field`.
 std::string message(int field, const std::string& content) {
-  return std::string{static_cast<char>(field << 3 | 2), static_cast<char>(content.size())} + content;
+  std::string begin{static_cast<char>(field << 3 | 2)};
+  std::size_t size = content.size();
+  for (; size > 0x7f; size >>= 7) begin += static_cast<char>((size & 0x7f) | 0x80);
+  return begin + static_cast<char>(size) + content;
 }
 
 }  // namespace
 
 // By xla/pjrt/proto/compile_options.proto. The device is named when the program is run, and by no ordinal before
 // (-1), for 0, which is what nothing said means there, is a device that this process perhaps does not see.
-std::string compile_options(bool deterministic) {
+std::string compile_options(bool deterministic, const std::string& cuda_folder) {
   const std::string no_device = std::string("\x08") + std::string(9, '\xff') + '\x01';
   const std::string one_device("\x20\x01\x28\x01", 4);  // num_replicas: 1 num_partitions: 1
   std::string options = message(3, no_device + one_device) + std::string("\x20\x01", 2);  // ..., portable: true
+  const auto flag = [](const char* name, const std::string& value) {
+    return message(7, message(1, name) + message(2, value));
+  };
   if (deterministic) {
     // The first choice of each library, without timing; Triton has none for float32 in XLA 0.11 and 0.12.
-    const auto flag = [](const char* name, char value) {
-      return message(7, message(1, name) + message(2, std::string{'\x10', value}));
-    };
-    options += flag("xla_gpu_exclude_nondeterministic_ops", 1) + flag("xla_gpu_enable_triton_gemm", 0);
+    options += flag("xla_gpu_exclude_nondeterministic_ops", "\x10\x01");
+    options += flag("xla_gpu_enable_triton_gemm", std::string("\x10\x00", 2));
   }
+  if (!cuda_folder.empty()) options += flag("xla_gpu_cuda_data_dir", message(1, cuda_folder));
   return options;
+}
+
+std::string compile_options(const PJRT_Api* api, const std::string& path, bool deterministic) {
+  return is_gpu(api) ? compile_options(deterministic, cuda_folder(path)) : compile_options(false);
 }
 
 // ---- client
@@ -244,7 +254,7 @@ Executable Client::compile(const std::uint8_t* artifact, std::size_t bytes, cons
   auto args = SIZED(PJRT_Client_Compile_Args);
   args.client = client_;
   args.program = &program;
-  const std::string options = compile_options(is_gpu(api_) && options_.deterministic);
+  const std::string options = compile_options(api_, options_.plugin, options_.deterministic);
   args.compile_options = options.data();
   args.compile_options_size = options.size();
   call(api_, &PJRT_Api::PJRT_Client_Compile, args, "compiling program '" + name + "'");

@@ -75,8 +75,9 @@ struct ClientOptions {
   bool deterministic = true;
 };
 
-// Serialised xla.CompileOptionsProto of every program.
-std::string compile_options(bool deterministic);
+// Serialised xla.CompileOptionsProto of every program; cuda_folder: with ptxas and NVIDIA's device library, may be
+// empty.
+std::string compile_options(bool deterministic, const std::string& cuda_folder = "");
 
 // A device of a plugin. Buffers and executables keep it alive.
 class Client : public std::enable_shared_from_this<Client> {

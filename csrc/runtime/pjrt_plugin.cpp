@@ -30,6 +30,14 @@ std::string with_remedy(const std::string& message) {
   return message;
 }
 
+// Says before XLA's own words, which may be thousands, what they mean.
+std::string explained(const std::string& message) {
+  if (message.find("libdevice not found") == std::string::npos && message.find("ptxas/nvlink") == std::string::npos)
+    return message;
+  return "ptxas, nvlink or NVIDIA's device library is missing: " + pip_install("so3krates[cuda12]") +
+         " (or [cuda13]), or set CUDA_HOME to the folder of a CUDA: " + message;
+}
+
 const PJRT_Extension_Base* extension(const PJRT_Api* api, PJRT_Extension_Type type) {
   const PJRT_Extension_Base* found = api->extension_start;
   while (found != nullptr && found->type != type) found = found->next;
@@ -94,7 +102,7 @@ void check(const PJRT_Api* api, PJRT_Error* error, const std::string& operation)
   auto text = SIZED(PJRT_Error_Message_Args);
   text.error = error;
   api->PJRT_Error_Message(&text);
-  const std::string message = operation + " failed: " + one_line({text.message, text.message_size});
+  const std::string message = operation + " failed: " + explained(one_line({text.message, text.message_size}));
   auto code = SIZED(PJRT_Error_GetCode_Args);
   code.error = error;
   const bool has_code = api->PJRT_Error_GetCode(&code) == nullptr;

@@ -76,7 +76,7 @@ Compiled compile_for(const std::string& plugin_path, const std::string& target, 
   constexpr std::string_view format = "mlir";
   program.format = format.data();
   program.format_size = format.size();
-  const std::string options = compile_options(is_gpu(api) && deterministic);
+  const std::string options = compile_options(api, plugin_path, deterministic);
   auto args = SIZED(PJRT_Compile_Args);
   args.topology = device.get();
   args.program = &program;

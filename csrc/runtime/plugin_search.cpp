@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
@@ -86,6 +87,40 @@ std::string pip_install(const std::string& what) {
   std::error_code error;
   const fs::path python = site_packages().parent_path().parent_path().parent_path() / "bin" / "python";
   return (fs::exists(python, error) ? python.string() + " -m " : std::string()) + "pip install '" + what + "'";
+}
+
+int cuda_release_of(const std::string& plugin) {
+  const std::string mark = "xla_cuda";
+  const std::size_t found = plugin.rfind(mark + "_plugin") == std::string::npos
+                                ? plugin.rfind(mark)
+                                : plugin.rfind(mark, plugin.rfind(mark + "_plugin") - 1);
+  if (found == std::string::npos) return 0;
+  int release = 0;
+  for (std::size_t i = found + mark.size(); i < plugin.size() && std::isdigit(plugin[i]); ++i)
+    release = 10 * release + (plugin[i] - '0');
+  return release;
+}
+
+std::vector<std::string> cuda_folders(const std::string& plugin) {
+  const int release = cuda_release_of(plugin);
+  const fs::path package = fs::path("nvidia") / (release == 12 ? "cuda_nvcc" : "cu" + std::to_string(release));
+  std::vector<std::string> folders = {
+      (fs::path(plugin).parent_path() / ".." / ".." / package).lexically_normal().string(),
+      (site_packages() / package).string()};
+  for (const char* root : {"CUDA_HOME", "CUDA_PATH", "CONDA_PREFIX"})
+    if (const std::string folder = variable(root); !folder.empty()) folders.push_back(folder);
+  folders.push_back("/usr/local/cuda-" + std::to_string(release));
+  folders.push_back("/usr/local/cuda");
+  return folders;
+}
+
+std::string cuda_folder(const std::string& plugin) {
+  if (variable("XLA_FLAGS").find("xla_gpu_cuda_data_dir") != std::string::npos) return "";
+  for (const fs::path folder : cuda_folders(plugin))
+    if (std::error_code error; fs::exists(folder / "bin" / "ptxas", error) &&
+                               fs::exists(folder / "nvvm" / "libdevice" / "libdevice.10.bc", error))
+      return folder.string();
+  return "";
 }
 
 std::vector<std::string> nvrtc_paths(int release, const std::string& plugin) {

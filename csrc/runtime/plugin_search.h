@@ -21,6 +21,15 @@ PluginChoice find_plugin(const std::string& device, const std::string& plugin = 
 // The command that adds a Python package to the environment which this library is part of.
 std::string pip_install(const std::string& what);
 
+// CUDA release of a plugin in a folder named after it: 12 for xla_cuda12; 0 where the path does not say.
+int cuda_release_of(const std::string& plugin);
+
+// Where the programs of `plugin`, the path of a PJRT plugin for CUDA, may find ptxas and NVIDIA's device library:
+// beside it and beside this library as pip puts them, CUDA_HOME, CUDA_PATH, CONDA_PREFIX, /usr/local.
+std::vector<std::string> cuda_folders(const std::string& plugin);
+// The first of them that has both; empty where none has, and where XLA_FLAGS name one.
+std::string cuda_folder(const std::string& plugin);
+
 // Where NVRTC may lie, of CUDA releases up to `release`, the newest first: the one that SO3KRATES_NVRTC names, else
 // those that pip installs with this library or with `plugin`, the path of a PJRT plugin, or that lie in
 // LD_LIBRARY_PATH, else those of conda (CONDA_PREFIX), of CUDA_HOME, CUDA_PATH and /usr/local.

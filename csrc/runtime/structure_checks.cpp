@@ -67,12 +67,13 @@ void check_positions(const double* positions, int atoms, const int* row_of_atom,
   if (all_finite(positions, 3 * static_cast<std::size_t>(atoms))) return;
   int lost = 0, first = -1;
   for (int i = 0; i < atoms; ++i) {
-    if (is_finite(positions + 3 * i) || (row_of_atom != nullptr && row_of_atom[i] < 0)) continue;
+    if (is_finite(positions + 3 * static_cast<std::size_t>(i)) || (row_of_atom != nullptr && row_of_atom[i] < 0))
+      continue;
     if (lost++ == 0) first = i;
   }
   if (lost == 0) return;
   throw StructureError("the positions of " + std::to_string(lost) + " atoms are not finite, the first of them {} at " +
-                           vector(positions + 3 * first) +
+                           vector(positions + 3 * static_cast<std::size_t>(first)) +
                            " A. Look at what moved it: too large a timestep, a variable, a damaged file",
                        {first}, name_of);
 }
@@ -109,12 +110,12 @@ double check_results(const Results& results, int owned, const int* atom_of_row, 
                      const StructureError::NameOf& name_of) {
   double largest = 0.0;
   for (int row = 0; row < owned; ++row) {
-    const double* f = results.forces + 3 * row;
+    const double* f = results.forces + 3 * static_cast<std::size_t>(row);
     const double square = f[0] * f[0] + f[1] * f[1] + f[2] * f[2];
     // A sum is finite only if its terms are.
     double sum = f[0] + f[1] + f[2] + results.atom_energies[row];
     if (results.atom_virials != nullptr)
-      for (int k = 0; k < 9; ++k) sum += results.atom_virials[9 * row + k];
+      for (int k = 0; k < 9; ++k) sum += results.atom_virials[9 * static_cast<std::size_t>(row) + k];
     if (std::isfinite(sum)) {
       largest = std::max(largest, square);
       continue;

@@ -67,13 +67,14 @@ def test_the_plugin_takes_our_structs(compiled: dict[str, Any]) -> None:
 
 def test_compile_options() -> None:
     """No device by its number, since 0 may be one that a rank does not see; on a GPU nothing that is timed first."""
-    for deterministic in (True, False):
-        options = xla_client.CompileOptions.ParseFromString(_harness.pjrt.compile_options(deterministic))
+    for deterministic, folder in ((True, ""), (False, ""), (False, "/" + 20 * "cuda-home/")):
+        options = xla_client.CompileOptions.ParseFromString(_harness.pjrt.compile_options(deterministic, folder))
         assert "device_ordinal=-1" in repr(options.executable_build_options)
         assert options.executable_build_options.num_replicas == options.executable_build_options.num_partitions == 1
         assert options.compile_portable_executable
         flags = {"xla_gpu_exclude_nondeterministic_ops": True, "xla_gpu_enable_triton_gemm": False}
-        assert dict(options.env_option_overrides) == (flags if deterministic else {})
+        places = {"xla_gpu_cuda_data_dir": folder} if folder else {}
+        assert dict(options.env_option_overrides) == (flags if deterministic else {}) | places
 
 
 def test_products_are_those_of_a_library(compiled: dict[str, Any]) -> None:

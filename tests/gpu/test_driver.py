@@ -119,6 +119,26 @@ def test_where_nvrtc_is_looked_for(driver: Path) -> None:
     assert not any(".13" in path for path in ask("pjrt.nvrtc_paths(12)", driver, **roots).split(","))
 
 
+def test_where_ptxas_is_looked_for(tmp_path: Path) -> None:
+    """Beside the plugin and this package as pip puts it, conda, the system; a folder counts that has all."""
+    roots = {"CUDA_HOME": "/home", "CUDA_PATH": "/path", "CONDA_PREFIX": "/conda", "XLA_FLAGS": ""}
+    places = {"12": "nvidia/cuda_nvcc", "13": "nvidia/cu13"}
+    for release, package in places.items():
+        plugin = tmp_path / "jax_plugins" / f"xla_cuda{release}" / "xla_cuda_plugin.so"
+        folders = ask(f"'\\n'.join(pjrt.cuda_folders('{plugin}'))", **roots).splitlines()
+        system = [f"/usr/local/cuda-{release}", "/usr/local/cuda"]
+        assert folders[0] == str(tmp_path / package) and folders[1].endswith(f"site-packages/{package}")
+        assert folders[2:] == ["/home", "/path", "/conda", *system]
+    ptxas, library = (tmp_path / package / file for file in ("bin/ptxas", "nvvm/libdevice/libdevice.10.bc"))
+    for file in (ptxas, library):
+        assert ask(f"pjrt.cuda_folder('{plugin}')", **roots) != str(tmp_path / package)
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert ask(f"pjrt.cuda_folder('{plugin}')", **roots) == str(tmp_path / package)
+    roots["XLA_FLAGS"] = "--xla_gpu_cuda_data_dir=/mine"
+    assert ask(f"repr(pjrt.cuda_folder('{plugin}'))", **roots) == "''"
+
+
 def test_memory_that_other_processes_can_open(driver: Path) -> None:
     assert ask("pjrt.cuda_is_shareable(4096)", driver) == "True"
     assert ask("pjrt.cuda_is_shareable(4096)", driver, FAKE_CUDA_IPC=0) == "False"

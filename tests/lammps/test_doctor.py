@@ -138,6 +138,16 @@ def test_gpu_libraries(no_launcher: None, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert checks["CUDA plugin"] == Check("CUDA plugin", True, str(plugin))
     assert "so3krates[cuda12]" in checks["CUDA 12 libraries"].fix
     assert not checks["GPU"].ok and str(driver) in checks["GPU"].found
+    cuda = tmp_path / "cuda"
+    monkeypatch.setenv("CUDA_HOME", str(cuda))
+    for file in ("bin/ptxas", "nvvm/libdevice/libdevice.10.bc"):
+        assembler = by_name(gpu_checkup.gpu_checks())["CUDA assembler"]
+        assert not assembler.found.startswith(str(cuda))
+        assert assembler.ok or (str(cuda) in assembler.found and "CUDA_HOME" in assembler.fix)
+        (cuda / file).parent.mkdir(parents=True)
+        (cuda / file).touch()
+    assembler = by_name(gpu_checkup.gpu_checks())["CUDA assembler"]
+    assert assembler.ok and assembler.found.startswith(str(cuda))
 
     needs = [f'{name}>=12.1; extra == "with-cuda"' for name in ("nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvcc-cu12")]
     distribution(tmp_path, "jax-cuda12-plugin", jax, f"jax-cuda12-pjrt=={jax}", *needs)

@@ -1,5 +1,6 @@
 """What runs on an NVIDIA GPU need besides: XLA's plugin, NVIDIA's libraries, a driver. All of it is optional."""
 
+import os
 from importlib import metadata
 
 from packaging.requirements import Requirement
@@ -23,7 +24,7 @@ def gpu_checks() -> list[Check]:
         extra = pip_install("so3krates[cuda12]")
         found = "not installed" if "no PJRT plugin for" in str(error) else str(error)
         return [Check("CUDA plugin", True, f"{found}; for device cuda: {extra}, or [cuda13]")]
-    checks = [Check("CUDA plugin", True, path)]
+    checks = [Check("CUDA plugin", True, path), _assembler(path)]
     for release in RELEASES:
         if _version(f"jax-cuda{release}-pjrt") is not None:
             checks += _libraries(release)
@@ -33,6 +34,20 @@ def gpu_checks() -> list[Check]:
     except _harness.Error as error:  # as on the node of a cluster where one logs in
         checks.append(Check("GPU", False, str(error), needed=False))
     return checks
+
+
+def _assembler(plugin: str) -> Check:
+    """What XLA makes machine code with: ptxas and NVIDIA's device library."""
+    from so3krates import _harness
+
+    name = "CUDA assembler"
+    if "xla_gpu_cuda_data_dir" in os.environ.get("XLA_FLAGS", ""):
+        return Check(name, True, "where XLA_FLAGS say")
+    if folder := _harness.pjrt.cuda_folder(plugin):
+        return Check(name, True, f"{folder} (bin/ptxas, nvvm/libdevice)")
+    found = f"bin/ptxas and nvvm/libdevice are in none of {', '.join(_harness.pjrt.cuda_folders(plugin))}"
+    fix = f"{pip_install('so3krates[cuda12]')}, or [cuda13]; or set CUDA_HOME to the folder of a CUDA"
+    return Check(name, False, found, fix, needed=False)
 
 
 def _version(distribution: str) -> str | None:
