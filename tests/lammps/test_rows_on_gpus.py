@@ -33,7 +33,7 @@ class Way(NamedTuple):
     words: str  # of the log: the memory, and why
 
 
-OPEN = "XLA's GPU memory cannot be opened by other processes of this machine (legacy CUDA IPC)."
+OPEN = "other processes of this machine cannot open XLA's GPU memory (legacy CUDA IPC)."
 WAYS = [
     Way(1, 1, "", "device memory: MPI takes it"),
     Way(1, 0, "", f"pinned host memory: {OPEN} If MPI needs no such memory, write: gpu/aware yes"),
