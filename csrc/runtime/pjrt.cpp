@@ -1,13 +1,12 @@
 // The device, its arrays and its programs by calls of the PJRT C API, which are here and in pjrt_plugin.cpp alone.
 #include "pjrt.h"
 
-#include <sys/stat.h>
-
 #include <cctype>
-#include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "cuda_driver.h"
@@ -202,11 +201,12 @@ std::string Client::device_kind() const {
 std::string Client::fingerprint() const {
   std::string text = platform() + "; " + platform_version(api_, client_) + "; " + device_kind();
   for (const auto& [name, value] : attributes(api_)) text += "; " + name + " " + value;
-  struct stat file{};
-  if (stat(options_.plugin.c_str(), &file) != 0)
-    throw Error("reading the plugin's size failed: " + options_.plugin + ": " + std::strerror(errno));
-  text += "; plugin " + std::to_string(file.st_size) + " bytes of " + std::to_string(file.st_mtim.tv_sec) + "." +
-          std::to_string(file.st_mtim.tv_nsec);
+  std::error_code error;
+  const auto size = std::filesystem::file_size(options_.plugin, error);
+  const auto written =
+      error ? std::filesystem::file_time_type() : std::filesystem::last_write_time(options_.plugin, error);
+  if (error) throw Error("reading the plugin's size failed: " + options_.plugin + ": " + error.message());
+  text += "; plugin " + std::to_string(size) + " bytes of " + std::to_string(written.time_since_epoch().count());
   if (platform() == "cpu") {  // XLA compiles for the instructions at hand and splits loops by the number of threads
     const std::string& instructions = host_cpu().instructions;
     text += "; instructions " + sha256_hex(instructions.data(), instructions.size()) + "; " +
