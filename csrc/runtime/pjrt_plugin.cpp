@@ -61,6 +61,8 @@ void register_kernels(const PJRT_Api* api) {
     add(cuda::kCall, cuda::kernel_handler(true), "CUDA");
     return;
   }
+  // Those for GPUs too, with a driver that runs them on the host: their tests and rehearsals.
+  add(cuda::kCall, cuda::kernel_handler(false), "Host");
   std::size_t count = 0;
   const kernels::Kernel* all = kernels::so3krates_kernels(&count);
   for (const kernels::Kernel* kernel = all; kernel != all + count; ++kernel) add(kernel->name, kernel->handler, "Host");
