@@ -161,9 +161,10 @@ def ranks(context: Context) -> Pieces:
     if len(frames) > 1:
         reference = frames.pop("one rank", {})
         for name, frame in frames.items():
-            error = abs(frame["PotEng"] - reference["PotEng"]) / abs(reference["PotEng"])
-            failures = [f"{name}: the energy differs by {error:.1e} from one rank"] if not error < RELATIVE else []
-            yield {"runs": {name: {"energy_error": error}}, "failures": failures}
+            difference = abs(frame["PotEng"] - reference["PotEng"]) / abs(reference["PotEng"])
+            problem = f"{name}: the energy differs by {difference:.1e} from one rank"
+            failures = [] if difference < RELATIVE else [problem]
+            yield {"runs": {name: {"energy_error": difference}}, "failures": failures}
 
 
 def peers(context: Context) -> Pieces:

@@ -73,7 +73,7 @@ def resources(driver: Any, index: int, code: bytes) -> dict[str, dict[str, int]]
     call("cuDevicePrimaryCtxRetain", ctypes.byref(context), place)
     call("cuCtxSetCurrent", context)
     call("cuModuleLoadData", ctypes.byref(module), code)
-    found = {}
+    found: dict[str, dict[str, int]] = {}
     for name in KERNELS:
         function, value = ctypes.c_void_p(), ctypes.c_int()
         call("cuModuleGetFunction", ctypes.byref(function), module, name.encode())

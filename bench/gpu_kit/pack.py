@@ -59,7 +59,7 @@ class Contents:
     channels: tuple[int, ...] = (1, 4)  # of kernels alone
     kernel_cells: tuple[int, int, int] = (3, 3, 2)  # of 4 atoms, for kernels alone
     cells: tuple[int, int, int] = (6, 6, 6)  # of 4 atoms: the structure that every bundle is checked on
-    compression: str = "xz"
+    compressed: bool = True
 
 
 WHOLE = Contents()
@@ -69,7 +69,7 @@ LITTLE = Contents(
     channels=(1,),
     kernel_cells=(2, 2, 1),
     cells=(4, 4, 3),
-    compression="",
+    compressed=False,
 )
 
 
@@ -139,7 +139,7 @@ def write_references(folder: Path, bundles: Path, tabled: dict[str, Model], cont
     folder.mkdir()
     atoms = references.crystal(contents.cells)
     for name, model in tabled.items():
-        arrays = references.cell_arrays(atoms, model.config.cutoff)
+        arrays: dict[str, Any] = references.cell_arrays(atoms, model.config.cutoff)
         arrays |= references.expected(atoms, bundles / "cpu" / f"{name}{REFERENCE}.so3k")
         np.savez(folder / f"{name}.npz", **arrays)
     with references.host_kernels(ROOT / "tests" / "gpu", scratch):
@@ -149,10 +149,10 @@ def write_references(folder: Path, bundles: Path, tabled: dict[str, Model], cont
                     stem = f"kernel-{name}-{channels}-{case.name}"
                     for precision, artifact in case.artifacts.items():
                         (folder / f"{stem}-{precision}.artifact").write_bytes(artifact)
-                    arrays = {f"input_{k:02}": a for k, a in enumerate(case.inputs)}
-                    arrays |= {f"output_{k:02}": a for k, a in enumerate(case.outputs)}
-                    arrays |= {f"dtypes_{p}": np.array(names) for p, names in case.dtypes.items()}
-                    np.savez(folder / f"{stem}.npz", **arrays)
+                    kept: dict[str, Any] = {f"input_{k:02}": a for k, a in enumerate(case.inputs)}
+                    kept |= {f"output_{k:02}": a for k, a in enumerate(case.outputs)}
+                    kept |= {f"dtypes_{p}": np.array(names) for p, names in case.dtypes.items()}
+                    np.savez(folder / f"{stem}.npz", **kept)
                 say(f"  kernels of {name}, {channels} channels")
     for platform in contents.platforms:
         for name, artifact in ceilings(platform).items():
@@ -208,13 +208,13 @@ def copy_parts(top: Path) -> None:
         shutil.copy2(mpi_file(name), top / "mpi/bin")
     shutil.copytree(ROOT / "bench/gpu_kit", top / "bench/gpu_kit", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "bench/gpu", top / "bench/gpu")
-    for target, files in (
+    for part, files in (
         ("stand_in", ("tests/gpu/fake_cuda.cpp", "tests/gpu/host_cuda.h")),
         ("decks", ("examples/lammps/million/in.million",)),
     ):
-        (top / target).mkdir()
+        (top / part).mkdir()
         for file in files:
-            shutil.copy2(ROOT / file, top / target)
+            shutil.copy2(ROOT / file, top / part)
 
 
 def files_of(folder: Path) -> Iterator[Path]:
@@ -270,7 +270,7 @@ def pack(archive: Path, contents: Contents = WHOLE) -> dict[str, Any]:
         kit = describe(top, tabled, contents)
         (top / "kit.json").write_text(json.dumps(kit, indent=1))
         say("compressing")
-        with tarfile.open(archive, f"w:{contents.compression}") as tar:
+        with tarfile.open(archive, "w:xz") if contents.compressed else tarfile.open(archive, "w") as tar:
             tar.add(top, FOLDER, filter=_anonymous)
     size = archive.stat().st_size
     say(f"{archive}: {size / 1024**2:.1f} MiB, {time.perf_counter() - start:.0f} s")

@@ -95,7 +95,12 @@ EXPORT std::int64_t so3k_compile_kernels(const char* sizes, const char* architec
 EXPORT Opened* so3k_open(const char* device, const char* plugin, int threads, double memory) {
   return guarded<>(static_cast<Opened*>(nullptr), [&] {
     const auto [path, index] = so3krates::find_plugin(device, plugin);
-    return new Opened{Client::create({path, index, threads, memory, false})};
+    so3krates::pjrt::ClientOptions options;
+    options.plugin = path;
+    options.device_index = index;
+    options.threads = threads;
+    options.memory_fraction = memory;
+    return new Opened{Client::create(options)};
   });
 }
 
@@ -174,8 +179,16 @@ EXPORT void so3k_free_program(Executable* program) {
 
 EXPORT Running* so3k_start(const char* bundle, const char* device, const char* plugin, const char* cache, int threads,
                            double memory) {
-  return guarded<>(static_cast<Running*>(nullptr),
-                   [&] { return new Running(bundle, {device, plugin, cache, threads, memory, false, 0, false}); });
+  return guarded<>(static_cast<Running*>(nullptr), [&] {
+    so3krates::EvaluatorOptions options;
+    options.device = device;
+    options.plugin = plugin;
+    options.cache = cache;
+    options.threads = threads;
+    options.memory = memory;
+    options.shifts = false;
+    return new Running(bundle, options);
+  });
 }
 
 EXPORT void so3k_stop(Running* running) {
