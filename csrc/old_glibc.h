@@ -1,5 +1,5 @@
-// Included before everything else (CMakeLists.txt): what is built with glibc 2.34 and GCC 11 or newer also runs with
-// glibc 2.31 and the libstdc++ of GCC 9. tests/runtime/test_portable.py asks the libraries which versions they need.
+// Included before everything else (CMakeLists.txt): what is built here also runs on systems that are some years older.
+// tests/runtime/test_portable.py asks the libraries which versions they need.
 #pragma once
 
 #if defined(__x86_64__) && __has_include(<gnu/libc-version.h>)

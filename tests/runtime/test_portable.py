@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from so3krates.lammps.environment import plugin_directory
 
-OLDEST = {"GLIBC": (2, 31), "GLIBCXX": (3, 4, 28), "CXXABI": (1, 3, 12)}  # of Ubuntu 20.04 and its GCC 9
+OLDEST = {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 30), "CXXABI": (1, 3, 13)}  # of Ubuntu 22.04 and Debian 12
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump, which comes with g++: apt install binutils")
