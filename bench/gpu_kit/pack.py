@@ -209,7 +209,7 @@ def copy_parts(top: Path) -> None:
     shutil.copytree(ROOT / "bench/gpu_kit", top / "bench/gpu_kit", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "bench/gpu", top / "bench/gpu")
     for part, files in (
-        ("stand_in", ("tests/gpu/fake_cuda.cpp", "tests/gpu/host_cuda.h")),
+        ("stand_in", ("tests/gpu/fake_cuda.cpp", *(f"tests/gpu/host_{n}.h" for n in ("cuda", "fibers", "threads")))),
         ("decks", ("examples/lammps/million/in.million",)),
     ):
         (top / part).mkdir()

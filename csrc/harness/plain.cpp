@@ -79,7 +79,7 @@ EXPORT const char* so3k_find_plugin(const char* device) {
 // Why GPU kernels of that version cannot run on the device; empty where they can.
 EXPORT const char* so3k_kernel_problem(int version, int shared_bytes, int device) {
   return guarded<>(static_cast<const char*>(nullptr),
-                   [&] { return kept(so3krates::cuda::kernel_problem(version, shared_bytes, device)); });
+                   [&] { return kept(so3krates::cuda::kernel_problem(version, shared_bytes, {}, device)); });
 }
 
 // Machine code of the kernels; its size, or a negative number. `code` is the thread's own.
