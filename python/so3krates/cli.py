@@ -116,7 +116,7 @@ def evaluate(
     if float64:
         _use_float64()
     if json_file is not None:
-        require_place(json_file)
+        require_place(json_file, data, *models)
     if output is not None:
         require_folder(output)
     if plot is not None:
@@ -173,7 +173,7 @@ def inspect_data(
     from so3krates.model.config import ModelConfig
 
     if json_file is not None:
-        require_place(json_file)
+        require_place(json_file, data)
     keys = _data_config(setting, energy_key, forces_key, stress_key).keys
     check = LabelCheck(keys, ModelConfig().embeddings - 1)
     console = _console()
@@ -252,7 +252,7 @@ def check(
     from so3krates.progress import progress_display
 
     if json_file is not None:
-        require_place(json_file)
+        require_place(json_file, *(path for path in (structure, train_data, test_data) if path is not None))
     console = _console()
     settings = _data_config(setting, energy_key, forces_key, stress_key, [model], console)
     atoms = None if structure is None else last_frame(structure)
@@ -323,7 +323,7 @@ def select_command(
     """Choose frames of a pool: at random, uniformly in energies or forces, or where models disagree."""
     from so3krates.sampling.selection import select_frames, selection_table, write_selection
 
-    require_place(output)
+    require_place(output, pool)
 
     keys = _data_config(setting, energy_key, forces_key, None).keys
     console = _console()

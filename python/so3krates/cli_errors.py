@@ -13,6 +13,8 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 OUR_PACKAGES = ("so3krates", "so3krates_export")
+# What is wrong with a command line, which typer says itself; it has the class from click, or from a copy of it.
+UsageError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 TRACEBACK = "SO3KRATES_TRACEBACK"  # the environment variable that asks for a traceback, as --debug does
 
 
@@ -22,7 +24,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
+        except (typer.Exit, typer.Abort, UsageError):
             raise
         except Exception as error:
             # A reader that has gone away (`so3krates info ... | head`) is for click to deal with.

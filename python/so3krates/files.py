@@ -120,9 +120,12 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
-def require_place(path: str | Path) -> None:
-    """Raises WriteError where no file could be written, so that it is known before long work."""
+def require_place(path: str | Path, *inputs: str | Path) -> None:
+    """Raises WriteError where no file could be written, or one of `inputs` would be lost, before long work."""
     path = Path(path)
+    for file in inputs:
+        if path.exists() and Path(file).exists() and path.samefile(file):
+            raise WriteError(f"{path} is read by this command and would be overwritten: choose another name")
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise WriteError(f"{path} is a folder: give the name of a file")

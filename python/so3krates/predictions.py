@@ -88,7 +88,12 @@ def runtime_properties(bundle: Path, frames: Sequence[Atoms]) -> Properties:
     from so3krates.runtime import Runtime
 
     runtime = Runtime(bundle)
-    results = [runtime.evaluate(atoms) for atoms in frames]
+    results = []
+    for number, atoms in enumerate(frames):
+        try:
+            results.append(runtime.evaluate(atoms))
+        except ValueError as error:
+            raise DataError(f"frame {number}: {error}") from error
     unknown = np.full((3, 3), np.nan)
     return Properties(
         np.array([len(atoms) for atoms in frames]),

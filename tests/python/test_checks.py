@@ -165,6 +165,11 @@ def test_a_bundle_is_checked(tmp_path: Path) -> None:
         assert named[name].passed, named[name]
     with pytest.raises(ModelError, match="the structure has Cu, the potential knows Ga, N"):
         check_potential(toy, CRYSTAL)
+    for position, words in ((0.0, "atoms 0 and 1 are 0 A apart"), (np.nan, "the position of atom 1 is")):
+        wrong = bulk("GaN", "zincblende", a=4.5, cubic=True)
+        wrong.positions[1] = wrong.positions[0] + position
+        with pytest.raises(ModelError, match=words):
+            check_potential(toy, wrong)
 
 
 def test_a_wrong_key_is_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

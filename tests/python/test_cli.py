@@ -256,6 +256,32 @@ def test_errors_are_one_line(
     assert len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("evaluate",), "Missing argument 'models'"),
+        (("data",), "Missing argument 'data'"),
+        (("data", "--foo", "a.xyz"), "No such option: --foo"),
+        (("select", "a.xyz", "-n", "x"), "Invalid value for '--number'"),
+        (("trian",), "No such command 'trian'"),
+    ],
+)
+def test_wrong_command_lines_are_no_defect(arguments: tuple[str, ...], words: str) -> None:
+    code, _, error = run(*arguments)
+    assert code == 2
+    assert words in error and "defect" not in error
+
+
+@pytest.mark.parametrize("command", [("select", "-n", "1", "--by", "random", "-o"), ("data", "--json")])
+def test_what_is_read_is_not_overwritten(command: tuple[str, ...], data_file: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.extxyz"
+    link.symlink_to(data_file)
+    before = data_file.read_bytes()
+    code, _, error = run(command[0], str(data_file), *command[1:], str(link))
+    assert code == 1 and "would be overwritten" in error
+    assert data_file.read_bytes() == before
+
+
 def test_our_own_mistakes_are_said_to_be_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     def mistake(*_: object) -> None:
         {}["absent"]

@@ -232,6 +232,34 @@ def test_arrays_of_an_npz_under_other_names_are_said(tmp_path: Path) -> None:
     assert 'forces_key = "dft_forces"' in said(path)
 
 
+CELLS = {"Cell": 9, "box": 3, "unit_cell": 6, "lattice_vectors": 9, "latvec": 9}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_under_another_name_is_refused(name: str, blocks: Blocks, tmp_path: Path) -> None:
+    numbers = " ".join(["9.5", "0.1", "0.2"] * 3 if CELLS[name] == 9 else ["9.5"] * CELLS[name])
+    bare = [[b[0], re.sub(r'(Lattice|pbc|stress)="[^"]*"', "", b[1]), *b[2:]] for b in blocks]
+    there = changed(bare, 2, 1, lambda line: f'{line} {name}="{numbers}"')
+    with pytest.raises(DataError, match=f"frame 2: has no cell, but something like one under '{name}'"):
+        read_frames(write(tmp_path / "b.xyz", there))
+    assert len(read_frames(write(tmp_path / "c.xyz", bare))) == FRAMES
+    other = "cell" if name == "unit_cell" else name  # which an npz has
+    np.savez(tmp_path / "a.npz", z=np.full(4, 29), R=np.eye(4, 3)[None] * 2, **{other: np.full(CELLS[name], 9.5)})
+    with pytest.raises(DataError, match=f"'{other}': name the array unit_cell"):
+        read_frames(tmp_path / "a.npz")
+
+
+def test_labels_that_only_their_shape_tells_are_said(blocks: Blocks, tmp_path: Path) -> None:
+    path = write(tmp_path / "b.xyz", renamed(blocks, energy="U", forces="f_xyz", stress="s_voigt"))
+    for words in ("has energy under 'energy'; of its shape are 'U'", "'f_xyz'", "'s_voigt'"):
+        assert words in said(path)
+    with pytest.raises(DataError, match="of its shape are 'U'"):
+        evaluated_frames(path, DataConfig(), print)
+    # Sound frames have many entries of these shapes.
+    more = [[b[0], f'{b[1]} temperature=300.0 dipole="1 2 3" weights="1 2 3 4 5 6"', *b[2:]] for b in blocks]
+    assert said(write(tmp_path / "c.xyz", more)) == ""
+
+
 def test_a_stress_needs_a_cell(blocks: Blocks, tmp_path: Path) -> None:
     bare = [[b[0], re.sub(r'(Lattice|pbc|stress)="[^"]*"', "", b[1]), *b[2:]] for b in blocks]
     path = write(tmp_path / "b.xyz", bare)
@@ -243,6 +271,7 @@ def test_a_stress_needs_a_cell(blocks: Blocks, tmp_path: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Blocks], Blocks], str]] = {
     "position nan": (lambda b: entry(b, 0, 2, 1, "nan"), "frame 0: the position of atom 2 is (nan"),
     "position inf": (lambda b: entry(b, 1, 3, 3, "-inf"), "frame 1: the position of atom 3 is ("),
+    "position absurd": (lambda b: entry(b, 1, 3, 3, "1e30"), "frame 1: the position of atom 3 is ("),
     "force inf": (lambda b: entry(b, 5, 1, 4, "inf"), "frame 5: the force on atom 1 is (inf"),
     "force nan": (lambda b: entry(b, 5, 1, 6, "nan"), "frame 5: the force on atom 1 is ("),
     "force absurd": (lambda b: entry(b, 4, 0, 5, "1e7"), "frame 4: the force on atom 0 is ("),

@@ -10,6 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from so3krates.data import DataReport, LabelKeys, Labels, data_report, iter_frames, labels, with_labels
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -112,6 +113,19 @@ def test_the_sign_and_the_unit_of_stresses_are_checked(frames: list[Atoms], fact
     wrong = [with_labels(a, labels(a)._replace(stress=factor * labels(a).stress)) for a in frames]
     assert words in said(data_report(wrong))
     assert data_report(wrong[:2]).slopes == {}
+
+
+def test_isolated_atoms_are_not_suspicious(frames: list[Atoms]) -> None:
+    element = frames[0].get_chemical_symbols()[0]
+    alone = [Atoms(element), Atoms(element, cell=[20.0] * 3, pbc=True)]
+    alone[0].calc = SinglePointCalculator(alone[0], energy=-1000.0, forces=np.zeros((1, 3)))
+    alone[1].calc = SinglePointCalculator(alone[1], energy=-1000.0, forces=np.zeros((1, 3)), stress=np.zeros(6))
+    assert data_report([*frames, *alone]).warnings == data_report(frames).warnings
+    # The same energy of atoms that have neighbours stands out.
+    wrong = frames[0].copy()
+    wrong.positions[0] += 0.01
+    wrong.calc = SinglePointCalculator(wrong, energy=-1000.0 * len(wrong))
+    assert any("median deviations" in line for line in data_report([*frames, wrong]).warnings)
 
 
 def test_overlapping_atoms_are_found(frames: list[Atoms]) -> None:

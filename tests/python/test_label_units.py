@@ -86,6 +86,11 @@ MISTAKES = {
 }
 
 
+def test_energies_per_atom_are_recognised(mixed: list[Atoms]) -> None:
+    ((text, stops),) = findings(scaled(mixed, energy=1 / len(mixed[0])))
+    assert "energies per atom" in text and stops
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_recognised_and_stop_a_training(name: str, mixed: list[Atoms], tmp_path: Path) -> None:
     factors, words = MISTAKES[name]

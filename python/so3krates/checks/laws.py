@@ -14,6 +14,7 @@ from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
 
 from so3krates.analysis import energy_drift
+from so3krates.data import structure_faults
 from so3krates.data.report import LARGE_FORCE
 from so3krates.progress import Callback
 from so3krates.storage import ModelError
@@ -64,13 +65,15 @@ def check_potential(
 ) -> list[Check]:
     """All checks that need no data, on a structure or on a crystal of the potential's first elements.
 
-    Raises ModelError for elements that the potential does not know.
+    Raises ModelError for elements that the potential does not know, and for atoms at one place or nowhere.
     """
     structure = default_structure(potential.elements) if structure is None else structure.copy()
     structure.calc = None
     unknown = sorted(set(structure.get_chemical_symbols()) - set(potential.elements))
     if unknown:
         raise ModelError(f"the structure has {', '.join(unknown)}, the potential knows {', '.join(potential.elements)}")
+    for fault in structure_faults(structure):
+        raise ModelError(f"the structure cannot be used: {fault}")
     if len(structure) < FEWEST_ATOMS and structure.pbc.any():
         structure = structure.repeat(np.where(structure.pbc, 2, 1))
     rng = np.random.default_rng(seed)
@@ -147,16 +150,18 @@ def _slope(energy: Callable[[float], float], step: float) -> float:
 
 def _derivatives(potential: Potential, atoms: Atoms, bounds: Bounds, rng: np.random.Generator) -> Iterator[Check]:
     answer = potential(atoms)
+    # Large forces change soon, and stand out of rounding.
+    step = bounds.step / max(1.0, float(np.linalg.norm(answer.forces)))
     errors = []
     for _ in range(DIRECTIONS):
         direction = rng.normal(size=atoms.positions.shape)
 
-        def along(step: float, direction: np.ndarray = direction) -> float:
+        def along(size: float, direction: np.ndarray = direction) -> float:
             moved = atoms.copy()
-            moved.positions += step * direction
+            moved.positions += size * direction
             return potential(moved).energy
 
-        errors.append(_slope(along, bounds.step) + np.sum(answer.forces * direction))
+        errors.append(_slope(along, step) + np.sum(answer.forces * direction))
     yield _derivative_check("force = -dE/dx", errors, "forces", answer.forces, bounds.forces, bounds.derivative)
     if answer.stress is None:
         yield not_made("stress = dE/dstrain / V", "the structure is not periodic in three directions")

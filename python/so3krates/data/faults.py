@@ -22,6 +22,7 @@ NEAR = 1.0  # A, reach of the list that is searched for them
 LARGEST_ENERGY = 1e7  # eV/atom, beyond total energies with all electrons
 LARGEST_FORCE = 1e4  # eV/A
 LARGEST_STRESS = 1e8  # eV/A^3
+LARGEST_LENGTH = 1e7  # A, of positions and cell vectors
 SHOWN = 5  # frames named in a message
 
 
@@ -78,8 +79,13 @@ def structure_faults(atoms: Atoms, most: int = len(chemical_symbols) - 1) -> Ite
     lost = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
     if len(lost):
         yield f"the position of atom {lost[0]} is {_numbers(atoms.positions[lost[0]])} ({len(lost)} atoms in all)"
+    elif len(far := np.flatnonzero(np.abs(atoms.positions).max(axis=1) > LARGEST_LENGTH)):
+        yield f"the position of atom {far[0]} is {_numbers(atoms.positions[far[0]])} A, beyond {LARGEST_LENGTH:g}"
+        return
     cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
-    if not np.isfinite(cell).all():
+    if np.abs(cell).max() > LARGEST_LENGTH:
+        yield f"the cell is {_numbers(cell.ravel())} A, beyond {LARGEST_LENGTH:g}"
+    elif not np.isfinite(cell).all():
         yield f"the cell is {_numbers(cell.ravel())}"
     elif np.linalg.matrix_rank(cell) < atoms.pbc.sum():
         yield f"it is periodic along {atoms.pbc.tolist()}, but its cell vectors do not span that"
@@ -126,6 +132,7 @@ class LabelCheck:
     def findings(self) -> list[Finding]:
         """What is wrong with the labels as a whole."""
         found = [Finding(line, stops=True) for line in self.names.lines()]
+        found += [Finding(line, stops=False) for line in self.names.guesses()]
         stress = self.names.wanted.get("stress")
         if self.frames and not self.periodic and stress and not self.names.found["stress"]:
             found.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,10 @@ AXES = {"xx": (0, 0), "yy": (1, 1), "zz": (2, 2), "yz": (1, 2), "xz": (0, 2), "x
 AXES |= {"zy": (1, 2), "zx": (0, 2), "yx": (0, 1)}
 # Arrays of the mlff layout for the default keys, which are looked for themselves where these are absent.
 MLFF_NAMES = {"energy": "E", "forces": "F", "stress": "stress", "virial": "virial"}
+# Entries beside a structure without a cell that hold one, of 3, 6 or 9 numbers.
+CELL_NAMES = re.compile(
+    r"^(unit|sim|super)?_?(cell|box|lat(t(ice)?)?)(_?(vec(tor)?s?|par(am(eter)?)?s?))?$", re.IGNORECASE
+)
 # Larger asymmetry of a stress label, relative to its largest component, means a wrong array.
 STRESS_ASYMMETRY = 0.02
 
@@ -123,7 +128,10 @@ def iter_frames(path: str | Path, keys: LabelKeys | None = None, others: OtherNa
     names: set[str] = set()
     count = 0
     for atoms in frames:
-        found = labels(atoms, keys, f"{path}, frame {count}")
+        where = f"{path}, frame {count}"
+        if atoms.cell.rank == 0:
+            _refuse_other_cell(atoms.info, where, 'write it as Lattice="..." in an extxyz')
+        found = labels(atoms, keys, where)
         if others is not None:
             others.add(atoms, found)
         yield with_labels(_in_angstrom(atoms, keys), found)
@@ -202,8 +210,9 @@ def labels(atoms: Atoms, keys: LabelKeys | None = None, where: str = "frame") ->
         stress = keys.stress_sign * _full_stress(stress, stress_key, keys.voigt_order, where)
         if np.isfinite(stress).any() and not (np.all(atoms.pbc) and atoms.cell.rank == 3):
             raise DataError(
-                f"{where}: has a stress under {stress_key!r} but is not periodic in three directions "
-                f"(pbc {atoms.pbc.tolist()}); correct pbc or leave the stress out (stress_key = '')"
+                f"{where}: has a stress under {stress_key!r} but is not periodic in three directions (pbc "
+                f"{atoms.pbc.tolist()}, {atoms.cell.rank} independent cell vectors); correct pbc and cell, or leave "
+                "the stress out (stress_key = '')"
             )
         if keys.virial:
             volume = atoms.cell.volume * length_factor(keys.length_unit) ** 3
@@ -287,6 +296,16 @@ def _full_stress(stress: np.ndarray, key: str | None, order: str, where: str) ->
     return 0.5 * (full + full.T)
 
 
+def _refuse_other_cell(entries: Mapping[str, Any], where: str, advice: str) -> None:
+    """Raises DataError where a structure without a cell has one under a name that is not read."""
+    for key, value in entries.items():
+        if not (isinstance(key, str) and CELL_NAMES.match(key)):
+            continue
+        array = np.asarray(value)
+        if array.dtype.kind in "iuf" and (array.size in (3, 6, 9) or array.shape[1:] in ((3,), (6,), (9,), (3, 3))):
+            raise DataError(f"{where}: has no cell, but something like one under {key!r}: {advice}, or rename it")
+
+
 def _in_angstrom(atoms: Atoms, keys: LabelKeys) -> Atoms:
     factor = length_factor(keys.length_unit)
     if factor == 1.0:
@@ -345,6 +364,8 @@ def _read_mlff(path: Path, keys: LabelKeys) -> tuple[Iterator[Atoms], LabelKeys]
     if positions.ndim != 3 or positions.shape[-1] != 3:
         raise DataError(f"{path}: 'R' has shape {data['R'].shape}, expected (frames, atoms, 3)")
     count, n = positions.shape[:2]
+    if "unit_cell" not in data:
+        _refuse_other_cell(data, str(path), "name the array unit_cell")
     shapes: dict[str, tuple[int, ...]] = {"z": (n,), "node_mask": (n,), "unit_cell": (3, 3), "pbc": (3,)}
     arrays = {key: _per_frame(path, key, data[key], count, shape) for key, shape in shapes.items() if key in data}
     chosen = _keys_to_find(keys)

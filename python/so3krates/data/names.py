@@ -12,6 +12,8 @@ from ase import Atoms
 
 from .frames import LabelKeys, Labels
 
+WHOLE = {"energy": " (of the whole frame, not per atom)"}
+SHOWN = 5  # keys in a message
 QUANTITIES = ("energy", "forces", "stress")
 # Words in a key by which a quantity is known, and those by which it is another one.
 NAMES = {
@@ -25,6 +27,13 @@ OTHER = re.compile(
     re.IGNORECASE,
 )
 
+# Entries of the shape of a label that are none.
+NO_LABEL = re.compile(
+    r"^(momenta|velo|vel|v$|initial|magmom|displ|mass|time|step|temp|press|volume|charge|spin|total_?(charge|spin)|dipole"
+    r"|constraint|frame|index|idx|natoms|n_?atoms|seed|lattice|cell|box|origin|pbc|k_?points|.*weight|.*(std|sigma)$)",
+    re.IGNORECASE,
+)
+
 
 class OtherNames:
     """Frames that lack a label under its key but have one like it under another, counted as they come."""
@@ -34,6 +43,7 @@ class OtherNames:
         self.wanted = {name: key for name, key in wanted.items() if key and name in quantities}
         self.missing: Counter[str] = Counter()  # frames without the label
         self.found: dict[str, Counter[str]] = defaultdict(Counter)  # quantity -> key -> frames without the label
+        self.shaped: dict[str, Counter[str]] = defaultdict(Counter)  # the same of keys that fit in shape only
         self.undefined: Counter[str] = Counter()  # frames with NaN under the very key
         self.frames = 0
 
@@ -46,6 +56,7 @@ class OtherNames:
             self.missing[name] += 1
             self.undefined[name] += any(key == self.wanted[name] for key, _ in _entries(atoms))
             self.found[name].update(key for key in candidates(atoms, name) if key != self.wanted[name])
+            self.shaped[name].update(key for key in alike(atoms, name) if key != self.wanted[name])
 
     def without_labels(self) -> bool:
         """Whether no frame has any of the labels."""
@@ -56,11 +67,24 @@ class OtherNames:
         found = []
         for name, keys in self.found.items():
             if keys:
-                there = ", ".join(f"{key!r} ({count})" for key, count in keys.most_common())
-                proposed = setting(name, keys.most_common(1)[0][0])
+                ordered = sorted(keys.items(), key=lambda item: (-item[1], len(item[0])))  # the plainest name first
+                there = ", ".join(f"{key!r} ({count})" for key, count in ordered)
+                proposed = setting(name, ordered[0][0])
                 found.append(
                     f"{self.missing[name]} of {self.frames} frames have no {name} under {self.wanted[name]!r}, but "
                     f"under {there}: set {proposed} in section [data], or --set data.{proposed.replace(' ', '')}"
+                )
+        return found
+
+    def guesses(self) -> list[str]:
+        """A line for each quantity that no frame has, with the entries that could be it by their shape."""
+        found = []
+        for name, key in self.wanted.items():
+            if self.frames and self.missing[name] == self.frames and self.shaped[name] and not self.found[name]:
+                some = ", ".join(map(repr, sorted(self.shaped[name])[:SHOWN]))
+                found.append(
+                    f"none of {self.frames} frames has {name} under {key!r}; of its shape are {some}: if one of them "
+                    f"is it{WHOLE.get(name, '')}, set {name}_key"
                 )
         return found
 
@@ -82,19 +106,30 @@ def setting(name: str, key: str) -> str:
 def candidates(atoms: Atoms, name: str) -> Iterator[str]:
     """Keys of `info`, arrays and results of a frame that look like a quantity by name and shape."""
     for key, value in _entries(atoms):
-        if not NAMES[name].search(key) or OTHER.search(key):
-            continue
-        try:
-            array = np.asarray(value, np.float64)
-        except (TypeError, ValueError):
-            continue
-        fits = {
-            "energy": array.size == 1 and not isinstance(value, bool | np.bool_),
-            "forces": array.shape == (len(atoms), 3),
-            "stress": array.size in (6, 9) and array.shape != (len(atoms), 3),
-        }
-        if fits[name] and np.isfinite(array).any():
+        if NAMES[name].search(key) and not OTHER.search(key) and _fits(value, name, len(atoms)):
             yield key
+
+
+def alike(atoms: Atoms, name: str) -> Iterator[str]:
+    """Keys that look like a quantity by shape, and like nothing else by name."""
+    for key, value in _entries(atoms):
+        other = NO_LABEL.search(key) or any(NAMES[n].search(key) and not OTHER.search(key) for n in QUANTITIES)
+        if not other and not isinstance(value, str | int | np.integer) and _fits(value, name, len(atoms)):
+            yield key
+
+
+def _fits(value: Any, name: str, atoms: int) -> bool:
+    """Whether a value has the shape of a quantity, and a number."""
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return False
+    fits = {
+        "energy": array.size == 1 and not isinstance(value, bool | np.bool_),
+        "forces": array.shape == (atoms, 3),
+        "stress": array.size in (6, 9) and array.shape != (atoms, 3),
+    }
+    return fits[name] and bool(np.isfinite(array).any())
 
 
 def _entries(atoms: Atoms) -> Iterator[tuple[str, Any]]:

@@ -136,6 +136,7 @@ class _Seen:
         self.structures: dict[bytes, int] = {}
         self.answers: dict[bytes, int] = {}
         self.hashes: list[tuple[bytes, bytes | None]] = []
+        self.free: list[int] = []  # frames of one atom without neighbours
         self.duplicates: list[tuple[int, int]] = []
         self.suspects: dict[str, list[int]] = defaultdict(list)
 
@@ -154,7 +155,7 @@ class _Seen:
         if np.isfinite(found.stress).all():
             self.pressures.append(-found.stress.trace() / 3)
             self.components.append(found.stress)
-            if not found.stress.any():
+            if len(atoms) > 1 and not found.stress.any():
                 self.suspects["stress that is exactly zero"].append(index)
         self._add_distances(index, atoms)
         self._add_hashes(index, atoms, found)
@@ -180,6 +181,8 @@ class _Seen:
     def _add_distances(self, index: int, atoms: Atoms) -> None:
         cell = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
         i, j, d = neighbour_list("ijd", positions=atoms.positions, cell=cell, pbc=atoms.pbc, cutoff=NEAR)
+        if len(atoms) == 1 and not len(d):
+            self.free.append(index)
         first, second = np.minimum(atoms.numbers[i], atoms.numbers[j]), np.maximum(atoms.numbers[i], atoms.numbers[j])
         for z, other in np.unique(np.column_stack([first, second]), axis=0):
             pair = f"{chemical_symbols[z]}-{chemical_symbols[other]}"
@@ -255,9 +258,13 @@ class _Seen:
         return residual
 
     def _suspect_energies(self, known: np.ndarray, shifted: np.ndarray) -> None:
+        # An isolated atom is far from all matter.
+        numbers = np.flatnonzero(known)
+        bound = ~np.isin(numbers, self.free)
+        numbers, shifted = numbers[bound], shifted[bound]
         deviation = np.abs(shifted - np.median(shifted)) if len(shifted) else shifted
         scale = np.median(deviation) if len(shifted) else 0.0
-        for index in np.flatnonzero(known)[deviation > OUTLIER * scale] if scale > 0 else ():
+        for index in numbers[deviation > OUTLIER * scale] if scale > 0 else ():
             self.suspects[f"energies more than {OUTLIER:g} median deviations from the median"].append(int(index))
 
     def _ranges(self, known: np.ndarray, shifted: np.ndarray) -> dict[str, Range]:

@@ -7,6 +7,7 @@ from typing import Any
 
 RADIAL_BASES = ("phys", "spline")
 CUTOFF_FUNCTIONS = ("cosine", "phys", "polynomial", "exponential")
+LARGEST_CUTOFF = 100.0  # A; every pair of atoms would be neighbours
 
 
 class ConfigError(ValueError):
@@ -67,8 +68,8 @@ class ModelConfig:
             ok = isinstance(value, int) and not isinstance(value, bool) and value >= 1
             require(ok, f"{name} = {value!r}: give a whole number of at least 1")
         require(
-            isinstance(self.cutoff, int | float) and self.cutoff > 0,
-            f"cutoff = {self.cutoff!r}: give a length in A above 0",
+            isinstance(self.cutoff, int | float) and 0 < self.cutoff <= LARGEST_CUTOFF,
+            f"cutoff = {self.cutoff!r}: give a length in A above 0 and up to {LARGEST_CUTOFF:g}",
         )
         require(
             len(self.degrees) > 0

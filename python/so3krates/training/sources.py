@@ -109,7 +109,7 @@ def evaluated_frames(file: str | Path, config: DataConfig, say: Callable[[str], 
     frames = list(sound_frames(file, config.keys, check, config.leave_out_faulty, say))
     if check.names.without_labels():
         asked = ", ".join(f"{name} {key!r}" for name, key in check.names.wanted.items())
-        found = "; ".join(check.names.lines()) or "nothing like a label was found"
+        found = "; ".join(check.names.lines() + check.names.guesses()) or "nothing like a label was found"
         raise DataError(f"{file}: none of {check.frames} frames has a label ({asked}): {found}")
     for finding in check.findings():
         say(f"{file}: {finding.text}")
