@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from so3krates.files import write_text
 from so3krates.hints import pip_install
 
 # Name in the settings -> the package that it needs.
@@ -79,7 +80,7 @@ class _Wandb:
 
         path = folder / WANDB_ID_FILE
         if not path.exists():
-            path.write_text(secrets.token_hex(4))
+            write_text(path, secrets.token_hex(4))
         self._run = wandb.init(
             dir=folder, id=path.read_text(), resume="allow", name=folder.resolve().name, config=dict(settings)
         )
