@@ -5,8 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 
+#include "environment.h"
 #include "plugin_search.h"
 
 namespace so3krates::cuda {
@@ -30,9 +30,9 @@ void load(void* library, const char* name, Function& function) {
 }
 
 Driver open_driver() {
-  const char* variable = std::getenv("SO3KRATES_CUDA_DRIVER");
-  const char* name = variable != nullptr && *variable != '\0' ? variable : "libcuda.so.1";
-  void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  const std::string named = variable("SO3KRATES_CUDA_DRIVER");
+  const std::string name = named.empty() ? "libcuda.so.1" : named;
+  void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr)
     throw Error(std::string("device cuda needs NVIDIA's driver, and its library was not found (") + dlerror() +
                 "): install the driver, in a container let it in (docker --gpus all, apptainer --nv)" + kOrCpu);

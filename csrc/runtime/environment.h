@@ -1,4 +1,4 @@
-// Variables of the environment for as long as a call of somebody else's library reads them.
+// Variables of the environment: read, and set for as long as a call of somebody else's library reads them.
 #pragma once
 
 #include <cstdlib>
@@ -10,6 +10,12 @@
 #include <vector>
 
 namespace so3krates {
+
+// Empty where it is not set.
+inline std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
 
 struct Variable {
   const char* name;

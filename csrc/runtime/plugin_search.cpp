@@ -6,10 +6,11 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
-#include <cstdlib>
 #include <filesystem>
 #include <system_error>
 #include <vector>
+
+#include "environment.h"
 
 namespace so3krates {
 namespace {
@@ -25,12 +26,6 @@ fs::path site_packages() {
   const fs::path library = fs::canonical(info.dli_fname, error);
   if (error) throw Error(std::string("finding the folder of ") + info.dli_fname + " failed: " + error.message());
   return library.parent_path().parent_path().parent_path();
-}
-
-// Of the environment; empty where it is not set.
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
 }
 
 struct Kind {

@@ -12,6 +12,7 @@
 #include <system_error>
 #include <vector>
 
+#include "environment.h"
 #include "sha256.h"
 
 namespace so3krates {
@@ -30,11 +31,6 @@ std::string length_bytes(std::uint64_t length) {
 
 std::string header(const std::string& key, const std::string& program) {
   return kMagic + key + length_bytes(program.size()) + sha256_hex(program.data(), program.size());
-}
-
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
 }
 
 fs::path default_folder() {

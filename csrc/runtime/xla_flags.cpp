@@ -1,10 +1,9 @@
 #include "xla_flags.h"
 
-#include <cstdlib>
 #include <fstream>
 #include <sstream>
-#include <vector>
 
+#include "environment.h"
 #include "error.h"
 
 namespace so3krates {
@@ -29,8 +28,7 @@ bool names(const std::string& library, const std::string& flag) {
 }  // namespace
 
 void check_xla_flags(const std::string& plugin) {
-  const char* variable = std::getenv("XLA_FLAGS");
-  std::string flags = variable == nullptr ? "" : variable;
+  std::string flags = variable("XLA_FLAGS");
   if (flags.find_first_not_of(" \t\n\r") == std::string::npos) return;
   if (flags[flags.find_first_not_of(" \t\n\r")] != '-') flags = content_of(flags);  // XLA takes the name of a file, too
   const std::string library = content_of(plugin);
