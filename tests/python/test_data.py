@@ -445,7 +445,7 @@ def test_stored_frames_are_the_frames(tmp_path: Path, rng: np.random.Generator) 
         kept.graphs(CUTOFF, {"H": 1.0, "Cu": 0.5})
     assert graphs.digest != stored.subset(np.array([0, 3, 2])).graphs(CUTOFF, shifts).digest
     (tmp_path / "store.json").unlink()
-    with pytest.raises(DataError, match="holds no stored frames"):
+    with pytest.raises(DataError, match="holds no whole stored frames"):
         StoredFrames(tmp_path)
 
 
