@@ -13,7 +13,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_numbers, covalent_radii
-from matscipy.neighbours import neighbour_list
+from so3krates.data.neighbours import directed_pairs
 from so3krates.model.config import ModelConfig
 from so3krates.model.geometry import masked_vectors
 from so3krates.model.network import Graph, Params, atom_energies
@@ -126,7 +126,7 @@ def _batch(structures: list[Atoms], cutoff: float) -> Batch:
     """All structures as one graph."""
     pairs, offset = [], 0
     for atoms in structures:
-        i, j, shift = _neighbours(atoms, cutoff)
+        i, j, shift = directed_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
         pairs.append((i + offset, j + offset, shift))
         offset += len(atoms)
     i, j, shift = (np.concatenate(column) for column in zip(*pairs, strict=True))
@@ -145,15 +145,6 @@ def _batch(structures: list[Atoms], cutoff: float) -> Batch:
         mask=jnp.asarray(mask),
         atom_mask=jnp.ones(offset, bool),
     )
-
-
-def _neighbours(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if atoms.cell.rank == 3:
-        return neighbour_list("ijS", atoms, cutoff)
-    boxed = atoms.copy()
-    boxed.center(vacuum=cutoff)
-    boxed.pbc = False
-    return neighbour_list("ijS", boxed, cutoff)
 
 
 @jax.jit

@@ -26,6 +26,23 @@ class NeighbourTable(NamedTuple):
         return np.arange(self.neighbours.shape[1]) < self.counts[:, None]
 
 
+def directed_pairs(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs i, j (E,) within `cutoff` (A) in both directions, with the shifts (E, 3) of j in lattice vectors.
+
+    `positions` (n, 3) in A, `cell` (3, 3) with lattice vectors as rows, `pbc` (3,); vectors of directions that
+    are not periodic may be zero, and no pair is shifted along them.
+    """
+    pbc = np.asarray(pbc, bool)
+    # The list needs an invertible cell: added vectors belong to open directions.
+    cell = complete_cell(np.where(pbc[:, None], cell, 0.0) if not pbc.all() else cell)
+    i, j, shift = neighbour_list("ijS", positions=np.asarray(positions), cell=cell, pbc=pbc, cutoff=cutoff)
+    # Before matscipy 1.3 an atom beyond the cell of an open direction was shifted along it, in one direction of a pair.
+    shift[:, ~pbc] = 0
+    return i, j, shift
+
+
 def neighbour_table(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> NeighbourTable:
     """Full table within `cutoff` (A), an atom's own images included.
 
@@ -33,10 +50,7 @@ def neighbour_table(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cu
     the cutoff; vectors of directions that are not periodic may be zero. K is at least WIDTH_STEP.
     """
     n = len(positions)
-    pbc = np.asarray(pbc, bool)
-    # The list needs an invertible cell; added vectors belong to open directions and carry no shift.
-    cell = complete_cell(np.where(np.asarray(pbc)[:, None], cell, 0.0) if not pbc.all() else cell)
-    centre, other, offset = neighbour_list("ijS", positions=np.asarray(positions), cell=cell, pbc=pbc, cutoff=cutoff)
+    centre, other, offset = directed_pairs(positions, cell, pbc, cutoff)
     order = np.lexsort((*offset.T, other, centre))
     centre, other, offset = centre[order], other[order], offset[order]
     counts = np.bincount(centre, minlength=n).astype(np.int32)
