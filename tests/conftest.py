@@ -8,6 +8,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from concerns import concerns
+from long_tables import Many, many, summary
 from stand_ins import cuda_driver, other_plugin
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,6 +17,7 @@ SMALL_MODEL = ROOT / "tests" / "models" / "gan-small"  # trained by `so3krates d
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--torture", action="store_true", help="run the long tables, and nothing else (make torture)")
+    parser.addoption("--scale", type=float, default=1.0, help="so many times the cases of these tables")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -26,6 +28,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if (item.get_closest_marker("torture") is not None) != wanted]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--torture"):
+        reports = [r for some in terminalreporter.stats.values() for r in some if isinstance(r, pytest.TestReport)]
+        terminalreporter.section("tables")
+        for line in summary(reports):
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(name="many")
+def many_cases(request: pytest.FixtureRequest) -> Many:
+    """How many cases a table has that has so many by default; the summary counts them."""
+
+    def number_of(default: int) -> int:
+        number = many(request.config, default)
+        request.node.user_properties.append(("cases", number))
+        return number
+
+    return number_of
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,14 @@ END_SECONDS = 180  # a failed run has ended by then, with programs to compile be
 class Run:
     """A deck on several ranks, in processes of their own.
 
-    `last` is put before the command of the last rank: `env`, a shell that sets a limit.
+    `last` is put before the command of the last rank: `env`, a shell that sets a limit. `options` are LAMMPS' own.
     """
 
-    def __init__(self, deck: str, folder: Path, ranks: int = 2, last: list[str] | None = None) -> None:
+    def __init__(
+        self, deck: str, folder: Path, ranks: int = 2, last: list[str] | None = None, options: tuple[str, ...] = ()
+    ) -> None:
         (folder / "in.deck").write_text(deck)
-        lmp = [lmp_path(), "-in", "in.deck", "-nonbuf"]
+        lmp = [lmp_path(), "-in", "in.deck", "-nonbuf", *options]
         command = [mpi_file("mpiexec"), "-n", str(ranks), *lmp]
         if last is not None:
             command = [mpi_file("mpiexec"), "-n", str(ranks - 1), *lmp, ":", "-n", "1", *last, *lmp]

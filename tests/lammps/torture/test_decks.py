@@ -8,6 +8,7 @@ import pytest
 from ase import Atoms
 from cases import Case, outcomes_of
 from decks import Bench, python_evaluation
+from long_tables import many
 from ways import SEED, WAYS, draws
 
 NUMBER = 200
@@ -15,18 +16,17 @@ SAMPLE = 6  # of these, in every run of the suite
 FRAME = 1e-9  # eV/A and eV/atom
 SIGNAL = 0.01  # eV/A
 
-CASES = draws(NUMBER)
 SAMPLED = set(random.Random(SEED).sample(range(len(WAYS)), SAMPLE))
 pytestmark = pytest.mark.parametrize("gan_bundle64", ["fused"], indirect=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "case", "ranks"),
-    [
-        pytest.param(*each, id=each[0], marks=[] if k in SAMPLED else [pytest.mark.torture])
-        for k, each in enumerate(CASES)
-    ],
-)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    cases = draws(max(len(WAYS), many(metafunc.config, NUMBER)))
+    marks = [[] if k in SAMPLED else [pytest.mark.torture] for k in range(len(cases))]
+    table = [pytest.param(*each, id=each[0], marks=own) for each, own in zip(cases, marks, strict=True)]
+    metafunc.parametrize(("name", "case", "ranks"), table)
+
+
 def test_last_frame(bench64: Bench, gan_cell: Atoms, name: str, case: Case, ranks: int) -> None:
     pair = bench64.pair().replace("threads 1", "threads 1 verbose yes")
     case = replace(case, run=case.run.replace("PAIR", pair))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from decks import Bench, lammps_instance
+from long_tables import Many
 from processes import Run
 from structures import structure
 from test_memory import assert_all_are_said, failing_allocations, trials_of  # noqa: F401
@@ -22,7 +23,18 @@ pytestmark = [
 ]
 
 
-def test_damaged_bundles_are_refused(bench64: Bench, gan_cell: Atoms) -> None:
+def damaged_bytes(data: bytes, header: int, choose: random.Random) -> bytes:
+    """`data` with some bytes gone, zero or at random."""
+    changed = data
+    while changed == data:
+        at = choose.randrange(header if choose.random() < 0.5 else len(data))
+        length = choose.choice((0, 1, 8, 1000))
+        new = choose.choice((choose.randbytes(length), bytes(length), b""))
+        changed = data[:at] + new + data[at + max(1, length) :]
+    return changed
+
+
+def test_damaged_bundles_are_refused(bench64: Bench, gan_cell: Atoms, many: Many) -> None:
     """Bits, bytes and stretches of the file, half of them in its header: one line each, and the sound one runs on."""
     data, choose = bench64.bundle.read_bytes(), random.Random(SEED)
     header = 8 + int.from_bytes(data[:8], "little")
@@ -32,23 +44,26 @@ def test_damaged_bundles_are_refused(bench64: Bench, gan_cell: Atoms) -> None:
     with lammps_instance() as instance:
         instance.commands_string(deck + "run 0\n")
         expected = instance.get_thermo("pe")
-    for _ in range(DAMAGED):
-        at = choose.randrange(header if choose.random() < 0.5 else len(data))
-        length = choose.choice((0, 1, 8, 1000))
-        new = choose.choice((choose.randbytes(length), bytes(length), b""))
-        changed = data[:at] + new + data[at + max(1, length) :]
+    for _ in range(many(DAMAGED)):
+        changed = damaged_bytes(data, header, choose)
         damaged.write_bytes(changed)
         with lammps_instance() as instance, pytest.raises(Exception, match=r"damaged\.so3k") as caught:
             instance.commands_string(bad)
-        assert changed != data and str(caught.value).startswith("ERROR: pair_style so3krates: ")
+        assert str(caught.value).startswith("ERROR: pair_style so3krates: ")
     with lammps_instance() as instance:
         instance.commands_string(deck + "run 0\n")
         assert instance.get_thermo("pe") == expected
 
 
-def test_many_allocations_fail(bench64: Bench, gan_cell: Atoms, failing_allocations: Path) -> None:  # noqa: F811
-    first, *trials = trials_of(bench64, gan_cell, failing_allocations, ALLOCATIONS)
-    assert len(trials) > ALLOCATIONS // 2
+def test_many_allocations_fail(
+    bench64: Bench,
+    gan_cell: Atoms,
+    failing_allocations: Path,  # noqa: F811
+    many: Many,
+) -> None:
+    number = many(ALLOCATIONS)
+    first, *trials = trials_of(bench64, gan_cell, failing_allocations, number)
+    assert len(trials) > number // 2
     assert_all_are_said(first, trials)
 
 

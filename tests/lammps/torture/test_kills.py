@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from decks import Bench
+from long_tables import many
 from processes import Run
 from test_failures import LAST, is_running, moving_deck, resumed, straight  # noqa: F401
 
@@ -14,7 +15,10 @@ KILLS = 10
 pytestmark = pytest.mark.torture
 
 
-@pytest.mark.parametrize("number", range(KILLS))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    metafunc.parametrize("number", range(many(metafunc.config, KILLS)))
+
+
 def test_a_rank_killed_at_any_time(bench32: Bench, straight: str, number: int) -> None:  # noqa: F811
     """SIGKILL for either rank after a random step; then on from the last restart file."""
     choose = random.Random(SEED + number)

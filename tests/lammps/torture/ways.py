@@ -33,7 +33,8 @@ WAYS = {
     "npt aniso": Way(HOT + "fix 1 all npt temp 600 600 0.05 aniso 0 1e4 0.2\nrun 15", boxes=PERIODIC),
     "npt tri": Way(HOT + "fix 1 all npt temp 600 600 0.05 tri 0 0 0.2\nrun 15", boxes=("triclinic",)),
     "nph, berendsen": Way(
-        HOT + "fix 1 all nve\nfix 2 all press/berendsen iso 0 0 0.5\nrun 15\nunfix 2\nrun 0", boxes=("orthorhombic",)
+        HOT + "fix 1 all nve\nfix 2 all press/berendsen iso 0 0 0.05 modulus 2e6\nrun 15\nunfix 2\nrun 0",
+        boxes=("orthorhombic",),
     ),
     "respa": Way(
         HOT + "run_style respa 2 3 pair 2\nfix 1 all nve\nrun 8\nunfix 1\nrun_style verlet\nrun 0", is_alone=True
@@ -59,6 +60,7 @@ WAYS = {
     "gcmc moves": Way(
         "group g type 2\nfix 1 g gcmc 1 8 8 2 77 900 -6.0 0.3 full_energy overlap_cutoff 1.3\nrun 3", most_ranks=1
     ),
+    "widom": Way("group g type 2\nfix 1 g widom 1 6 2 77 900 full_energy\nrun 3"),
     "deposit": Way(
         HOT + "region top block 1 4 1 4 14 17 units box\nfix 1 all nve\n"
         "fix 2 all deposit 3 2 2 77 region top near 1.5 vz -20 -20\nrun 12",
