@@ -33,8 +33,12 @@ demo: setup
 test: setup .venv/cuda
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-# What can be said of GPUs without one: registers, spills, shared memory; releases of XLA's plugin, which are downloaded.
-gpu-static: setup .venv/cuda
+# What can be said of GPUs without one: registers, spills, shared memory, instructions; releases of XLA's plugin, which
+# are downloaded.
+.venv/nvdisasm: .venv/requirements
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ nvidia-cuda-nvdisasm
+
+gpu-static: setup .venv/cuda .venv/nvdisasm
 	@$(BIN)/python tools/gpu_static.py kernels
 
 VERSIONS ?= 12-0.11.2 13-0.11.2 12-0.12.0.1 13-0.12.0.1

@@ -1,4 +1,4 @@
-"""What can be said of the GPU code without a GPU: `kernels`, a table of what they take; `plugins RELEASE...`, which
+"""What can be said of the GPU code without a GPU: `kernels`, tables of what they take; `plugins RELEASE...`, which
 releases of XLA's plugin compile a bundle's programs (12-0.11.2: for CUDA 12, of jax 0.11.2)."""
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import gpu_instructions
 import jax
 import numpy as np
 from so3krates import _harness
@@ -20,10 +21,12 @@ from so3krates.model.reductions import tabulated_config
 from so3krates.storage import Model
 from so3krates_export.cuda import WARP, kernel_sizes, launch_of
 from so3krates_export.export import export_model
+from so3krates_export.fused import widths
 from so3krates_export.ladder import gpu_ladder
 
 TESTS = Path(__file__).parents[1] / "tests" / "gpu"
 BESIDE = Path(sys.prefix) / "cuda"  # where `make test` puts plugin and NVRTC
+NVDISASM = Path(sys.prefix) / "nvdisasm"  # where `make gpu-static` puts it
 ROWS = 100_000
 
 
@@ -82,6 +85,20 @@ def kernels() -> None:
                 )
 
 
+def instructions() -> None:
+    """As docs/gpu.md has them, for an H100 and one channel."""
+    config = tabulated_config(PRESETS["gan"], 256, 0.5)
+    cubin, _ = _harness.pjrt.cuda_kernel_resources(kernel_sizes(config, "float32", 2, 1), "sm_90")
+    (nvdisasm,) = NVDISASM.glob("nvidia/*/bin/nvdisasm")
+    with tempfile.TemporaryDirectory() as folder:
+        code = gpu_instructions.machine_code(cubin, nvdisasm, Path(folder))
+    print("| | hidden layers | filters' products | of these on matrix units | edge by edge | for a tile | |")
+    print("|---|---|---|---|---|---|---|")
+    for name in gpu_instructions.EDGES_AT_ONCE:
+        count = gpu_instructions.counted(name, code[name], widths(config).feature_width // 4)
+        print(f"| `{name}` | " + " | ".join(f"{number:.0f}" for number in (*count, count.total)) + " |")
+
+
 def plugins(releases: list[str]) -> None:
     """Downloads each release and compiles every program of the GaN preset's rung for `ROWS` rows."""
     params = jax.tree.map(np.asarray, init_params(PRESETS["gan"], 0))
@@ -130,5 +147,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "kernels":
         with_stand_in()
         kernels()
+        instructions()
     else:
         plugins(sys.argv[2:])
