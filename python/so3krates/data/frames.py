@@ -302,7 +302,9 @@ def _refuse_other_cell(entries: Mapping[str, Any], where: str, advice: str) -> N
         if not (isinstance(key, str) and CELL_NAMES.match(key)):
             continue
         array = np.asarray(value)
-        if array.dtype.kind in "iuf" and (array.size in (3, 6, 9) or array.shape[1:] in ((3,), (6,), (9,), (3, 3))):
+        if array.dtype.kind not in "iuf" or not array.any():  # molecules may have a cell of zeros
+            continue
+        if array.size in (3, 6, 9) or array.shape[1:] in ((3,), (6,), (9,), (3, 3)):
             raise DataError(f"{where}: has no cell, but something like one under {key!r}: {advice}, or rename it")
 
 
