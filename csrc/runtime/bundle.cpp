@@ -396,6 +396,9 @@ std::vector<std::int64_t> Bundle::shape_of(const BufferSpec& buffer, const Rung&
 
 Bundle Bundle::read(const std::string& path) {
   std::error_code error;
+  if (std::filesystem::is_directory(path, error))
+    throw Error(path + ": cannot be read: Is a directory; of a model folder `so3krates export " + path +
+                "` makes a bundle");
   const auto size = std::filesystem::file_size(path, error);
   if (error) throw Error(path + ": cannot be read: " + error.message());
   std::ifstream stream(path, std::ios::binary);

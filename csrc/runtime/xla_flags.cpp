@@ -29,16 +29,23 @@ bool names(const std::string& library, const std::string& flag) {
 
 void check_xla_flags(const std::string& plugin) {
   std::string flags = variable("XLA_FLAGS");
-  if (flags.find_first_not_of(" \t\n\r") == std::string::npos) return;
-  if (flags[flags.find_first_not_of(" \t\n\r")] != '-') flags = content_of(flags);  // XLA takes the name of a file, too
+  if (flags.empty()) return;
+  const std::size_t first = flags.find_first_not_of(" \t\n\r");
+  if (first == std::string::npos || flags[first] != '-') {  // XLA takes the name of a file, too
+    if (!std::ifstream(flags))
+      throw Error("XLA_FLAGS is '" + flags +
+                  "', neither flags with -- nor a file that can be read: mend or unset XLA_FLAGS, as XLA would end the "
+                  "program");
+    flags = content_of(flags);
+  }
   const std::string library = content_of(plugin);
   if (!names(library, "xla_dump_to")) return;  // its flags are in another library
   std::istringstream words(flags);
   for (std::string word; words >> word;) {
     const std::size_t start = word.find_first_not_of('-');
-    if (word[0] != '-' || start == std::string::npos) continue;
-    const std::string flag = word.substr(start, word.find('=') - start);
-    if (!names(library, flag))
+    if (word[0] != '-') continue;
+    const std::string flag = start == std::string::npos ? word : word.substr(start, word.find('=') - start);
+    if (start == std::string::npos || !names(library, flag))
       throw Error("XLA_FLAGS has " + word + ", a flag that " + plugin +
                   " does not know: mend or unset XLA_FLAGS, as XLA would end the program");
   }

@@ -13,6 +13,8 @@ from .runtime import Runtime, Turns
 if TYPE_CHECKING:
     from .predictions import ModelRuntime
 
+ASE_OPTIONS = {"atoms", "directory", "label"}  # that ASE's calculators take
+
 
 class So3kratesCalculator(Calculator):
     """Energy, forces, stress (Voigt, ASE sign) and per-atom energies of a `.so3k` bundle, in eV and A.
@@ -37,8 +39,15 @@ class So3kratesCalculator(Calculator):
     ) -> None:
         """The arguments of `Runtime`, or a model folder, which takes none of them; `options` go to ASE's `Calculator`.
 
-        Raises what `Runtime` raises, ModelError for a folder without model, ValueError for a device with a folder.
+        Raises what `Runtime` raises, TypeError for unknown options, ModelError for a folder without model, ValueError
+        for a device with a folder.
         """
+        unknown = sorted(options.keys() - ASE_OPTIONS)
+        if unknown:
+            raise TypeError(
+                f"unknown option {unknown[0]}: known are device, threads, plugin, cache, skin and ASE's "
+                + ", ".join(sorted(ASE_OPTIONS))
+            )
         self._turns = Turns()
         super().__init__(**options)
         if not Path(bundle).is_dir():

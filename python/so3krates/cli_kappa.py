@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_values import number_or_word, numbers, words
+from .cli_values import number_or_word, numbers, require_size, words
 from .files import make_folder, require_folder, write_text
 from .terminal import console, said
 
@@ -60,6 +60,10 @@ def kappa(
         units=units,
         runs=runs,
     )
+    sizes: dict[str, float | None] = {"discard": discard, "window": window, "blocks": blocks, "timestep": timestep}
+    sizes |= {"cutoff-time": cutoff_time, "max-frequency": max_frequency, "coefficients": coefficients}
+    for name, value in sizes.items():
+        require_size(name, value)
     require_folder(output)
     sets = parse_average(average)
     kelvin, size = (None if given is None else number_or_word(given) for given in (temperature, volume))

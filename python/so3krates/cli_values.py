@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ def numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
         return tuple(kind(word) for word in words(text))
     except ValueError:
         raise ValueError(f"--{name} {text}: give numbers separated by commas") from None
+
+
+def require_size(name: str, value: float | None) -> None:
+    """Raises ValueError that names an option whose number is negative or not finite."""
+    if value is not None and not 0 <= value < math.inf:
+        raise ValueError(f"--{name} {value:g}: give a number that is finite and not negative")
 
 
 def number_or_word(text: str) -> float | str:

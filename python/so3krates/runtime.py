@@ -13,6 +13,8 @@ from matscipy.neighbours import neighbour_list
 from ._harness import Evaluator, check_positions
 from .files import require_text
 
+FARTHEST = 1e7  # A, of a position
+
 
 class Turns:
     """A lock, taken with `with`, that copies do not share."""
@@ -86,8 +88,11 @@ class Runtime:
             deterministic: on a GPU, results that are equal to the bit in every run; else XLA times kernels and chooses.
 
         Raises:
+            ValueError: threads is no number of threads, or the skin is negative.
             so3krates._harness.Error: the bundle or the device cannot be used; the message says why.
         """
+        if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or abs(threads) >= 2**31:
+            raise ValueError(f"threads is {threads!r}: give a number of threads, or 0 for every core")
         if skin < 0:
             raise ValueError(f"skin is {skin} A, but must not be negative")
         self._options = {
@@ -148,7 +153,8 @@ class Runtime:
             W_j[a, b] = sum_i (r_i - r_j)_a dU_i/dr_j,b over all atoms and images i. Their sum is the virial.
 
         Raises:
-            ValueError: the structure has an element that the bundle does not know, or a cell that is not finite.
+            ValueError: the structure has an element that the bundle does not know, a cell that is not finite, or
+                an atom beyond FARTHEST.
             so3krates._harness.StructureError, a ValueError too: a position or a result is not finite, or two atoms are
                 at the same place; the message names the atoms.
             so3krates._harness.Error: the computation failed.
@@ -227,6 +233,13 @@ def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
     if len(atoms) == 0:
         return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3), np.int32)
     check_positions(atoms.positions, atoms.get_chemical_symbols())
+    largest = np.abs(atoms.positions).max(axis=1)
+    if largest.max() > FARTHEST:
+        far = int(largest.argmax())
+        raise ValueError(
+            f"atom {far} ({atoms.symbols[far]}) is at {atoms.positions[far]} A, beyond {FARTHEST:g} A, where positions "
+            "lose the digits that forces need: wrap the atoms into the cell, or look at what moved it"
+        )
     for k, vector in enumerate(atoms.cell.array):
         if not np.isfinite(vector).all():
             raise ValueError(f"cell vector {k} is {vector} A, which is not finite. Look at what changed the cell")

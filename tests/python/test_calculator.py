@@ -236,6 +236,11 @@ def test_arguments_that_cannot_be_used(bundle):
         So3kratesCalculator(bundle, skin=-1)
     with pytest.raises(Error, match=r"none\.so3k: cannot be read"):
         So3kratesCalculator(bundle.parent / "none.so3k")
+    with pytest.raises(TypeError, match="unknown option thread: known are device, threads"):
+        So3kratesCalculator(bundle, thread=1)
+    for threads in (2**31, -(2**40), 1.5, "2", None):
+        with pytest.raises(ValueError, match=f"threads is {threads!r}: give a number of threads"):
+            So3kratesCalculator(bundle, threads=threads)
 
 
 def test_threads_that_share_a_calculator(calculator):

@@ -173,6 +173,13 @@ def test_an_unknown_flag_of_xla_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "flags"))
     with pytest.raises(Error, match="XLA_FLAGS has --xla_no_such_thing"):
         Evaluator(str(path), cache="off")
+    for nothing in ("  ", str(tmp_path / "absent"), "xla_dump_hlo_as_text"):
+        monkeypatch.setenv("XLA_FLAGS", nothing)
+        with pytest.raises(Error, match=f"XLA_FLAGS is '{nothing}', neither flags"):
+            Evaluator(str(path), cache="off")
+    monkeypatch.setenv("XLA_FLAGS", "--")
+    with pytest.raises(Error, match="XLA_FLAGS has --, a flag"):
+        Evaluator(str(path), cache="off")
     for sound in ("", "--xla_dump_hlo_as_text=false --xla_cpu_multi_thread_eigen=true"):
         monkeypatch.setenv("XLA_FLAGS", sound)
         Evaluator(str(path), cache="off")

@@ -71,6 +71,7 @@ REFUSALS: dict[str, tuple[Callable[[], Atoms], str]] = {
     ),
     "nearly": (together(1e-12), r"atom [13] \(.*\) and atom [13] \(.*\) are at the same place: \S+ A apart, at "),
     "a thousandth of a bond": (together(9e-4), r"are at the same place: 0.0009 A apart"),
+    "far away in the cell": (moved(1, [1e15, 0, 0]), r"atom 1 \(N\) is at .* A, beyond 1e\+07 A"),
     "nan in the cell": (with_cell(np.nan), r"cell vector 1 is .* A, which is not finite"),
     "inf in the cell": (with_cell(np.inf), r"cell vector 1 is .* A, which is not finite"),
 }

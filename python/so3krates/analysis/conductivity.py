@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,8 @@ def conductivity(
 
     Raises FluxError for runs that do not belong together or are too short.
     """
+    if not 0 < window < math.inf:
+        raise FluxError(f"a window of {window:g} ps: give a time above 0")
     _check(trajectories)
     interval = trajectories[0].interval
     fluxes = [scaled_flux(trajectory) for trajectory in trajectories]
