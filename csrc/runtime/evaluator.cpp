@@ -193,8 +193,12 @@ void Evaluator::Implementation::set_neighbourhood(const Neighbourhood& n) {
   // What was needed once will be needed again; but it must not keep out another system.
   // Moves to the device are whole: the last one needs room behind the rows.
   const std::int64_t room = n.rows > n.owned ? bundle_.moves.rows : 0;
-  demand_ = {n.rows + room, n.atoms, candidates, demand_.neighbours};
-  if (first_fit(demand_) == bundle_.ladder.size()) demand_.neighbours = 0;
+  candidates_ = candidates;
+  demand_ = {n.rows + room, n.atoms, std::max(candidates_, demand_.candidates), demand_.neighbours};
+  if (first_fit(demand_) == bundle_.ladder.size()) {
+    demand_.candidates = candidates_;
+    demand_.neighbours = 0;
+  }
   const std::size_t rung = first_fit(demand_);
   if (rung == bundle_.ladder.size()) refuse(demand_);
 
@@ -255,6 +259,7 @@ Neighbourhood Evaluator::Implementation::packed(std::vector<const int*>& lists) 
 
 void Evaluator::Implementation::climb(int neighbours) {
   demand_.neighbours = neighbours;
+  if (first_fit(demand_) == bundle_.ladder.size()) demand_.candidates = candidates_;
   const std::size_t rung = first_fit(demand_);
   if (rung == bundle_.ladder.size()) refuse(demand_);
   ++report_.climbs;

@@ -125,7 +125,8 @@ class Evaluator::Implementation {
   AtomPairs near_pairs_;        // when they were new
   int owned_ = 0, rows_ = 0, atoms_ = 0;
   Rung demand_{0, 0, 0, 0};
-  std::size_t rung_;  // the ladder's length: none yet
+  std::int64_t candidates_ = 0;  // that the present lists need; demand_ remembers larger ones
+  std::size_t rung_;             // the ladder's length: none yet
 
   Results results_;
   std::vector<double> atom_energies_, forces_, atom_virials_;

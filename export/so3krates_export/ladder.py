@@ -40,14 +40,16 @@ def default_ladder(most_rows: int = 4 * 1024**2) -> list[Rung]:
 
 def gpu_ladder(most_rows: int = 16 * 1024**2) -> list[Rung]:
     """The same for a GPU, whose arrays take memory to their full size: rows grow by steps of at most 1.5
-    (of 2 where neighbours are many) and there is less room for periodic images."""
+    (of 2 where neighbours are many) and there is less room for periodic images. Lists of candidates go up whole, so
+    small skins have rungs of their own: these share all programs with the next but the one that reads the lists."""
     rows = [GPU_ROW_BLOCK]
     while rows[-1] < most_rows:
         rows += [rows[-1] * 3 // 2, rows[-1] * 2] if rows[-1] > GPU_ROW_BLOCK else [rows[-1] * 2]
     return [
-        Rung(rows=r, atoms=3 * r // 2 + 8192, candidates=3 * k, neighbours=k)
+        Rung(rows=r, atoms=3 * r // 2 + 8192, candidates=candidates, neighbours=k)
         for k in (64, 128, 256, 512, 1024)
         for r in (rows if k <= 128 else rows[:1] + rows[1::2])
+        for candidates in ((3 * k // 2, 3 * k) if k <= 128 else (3 * k,))
     ]
 
 

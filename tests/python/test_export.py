@@ -74,7 +74,7 @@ def test_a_ladder_that_loops_do_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_bundle_for_a_gpu_holds_kernels_and_portable_programs(tmp_path: Path) -> None:
-    ladder = [rung for rung in gpu_ladder() if rung.neighbours == 64][:1]
+    ladder = [rung for rung in gpu_ladder() if rung.neighbours == 64][:2]  # one size, two lengths of lists
     choice = export_model(model(), tmp_path / "a.so3k", platform="cuda", ladder=ladder)
     bundle = read_bundle(tmp_path / "a.so3k")
     manifest = bundle.manifest
@@ -82,6 +82,9 @@ def test_a_bundle_for_a_gpu_holds_kernels_and_portable_programs(tmp_path: Path) 
     assert (manifest["version"], manifest["kernels"]) == (2, KERNEL_VERSION)
     assert [len(lines) > 20 for lines in manifest["kernel_sizes"]] == [True, True]
     assert set(manifest["schedules"]) == {"forces", "virials", "portable_forces", "portable_virials"}
+
+    assert {rung["candidates"] for rung in manifest["ladder"]} == {96, 192}
+    assert [name for name, (a, b) in manifest["programs"].items() if a != b] == ["kernel_neighbours", "neighbours"]
 
     def calls_kernels(schedule: str) -> list[bool]:
         runs = [step["run"] for step in manifest["schedules"][schedule] if "run" in step]

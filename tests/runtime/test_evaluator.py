@@ -116,6 +116,22 @@ def test_more_rows_than_the_rung_holds(evaluator):
     np.testing.assert_allclose(large["strain_gradient"], 12 * small["strain_gradient"], atol=1e-10)
 
 
+def test_lists_that_grow_and_shrink(tmp_path, cache):
+    """The longest is remembered, so that lists about as long as a rung's do not change it at every rebuild; it is
+    forgotten where it is in the way."""
+    rungs = [{**LADDER[2], "candidates": candidates, "neighbours": 96} for candidates in (40, 128)]
+    low = {**LADDER[0], "candidates": 40, "neighbours": 96, "rows": 256, "atoms": 4096}
+    evaluator = Evaluator(str(write_toy_bundle(tmp_path / "a.so3k", [*rungs, low])), cache=str(cache), threads=2)
+    atoms, seen = gan((3, 2, 2)), []
+    for skin in (0.2, 1.0, 0.2):
+        seen.append((evaluate(evaluator, atoms, skin), evaluator.report()["rung_candidates"]))
+    assert [candidates for _, candidates in seen] == [40, 128, 128]
+    for results, _ in seen[1:]:
+        assert_same(results, seen[0][0])
+    evaluate(evaluator, gan((4, 4, 3)), 0.2)  # 192 rows, which the rung for long lists has not
+    assert (evaluator.report()["rung_rows"], evaluator.report()["rung_candidates"]) == (256, 40)
+
+
 def test_a_need_for_neighbours_does_not_keep_out_another_system(tmp_path, cache):
     ladder = [LADDER[0], LADDER[1], {**LADDER[2], "neighbours": 40}]
     evaluator = Evaluator(str(write_toy_bundle(tmp_path / "odd.so3k", ladder)), cache=str(cache), threads=2)
