@@ -38,8 +38,14 @@ def build(kind: str) -> Path:
     flags, _, _ = KINDS[kind]
     site = ROOT / "build" / f"sanitize-{kind}" / "site"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--upgrade"]
-    command += ["--target", site, "-C", f"build-dir={site.parent / 'build'}", "-C", "cmake.build-type=RelWithDebInfo"]
-    command += ["-C", f"cmake.define.SO3KRATES_SANITIZE={flags}", ROOT]
+    command += ["--target", site, "-C", f"build-dir={site.parent / 'build'}", "-C", "cmake.build-type=Debug"]
+    command += [
+        "-C",
+        f"cmake.define.SO3KRATES_SANITIZE={flags}",
+        "-C",
+        "cmake.define.CMAKE_CXX_FLAGS_DEBUG=-O1 -g",
+        ROOT,
+    ]
     subprocess.run(list(map(str, command)), check=True)
     return site
 

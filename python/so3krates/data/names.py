@@ -23,7 +23,7 @@ NAMES = {
 }
 OTHER = re.compile(
     r"weight|sigma|std|error|uncert|cut|kin|fermi|band|thresh|tol|conv|gap|max|mean|rms|per_?atom|atomi[cs]|unit|key"
-    r"|smear|constant|const|shift|tag|type|name|id$",
+    r"|smear|constant|const|shift|tag|type|name|disp|formation|cohes|binding|mag|d3|vdw|id$",
     re.IGNORECASE,
 )
 
