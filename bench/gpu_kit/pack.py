@@ -96,7 +96,8 @@ def rungs(name: str, platform: str) -> list[Rung]:
         return [rung for rung in default_ladder() if rung.rows in (1024, 4096) and rung.neighbours == 64]
     wanted = {"gan": (*SPEED["cuda"], *GROWTH), "gan-xla": PORTABLE["cuda"], "student": (4000, 108_000, 1_000_000)}
     ladder = [rung for rung in gpu_ladder() if rung.neighbours == 64]
-    return sorted({next(rung for rung in ladder if rung.rows >= size) for size in wanted.get(name, (4000,))})
+    rows = {next(rung.rows for rung in ladder if rung.rows >= size) for size in wanted.get(name, (4000,))}
+    return [rung for rung in ladder if rung.rows in rows]
 
 
 def wanted_endings(name: str, platform: str, contents: Contents) -> tuple[str, ...]:
