@@ -19,7 +19,9 @@ def summary(reports: list[pytest.TestReport]) -> list[str]:
         tables.setdefault(report.nodeid.split("[")[0], []).append(report)
     lines = []
     for name, own in sorted(tables.items()):
-        cases = {r.nodeid: dict(r.user_properties).get("cases", 1) for r in own if not r.skipped}
+        cases: dict[str, int] = {}
+        for r in own:  # of a test's reports those after its setup know how many
+            cases[r.nodeid] = max(cases.get(r.nodeid, 0), dict(r.user_properties).get("cases", 1 - r.skipped))
         failed = sum(cases[node] for node in {r.nodeid for r in own if r.failed})
         total, seconds = sum(cases.values()), sum(r.duration for r in own)
         lines.append(f"{name}: {total} cases, {total - failed} passed, {failed} failed, {seconds:.0f} s")
