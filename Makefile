@@ -45,7 +45,7 @@ VERSIONS ?= 12-0.11.2 13-0.11.2 12-0.12.0.1 13-0.12.0.1
 gpu-plugins: setup
 	@$(BIN)/python tools/gpu_static.py plugins $(VERSIONS)
 
-# Hundreds of decks, kills, damaged bundles and failing allocations, with a summary. A quarter of an hour on two cores.
+# Hundreds of decks, kills, damaged bundles and failing allocations, with a summary. ARGS="--scale 5": five times as many.
 torture: setup
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --torture $(ARGS)
 
