@@ -3,9 +3,12 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cstdio>
 #include <exception>
 #include <memory>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 
@@ -14,15 +17,15 @@
 namespace so3krates::kernels {
 
 // Runs task(k) for k in [0, count) and returns when all are done. The caller takes tasks too, so that nothing waits for
-// a busy pool. Where tasks throw, one of their exceptions is thrown here, when all are done.
+// a busy pool. Where tasks throw, what one of them says is thrown here as std::runtime_error, when all are done.
 template <typename Task>
 void parallel(xla::ffi::ThreadPool& pool, int count, const Task& task) {
   struct Job {
     std::atomic<int> next{0}, done{0};
     std::atomic<bool> has_failed{false};
-    std::exception_ptr failure;  // the first
-    void keep_failure() {
-      if (!has_failed.exchange(true)) failure = std::current_exception();
+    std::array<char, 512> failure{};  // the first; no exception_ptr, whose copies take a libstdc++ of GCC 11
+    void keep_failure(const char* what) {
+      if (!has_failed.exchange(true)) std::snprintf(failure.data(), failure.size(), "%s", what);
     }
   };
   const auto job = std::make_shared<Job>();
@@ -31,8 +34,8 @@ void parallel(xla::ffi::ThreadPool& pool, int count, const Task& task) {
     for (int k; (k = job->next.fetch_add(1)) < count;) {
       try {
         task(k);
-      } catch (...) {  // must not leave a thread of XLA's
-        job->keep_failure();
+      } catch (const std::exception& error) {  // must not leave a thread of XLA's
+        job->keep_failure(error.what());
       }
       job->done.fetch_add(1, std::memory_order_release);
     }
@@ -43,12 +46,12 @@ void parallel(xla::ffi::ThreadPool& pool, int count, const Task& task) {
       auto helper = work;
       pool.Schedule(std::move(helper));
     }
-  } catch (...) {  // helpers that have begun use `task`: they are waited for
-    job->keep_failure();
+  } catch (const std::exception& error) {  // helpers that have begun use `task`: they are waited for
+    job->keep_failure(error.what());
   }
   work();
   while (job->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
-  if (job->failure) std::rethrow_exception(job->failure);
+  if (job->has_failed) throw std::runtime_error(job->failure.data());
 }
 
 }  // namespace so3krates::kernels

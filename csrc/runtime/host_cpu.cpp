@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <condition_variable>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -99,26 +98,18 @@ void check_threads(int threads) {
     throw Error(asked + ", but this machine has " + std::to_string(machine) + (machine == 1 ? " core" : " cores") +
                 ": give at most " + std::to_string(most) + ", or 0 for every core that this process may use");
   // XLA ends the program where it can't start its threads (two pools): all of them are tried here first.
-  std::mutex mutex;
-  std::condition_variable may_end;
-  bool is_over = false;
+  std::mutex mutex;  // held until all are there, so that none ends before
+  std::unique_lock<std::mutex> hold(mutex);
   std::vector<std::thread> tried;
   tried.reserve(2 * static_cast<std::size_t>(threads) + 2);
   std::string problem;
   try {
     for (int k = 0; threads > 1 && k < 2 * threads + 2; ++k)
-      tried.emplace_back([&] {
-        std::unique_lock<std::mutex> lock(mutex);
-        may_end.wait(lock, [&] { return is_over; });
-      });
+      tried.emplace_back([&mutex] { const std::lock_guard<std::mutex> wait(mutex); });
   } catch (const std::exception& error) {
     problem = error.what();
   }
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    is_over = true;
-  }
-  may_end.notify_all();
+  hold.unlock();
   for (std::thread& thread : tried) thread.join();
   if (!problem.empty())
     throw Error(asked + ", but this process cannot start thread " + std::to_string(tried.size() + 1) + " of " +

