@@ -13,7 +13,19 @@ import threading
 from .first import Pieces
 from .lammps import Deck, notes, read_run, run_lammps, timings
 from .process import CommandError, run_command
-from .sizes import ATOM_STEPS, GROWTH, MILLION, MILLION_STEPS, PEER, PORTABLE, RANKS, RUN_SECONDS, SPEED, Context
+from .sizes import (
+    ATOM_STEPS,
+    CHOICES,
+    GROWTH,
+    MILLION,
+    MILLION_STEPS,
+    PEER,
+    PORTABLE,
+    RANKS,
+    RUN_SECONDS,
+    SPEED,
+    Context,
+)
 
 RELATIVE = 1e-4  # of LAMMPS' numbers of the first frame, to those of float64 on the CPU
 DRIFT = 1e-5  # eV/atom, beyond that of the CPU in float64
@@ -83,6 +95,26 @@ def speed(context: Context) -> Pieces:
             if body == "kernels":
                 rate = max(row["atom_steps_per_second"], 0.1 * rate)
             yield {"sizes": [row]}
+    yield from choices(context, first, rate)
+
+
+def choices(context: Context, network: str, rate: float) -> Pieces:
+    """Compilation (s) and steps (ms) with XLA's first choice of each product (`yes`) and with one that it timed."""
+    if context.platform == "cpu":
+        yield {"choices_note": "deterministic: on a CPU the option changes nothing, so neither was timed"}
+        return
+    atoms = CHOICES
+    steps = _steps(context, atoms, rate)
+    for word in ("yes", "no"):
+        # Without a cache, so that both compile all that they run.
+        deck = Deck(f"deterministic-{word}", network, atoms, steps, options=f"deterministic {word} cache off")
+        try:
+            found = timings(run_lammps(context, deck, context.left), deck)
+        except CommandError as error:
+            yield {"failures": [f"deterministic {word}, {atoms} atoms: {error}"]}
+            continue
+        kept = ("atoms", "steps", "compile_seconds", "ms_per_step", "ms_device", "bytes_per_atom")
+        yield {"choices": {word: {key: found[key] for key in kept}}}
 
 
 def growth(context: Context) -> Pieces:

@@ -154,6 +154,9 @@ def timings(run: Run, deck: Deck) -> dict[str, Any]:
         seconds, steps = loops[-1]
         result["flux_steps"] = steps
         result["flux_ms_per_step"] = 1e3 * seconds / steps
+    compiled = re.findall(r"programs compiled and \d+ loaded in (\S+) s", run.log)
+    if compiled:
+        result["compile_seconds"] = float(compiled[-1])
     memory = re.findall(r"(\S+) MiB of arrays, (\S+) MiB of scratch", run.log)
     if memory:
         arrays, scratch = map(float, memory[-1])

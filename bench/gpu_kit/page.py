@@ -181,6 +181,9 @@ def _rest(known: dict[str, Any]) -> list[str]:
     cold = results(known, "cell").get("equal_after_two_cold_starts")
     if cold is not None:
         lines.append(f"Forces after two cold starts are {'equal to the bit' if cold else 'not equal to the bit'}.")
+    for word, row in results(known, "speed").get("choices", {}).items():
+        compiled, step = row["compile_seconds"], row["ms_per_step"]
+        lines.append(f"deterministic {word}, {row['atoms']} atoms: compiled in {compiled:.1f} s, {step:.3f} ms/step.")
     for row in results(known, "copies").get("sizes", ()):
         lines.append(f"{row['atoms']} atoms as copies of one cell: forces within {row['error']:.1e} of the largest.")
     if run := results(known, "million").get("run"):

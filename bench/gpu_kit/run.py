@@ -47,7 +47,7 @@ PHASES = (
     Phase("cell", "a cell: both bodies, float32 and float64, against float64 of the CPU", "gpu_kit.cell", 90),
     Phase("compile", "programs of all sizes that follow, into the cache", "gpu_kit.programs", 120),
     Phase("lammps", "LAMMPS against LAMMPS on the CPU; 100 steps of NVE; heat flux", "gpu_kit.dynamics", 60),
-    Phase("speed", "molecular dynamics by size", "gpu_kit.dynamics", 110),
+    Phase("speed", "molecular dynamics by size", "gpu_kit.dynamics", 180),
     Phase("ceilings", "copies, transfers and matrix products", "gpu_kit.programs", 40),
     Phase("profile", "each program and kernel by itself", "gpu_kit.programs", 50),
     Phase("peers", "other potentials that this machine has", "gpu_kit.dynamics", 120),

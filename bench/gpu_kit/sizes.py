@@ -13,6 +13,7 @@ FOLDER = "so3krates-gpu-kit"
 SPEED = {"cuda": (864, 4_000, 32_000, 108_000, 500_000, 1_000_000), "cpu": (192,)}  # atoms
 PORTABLE: dict[str, tuple[int, ...]] = {"cuda": (4_000, 108_000), "cpu": ()}
 GROWTH = (2_000_000, 4_000_000, 8_000_000, 12_000_000)  # tried in turn until one does not fit
+CHOICES = 108_000  # atoms, with and without products that XLA has timed
 MILLION = {"cuda": 1_000_000, "cpu": 192}
 RANKS = {"cuda": 32_000, "cpu": 192}
 PEER = {"cuda": 108_000, "cpu": 192}

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from ase.build import bulk
+from gpu_kit import dynamics
 from gpu_kit.cell import copies_of
 from gpu_kit.dynamics import rate_of
 from gpu_kit.lammps import Deck, Run, read_run, tables, timings
+from gpu_kit.page import page
 from gpu_kit.process import CommandError, run_command
 from gpu_kit.run import merge
+from gpu_kit.sizes import CHOICES, Context
 
 import bench
 
@@ -64,6 +67,42 @@ def test_a_log_is_read() -> None:
     with pytest.raises(CommandError, match="LAMMPS wrote no table: nothing"):
         read_run(Run("nothing", 1.0))
     assert timings(Run(LOG, 3.0), Deck("name", "gan"))["start_seconds"] == pytest.approx(0.7)
+
+
+def verbose_log(word: str) -> str:
+    """Of 20 steps, as `verbose yes` writes it; compiled in 3 s with `deterministic yes`, else in 30."""
+    spent = (
+        "So3krates: on rank 0, programs 0.200 s, exchange of rows 0.000 s (0.000 MiB), lists 0.020 s, results 0.010 s; "
+        "0 of 21 evaluations with per-atom virials; waited 0.150 s for the device\n"
+    )
+    head = "Step Atoms PotEng TotEng\n0 1000 -12.5 -10.5\n"
+    room = (
+        "So3krates: room for 2000 atoms (3000 with images, 128 candidates, 64 neighbours each), 10.0 MiB of arrays, "
+        f"2.0 MiB of scratch; 9 programs compiled and 0 loaded in {3.0 if word == 'yes' else 30.0} s\n"
+    )
+    loops = [f"{head}Loop time of 0.4 on 1 procs for {n} steps with 1000 atoms\n{spent}" for n in (0, 3, 20)]
+    return room + "Neighbor list builds = 0\n".join([*loops, ""])
+
+
+def test_steps_with_and_without_timed_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decks: list[Deck] = []
+
+    def run(context: Context, deck: Deck, timeout: float) -> Run:
+        decks.append(deck)
+        return Run(verbose_log(deck.options.split()[1]), 9.0)
+
+    monkeypatch.setattr(dynamics, "run_lammps", run)
+    found: dict[str, Any] = {}
+    for piece in dynamics.choices(Context(tmp_path, tmp_path, "cuda:0", tmp_path), "gan", 1e6):
+        merge(found, piece)
+    assert [deck.options for deck in decks] == ["deterministic yes cache off", "deterministic no cache off"]
+    assert {deck.atoms for deck in decks} == {CHOICES} and len({deck.steps for deck in decks}) == 1
+    assert {word: row["compile_seconds"] for word, row in found["choices"].items()} == {"yes": 3.0, "no": 30.0}
+    assert found["choices"]["no"]["ms_per_step"] == pytest.approx(20.0)
+    kit = {"commit": "0" * 40, "made": "2026-01-01", "versions": {"so3krates": "1"}}
+    entry = {"what": "", "state": "passed", "results": found}
+    known = {"kit": kit, "date": "2026-01-01", "device": "cuda:0", "phases": {"speed": entry}}
+    assert "deterministic no, 1000 atoms: compiled in 30.0 s, 20.000 ms/step." in page(known)
 
 
 @pytest.mark.parametrize(
