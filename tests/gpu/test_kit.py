@@ -100,6 +100,7 @@ def test_every_phase(little_archive: Path, python: str, bare: dict[str, str], tm
     assert all(0 <= b["errors"]["forces"] < 2e-5 for b in phases["cell"]["bundles"].values())
     assert phases["peers"]["peers"]["other"]["ours_over_theirs"] > 0
     assert phases["speed"]["sizes"][0]["atom_steps_per_second"] > 0
+    assert "on a CPU" in phases["speed"]["choices_note"]
     assert {path.name for path in out.iterdir()} == {"gpu.json", "page.md", "log.txt"}
     assert "| student64 |" not in (out / "page.md").read_text() and "| kernels |" in (out / "page.md").read_text()
     recorded(known, tmp_path)
