@@ -5,12 +5,12 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent
 # Words in the path of a test file below this folder, of which one is enough: `make test ARGS="-m ranks"`.
 CONCERNS = {
-    "bundle": ("bundle", "export", "mlff", "storage"),
-    "data": ("data", "sampling", "selection"),
+    "bundle": ("bundle", "export", "kernel_version", "mlff", "storage"),
+    "data": ("data", "evaluate", "label", "sampling", "selection", "splits"),
     "docs": ("docs", "hints", "messages"),
     "flux": ("flux", "kappa"),
     "gpu": ("gpu/", "cuda"),
-    "install": ("cli", "doctor", "environment", "launchers", "packaging"),
+    "install": ("cli", "debian", "doctor", "environment", "launchers", "packaging"),
     "kernels": ("fused", "kernels", "matrix", "pair_potential"),
     "lammps": ("lammps/",),
     "model": ("checks", "derivatives", "model", "stages", "tables"),

@@ -74,6 +74,7 @@ def run(kind: str, arguments: list[str]) -> int:
     environment = {
         **os.environ,
         **options,
+        "JAX_PLATFORMS": "cpu",  # looking for a TPU ends a program with a sanitizer
         "PYTHONPATH": str(site),
         "LD_PRELOAD": preloaded(library),
         "SO3KRATES_PJRT_CPU": plugin,

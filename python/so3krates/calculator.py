@@ -8,6 +8,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from .hints import command
 from .runtime import Runtime, Turns
 
 if TYPE_CHECKING:
@@ -56,9 +57,10 @@ class So3kratesCalculator(Calculator):
             )
             return
         if device != "cpu":
+            exporting = command("so3krates", "export", bundle, "--platform", "cuda", "-o", f"{Path(bundle).name}.so3k")
             raise ValueError(
                 f"{bundle} is a model folder, which Python evaluates on the CPU; for device {device!r} export it: "
-                f"so3krates export {bundle} --platform cuda -o {Path(bundle).name}.so3k"
+                f"{exporting}"
             )
         from . import predictions
 

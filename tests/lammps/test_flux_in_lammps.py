@@ -53,7 +53,6 @@ def crystal() -> Atoms:
     atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat((3, 3, 2))
     random = np.random.default_rng(0)
     atoms.positions += random.normal(0.0, 0.1, atoms.positions.shape)
-    atoms.set_masses([10.0 if symbol == "Ga" else 20.0 for symbol in atoms.symbols])  # as Bench.write_data
     atoms.set_velocities(random.normal(0.0, 8.0 / PICOSECOND, atoms.positions.shape))
     return atoms
 

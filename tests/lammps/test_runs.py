@@ -145,7 +145,7 @@ def test_box_flips_under_npt(bench64: Bench, gan_cell: Atoms) -> None:
         tilts = []
         instance.commands_string(
             "neighbor 0.5 bin\nneigh_modify every 1 delay 0\nvelocity all create 300 7\n"
-            "fix 1 all npt temp 300 300 0.1 xy 3e6 3e6 0.05 x 0 0 0.1 flip yes\n"
+            "fix 1 all npt temp 300 300 0.1 xy 3e6 3e6 0.1 x 0 0 0.1 flip yes\n"
         )
         for _ in range(6):
             instance.command("run 5")

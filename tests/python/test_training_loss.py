@@ -171,7 +171,7 @@ def test_a_run_splits_its_batches(tmp_path: Path) -> None:
         )
         assert batch.mask.sum() == whole.mask.sum() > 0
     for one in (run, plain):
-        one.checkpoints.close()
+        one.place.checkpoints.close()
     with pytest.raises(TrainingError, match=r"a batch of 2 structures cannot be split into .*accumulate = 3"):
         train(settings(accumulate=3), frames, [], tmp_path / "few", quiet)
     with pytest.raises(TrainingError, match=r"training\.devices = 3, but JAX sees"):
