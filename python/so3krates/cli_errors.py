@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 OUR_PACKAGES = ("so3krates", "so3krates_export")
 # What is wrong with a command line, which typer says itself; it has the class from click, or from a copy of it.
-UsageError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 TRACEBACK = "SO3KRATES_TRACEBACK"  # the environment variable that asks for a traceback, as --debug does
 
 

@@ -147,11 +147,11 @@ class LabelSlopes:
         # What the ratio would be if these were the units of the data.
         expected = {pair: energy_factor(pair[0]) / energy * forces / force_factor(pair[1]) for pair in units}
         fitting = {pair: 1 / value for pair, value in expected.items() if pair != own}
-        advice = {f'energy_unit = "{e}" and forces_unit = "{f}"': v for (e, f), v in fitting.items()}
+        remedies = {f'energy_unit = "{e}" and forces_unit = "{f}"': v for (e, f), v in fitting.items()}
         sizes = [len(frame.positions) for frames in self._kinds.values() for frame in frames]
         # Energies per atom in place of the frame's.
-        advice["whole energies in place of energies per atom in the file"] = 1 / float(np.median(sizes))
-        return _explained(said, advice, slope)
+        remedies["whole energies in place of energies per atom in the file"] = 1 / float(np.median(sizes))
+        return _explained(said, remedies, slope)
 
     def _stress_finding(self, slope: Slope) -> Finding:
         said = f"energies change {slope.ratio:.3g} +- {slope.error:.1g} times as much as the stresses say"
