@@ -21,7 +21,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
-from blocks import LANGUAGES, ROOT, Block, blocks, lines_of, table_commands
+from blocks import LANGUAGES, PAGES, ROOT, Block, blocks, lines_of, table_commands
 from original import write_module
 
 SMALL_TRAINING = " ".join(
@@ -49,6 +49,7 @@ SMALLER = {  # sizes that a reader wants and a test does not
     r"repeats=\(3, 3, 2\)": "repeats=(2, 1, 1)",
     r"frames=50": "frames=1, equilibration=0.01, interval=0.01",
 }
+WIDEST = 120
 LIMIT = 300  # seconds for one block: a guard against hanging
 # What a page leaves out of a deck: the crystal, a third type of atoms, lines that stand on another page.
 CRYSTAL = """
@@ -250,3 +251,15 @@ def test_python(block: Block, folder: Path) -> None:
     )
     (folder / "block.py").write_text(start + smaller(block.text))
     shell("rm -rf hot.extxyz*; python block.py", folder)
+
+
+def test_prose_fits_a_screen() -> None:
+    """A sentence begins on a line of its own; only tables and code may be wider than 120."""
+    wide = []
+    for page in PAGES:
+        code = False
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+            code ^= line.lstrip().startswith("```")
+            if not code and len(line) > WIDEST and not line.startswith("|"):
+                wide.append(f"{page.name}:{number}: {len(line)}")
+    assert wide == []
