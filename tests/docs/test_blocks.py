@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -140,7 +141,7 @@ def shell(command: str, folder: Path) -> str:
 
 
 def a_make_target(command: str, folder: Path) -> None:
-    shell(f"make -n -C {ROOT} {' '.join(command.split()[1:])}", folder)
+    shell(f"make -n -C {shlex.quote(str(ROOT))} {' '.join(command.split()[1:])}", folder)
 
 
 def an_extra(command: str, folder: Path) -> None:
@@ -152,7 +153,7 @@ def an_extra(command: str, folder: Path) -> None:
 
 def options_of_the_kit(command: str, folder: Path) -> None:
     """Has tests of its own; here its options are looked for in its help."""
-    text = shell(f"{sys.executable} {ROOT / 'bench' / 'gpu'} --help", folder)
+    text = shell(shlex.join([sys.executable, str(ROOT / "bench" / "gpu"), "--help"]), folder)
     for option in re.findall(r"--[\w-]+", command):
         assert option in text
 
