@@ -224,6 +224,9 @@ PYBIND11_MODULE(_harness, m) {
   m.def(
       "check_positions",
       [](const Doubles& positions, const std::vector<std::string>& symbols) {
+        if (static_cast<std::size_t>(positions.size()) != 3 * symbols.size())
+          throw Error(std::to_string(positions.size()) + " coordinates for " + std::to_string(symbols.size()) +
+                      " atoms");
         const auto name = [&](int i) { return "atom " + std::to_string(i) + " (" + symbols.at(i) + ")"; };
         so3krates::check_positions(positions.data(), static_cast<int>(symbols.size()), nullptr, name);
       },
