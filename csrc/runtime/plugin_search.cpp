@@ -81,7 +81,13 @@ std::string pip_install(const std::string& what) {
   // site-packages lies in lib/pythonX.Y of the environment.
   std::error_code error;
   const fs::path python = site_packages().parent_path().parent_path().parent_path() / "bin" / "python";
-  return (fs::exists(python, error) ? python.string() + " -m " : std::string()) + "pip install '" + what + "'";
+  std::string program = python.string();
+  if (program.find_first_of(" \t\"'$&;()*?[]<>|\\`") != std::string::npos) {
+    for (std::size_t at = 0; (at = program.find('\'', at)) != std::string::npos; at += 4)
+      program.replace(at, 1, "'\\''");
+    program = "'" + program + "'";
+  }
+  return (fs::exists(python, error) ? program + " -m " : std::string()) + "pip install '" + what + "'";
 }
 
 int cuda_release_of(const std::string& plugin) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_demo_ends_with_a_line_that_runs(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_pip_is_that_of_this_environment() -> None:
     line = hints.pip_install("numpy>=1")
-    assert line.startswith(sys.executable) and line.endswith("'numpy>=1'")
+    assert line.startswith(shlex.quote(sys.executable)) and line.endswith("'numpy>=1'")
     assert "already satisfied: numpy" in shell(f"{line} --dry-run --no-index", ROOT, PLAIN_PATH)
 
 
