@@ -77,7 +77,8 @@ def run(code: str, **variables: str) -> str:
 def test_plugin_is_found_in_another_site_folder(tmp_path: Path) -> None:
     """As `pip install --user` leaves it over a plugin that the system has."""
     shutil.copytree(Path(so3krates.__file__).parent, tmp_path / "so3krates")
-    code = "import so3krates._harness as h; print(h.__file__, h.pjrt.Client().platform, h.pjrt.find_plugin('cpu')[0], sep='\\n')"
+    found = "h.__file__, h.pjrt.Client().platform, h.pjrt.find_plugin('cpu')[0]"
+    code = f"import so3krates._harness as h; print({found}, sep='\\n')"
     harness, platform, plugin = run(code, PYTHONPATH=str(tmp_path)).splitlines()
     assert Path(harness).parent == tmp_path / "so3krates"
     assert platform == "cpu"
