@@ -74,9 +74,9 @@ def run(kind: str, arguments: list[str]) -> int:
     environment = {
         **os.environ,
         **options,
-        "JAX_PLATFORMS": "cpu",  # looking for a TPU ends a program with a sanitizer
         "PYTHONPATH": str(site),
-        "LD_PRELOAD": preloaded(library),
+        # It looks for what throws exceptions in the C++ library as it starts, which Python alone does not load.
+        "LD_PRELOAD": f"{preloaded(library)} {preloaded('libstdc++.so.6')}",
         "SO3KRATES_PJRT_CPU": plugin,
         "SO3KRATES_CACHE": str(site.parent / "cache"),
     }
