@@ -24,8 +24,9 @@ setup: .venv/ready
 demo: setup
 	@$(BIN)/so3krates demo
 
-# XLA's plugin for CUDA and NVRTC compile for GPUs on machines without one; newer plugins crash where they find no ptxas. Beside the environment, not in it: there
-# every process that imports JAX would look for a GPU. Without them the tests that need them say so and are skipped.
+# XLA's plugin for CUDA and NVRTC compile for GPUs on machines without one; newer plugins crash where they find no ptxas.
+# Beside the environment, not in it: there every process that imports JAX would look for a GPU. Without them the tests
+# that need them say so and are skipped.
 .venv/cuda: .venv/requirements
 	-@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ nvidia-cuda-nvrtc-cu12 nvidia-cuda-nvcc-cu12 \
 	  jax-cuda12-pjrt==$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("jax"))')
