@@ -233,14 +233,15 @@ def measure_stages(atoms: Atoms, threads: int) -> dict[str, float]:
     import jax.numpy as jnp
     from so3krates.kernels import register_kernels
     from so3krates.model.reductions import tabulated
-    from so3krates_export.fused import build_fused_plan, fused_weights
-    from so3krates_export.plan import Call
+    from so3krates_export.fused import fused_weights
+    from so3krates_export.fused_body import FusedBody
+    from so3krates_export.plan import Call, build_plan
 
     register_kernels()
     with jax.enable_x64(True):
         config, params = tabulated(model().config, model().params, 256)
         weights = {k: np.asarray(v, "float32") for k, v in fused_weights(config, params, [31, 7]).items()}
-        plan = build_fused_plan(config, "float32", 2, threads=threads)
+        plan = build_plan(FusedBody(config, "float32", 2, threads=threads), config.layers)
         inputs = host_arrays(atoms, config.cutoff + 0.5)
         sizes = {
             "rows": len(atoms),

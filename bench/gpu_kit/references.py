@@ -20,10 +20,11 @@ from ase.build import bulk
 from so3krates import _harness
 from so3krates.runtime import Runtime
 from so3krates.storage import Model
-from so3krates_export.cuda import CALL, _Stages, build_cuda_plan
+from so3krates_export.cuda import CALL
+from so3krates_export.cuda_body import CudaBody, kernel_call
 from so3krates_export.fused import fused_weights
 from so3krates_export.lowering import lower
-from so3krates_export.plan import Call
+from so3krates_export.plan import Call, build_plan
 
 import bench
 
@@ -107,18 +108,18 @@ def _recorded(model: Model, atoms: Atoms, precision: str, channels: int) -> list
     """The first call of each kernel while a schedule is run operation by operation."""
     config = model.config
     found: dict[str, _Recorded] = {}
-    call = _Stages._call
 
-    def recording(stages: Any, kernel: str, inputs: tuple[Any, ...], *rest: Any, **options: Any) -> list[Any]:
-        outputs = call(stages, kernel, inputs, *rest, **options)
-        run = lambda *given: call(stages, kernel, given, *rest, **options)  # noqa: E731
+    def recording(sizes: str, kernel: str, inputs: tuple[Any, ...], results: list[Any], **launch: int) -> list[Any]:
+        outputs = kernel_call(sizes, kernel, inputs, results, **launch)
+        run = lambda *given: kernel_call(sizes, kernel, given, results, **launch)  # noqa: E731
         found.setdefault(kernel, _Recorded(kernel, inputs, tuple(outputs), run))
         return outputs
 
     with jax.enable_x64(True), jax.disable_jit():
         numbers = [jnp.asarray([{"Ga": 31, "N": 7}[e] for e in model.elements])]
         weights = fused_weights(config, model.params, [int(n) for n in numbers[0]])
-        plan = build_cuda_plan(config, precision, len(model.elements), channels, len(atoms))
+        body = CudaBody(config, precision, len(model.elements), channels, len(atoms), run=recording)
+        plan = build_plan(body, config.layers)
         inputs = bench.host_arrays(atoms, config.cutoff + SKIN)
         sizes = {"rows": len(atoms), "atoms": len(inputs["positions"]), "candidates": inputs["candidates"].shape[1]}
         sizes["neighbours"] = 64
@@ -126,14 +127,10 @@ def _recorded(model: Model, atoms: Atoms, precision: str, channels: int) -> list
         arrays = {n: jnp.zeros([sizes.get(d, d) for d in a.shape], a.dtype) for n, a in plan.arrays.items()}
         arrays |= {n: jnp.asarray(np.asarray(v, precision)) for n, v in weights.items()}
         arrays |= {n: jnp.asarray(v) for n, v in inputs.items()}
-        _Stages._call = recording  # type: ignore[method-assign]
-        try:
-            for step in plan.steps:
-                if isinstance(step, Call):
-                    results = plan.programs[step.program](*[arrays[n] for n in step.inputs])
-                    arrays.update(zip(step.outputs, results, strict=True))
-        finally:
-            _Stages._call = call  # type: ignore[method-assign]
+        for step in plan.steps:
+            if isinstance(step, Call):
+                results = plan.programs[step.program](*[arrays[n] for n in step.inputs])
+                arrays.update(zip(step.outputs, results, strict=True))
     return list(found.values())
 
 

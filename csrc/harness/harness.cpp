@@ -11,7 +11,9 @@
 #include <tuple>
 #include <vector>
 
+#include "agreement.h"
 #include "bundle.h"
+#include "cuda_kernels.h"
 #include "error.h"
 #include "evaluator.h"
 #include "structure_checks.h"
@@ -232,7 +234,11 @@ PYBIND11_MODULE(_harness, m) {
       },
       "positions"_a, "symbols"_a, "Raises StructureError where one of the positions [atoms, 3] is not finite.");
 
-  m.attr("CPU_KERNEL_VERSION") = so3krates::kCpuKernelVersion;
+  m.attr("GPU_KERNEL_CALL") = so3krates::cuda::kCall;
+  m.def("kernel_constants", &so3krates::kernel_constants);
+  m.def("kernel_cutoff_functions", &so3krates::kernel_cutoff_functions);
+  m.def("kernel_widths", &so3krates::kernel_widths, "features"_a, "heads"_a, "degrees"_a, "hidden"_a, "readout"_a,
+        "See csrc/runtime/agreement.h.");
 
   py::class_<Bundle>(m, "Bundle", "A verified bundle, as C++ reads it.")
       .def_static(

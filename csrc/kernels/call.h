@@ -20,10 +20,6 @@ namespace so3krates::kernels {
 
 namespace ffi = xla::ffi;
 
-inline int rounded_up(int n, int unit) {
-  return (n + unit - 1) / unit * unit;
-}
-
 // An attribute. Throws std::invalid_argument where there is none of this name and type.
 std::int64_t integer(const ffi::Dictionary& attributes, const char* name);
 // Throws std::invalid_argument where the attributes are not those of a network that the kernels compute.

@@ -1,4 +1,4 @@
-// The kernels as XLA custom calls. Arguments come by position as so3krates_export/fused.py gives them; arrays that a
+// The kernels as XLA custom calls. Arguments come by position as so3krates_export/fused_body.py gives them; arrays that a
 // call fills come last and share their memory with the results.
 #include <algorithm>
 #include <functional>

@@ -1,5 +1,5 @@
-// How rows of atoms, weights and pairs lie in memory: shared by the exporter (so3krates_export/fused.py), the handlers
-// and the kernels.
+// How rows of atoms, weights and pairs lie in memory: for the handlers, the kernels and, by runtime/agreement.h, the
+// exporter (so3krates_export/fused.py).
 //
 // Features lie interleaved: feature n of head h at n * group + h, where `group` is the number of heads rounded up to 1,
 // 2 or 4, so that sums over a head's features are additions of whole vectors. The geometric attention's features lie
@@ -8,11 +8,12 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace so3krates::kernels {
 
 // Of the custom calls that a bundle makes: their arguments, their results, and how these lie in memory. A bundle of
-// another version is refused. Also in so3krates_export/fused.py.
+// another version is refused.
 constexpr int kVersion = 2;
 
 constexpr int kPadding = 16;       // elements; a whole number of vectors on every instruction set
@@ -24,6 +25,7 @@ constexpr int kMostThreads = 256;  // that share pairs
 constexpr int kMostBlocks = 2 * kMostThreads;
 
 enum class Cutoff : std::int64_t { cosine = 0, phys = 1, polynomial = 2, exponential = 3 };
+constexpr const char* kCutoffNames[] = {"cosine", "phys", "polynomial", "exponential"};
 
 struct Layout {
   // Feature attention: `head_features` groups of `group` heads.
@@ -53,6 +55,21 @@ struct Layout {
   int nodes;                         // of the splines
   double spline_start, spline_step;  // in exp(-d / A)
 };
+
+// What all widths follow from; hidden: of one degree filter, readout: of the energy head.
+struct NetworkSizes {
+  int features, heads;
+  std::vector<std::int64_t> degrees;
+  int hidden, readout;
+};
+
+// The widths and strides of a network, all else 0. Throws std::invalid_argument for one that the kernels do not
+// compute.
+Layout widths_of(const NetworkSizes& network);
+
+constexpr int rounded_up(int n, int unit) {
+  return (n + unit - 1) / unit * unit;
+}
 
 // Pairs as pairs.h lists them; a neighbour n >= 0 stands for both directions, ~n for the listing row's side alone.
 template <typename Real>

@@ -21,12 +21,16 @@ from so3krates.storage import Model
 from .bundle import PRECISIONS, write_bundle
 from .bundle_checks import printable, results_of, with_sources
 from .cuda import KERNEL_VERSION as GPU_KERNEL_VERSION
-from .cuda import build_cuda_plan, check_cuda, kernel_shared_bytes, kernel_sizes
-from .fused import KERNEL_VERSION, FusedError, build_fused_plan, check_fused, fused_weights
+from .cuda import check_cuda, kernel_shared_bytes, kernel_sizes
+from .cuda_body import CudaBody
+from .fused import KERNEL_VERSION, FusedError, check_fused, fused_weights
+from .fused_body import FusedBody
 from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
 from .moves import MOVED_ROWS, moves_of
-from .plan import VIRIAL_CHANNELS, Array, Call, Plan, build_plan, weight_arrays
+from .outputs import extra_outputs
+from .plan import VIRIAL_CHANNELS, Array, Body, Call, Plan, build_plan
+from .portable_body import PortableBody, weight_arrays
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
 
 PLATFORMS = ("cpu", "cuda")
@@ -106,15 +110,18 @@ def export_model(
         if is_portable:
             weights |= weight_arrays(params, numbers)
         weights = {name: np.asarray(value, real) for name, value in weights.items()}
-        plans = {}
+        bodies: dict[str, Body] = {}
         for schedule, channels in SCHEDULES.items():
             if body == "fused":
-                build = build_cuda_plan if on_gpu else build_fused_plan
-                plans[schedule] = build(config, real, len(numbers), channels)
+                of_kernels = CudaBody if on_gpu else FusedBody
+                bodies[schedule] = of_kernels(config, real, len(numbers), channels)
             if is_portable:
                 portable = [name for name in weights if not name.startswith("weights/fused/")]
                 name = f"portable_{schedule}" if body == "fused" else schedule
-                plans[name] = build_plan(config, real, portable, channels, row_block)
+                bodies[name] = PortableBody(config, real, portable, channels, row_block)
+        plans = {
+            name: build_plan(body, config.layers, extra_outputs(body, config.layers)) for name, body in bodies.items()
+        }
         moves: dict[str, list[str]] = {}
         moving = []
         if on_gpu:

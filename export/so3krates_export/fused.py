@@ -1,30 +1,25 @@
-"""The stages as fused CPU kernels (csrc/kernels): weights in their layout, and the plan that calls them."""
+"""Weights in the layout of the fused kernels (csrc/kernels/layout.h), which those for a GPU share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from so3krates.model.config import CUTOFF_FUNCTIONS, ModelConfig
+from so3krates import _harness
+from so3krates.model.config import ModelConfig
 from so3krates.model.harmonics import invariants
 from so3krates.model.network import Params
-from so3krates.model.radial_basis import spline_range
 from so3krates.model.reductions import FILTERS, collapsed_first_layer, is_tabulated
 
-from .plan import VIRIAL_CHANNELS, Array, Call, Plan, Refresh, adjoint_name, evaluator_arrays
-
-# As in csrc/kernels/layout.h and pairs.h.
-PADDING = 16
-QUAD = 4
-ROUNDS = 8
-MOST_THREADS = 256
-SCHEDULE_ENTRIES = 1 + (2 * MOST_THREADS + 1) + ROUNDS + ROUNDS * MOST_THREADS
-# Of the calls and of the layout of what they are given: to be raised with kVersion in csrc/kernels/layout.h.
-KERNEL_VERSION = 2
+_CONSTANTS: dict[str, int] = _harness.kernel_constants()
+QUAD = _CONSTANTS["quad"]
+ROUNDS = _CONSTANTS["rounds"]
+SCHEDULE_ENTRIES = _CONSTANTS["schedule_entries"]
+KERNEL_VERSION = _CONSTANTS["cpu_version"]
+CUTOFF_NUMBERS = {name: number for number, name in enumerate(_harness.kernel_cutoff_functions())}
 
 
 class FusedError(ValueError):
@@ -52,34 +47,15 @@ class Widths(NamedTuple):
 
 
 def widths(config: ModelConfig) -> Widths:
-    """Sizes of the rows of a network that `check_fused` accepts."""
-
-    def padded(n: int, unit: int = PADDING) -> int:
-        return -(-n // unit) * unit
-
-    group = {1: 1, 2: 2}.get(config.heads, 4)
-    head_features = config.features // config.heads
-    features = padded(head_features * group)
-    block_width = config.features // len(config.degrees)
-    geometric = padded(block_width) * len(config.degrees)
-    orders = padded(config.orders)
-    hidden, readout = config.spherical_filter_features[0], config.readout_features[0]
+    """Sizes of the rows of a network that `check_fused` accepts, as the kernels themselves have them."""
     return Widths(
-        head_features=head_features,
-        group=group,
-        feature_width=head_features * group,
-        feature_stride=features,
-        block_width=block_width,
-        block_stride=padded(block_width),
-        geometric_stride=geometric,
-        order_stride=orders,
-        hidden=hidden,
-        hidden_stride=padded(2 * hidden),
-        hidden_columns=padded(hidden, QUAD),
-        readout=readout,
-        readout_stride=padded(readout),
-        row_stride=3 * features + 2 * geometric + orders,
-        message_stride=features + orders,
+        **_harness.kernel_widths(
+            features=config.features,
+            heads=config.heads,
+            degrees=list(config.degrees),
+            hidden=config.spherical_filter_features[0],
+            readout=config.readout_features[0],
+        )
     )
 
 
@@ -90,6 +66,7 @@ def check_fused(config: ModelConfig) -> None:
         if not condition:
             raise FusedError(f"the fused kernels do not compute {what}: export with {advice}")
 
+    require(config.cutoff_function in CUTOFF_NUMBERS, f"cutoff_function = {config.cutoff_function!r}")
     require(config.heads <= QUAD, f"heads = {config.heads} (at most {QUAD})")
     require(not config.layer_normalization, "layer_normalization")
     require(not config.residual_mlp_1 and not config.residual_mlp_2, "residual_mlp_1 or residual_mlp_2")
@@ -232,166 +209,3 @@ def _readout_weights(config: ModelConfig, readout: Params) -> dict[str, np.ndarr
         "out": np.pad(dense_1["kernel"][:, 0], (0, rest)),
         "out_bias": dense_1["bias"],
     }
-
-
-def build_fused_plan(config: ModelConfig, precision: str, elements: int, channels: int = 1, threads: int = 0) -> Plan:
-    """The stages as custom calls; arguments as in `plan.build_plan`.
-
-    config: of a tabulated network. elements: number of species. threads: how many share the pairs, 0: the
-    client's. Every array that a call fills is handed in and updated in place.
-    """
-    check_fused(config)
-    w, real = widths(config), precision
-    virials = ["atom_virials"] if channels == VIRIAL_CHANNELS else []
-    adjoints, coefficients_adjoint, projection_adjoints = (
-        adjoint_name(name, channels) for name in ("adjoints", "coefficients_adjoint", "projection_adjoints")
-    )
-    arrays = evaluator_arrays(real, channels) | {
-        "ends": Array("int32", ("rows", ROUNDS), "state"),
-        "order": Array("int32", ("rows",), "state"),
-        "schedule": Array("int32", (SCHEDULE_ENTRIES,), "state"),
-        "coefficients": Array(real, ("rows", elements, QUAD), "state"),
-        coefficients_adjoint: Array(real, ("rows", channels, elements, QUAD), "state"),
-        adjoints: Array(real, ("rows", channels, w.message_stride), "state"),
-    }
-    for k in range(config.layers):
-        arrays[f"attended_euclidean_{k}"] = Array(real, ("rows", w.order_stride), "state")
-        arrays[f"exchange_scale_{k}"] = Array(real, ("rows", QUAD), "state")
-        arrays[f"features_{k + 1}"] = Array(real, ("rows", w.feature_stride), "state")
-        arrays[f"euclidean_{k + 1}"] = Array(real, ("rows", w.order_stride), "state")
-    if config.layers > 1:
-        arrays["projections"] = Array(real, ("rows", w.row_stride), "state")
-        arrays[projection_adjoints] = Array(real, ("rows", channels, w.row_stride), "state")
-
-    builder = _Builder(arrays, _attributes(config, precision, elements, threads))
-    table = ["vectors", "neighbours", "ends", "order", "schedule"]
-    gradients = ["forces", *virials]
-
-    def state(k: int) -> list[str]:
-        return [f"features_{k}", f"euclidean_{k}"]
-
-    def weights(k: int, *names: str) -> list[str]:
-        return [f"weights/fused/layers_{k}/{name}" for name in names]
-
-    def after(k: int) -> list[str]:
-        return [f"attended_euclidean_{k}", *state(k + 1), f"exchange_scale_{k}"]
-
-    def project(k: int) -> None:
-        names = [*weights(k, "feature", "geometric"), *state(k), "row_count"]
-        builder.call("project", names, into=["projections"])
-
-    builder.call(
-        "pairs",
-        ["positions", "row_of_atom", "atom_of_row", "candidates", "candidate_count", "owned_count"],
-        into=table,
-        last=["neighbours_needed"],
-    )
-    first = [f"weights/fused/first/{name}" for name in ("embedding", "values", "table")]
-    builder.call(
-        "first_layer",
-        [*first, *weights(0, "exchange", "exchange_bias"), "species", *table, "owned_count"],
-        into=["coefficients", *after(0)],
-    )
-    for k in range(1, config.layers):
-        builder.refresh(state(k))
-        project(k)
-        filters = weights(k, "table", "hidden_in", "hidden_out", "exchange", "exchange_bias")
-        builder.call("layer", [*filters, *state(k), "projections", *table, "owned_count"], into=after(k))
-    head = [f"weights/fused/readout/{name}" for name in ("hidden", "hidden_t", "bias", "out", "out_bias")]
-    builder.call(
-        "readout",
-        [*head, state(config.layers)[0], "owned_count"],
-        first=["energy", "strain_gradient"],
-        into=["atom_energies", adjoints, *gradients],
-        channels=channels,
-    )
-    for k in reversed(range(config.layers)):
-        kept = [f"attended_euclidean_{k}", f"exchange_scale_{k}"]
-        inputs = [*weights(k, "exchange_t"), *kept, "owned_count"]
-        builder.call("exchange_adjoint", inputs, into=[adjoints], channels=channels)
-        builder.refresh([adjoints])
-        if k == 0:
-            builder.call(
-                "first_layer_adjoint",
-                [*first[1:], "species", adjoints, *table, "row_count"],
-                into=["strain_gradient", coefficients_adjoint, *gradients],
-                channels=channels,
-            )
-            break
-        if k + 1 < config.layers:
-            project(k)
-        names = ("table", "hidden_in", "hidden_out", "hidden_out_t", "feature_t", "geometric_t")
-        builder.call(
-            "layer_adjoint",
-            [*weights(k, *names), "projections", *table, "owned_count"],
-            into=["strain_gradient", projection_adjoints, adjoints, *gradients],
-            channels=channels,
-        )
-    return Plan(arrays, builder.programs, builder.steps)
-
-
-def _attributes(config: ModelConfig, precision: str, elements: int, threads: int) -> dict[str, Any]:
-    """What the kernels need to know besides their arguments."""
-    least, spacing = spline_range(config.radial_functions, config.cutoff, config.spline_start)
-    whole = {
-        "features": config.features,
-        "heads": config.heads,
-        "hidden": config.spherical_filter_features[0],
-        "readout": config.readout_features[0],
-        "elements": elements,
-        "cutoff_function": CUTOFF_FUNCTIONS.index(config.cutoff_function),
-        "polynomial_order": config.polynomial_order,
-        "nodes": config.radial_functions,
-        "real_bytes": np.dtype(precision).itemsize,
-        "threads": threads,
-    }
-    numbers = {"cutoff": config.cutoff, "spline_start": least, "spline_step": spacing}
-    return (
-        {name: np.int64(value) for name, value in whole.items()}
-        | {name: np.float64(value) for name, value in numbers.items()}
-        | {"degrees": np.asarray(config.degrees, np.int64)}
-    )
-
-
-class _Builder:
-    """Collects programs of one custom call each, and the steps that run them."""
-
-    def __init__(self, arrays: dict[str, Array], attributes: dict[str, Any]) -> None:
-        self._arrays = arrays
-        self._attributes = attributes
-        self.programs: dict[str, Callable[..., tuple[jax.Array, ...]]] = {}
-        self.steps: list[Call | Refresh] = []
-
-    def call(
-        self,
-        kernel: str,
-        inputs: Sequence[str],
-        into: Sequence[str],
-        first: Sequence[str] = (),
-        last: Sequence[str] = (),
-        channels: int = 1,
-    ) -> None:
-        """Results are `first`, `into` (updated in place), `last`; channels: of the adjoints among them."""
-        new = {name: self._arrays[name] for name in (*first, *last)}
-        before = len(first)
-
-        def program(*arguments: jax.Array) -> tuple[jax.Array, ...]:
-            given = arguments[len(inputs) :]
-
-            def fresh(names: Sequence[str]) -> list[jax.ShapeDtypeStruct]:
-                return [jax.ShapeDtypeStruct(new[name].shape, new[name].dtype) for name in names]
-
-            results = [*fresh(first), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in given), *fresh(last)]
-            aliases = {len(inputs) + k: before + k for k in range(len(given))}
-            return tuple(
-                jax.ffi.ffi_call(f"so3krates_{kernel}", results, input_output_aliases=aliases)(
-                    *arguments, **self._attributes
-                )
-            )
-
-        program.__name__ = adjoint_name(kernel, channels)
-        self.programs.setdefault(program.__name__, program)
-        self.steps.append(Call(program.__name__, (*inputs, *into), (*first, *into, *last)))
-
-    def refresh(self, names: list[str]) -> None:
-        self.steps.append(Refresh(tuple(names)))

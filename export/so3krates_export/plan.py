@@ -1,17 +1,13 @@
-"""The stages of a network as programs, arrays and the order in which they run (docs/bundle.md)."""
+"""The one order in which the stages of a network run (docs/architecture.md), whatever body computes them."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
 import jax
-import numpy as np
-from flax.traverse_util import unflatten_dict
-from so3krates.model import stages
-from so3krates.model.config import ModelConfig
-from so3krates.model.network import Params
+
+VIRIAL_CHANNELS = 4  # of the adjoint that gives per-atom virials
 
 
 class Array(NamedTuple):
@@ -36,12 +32,115 @@ class Refresh(NamedTuple):
     arrays: tuple[str, ...]
 
 
-VIRIAL_CHANNELS = 4  # of the adjoint that gives per-atom virials
+class Plan(NamedTuple):
+    """All that is needed to run a network stage by stage."""
+
+    arrays: dict[str, Array]
+    programs: dict[str, Callable[..., tuple[jax.Array, ...]]]  # positional, in the order of a call's inputs
+    steps: list[Call | Refresh]
+
+    def donated(self, call: Call) -> tuple[int, ...]:
+        """Positions of inputs that are updated in place."""
+        return tuple(k for k, name in enumerate(call.inputs) if name in call.outputs)
+
+
+class Stage(NamedTuple):
+    """A call and the program that it runs."""
+
+    call: Call
+    function: Callable[..., tuple[jax.Array, ...]]
+
+
+class Body(Protocol):
+    """How each stage is computed, on which arrays; never when.
+
+    A stage may be None where a body has no use for it. Stages of one name are one program, which layers share.
+    """
+
+    arrays: dict[str, Array]  # of its own, besides `evaluator_arrays`
+    prefix: str  # of names that another body in the same bundle may have too
+    precision: str  # numpy name of the network's dtype
+    channels: int  # of the adjoint: 1, or 4 with per-atom virials
+    row_block: int  # rows that portable loops handle at once
+    message_adjoint: tuple[str, ...]  # what `layer_adjoint` reads of other rows
+
+    def state(self, k: int) -> tuple[str, ...]:
+        """What layer k reads of other rows: features first, and Euclidean variables."""
+
+    def pairs(self) -> Stage:
+        """Pairs within the cutoff from the candidate lists, and the largest number of a row."""
+
+    def embed(self) -> Stage | None:
+        """`state(0)` from the species."""
+
+    def project(self, k: int) -> Stage | None:
+        """Queries, keys and values of layer k, of all rows."""
+
+    def layer(self, k: int) -> Stage:
+        """Attention and exchange block of layer k."""
+
+    def readout(self) -> Stage:
+        """Energies and their adjoint; sets what the adjoints of the layers add to."""
+
+    def exchange_adjoint(self, k: int) -> Stage:
+        """Adjoints of the sums of layer k's messages."""
+
+    def layer_adjoint(self, k: int) -> Stage:
+        """Adds layer k's part to forces, strain gradient and per-atom virials."""
+
+
+def build_plan(body: Body, layers: int, more: Iterable[Addition] = ()) -> Plan:
+    """Energies and their derivatives, stage by stage, and then each of `more`, which all arrays are there for."""
+    arrays = evaluator_arrays(body.precision, body.channels) | body.arrays
+    programs: dict[str, Callable[..., tuple[jax.Array, ...]]] = {}
+    steps: list[Call | Refresh] = []
+
+    def run(stage: Stage | None) -> None:
+        if stage is not None:
+            programs.setdefault(stage.call.program, stage.function)
+            steps.append(stage.call)
+
+    run(body.pairs())
+    run(body.embed())
+    for k in range(layers):
+        if k > 0:
+            steps.append(Refresh(body.state(k)))
+        run(body.project(k))
+        run(body.layer(k))
+    run(body.readout())
+    for k in reversed(range(layers)):
+        run(body.exchange_adjoint(k))
+        steps.append(Refresh(body.message_adjoint))
+        if k + 1 < layers:  # those of the last layer are still there
+            run(body.project(k))
+        run(body.layer_adjoint(k))
+    for addition in more:
+        arrays |= addition.arrays
+        run(addition.stage)
+    return Plan(arrays, programs, steps)
+
+
+class Addition(NamedTuple):
+    """A stage that runs after all others, and the arrays that it brings: a term, or an output."""
+
+    stage: Stage
+    arrays: dict[str, Array]
 
 
 def adjoint_name(name: str, channels: int) -> str:
     """Name of an array or a program whose shapes depend on the number of adjoint channels."""
     return name if channels == 1 else f"{name}_{channels}"
+
+
+def tree_stage(program: str, function: Callable[..., Any], inputs: Any, outputs: Any) -> Stage:
+    """A stage of a function of trees; inputs and outputs: such trees with names in place of arrays."""
+    names, structure = jax.tree.flatten(inputs)
+
+    def positional(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(jax.tree.leaves(function(*jax.tree.unflatten(structure, arrays))))
+
+    positional.__name__ = program
+    return Stage(Call(program, tuple(names), tuple(jax.tree.leaves(outputs))), positional)
 
 
 def evaluator_arrays(precision: str, channels: int) -> dict[str, Array]:
@@ -66,178 +165,3 @@ def evaluator_arrays(precision: str, channels: int) -> dict[str, Array]:
     if channels == VIRIAL_CHANNELS:
         arrays["atom_virials"] = Array("float64", ("rows", 3, 3), "output")
     return arrays
-
-
-class Plan(NamedTuple):
-    """All that is needed to run a network stage by stage."""
-
-    arrays: dict[str, Array]
-    programs: dict[str, Callable[..., tuple[jax.Array, ...]]]  # positional, in the order of a call's inputs
-    steps: list[Call | Refresh]
-
-    def donated(self, call: Call) -> tuple[int, ...]:
-        """Positions of inputs that are updated in place."""
-        return tuple(k for k, name in enumerate(call.inputs) if name in call.outputs)
-
-
-def weight_arrays(params: Params, atomic_numbers: list[int]) -> dict[str, np.ndarray]:
-    """Weights by their names in the plan; the embedding is reduced to the rows of `atomic_numbers`."""
-    from flax.traverse_util import flatten_dict
-
-    weights = {f"weights/{name}": np.asarray(value) for name, value in flatten_dict(params, sep="/").items()}
-    weights["weights/embedding/embedding"] = weights["weights/embedding/embedding"][np.asarray(atomic_numbers)]
-    return weights
-
-
-def build_plan(
-    config: ModelConfig,
-    precision: str,
-    weight_names: list[str],
-    channels: int = 1,
-    row_block: int = stages.ROW_BLOCK,
-) -> Plan:
-    """The stages for energies, forces and strain gradient; channels = 4 adds per-atom virials.
-
-    precision: numpy name of the network's dtype. weight_names: as given by `weight_arrays`. row_block: rows that loops
-    handle at once, a divisor of every capacity of rows. Plans of different channels
-    share the arrays and programs that do not depend on them.
-    """
-    f, m = config.features, config.orders
-    adjoint, message_adjoint = (
-        tuple(adjoint_name(f"{kind}_{part}", channels) for part in ("features", "euclidean"))
-        for kind in ("adjoint", "message_adjoint")
-    )
-    arrays = evaluator_arrays(precision, channels) | {
-        "counts": Array("int32", ("rows",), "state"),
-    }
-    for features, euclidean in (adjoint, message_adjoint):
-        arrays[features] = Array(precision, ("rows", channels, f), "state")
-        arrays[euclidean] = Array(precision, ("rows", channels, m), "state")
-    for name in stages.Projections._fields:
-        arrays[name] = Array(precision, ("rows", f), "state")
-    for k in range(config.layers + 1):
-        arrays[f"features_{k}"] = Array(precision, ("rows", f), "state")
-        arrays[f"euclidean_{k}"] = Array(precision, ("rows", m), "state")
-    for k in range(config.layers):
-        arrays[f"attended_features_{k}"] = Array(precision, ("rows", f), "state")
-        arrays[f"attended_euclidean_{k}"] = Array(precision, ("rows", m), "state")
-    virials = "atom_virials" if channels == VIRIAL_CHANNELS else None
-    # Edges carry all channels: as many values at once as with one, where a block has rows to spare.
-    adjoint_block = max(min(row_block, stages.ROW_BLOCK), row_block // channels)
-
-    builder = _Builder(weight_names)
-    table = stages.Table._make(("vectors", "neighbours", "counts"))  # names in place of arrays, here and below
-    projections = stages.Projections._make(stages.Projections._fields)
-
-    def state(k: int) -> tuple[str, str]:
-        return f"features_{k}", f"euclidean_{k}"
-
-    def attended(k: int) -> tuple[str, str]:
-        return f"attended_features_{k}", f"attended_euclidean_{k}"
-
-    def project(k: int) -> None:
-        builder.call(
-            "project",
-            functools.partial(stages.project, config, row_block=row_block),
-            (builder.weights(k, "project"), state(k)[0], "row_count", projections),
-            projections,
-        )
-
-    builder.call(
-        "neighbours",
-        functools.partial(stages.neighbours, config.cutoff, row_block=row_block),
-        (
-            "positions", "row_of_atom", "atom_of_row", "candidates", "candidate_count", "owned_count", table,
-        ),
-        (table, "neighbours_needed"),
-    )  # fmt: skip
-    builder.call(
-        "embed",
-        functools.partial(stages.embed, row_block=row_block),
-        ("weights/embedding/embedding", "species", "row_count", state(0)),
-        state(0),
-    )
-    for k in range(config.layers):
-        project(k)
-        builder.call(
-            "layer",
-            functools.partial(stages.layer, config, row_block=row_block),
-            (
-                builder.weights(k, "layer"), *state(k), projections, table, "owned_count",
-                (*attended(k), *state(k + 1)),
-            ),
-            (*attended(k), *state(k + 1)),
-        )  # fmt: skip
-        if k + 1 < config.layers:
-            builder.refresh(state(k + 1))
-    readout = stages.ReadoutArrays._make(("atom_energies", *adjoint, "forces", virials))
-    builder.call(
-        adjoint_name("readout", channels),
-        functools.partial(stages.readout, config, row_block=row_block),
-        (builder.readout_weights(), state(config.layers)[0], "owned_count", readout),
-        ("energy", "strain_gradient", readout),
-    )
-    for k in reversed(range(config.layers)):
-        builder.call(
-            adjoint_name("exchange_adjoint", channels),
-            functools.partial(stages.exchange_adjoint, config, row_block=row_block),
-            (builder.weights(k, "exchange"), *attended(k), adjoint, "owned_count", message_adjoint),
-            message_adjoint,
-        )
-        builder.refresh(message_adjoint)
-        if k + 1 < config.layers:
-            project(k)
-        into = stages.AdjointArrays._make((*adjoint, "forces", virials))
-        builder.call(
-            adjoint_name("layer_adjoint", channels),
-            functools.partial(stages.layer_adjoint, config, row_block=adjoint_block),
-            (
-                builder.weights(k, "layer_adjoint"), *state(k), projections, message_adjoint, table, "owned_count",
-                "strain_gradient", into,
-            ),
-            ("strain_gradient", into),
-        )  # fmt: skip
-    return Plan(arrays, builder.programs, builder.steps)
-
-
-# Parameter groups of a layer that each program reads.
-_GROUPS = {
-    "project": ("feature_query", "feature_key", "feature_value", "geometric_query", "geometric_key", "attention_norm"),
-    "exchange": ("exchange", "exchange_norm", "residual_1", "residual_2"),
-    "filters": ("feature_filter", "geometric_filter"),
-}
-_GROUPS["layer"] = _GROUPS["filters"] + _GROUPS["exchange"]
-_GROUPS["layer_adjoint"] = _GROUPS["filters"] + _GROUPS["project"]
-
-
-class _Builder:
-    """Collects programs and steps; arguments are trees of names, flattened to positions."""
-
-    def __init__(self, weight_names: list[str]) -> None:
-        self._weight_names = sorted(weight_names)
-        self.programs: dict[str, Callable[..., tuple[jax.Array, ...]]] = {}
-        self.steps: list[Call | Refresh] = []
-
-    def weights(self, layer: int, program: str) -> dict[str, Any]:
-        prefixes = tuple(f"weights/layers_{layer}/{group}/" for group in _GROUPS[program])
-        return self._tree(f"weights/layers_{layer}/", prefixes)
-
-    def readout_weights(self) -> dict[str, Any]:
-        return self._tree("weights/readout/", ("weights/readout/",))
-
-    def _tree(self, root: str, prefixes: tuple[str, ...]) -> dict[str, Any]:
-        names = [name for name in self._weight_names if name.startswith(prefixes)]
-        return unflatten_dict({name.removeprefix(root): name for name in names}, sep="/")
-
-    def call(self, program: str, function: Callable[..., Any], inputs: Any, outputs: Any) -> None:
-        names, structure = jax.tree.flatten(inputs)
-
-        def positional(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-            return tuple(jax.tree.leaves(function(*jax.tree.unflatten(structure, arrays))))
-
-        positional.__name__ = program
-        self.programs.setdefault(program, positional)
-        self.steps.append(Call(program, tuple(names), tuple(jax.tree.leaves(outputs))))
-
-    def refresh(self, names: tuple[str, ...]) -> None:
-        self.steps.append(Refresh(names))

@@ -14,10 +14,13 @@ from plans import compile_plan, run_plan, specs
 from so3krates.kernels import register_kernels
 from so3krates.model import ModelConfig
 from so3krates.model.reductions import tabulated
-from so3krates_export.cuda import build_cuda_plan
-from so3krates_export.fused import FusedError, build_fused_plan, fused_weights
+from so3krates_export.cuda_body import CudaBody
+from so3krates_export.fused import FusedError, fused_weights
+from so3krates_export.fused_body import FusedBody
 from so3krates_export.ladder import Rung
-from so3krates_export.plan import Call, build_plan, weight_arrays
+from so3krates_export.outputs import extra_outputs
+from so3krates_export.plan import Body, Call, build_plan
+from so3krates_export.portable_body import PortableBody, weight_arrays
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -71,15 +74,17 @@ def crystal() -> Atoms:
 def programs(name: str, body: str, channels: int, threads: int = 1, precision: str = "float64", rung: Rung = RUNG):
     """Plan, weights, shapes and compiled programs."""
     config, params = network(name)
+    stages: Body
     if body in ("fused", "cuda"):
         weights = fused_weights(config, params, NUMBERS)
         if body == "cuda":
-            plan = build_cuda_plan(config, precision, len(NUMBERS), channels, BLOCK)
+            stages = CudaBody(config, precision, len(NUMBERS), channels, BLOCK)
         else:
-            plan = build_fused_plan(config, precision, len(NUMBERS), channels, threads)
+            stages = FusedBody(config, precision, len(NUMBERS), channels, threads)
     else:
         weights = weight_arrays(params, NUMBERS)
-        plan = build_plan(config, precision, list(weights), channels)
+        stages = PortableBody(config, precision, list(weights), channels)
+    plan = build_plan(stages, config.layers, extra_outputs(stages, config.layers))
     weights = {key: np.asarray(value, precision) for key, value in weights.items()}
     shapes = specs(plan, weights, rung)
     return plan, weights, shapes, compile_plan(plan, shapes)
@@ -196,7 +201,7 @@ def test_more_neighbours_than_slots_are_reported():
 def test_networks_that_the_kernels_do_not_compute_are_refused():
     config, params = network("two heads")
     with pytest.raises(FusedError, match=r"do not compute layer_normalization: export with body 'xla'"):
-        build_fused_plan(ModelConfig(**{**config.to_dict(), "layer_normalization": True}), "float32", 2)
+        FusedBody(ModelConfig(**{**config.to_dict(), "layer_normalization": True}), "float32", 2)
     with pytest.raises(FusedError, match="without tables: export with tables 'auto' or body 'xla'"):
         fused_weights(CONFIGS["two heads"], params, NUMBERS)
 

@@ -13,7 +13,8 @@ from plans import compile_plan, run_plan, specs
 from so3krates.model import Graph, ModelConfig, atom_energies, init_params, predict
 from so3krates_export.ladder import Rung, default_ladder, lower_ladder
 from so3krates_export.lowering import lower_text, serialise
-from so3krates_export.plan import Array, Call, build_plan, weight_arrays
+from so3krates_export.plan import Array, Call, Plan, build_plan
+from so3krates_export.portable_body import PortableBody, weight_arrays
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 
@@ -31,10 +32,14 @@ def crystal() -> Atoms:
     return rattled_wurtzite((2, 2, 2))
 
 
+def plan_of(weights: dict[str, np.ndarray], channels: int = 1, precision: str = "float64") -> Plan:
+    return build_plan(PortableBody(SMALL, precision, list(weights), channels), SMALL.layers)
+
+
 @functools.cache
 def staged_programs(channels: int):
     weights = weight_arrays(params64(SMALL), list(ELEMENTS.values()))
-    plan = build_plan(SMALL, "float64", list(weights), channels)
+    plan = plan_of(weights, channels)
     shapes = specs(plan, weights, RUNG)
     return weights, plan, shapes, compile_plan(plan, shapes)
 
@@ -84,7 +89,7 @@ def test_four_channels_give_the_virials_of_the_definition():
 @pytest.mark.parametrize("channels", [1, 4])
 def test_nothing_scatters(channels):
     weights = weight_arrays(params64(SMALL), list(ELEMENTS.values()))
-    plan = build_plan(SMALL, "float64", list(weights), channels)
+    plan = plan_of(weights, channels)
     shapes = specs(plan, weights, Rung(64, 512, 192, 64))
     for call in plan.steps:
         if isinstance(call, Call):
@@ -99,7 +104,7 @@ def test_scratch_memory_does_not_grow_with_the_number_of_atoms():
     """Temporary bytes of every compiled program at 1k, 8k and 64k rows."""
     jax.config.update("jax_disable_most_optimizations", False)  # as in a bundle
     weights = {k: np.asarray(v, "float32") for k, v in weight_arrays(init_params(SMALL, 0), [31, 7]).items()}
-    plan = build_plan(SMALL, "float32", list(weights))
+    plan = plan_of(weights, precision="float32")
     scratch = []
     for rows in (1024, 8192, 65536):
         programs = compile_plan(plan, specs(plan, weights, Rung(rows, 2 * rows, 192, 64)))
@@ -114,7 +119,7 @@ def test_scratch_memory_does_not_grow_with_the_number_of_atoms():
 
 def test_a_ladder_from_one_trace_equals_lowering_each_rung():
     weights = weight_arrays(params64(SMALL), [31, 7])
-    plan = build_plan(SMALL, "float64", list(weights))
+    plan = plan_of(weights)
     call = next(step for step in plan.steps if isinstance(step, Call) and step.program == "layer_adjoint")
     arguments = [plan.arrays.get(name) or Array("float64", weights[name].shape, "weight") for name in call.inputs]
     rungs = [Rung(256, 4608, 192, 64), Rung(1024, 6144, 384, 128)]
