@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .plan import Addition, Body
+from so3krates.model import stages
+
+from .plan import Addition, Array, Body, tree_stage
 
 
 class Output(NamedTuple):
@@ -23,11 +26,19 @@ DECLARED = {
     "forces": Output("eV/A", "forces on atoms", standard=True),
     "strain_gradient": Output("eV", "dE/d(strain) [position, force component]", "sum", standard=True),
     "atom_virials": Output("eV", "W [position, force component] of atoms; their sum is -strain_gradient"),
+    "feature_norm": Output("1", "Euclidean norm of an atom's features after the last layer"),
 }
 
 
+def _feature_norm(body: Body, layers: int) -> Addition:
+    inputs = (body.state(layers)[0], "owned_count", "feature_norm")
+    function = functools.partial(stages.row_norms, row_block=body.row_block)
+    stage = tree_stage(f"{body.prefix}feature_norm", function, inputs, "feature_norm")
+    return Addition(stage, {"feature_norm": Array("float64", ("rows",), "output")})
+
+
 # Outputs with a stage of their own, which runs where they are asked for.
-_EXTRA: list[Callable[[Body, int], Addition]] = []
+_EXTRA: list[Callable[[Body, int], Addition]] = [_feature_norm]
 
 
 def extra_outputs(body: Body, layers: int) -> list[Addition]:

@@ -48,7 +48,7 @@ CONFIGS = {
     ),
     "one layer": ModelConfig(features=24, heads=4, layers=1, degrees=(1, 2), cutoff=5.0, float32_invariants=True),
 }  # fmt: skip
-OUTPUTS = ("energy", "atom_energies", "forces", "strain_gradient", "atom_virials")
+OUTPUTS = ("energy", "atom_energies", "forces", "strain_gradient", "atom_virials", "feature_norm")
 
 
 @pytest.fixture(autouse=True)

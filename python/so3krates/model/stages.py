@@ -367,6 +367,18 @@ def layer_adjoint(
     return rows_in_use.for_each(body, (strain_gradient, into))
 
 
+def row_norms(rows: jax.Array, owned: jax.Array, into: jax.Array, row_block: int = ROW_BLOCK) -> jax.Array:
+    """Euclidean norm of each of the first `owned` rows; rows: (N, F). Padding with zeros does not change it."""
+
+    rows_in_use = _Rows(row_block, owned)
+
+    def body(start: jax.Array, norms: jax.Array) -> jax.Array:
+        squares = jnp.square(rows_in_use.of(start, rows).astype(norms.dtype))
+        return rows_in_use.store(start, norms, jnp.sqrt(squares.sum(axis=1)))
+
+    return rows_in_use.for_each(body, into)
+
+
 def _apply(config: ModelConfig, params: Params, method: str, *arguments: Any) -> Any:
     return applied(Layer(config), params, *arguments, method=method)
 
