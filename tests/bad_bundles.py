@@ -10,13 +10,15 @@ from unittest import mock
 import numpy as np
 import safetensors.numpy
 from so3krates_export import write_bundle
+from so3krates_export.bundle import VERSION
 
 Manifest = dict[str, Any]
 
 
 def forge(path: Path, manifest: Manifest, tensors: dict[str, np.ndarray]) -> bytes:
-    """A file with a right checksum, whatever the manifest says."""
-    with mock.patch("so3krates_export.bundle._validate"):
+    """A file with a right checksum, whatever the manifest says, in the version that it says."""
+    version = manifest.get("version", VERSION)
+    with mock.patch("so3krates_export.bundle._validate"), mock.patch("so3krates_export.bundle.VERSION", version):
         write_bundle(path, manifest, tensors)
     return path.read_bytes()
 
@@ -84,9 +86,38 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
     "density after pair": (lambda m: swapped(m, 1, 3), 'reads "slopes", which no step before it computes'),
     "source": (lambda m: step(m).update({"from": [0] * 9}), 'does not read what its "from" says: steps are missing'),
     "source is text": (lambda m: step(m).update({"from": "x"}), 'does not read what its "from" says'),
-    "results without sources": (lambda m: m.update(results={}), 'does not read what its "from" says'),
+    "results of nothing": (lambda m: m.update(results={}), 'does not end as "results" says'),
+    "results without sources": (lambda m: step(m).pop("from"), 'does not read what its "from" says'),
     "results": (lambda m: m.update(results=[]), '"results" is not an object'),
-    "unversioned results": (lambda m: m.update(kernels=1), '"results" is missing'),
+    "no results": (lambda m: m.pop("results"), '"results" is missing'),
+    "no results in version 3": (lambda m: (m.pop("results"), m.update(version=3)), '"results" is missing'),
+    "no outputs": (lambda m: m.pop("outputs"), '"outputs" is not an object'),
+    "outputs are a list": (lambda m: m.update(outputs=["energy"]), '"outputs" is not an object'),
+    "output dropped": (lambda m: m["outputs"].pop("forces"), '"outputs" does not declare "forces"'),
+    "output of no buffer": (lambda m: m["outputs"].update(x=m["outputs"]["energy"]), 'declares "x", which is not'),
+    "output of a state": (lambda m: m["outputs"].update(slopes=m["outputs"]["energy"]), 'declares "slopes", which'),
+    "evaluator's own output": (
+        lambda m: m["outputs"].update(neighbours_needed=m["outputs"]["energy"]),
+        'declares "neighbours_needed", which is not a buffer of role output',
+    ),
+    "outputs swapped": (
+        lambda m: m["outputs"].update(energy=m["outputs"]["forces"], forces=m["outputs"]["energy"]),
+        'output "energy" has not the unit, ranks and standard that all potentials have',
+    ),
+    "output is text": (lambda m: m["outputs"].update(energy="eV"), 'output "energy" has not the strings unit'),
+    "no unit": (lambda m: m["outputs"]["energy"].pop("unit"), 'output "energy" has not the strings unit'),
+    "unit is a number": (lambda m: m["outputs"]["energy"].update(unit=1), 'output "energy" has not the strings unit'),
+    "standard is a number": (
+        lambda m: m["outputs"]["energy"].update(standard=1),
+        'output "energy" has not .* standard, true or false',
+    ),
+    "unit of forces": (lambda m: m["outputs"]["forces"].update(unit="eV/nm"), 'output "forces" has not the unit'),
+    "ranks of forces": (lambda m: m["outputs"]["forces"].update(ranks="sum"), 'output "forces" has not the unit'),
+    "forces on request": (lambda m: m["outputs"]["forces"].update(standard=False), '"forces" has not the unit'),
+    "output that nothing computes": (
+        lambda m: declare(m, "hardness", "float64", ["rows"], "none"),
+        'neither "forces" nor "virials" computes the output "hardness"',
+    ),
     "kernels without lines": (
         lambda m: m.update(kernel_sizes=["A 1"]),
         '"kernel_sizes" is not a list of lists of strings',
@@ -108,6 +139,12 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
 def swapped(manifest: Manifest, first: int, second: int) -> None:
     steps = manifest["schedules"]["forces"]
     steps[first], steps[second] = steps[second], steps[first]
+
+
+def declare(manifest: Manifest, name: str, dtype: str, shape: list[int | str], ranks: str) -> None:
+    """An output that no step computes."""
+    manifest["buffers"][name] = {"dtype": dtype, "shape": shape, "role": "output"}
+    manifest["outputs"][name] = {"unit": "1", "ranks": ranks, "standard": False, "meaning": "of a test"}
 
 
 # Of a bundle that says which step's values each step reads.
@@ -164,7 +201,7 @@ BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "other safetensors file": (lambda d: safetensors.numpy.save({"x": np.zeros(3)}), "not a so3krates bundle"),
     "other metadata": (lambda d: edited(d, lambda h: h.update(__metadata__={"a": "b"})), "not a so3krates bundle"),
     "other format": (lambda d: edited(d, edit_manifest(format="other")), '"format" is not "so3krates-bundle"'),
-    "newer": (lambda d: edited(d, edit_manifest(version=4)), "version 4, but this so3krates reads up to version 3"),
+    "newer": (lambda d: edited(d, edit_manifest(version=5)), "version 5, but this so3krates reads up to version 4"),
     "edited manifest": (lambda d: edited(d, edit_manifest(cutoff=5.5)), "does not match its checksum"),
     "renamed weight": (
         lambda d: edited(d, lambda h: h.update({"weights/deep": h.pop("weights/depth")})),

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 from so3krates_export.bundle import INPUTS, OUTPUTS, write_bundle
+from so3krates_export.bundle_checks import results_of, with_sources
+from so3krates_export.bundle_outputs import KNOWN_OUTPUTS
 from so3krates_export.lowering import STABLEHLO_VERSION, lower
 
 ELEMENTS = ["Ga", "N"]
@@ -90,8 +92,10 @@ def toy_bundle(ladder: list[dict[str, int]]) -> tuple[dict[str, Any], dict[str, 
         "ladder": ladder,
         "buffers": buffers,
         "programs": {name: [f"programs/{name}/{k}" for k in range(len(ladder))] for name in programs},
-        "schedules": {"forces": steps},
+        "schedules": {"forces": with_sources(steps)},
+        "outputs": {name: KNOWN_OUTPUTS[name] for name in OUTPUTS if name in KNOWN_OUTPUTS},
     }
+    manifest["results"] = results_of(manifest)
     tensors: dict[str, np.ndarray] = dict(weights)
     with jax.enable_x64(True):
         for step in steps:

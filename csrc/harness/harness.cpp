@@ -75,6 +75,22 @@ py::list ladder_of(const Bundle& bundle) {
   return ladder;
 }
 
+// "none", "sum", "min", "max": as a manifest has them.
+const char* ranks_of(const so3krates::Output& output) {
+  constexpr const char* kNames[] = {"none", "sum", "min", "max"};
+  return kNames[static_cast<int>(output.ranks)];
+}
+
+py::dict outputs_of(const Bundle& bundle) {
+  py::dict outputs;
+  for (const auto& [name, output] : bundle.outputs)
+    outputs[py::str(name)] =
+        py::dict("unit"_a = output.unit, "meaning"_a = output.meaning, "ranks"_a = ranks_of(output),
+                 "standard"_a = output.standard, "per_atom"_a = output.per_atom,
+                 "shape"_a = py::tuple(py::cast(output.shape)), "problem"_a = output.problem);
+  return outputs;
+}
+
 // A Python callable f(sent, received) of messages: rank and uint8 [bytes], in the evaluator's own memory.
 class PythonHalo : public so3krates::Halo {
  public:
@@ -263,6 +279,7 @@ PYBIND11_MODULE(_harness, m) {
       .def_readonly("message_passing_steps", &Bundle::message_passing_steps)
       .def_readonly("programs", &Bundle::programs)
       .def_property_readonly("ladder", &ladder_of)
+      .def_property_readonly("outputs", &outputs_of)
       .def_property_readonly("tensors", &tensors_of);
 
   py::class_<Evaluator>(m, "Evaluator", "Energies and forces of a bundle; see csrc/runtime/evaluator.h.")

@@ -13,6 +13,7 @@
 #include "bundle_checks.h"
 #include "bundle_container.h"
 #include "bundle_json.h"
+#include "bundle_outputs.h"
 
 namespace so3krates {
 namespace {
@@ -22,7 +23,7 @@ using Bytes = std::vector<std::uint8_t>;
 using Names = std::vector<std::string>;
 
 constexpr const char* kFormat = "so3krates-bundle";
-constexpr int kVersion = 3;
+constexpr int kVersion = 4;
 constexpr std::int64_t kLargestSize = 2147483647;
 constexpr std::int64_t kLargestBuffer = std::int64_t{1} << 48;  // bytes; keeps products of sizes far from overflow
 
@@ -429,6 +430,7 @@ Bundle Bundle::parse(std::vector<std::uint8_t> bytes, const std::string& name) {
     read_programs(manifest, bundle);
     read_schedules(manifest, bundle);
     check_sources(manifest, bundle);
+    read_outputs(manifest, bundle);
   } catch (const Error& error) {
     throw Error(name + ": " + error.what());
   } catch (const Json::exception& error) {

@@ -44,6 +44,20 @@ struct Step {
   std::vector<std::string> refresh;
 };
 
+// How ranks' values of an output combine; those of atoms do not.
+enum class Ranks { none, sum, min, max };
+
+// A result that can be asked for by its name, which is that of a buffer.
+struct Output {
+  std::string unit, meaning;
+  bool standard = false;            // computed where nobody names outputs
+  bool per_atom = false;            // else of the whole system
+  std::vector<std::int64_t> shape;  // of the system, or of an atom
+  std::int64_t width = 1;           // entries of that shape
+  Ranks ranks = Ranks::none;
+  std::string problem;  // why this version cannot give it; empty: it can
+};
+
 // Programs that move rows of refreshed arrays between a device and the host, `rows` at a time.
 struct Moves {
   std::int64_t rows = 0;                                          // 0: none
@@ -70,6 +84,7 @@ struct Bundle {
   std::map<std::string, std::vector<std::string>> programs;  // name -> tensor per rung
   std::map<std::string, std::vector<Step>> schedules;
   Moves moves;
+  std::map<std::string, Output> outputs;
 
   std::vector<std::int64_t> shape_of(const BufferSpec& buffer, const Rung& rung) const;
 

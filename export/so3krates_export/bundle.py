@@ -23,10 +23,10 @@ from .bundle_checks import (
     load_json,
     need,
 )
+from .bundle_outputs import check_outputs
 
 FORMAT = "so3krates-bundle"
-VERSION = 3
-NEW_IN_2 = {"kernels", "moves"}
+VERSION = 4
 PLATFORMS = ("cpu", "cuda")
 PRECISIONS = ("float32", "float64", "tf32")
 SIZES = ("rows", "atoms", "candidates", "neighbours")
@@ -85,7 +85,7 @@ def write_bundle(path: str | Path, manifest: Mapping[str, Any], tensors: Mapping
     path = Path(path)
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
-        text = json.dumps({**manifest, "format": FORMAT, "version": _version_of(manifest)}, allow_nan=False)
+        text = json.dumps({**manifest, "format": FORMAT, "version": VERSION}, allow_nan=False)
         _validate(json.loads(text), arrays)
     except (TypeError, ValueError) as error:
         raise BundleError(f"{path}: {error}") from None
@@ -94,13 +94,6 @@ def write_bundle(path: str | Path, manifest: Mapping[str, Any], tensors: Mapping
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     write_bytes(path, len(head).to_bytes(8, "little") + head + data)
-
-
-def _version_of(manifest: Mapping[str, Any]) -> int:
-    """As old a reader as can run it."""
-    if manifest.get("platform") == "cpu" and "kernels" in manifest:
-        return 3
-    return 1 if NEW_IN_2.isdisjoint(manifest) else 2
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -209,6 +202,7 @@ def _validate(manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) ->
     _validate_programs(manifest, tensors)
     _validate_schedules(manifest, tensors)
     check_sources(manifest)
+    check_outputs(manifest)
 
 
 def _validate_model(manifest: Mapping[str, Any]) -> None:

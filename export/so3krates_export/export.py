@@ -20,6 +20,7 @@ from so3krates.storage import Model
 
 from .bundle import PRECISIONS, write_bundle
 from .bundle_checks import printable, results_of, with_sources
+from .bundle_outputs import KNOWN_OUTPUTS
 from .cuda import KERNEL_VERSION as GPU_KERNEL_VERSION
 from .cuda import check_cuda, kernel_shared_bytes, kernel_sizes
 from .cuda_body import CudaBody
@@ -151,6 +152,7 @@ def export_model(
         "schedules": {schedule: with_sources(_steps(plan)) for schedule, plan in plans.items()},
     }
     manifest["results"] = results_of(manifest)
+    manifest["outputs"] = {name: declared for name, declared in KNOWN_OUTPUTS.items() if name in arrays}
     if body == "fused":
         manifest["kernels"] = GPU_KERNEL_VERSION if on_gpu else KERNEL_VERSION
     if body == "fused" and on_gpu:

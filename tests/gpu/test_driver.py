@@ -173,7 +173,8 @@ def test_the_share_of_memory_is_checked(value: str, tmp_path: Path) -> None:
 def test_where_kernels_are_missing_portable_programs_run(tmp_path: Path, cuda_by_name: Path) -> None:
     manifest, _ = toy_bundle(LADDER)
     schedules = manifest["schedules"] | {"portable_forces": manifest["schedules"]["forces"]}
-    changes = {"version": 2, "kernels": 999, "schedules": schedules, "platform": "cuda"}
+    results = manifest["results"] | {"portable_forces": manifest["results"]["forces"]}
+    changes = {"kernels": 999, "schedules": schedules, "results": results, "platform": "cuda"}
     path = write_toy_bundle(tmp_path / "toy.so3k", **changes)
     runtime = Runtime(path, "cuda", plugin=str(cuda_by_name), cache="off")
     atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bad_bundles import BAD_FILES, BAD_MANIFESTS, MOVED_STEPS, forge
+from bad_bundles import BAD_FILES, BAD_MANIFESTS, MOVED_STEPS, declare, forge
 from so3krates._harness import Bundle, Error
 from so3krates_export import BundleError, write_bundle
 from so3krates_export.bundle import parse_bundle
-from so3krates_export.bundle_checks import results_of, with_sources
+from so3krates_export.bundle_outputs import KNOWN_OUTPUTS, outputs_of
 from toy_bundle import DEPTH, LADDER, toy_bundle
 
 MUTATIONS = 800
@@ -190,23 +190,56 @@ def test_a_header_of_odd_length(data, tmp_path: Path):
         assert refusal("python", shifted) is None
 
 
-@pytest.fixture(scope="module")
-def sourced(content) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The same, saying which step's values each step reads."""
-    manifest = copy.deepcopy(content[0])
-    manifest["schedules"] = {name: with_sources(steps) for name, steps in manifest["schedules"].items()}
-    manifest["results"] = results_of(manifest)
-    return manifest, content[1]
-
-
 @pytest.mark.parametrize("kind", MOVED_STEPS)
-def test_both_readers_see_steps_that_are_missing_or_moved(kind, sourced, tmp_path):
-    assert refusal("c++", forge(tmp_path / "right.so3k", *sourced)) is None
-    steps = sourced[0]["schedules"]["forces"]
+def test_both_readers_see_steps_that_are_missing_or_moved(kind, content, tmp_path):
+    assert refusal("c++", forge(tmp_path / "right.so3k", *content)) is None
+    steps = content[0]["schedules"]["forces"]
     for moved in MOVED_STEPS[kind](steps):
-        data = forge(tmp_path / "moved.so3k", {**sourced[0], "schedules": {"forces": moved}}, sourced[1])
+        data = forge(tmp_path / "moved.so3k", {**content[0], "schedules": {"forces": moved}}, content[1])
         message = refusal("python", data)
         assert message is not None and message == refusal("c++", data)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_older_versions_have_the_outputs_of_all_potentials(version, content, tmp_path):
+    manifest = {**content[0], "version": version}
+    del manifest["outputs"]
+    data = forge(tmp_path / "old.so3k", manifest, content[1])
+    found = Bundle.parse(data, "x").outputs
+    assert found.keys() == content[0]["outputs"].keys() < KNOWN_OUTPUTS.keys()
+    assert found == {name: output._asdict() for name, output in outputs_of(parse_bundle(data, "x").manifest).items()}
+    assert found["forces"]["unit"] == "eV/A" and found["strain_gradient"]["shape"] == (3, 3)
+
+
+# What a newer version may declare, and whether this one can give it.
+DECLARED = {
+    "of atoms": ("float32", ["rows"], "none", True),
+    "matrices of atoms": ("float64", ["rows", 3, 3], "none", True),
+    "of the system": ("int32", [], "max", True),
+    "bytes": ("uint8", ["rows"], "none", False),
+    "a cube of atoms": ("float64", ["rows", 3, 3, 3], "none", False),
+    "of neighbours": ("float64", ["rows", "neighbours"], "none", False),
+    "nothing": ("float64", ["rows", 0], "none", False),
+    "summed over atoms": ("float64", ["rows"], "sum", False),
+    "of the system by rank": ("float64", [3], "none", False),
+    "unknown ranks": ("float64", [3], "mean", False),
+}
+
+
+@pytest.mark.parametrize("case", DECLARED)
+def test_both_readers_know_what_they_can_give(case, content, tmp_path):
+    dtype, shape, ranks, is_known = DECLARED[case]
+    manifest = copy.deepcopy(content[0])
+    declare(manifest, "hardness", dtype, shape, ranks)
+    manifest["schedules"]["forces"][0]["outputs"].append("hardness")
+    manifest["results"]["forces"]["hardness"] = 0
+    data = forge(tmp_path / "more.so3k", manifest, content[1])
+    found = Bundle.parse(data, "x").outputs["hardness"]
+    own = outputs_of(parse_bundle(data, "x").manifest)["hardness"]._asdict()
+    assert (found["problem"] == "") == is_known and found["problem"] == own["problem"]
+    assert "update so3krates" in found["problem"] or is_known
+    if is_known:
+        assert found == own and found["per_atom"] == (shape[:1] == ["rows"]) and found["unit"] == "1"
 
 
 def test_a_text_in_quotes_may_hold_brackets(content, tmp_path):

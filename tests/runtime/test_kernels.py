@@ -139,7 +139,7 @@ def test_an_empty_choice_of_instructions_is_none(bundles, crystal, expected, tmp
 def test_kernels_of_another_version_are_refused(bundles, tmp_path, version):
     """A bundle whose arrays may lie otherwise than the kernels read them."""
     bundle = read_bundle(bundles["fused"])
-    assert bundle.manifest["kernels"] == KERNEL_VERSION and bundle.manifest["version"] == 3
+    assert bundle.manifest["kernels"] == KERNEL_VERSION and bundle.manifest["version"] == 4
     manifest = {**bundle.manifest, "kernels": version}
     if version is None:
         del manifest["kernels"]

@@ -1,0 +1,13 @@
+// The outputs that a bundle declares by name; so3krates_export/bundle_outputs.py asks the same of them.
+#pragma once
+
+#include "bundle.h"
+#include "bundle_json.h"
+
+namespace so3krates {
+
+// Of a bundle whose buffers and schedules have been read; versions before 4 have the outputs that all potentials have.
+// Throws Error, without the file's name.
+void read_outputs(const json::Json& manifest, Bundle& bundle);
+
+}  // namespace so3krates
