@@ -20,7 +20,6 @@ from so3krates.storage import Model
 
 from .bundle import PRECISIONS, write_bundle
 from .bundle_checks import printable, results_of, with_sources
-from .bundle_outputs import KNOWN_OUTPUTS
 from .cuda import KERNEL_VERSION as GPU_KERNEL_VERSION
 from .cuda import check_cuda, kernel_shared_bytes, kernel_sizes
 from .cuda_body import CudaBody
@@ -29,7 +28,7 @@ from .fused_body import FusedBody
 from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
 from .moves import MOVED_ROWS, moves_of
-from .outputs import extra_outputs
+from .outputs import DECLARED, extra_outputs
 from .plan import VIRIAL_CHANNELS, Array, Body, Call, Plan, build_plan
 from .portable_body import PortableBody, weight_arrays
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
@@ -152,7 +151,7 @@ def export_model(
         "schedules": {schedule: with_sources(_steps(plan)) for schedule, plan in plans.items()},
     }
     manifest["results"] = results_of(manifest)
-    manifest["outputs"] = {name: declared for name, declared in KNOWN_OUTPUTS.items() if name in arrays}
+    manifest["outputs"] = {name: declared._asdict() for name, declared in DECLARED.items() if name in arrays}
     if body == "fused":
         manifest["kernels"] = GPU_KERNEL_VERSION if on_gpu else KERNEL_VERSION
     if body == "fused" and on_gpu:

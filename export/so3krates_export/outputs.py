@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from so3krates.model import stages
 
+from .bundle_outputs import KNOWN_OUTPUTS
 from .plan import Addition, Array, Body, tree_stage
 
 
@@ -20,12 +21,7 @@ class Output(NamedTuple):
     standard: bool = False  # computed where nobody names outputs
 
 
-DECLARED = {
-    "energy": Output("eV", "energy of all atoms, without energy shifts", "sum", standard=True),
-    "atom_energies": Output("eV", "energies of atoms, without energy shifts", standard=True),
-    "forces": Output("eV/A", "forces on atoms", standard=True),
-    "strain_gradient": Output("eV", "dE/d(strain) [position, force component]", "sum", standard=True),
-    "atom_virials": Output("eV", "W [position, force component] of atoms; their sum is -strain_gradient"),
+DECLARED = {name: Output(**known) for name, known in KNOWN_OUTPUTS.items()} | {
     "feature_norm": Output("1", "Euclidean norm of an atom's features after the last layer"),
 }
 
