@@ -63,7 +63,7 @@ FORGOTTEN = [
     ("tile.h", "    e.invariants = totals;\n  }\n  __syncwarp();", "    e.invariants = totals;\n  }"),
     (
         "messages_adjoint.h",
-        "[k / TILE / 4][k / TILE % 4] = 0;\n      __syncwarp();",
+        "[k / TILE / 4][k / TILE % 4] = 0;\n  __syncwarp();",
         "[k / TILE / 4][k / TILE % 4] = 0;",
     ),
 ]
