@@ -180,8 +180,37 @@ def test_an_unknown_flag_of_xla_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("XLA_FLAGS", "--")
     with pytest.raises(Error, match="XLA_FLAGS has --, a flag"):
         Evaluator(str(path), cache="off")
-    for sound in ("", "--xla_dump_hlo_as_text=false --xla_cpu_multi_thread_eigen=true"):
+    for unknown in ("-xla_dump_hlo_as_text", "--dump_hlo_as_text"):
+        monkeypatch.setenv("XLA_FLAGS", unknown)
+        with pytest.raises(Error, match=f"XLA_FLAGS has {unknown}, a flag"):
+            Evaluator(str(path), cache="off")
+    for sound in (
+        "",
+        "--xla_dump_hlo_as_text=false --xla_cpu_multi_thread_eigen=true",
+        "--xla_dump_hlo_as_text='FALSE' --xla_cpu_multi_thread_eigen --xla_backend_optimization_level=+2",
+    ):
         monkeypatch.setenv("XLA_FLAGS", sound)
+        Evaluator(str(path), cache="off")
+
+
+@pytest.mark.parametrize(
+    ("flag", "kind"),
+    [
+        ("--xla_cpu_multi_thread_eigen=banana", "true or false"),
+        ("--xla_cpu_multi_thread_eigen=", "true or false"),
+        ('--xla_cpu_multi_thread_eigen="no"', "true or false"),
+        ("--xla_backend_optimization_level", "a whole number"),
+        ("--xla_backend_optimization_level=1.5", "a whole number"),
+        ("--xla_backend_optimization_level=99999999999", "a whole number"),
+        ("--xla_gpu_auto_spmd_partitioning_memory_budget_ratio=much", "a number"),
+    ],
+)
+def test_a_value_that_xla_does_not_take_is_refused(
+    flag: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_toy_bundle(tmp_path / "toy.so3k", LADDER[:1])
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_hlo_as_text=false {flag}")
+    with pytest.raises(Error, match=f"XLA_FLAGS has {flag}, but the value of this flag is {kind}: mend or unset"):
         Evaluator(str(path), cache="off")
 
 
