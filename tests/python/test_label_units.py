@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import ase.io
@@ -11,6 +12,7 @@ from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from so3krates.data import DataError, LabelCheck, LabelKeys, Labels, iter_frames, labels, with_labels
+from so3krates.data.slopes import LabelSlopes
 from so3krates.training import DataConfig, Demands, load_frames
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -105,6 +107,21 @@ def test_mistakes_are_recognised_and_stop_a_training(name: str, mixed: list[Atom
     notes: list[str] = []
     assert len(load_frames(config, Demands(force=True, say=notes.append))[0]) == 10
     assert words in notes[0]
+
+
+def test_pascals_are_recognised(mixed: list[Atoms], tmp_path: Path) -> None:
+    """Large ones are beyond any stress, frame by frame; the slopes tell small ones."""
+    wrong = scaled(mixed, stress=KBAR * 1e8)
+    ase.io.write(tmp_path / "a.extxyz", wrong)
+    config = DataConfig(file=str(tmp_path / "a.extxyz"), n_train=10)
+    with pytest.raises(DataError, match='if stresses are in Pa, set stress_unit = "Pa"'):
+        load_frames(config)
+    assert len(load_frames(dataclasses.replace(config, stress_unit="Pa"))[0]) == 10
+    slopes = LabelSlopes()
+    for atoms in wrong:
+        slopes.add(atoms, labels(atoms))
+    (found,) = slopes.findings()
+    assert 'set stress_unit = "Pa"' in found.text and found.stops
 
 
 def test_a_virial_in_place_of_a_stress_is_recognised(mixed: list[Atoms]) -> None:

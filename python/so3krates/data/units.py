@@ -18,6 +18,7 @@ PRESSURE_UNITS: dict[str, float] = {
     "MPa": 1e-3 * units.GPa,
     "kbar": 0.1 * units.GPa,
     "bar": 1e-4 * units.GPa,
+    "Pa": 1e-9 * units.GPa,
 }
 
 
