@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -249,6 +250,12 @@ PYBIND11_MODULE(_harness, m) {
         so3krates::check_positions(positions.data(), static_cast<int>(symbols.size()), nullptr, name);
       },
       "positions"_a, "symbols"_a, "Raises StructureError where one of the positions [atoms, 3] is not finite.");
+  m.def(
+      "check_pair",
+      [](const std::array<std::array<double, 3>, 2>& positions, const std::array<std::string, 2>& names) {
+        so3krates::check_distances(positions[0].data(), {{0, 1}}, [&](int i) { return names.at(i); });
+      },
+      "positions"_a, "names"_a, "Raises StructureError where two atoms (A) are at the same place.");
 
   m.attr("GPU_KERNEL_CALL") = so3krates::cuda::kCall;
   m.def("kernel_constants", &so3krates::kernel_constants);

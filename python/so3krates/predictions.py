@@ -10,12 +10,15 @@ import jax
 import numpy as np
 from ase import Atoms
 
-from so3krates.data import DataError, LabelKeys, frame_graph, structure_faults, total_shift
-from so3krates.data.batches import BatchShape, collate
+from so3krates._harness import check_pair
+from so3krates.data import DataError, LabelKeys, frame_graph, total_shift
+from so3krates.data.batches import BatchShape, FrameGraph, collate
 from so3krates.data.neighbours import round_up
+from so3krates.runtime import Runtime, require_structure
 from so3krates.storage import Model, ModelError
 from so3krates.training import Properties, evaluate
 from so3krates.training.evaluate import predict_batch
+from so3krates.wording import counted
 
 # Settings of section [data] that say how labels and structures are read, and by what errors are split.
 READING = (*LabelKeys.setting_names(), "tag_key")
@@ -50,9 +53,9 @@ class ModelRuntime:
         if unknown:
             known = ", ".join(self.elements)
             raise ValueError(f"{self.path} knows the elements {known}, but the structure has {', '.join(unknown)}")
-        for fault in structure_faults(atoms):
-            raise DataError(fault)
+        require_structure(atoms)
         graph = frame_graph(atoms, self.cutoff, self._shifts, read_labels=False)
+        _require_apart(atoms, graph)
         self._atoms = max(self._atoms, len(atoms))
         self._width = max(self._width, round_up(graph.table.neighbours.shape[1], 32))
         batch, _ = collate([graph], BatchShape(1, self._atoms, self._width), np.float64)
@@ -70,6 +73,17 @@ class ModelRuntime:
         return found
 
 
+def _require_apart(atoms: Atoms, graph: FrameGraph) -> None:
+    """Raises StructureError for two atoms at the same place, in the words of `Runtime`."""
+    i, slot = np.nonzero(graph.table.used)
+    j = graph.table.neighbours[i, slot]
+    vectors = graph.positions[j] - graph.positions[i] + graph.table.shifts[i, slot] @ graph.cell
+    if len(vectors):
+        k = int(np.square(vectors).sum(axis=1).argmin())
+        own = atoms.positions[i[k]]
+        check_pair([own, own + vectors[k]], [f"atom {n} ({atoms.symbols[n]})" for n in (i[k], j[k])])
+
+
 def predictions_of(path: str | Path, frames: Sequence[Atoms], float64: bool = False) -> Properties:
     """Predictions by the Python path for a model folder, by the runtime for a bundle.
 
@@ -85,8 +99,6 @@ def predictions_of(path: str | Path, frames: Sequence[Atoms], float64: bool = Fa
 
 def runtime_properties(bundle: Path, frames: Sequence[Atoms]) -> Properties:
     """Predictions of a bundle by the C++ evaluator on the CPU."""
-    from so3krates.runtime import Runtime
-
     runtime = Runtime(bundle)
     results = []
     for number, atoms in enumerate(frames):
@@ -115,7 +127,9 @@ def require_finite(path: str | Path, data: str | Path, found: Properties) -> Non
     ]
     if lost:
         named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
-        raise DataError(f"{data}: the energy or forces by {path} are not finite for {len(lost)} frames ({named})")
+        raise DataError(
+            f"{data}: the energy or forces by {path} are not finite for {counted(len(lost), 'frame')} ({named})"
+        )
 
 
 def training_record(path: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,6 +110,7 @@ class Runtime:
         self._skin = skin
         self._turns = Turns()
         self._lists: _Lists | None = None
+        self._has_run = False
         _require_own_process()
         self._made: Evaluator | None = Evaluator(str(bundle), **self._options)
         bundle_read = self._made.bundle
@@ -158,6 +160,8 @@ class Runtime:
             so3krates._harness.StructureError, a ValueError too: a position or a result is not finite, or two atoms are
                 at the same place; the message names the atoms.
             so3krates._harness.Error: the computation failed.
+
+        Warns, once, where the compiled program is not kept for the next start, or a kept one could not be used.
         """
         with self._turns:
             if self._lists is None or not self._lists.hold_for(atoms, self._skin):
@@ -165,6 +169,10 @@ class Runtime:
                 self._lists = self._build_lists(atoms)
             images = atoms.positions[self._lists.image_rows] + self._lists.image_shifts @ atoms.cell.array
             found = self._evaluator.evaluate(np.concatenate([atoms.positions, images]), with_virials=with_virials)
+            if not self._has_run:
+                self._has_run = True
+                if warning := self._evaluator.report()["cache_warning"]:
+                    warnings.warn(f"{self.path}: {warning}", stacklevel=2)
         gradient = 0.5 * (found["strain_gradient"] + found["strain_gradient"].T)
         results = {
             "energy": found["energy"],
@@ -228,10 +236,8 @@ def _require_own_process() -> None:
         )
 
 
-def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Directed pairs within `reach`, ordered by centre: centres, others and the cell shifts of the others."""
-    if len(atoms) == 0:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3), np.int32)
+def require_structure(atoms: Atoms) -> None:
+    """Raises ValueError for an atom that is not finite or beyond FARTHEST, and for a cell that cannot be."""
     check_positions(atoms.positions, atoms.get_chemical_symbols())
     largest = np.abs(atoms.positions).max(axis=1)
     if largest.max() > FARTHEST:
@@ -243,12 +249,18 @@ def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
     for k, vector in enumerate(atoms.cell.array):
         if not np.isfinite(vector).all():
             raise ValueError(f"cell vector {k} is {vector} A, which is not finite. Look at what changed the cell")
-    periodic = atoms.pbc[:, None]
-    cell = np.where(periodic, atoms.cell.array, 0.0)
+    cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
     if np.linalg.matrix_rank(cell) < atoms.pbc.sum():
         raise ValueError(f"the structure is periodic along {atoms.pbc}, but its cell vectors {cell} do not span that")
+
+
+def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Directed pairs within `reach`, ordered by centre: centres, others and the cell shifts of the others."""
+    if len(atoms) == 0:
+        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3), np.int32)
+    require_structure(atoms)
     # Along the other directions a box of our own, 1 A wider than the atoms, takes the place of the cell.
-    cell = complete_cell(cell)
+    cell = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
     scaled = atoms.positions @ np.linalg.inv(cell)
     low = np.where(atoms.pbc, 0.0, scaled.min(axis=0) - 1.0)
     width = np.where(atoms.pbc, 1.0, scaled.max(axis=0) + 1.0 - low)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import ase.io
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from so3krates import cli
+from so3krates._harness import StructureError
 from so3krates.calculator import So3kratesCalculator
-from so3krates.data import DataError, labels
+from so3krates.data import labels
 from so3krates.predictions import ModelRuntime, data_settings
 from so3krates.runtime import Runtime
 from so3krates.storage import Model, ModelError
@@ -161,7 +163,7 @@ def test_a_frame_that_gives_no_number_is_named(
     single = data_file.parent / "single.xyz"
     ase.io.write(single, frames[0])
     code, _, error = run("evaluate", potentials[0], single)
-    assert code == 1 and "not finite for 1 frames (0)" in error
+    assert code == 1 and "not finite for 1 frame (0)" in error
 
 
 def test_the_calculator_takes_a_model_folder(potentials: tuple[Path, Path, str], tmp_path: Path) -> None:
@@ -184,8 +186,20 @@ def test_the_calculator_takes_a_model_folder(potentials: tuple[Path, Path, str],
     refused = atoms.copy()
     refused.calc = So3kratesCalculator(model)
     refused.positions[2, 1] = np.nan
-    with pytest.raises(DataError, match="the position of atom 2 is"):
+    with pytest.raises(StructureError, match=r"the position of atom 2 \(Cu\) is not finite: \(.*nan"):
         refused.get_potential_energy()
+    # What is near but not at the same place is computed, as by the bundle.
+    for distance, is_refused in ((0.05, False), (9e-4, True)):
+        refused.positions[2] = refused.positions[1] + refused.cell.array[0] + [0, distance, 0]
+        said = []
+        for door in (refused.calc.runtime, Runtime(bundle)):
+            if is_refused:
+                with pytest.raises(StructureError, match=r"at the same place: 0\.0009 A apart, at \(") as error:
+                    door.evaluate(refused)
+                said.append(sorted(re.findall(r"atom \d+ \(\w+\)", str(error.value))))
+            else:
+                assert np.isfinite(door.evaluate(refused)["energy"])
+        assert not is_refused or said[0] == said[1] == ["atom 1 (Cu)", "atom 2 (Cu)"]
     with pytest.raises(ValueError, match="knows the elements Cu, but the structure has Ag"):
         ModelRuntime(model).evaluate(Atoms("Ag"))
     with pytest.raises(ModelError, match="is not a model folder"):
