@@ -72,8 +72,10 @@ void check_positions(const double* positions, int atoms, const int* row_of_atom,
     if (lost++ == 0) first = i;
   }
   if (lost == 0) return;
-  throw StructureError("the positions of " + std::to_string(lost) + " atoms are not finite, the first of them {} at " +
-                           vector(positions + 3 * static_cast<std::size_t>(first)) +
+  const std::string which =
+      lost == 1 ? "the position of {} is not finite: "
+                : "the positions of " + std::to_string(lost) + " atoms are not finite, the first of them {} at ";
+  throw StructureError(which + vector(positions + 3 * static_cast<std::size_t>(first)) +
                            " A. Look at what moved it: too large a timestep, a variable, a damaged file",
                        {first}, name_of);
 }

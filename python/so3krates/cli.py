@@ -17,6 +17,7 @@ from .files import plain_text, require_figure_name, require_folder, require_plac
 from .hints import command
 from .terminal import busy, said
 from .terminal import console as _console
+from .wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +140,7 @@ def evaluate(
     settings = _data_config(setting, energy_key, forces_key, stress_key, members, console)
     frames = evaluated_frames(data, settings, lambda text: said(console, "Note:", text))
     labels, name = reference(frames), plain_text(data.stem)
-    with busy(console, f"evaluating {len(frames)} frames"):
+    with busy(console, f"evaluating {counted(len(frames), 'frame')}"):
         predicted = [predictions_of(member, frames, float64) for member in members]
     for member, found in zip(members, predicted, strict=True):
         require_finite(member, data, found)
@@ -331,7 +332,7 @@ def select_command(
         selection = select_frames(pool, number, by, model or (), keys, key, seed, bins, limit)
     write_selection(output, selection, pool, f"{by}, seed {seed}" if by != "committee" else by)
     console.print(selection_table(selection))
-    console.print(f"Wrote {len(selection.chosen)} frames to {output}", highlight=False, soft_wrap=True)
+    console.print(f"Wrote {counted(len(selection.chosen), 'frame')} to {output}", highlight=False, soft_wrap=True)
 
 
 app.command()(cli_kappa.kappa)

@@ -9,6 +9,7 @@ import typer
 
 from .cli_values import lines_of, numbers, words
 from .terminal import console
+from .wording import counted
 
 if TYPE_CHECKING:
     from so3krates.sampling import Plan, Recipe
@@ -66,7 +67,9 @@ def _sample(
     with progress_display(console()) as report:
         frames = sampling.sample(output, crystal, plan, *recipes, relax, processes, report)
     console().print(
-        f"Wrote {len(frames)} frames of {len(frames[0])} atoms to {output}", highlight=False, soft_wrap=True
+        f"Wrote {counted(len(frames), 'frame')} of {counted(len(frames[0]), 'atom')} to {output}",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -60,10 +60,14 @@ def with_cell(value: float) -> Callable[[], Atoms]:
     return make
 
 
-NAN = "the positions of 1 atoms are not finite, the first of them atom {} at "
+NAN = "the position of atom {} is not finite: "
 REFUSALS: dict[str, tuple[Callable[[], Atoms], str]] = {
     "nan": (moved(2, [0.5, np.nan, 1]), NAN.format(r"2 \(Ga\)") + r"\(0.5, nan, 1\) A"),
     "inf": (moved(0, [np.inf, 0, 0]), NAN.format(r"0 \(Ga\)") + r"\(inf, 0, 0\) A"),
+    "two": (
+        lambda: Atoms("GaN", np.full((2, 3), np.nan)),
+        "the positions of 2 atoms are not finite, the first of them a",
+    ),
     "minus inf": (moved(1, [1, 1, -np.inf]), NAN.format(r"1 \(N\)") + r"\(1, 1, -inf\) A"),
     "same place": (
         together(0.0),

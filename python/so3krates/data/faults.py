@@ -12,6 +12,8 @@ from ase.data import chemical_symbols
 from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list
 
+from so3krates.wording import counted
+
 from .errors import DataError
 from .frames import LabelKeys, Labels, iter_frames, labels
 from .names import QUANTITIES, OtherNames
@@ -22,6 +24,7 @@ NEAR = 1.0  # A, reach of the list that is searched for them
 LARGEST_ENERGY = 1e7  # eV/atom, beyond total energies with all electrons
 LARGEST_FORCE = 1e4  # eV/A
 LARGEST_STRESS = 1e8  # eV/A^3
+PASCALS = ': if stresses are in Pa, set stress_unit = "Pa"'
 LARGEST_LENGTH = 1e7  # A, of positions and cell vectors
 SHOWN = 5  # frames named in a message
 
@@ -51,14 +54,20 @@ def faults_of(atoms: Atoms, values: Labels, most: int = len(chemical_symbols) - 
         sizes = np.abs(values.forces).max(axis=1, initial=0.0)
         lost = np.flatnonzero(~np.isfinite(values.forces).all(axis=1))
         if len(lost):
-            yield f"the force on atom {lost[0]} is {_numbers(values.forces[lost[0]])} ({len(lost)} atoms in all)"
+            yield (
+                f"the force on atom {lost[0]} is {_numbers(values.forces[lost[0]])} "
+                f"({counted(len(lost), 'atom')} in all)"
+            )
         elif len(large := np.flatnonzero(sizes > LARGEST_FORCE)):
             yield f"the force on atom {large[0]} is {_numbers(values.forces[large[0]])} eV/A, above {LARGEST_FORCE:g}"
     if not np.isnan(values.stress).all():
         if not np.isfinite(values.stress).all():
             yield f"the stress is {_numbers(values.stress.ravel())}"
         elif np.abs(values.stress).max() > LARGEST_STRESS:
-            yield f"a component of the stress is {np.abs(values.stress).max():.3g} eV/A^3, above {LARGEST_STRESS:g}"
+            yield (
+                f"a component of the stress is {np.abs(values.stress).max():.3g} eV/A^3, above "
+                f"{LARGEST_STRESS:g}{PASCALS}"
+            )
 
 
 def structure_faults(atoms: Atoms, most: int = len(chemical_symbols) - 1) -> Iterator[str]:
@@ -70,7 +79,10 @@ def structure_faults(atoms: Atoms, most: int = len(chemical_symbols) - 1) -> Ite
     if len(unknown):
         number = int(atoms.numbers[unknown[0]])
         if number < 1:
-            yield f"atom {unknown[0]} is {chemical_symbols[0]} ({len(unknown)} atoms in all), which is no element"
+            yield (
+                f"atom {unknown[0]} is {chemical_symbols[0]} ({counted(len(unknown), 'atom')} in all), "
+                "which is no element"
+            )
         else:
             yield (
                 f"atom {unknown[0]} is {chemical_symbols[number]} with atomic number {number}, above {most}: "
@@ -78,7 +90,10 @@ def structure_faults(atoms: Atoms, most: int = len(chemical_symbols) - 1) -> Ite
             )
     lost = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
     if len(lost):
-        yield f"the position of atom {lost[0]} is {_numbers(atoms.positions[lost[0]])} ({len(lost)} atoms in all)"
+        yield (
+            f"the position of atom {lost[0]} is {_numbers(atoms.positions[lost[0]])} "
+            f"({counted(len(lost), 'atom')} in all)"
+        )
     elif len(far := np.flatnonzero(np.abs(atoms.positions).max(axis=1) > LARGEST_LENGTH)):
         yield f"the position of atom {far[0]} is {_numbers(atoms.positions[far[0]])} A, beyond {LARGEST_LENGTH:g}"
         return
@@ -137,7 +152,8 @@ class LabelCheck:
         if self.frames and not self.periodic and stress and not self.names.found["stress"]:
             found.append(
                 Finding(
-                    f"a stress is asked for (key {stress!r}), but none of {self.frames} frames is periodic in three "
+                    f"a stress is asked for (key {stress!r}), but none of "
+                    f"{counted(self.frames, 'frame')} is periodic in three "
                     "directions: look for the cell (Lattice and pbc of an extxyz), or leave the stress out with "
                     'stress_key = ""',
                     stops=False,
@@ -162,7 +178,7 @@ def sound_frames(
             yield atoms
     if not check.faults:
         return
-    found = f"{len(check.faulty)} of {check.frames} frames cannot be used: {some_faults(check.faults)}"
+    found = f"{len(check.faulty)} of {counted(check.frames, 'frame')} cannot be used: {some_faults(check.faults)}"
     if not leave_out:
         raise DataError(f"{path}: {found}; mend them, or leave them out with data.leave_out_faulty = true")
     if say is not None:

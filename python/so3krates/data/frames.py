@@ -18,6 +18,8 @@ from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from so3krates.wording import counted
+
 from .errors import DataError
 from .extxyz import extxyz_frames
 from .units import energy_factor, force_factor, length_factor, stress_factor
@@ -143,7 +145,7 @@ def iter_frames(path: str | Path, keys: LabelKeys | None = None, others: OtherNa
         raise DataError(f"{path}: holds no frame")
     for field, key in wanted.items():
         # A typing error would train on nothing.
-        raise DataError(f"{path}: none of {count} frames has {field} under {key!r}; found {sorted(names)}")
+        raise DataError(f"{path}: none of {counted(count, 'frame')} has {field} under {key!r}; found {sorted(names)}")
 
 
 def raw_frames(path: str | Path) -> Iterator[Atoms]:

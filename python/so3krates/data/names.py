@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from so3krates.wording import counted
+
 from .frames import LabelKeys, Labels
 
 WHOLE = {"energy": " (of the whole frame, not per atom)"}
@@ -71,7 +73,8 @@ class OtherNames:
                 there = ", ".join(f"{key!r} ({count})" for key, count in ordered)
                 proposed = setting(name, ordered[0][0])
                 found.append(
-                    f"{self.missing[name]} of {self.frames} frames have no {name} under {self.wanted[name]!r}, but "
+                    f"{self.missing[name]} of {counted(self.frames, 'frame')} have no {name} under "
+                    f"{self.wanted[name]!r}, but "
                     f"under {there}: set {proposed} in section [data], or --set data.{proposed.replace(' ', '')}"
                 )
         return found
@@ -83,7 +86,8 @@ class OtherNames:
             if self.frames and self.missing[name] == self.frames and self.shaped[name] and not self.found[name]:
                 some = ", ".join(map(repr, sorted(self.shaped[name])[:SHOWN]))
                 found.append(
-                    f"none of {self.frames} frames has {name} under {key!r}; of its shape are {some}: if one of them "
+                    f"none of {counted(self.frames, 'frame')} has {name} under {key!r}; of its shape "
+                    f"are {some}: if one of them "
                     f"is it{WHOLE.get(name, '')}, set {name}_key"
                 )
         return found
@@ -91,7 +95,7 @@ class OtherNames:
     def undefined_lines(self) -> list[str]:
         """A line for each quantity that is NaN under its own key in some frames, as which it counts as missing."""
         return [
-            f"{count} of {self.frames} frames have NaN under {self.wanted[name]!r}, read as no {name}"
+            f"{count} of {counted(self.frames, 'frame')} have NaN under {self.wanted[name]!r}, read as no {name}"
             for name, count in self.undefined.items()
             if count
         ]

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from so3krates.wording import counted
+
 from .errors import DataError
 
 
@@ -27,7 +29,8 @@ def fraction_split(count: int, train_fraction: float, seed: int, kinds: Sequence
     n_valid = count - n_train - 1
     if n_train < 1 or n_valid < 0:
         raise DataError(
-            f"train_split = {train_fraction} of {count} frames leaves {n_train} to train on and {max(n_valid, 0)} to "
+            f"train_split = {train_fraction} of {counted(count, 'frame')} leaves {n_train} to train "
+            f"on and {max(n_valid, 0)} to "
             "validate; give n_train and n_valid instead"
         )
     return count_split(count, n_train, n_valid, seed, kinds)
@@ -41,7 +44,7 @@ def count_split(count: int, n_train: int, n_valid: int, seed: int, kinds: Sequen
     """
     if n_train < 1 or n_valid < 0 or n_train + n_valid > count:
         raise DataError(
-            f"n_train = {n_train} and n_valid = {n_valid} cannot be taken from {count} frames; "
+            f"n_train = {n_train} and n_valid = {n_valid} cannot be taken from {counted(count, 'frame')}; "
             "give n_train >= 1, n_valid >= 0 and a sum of at most the number of frames"
         )
     order = np.random.RandomState(seed).permutation(count)

@@ -17,6 +17,7 @@ from so3krates.data import StoredFrames
 from so3krates.hints import command
 from so3krates.storage import Model
 from so3krates.terminal import said
+from so3krates.wording import counted
 
 from .config import RunConfig
 from .loggers import require_packages
@@ -77,7 +78,9 @@ def run_session(
     else:
         frames_train, frames_valid = load_frames(config.data, demands)
     test_frames = load_test(config.data, test_file, frames_train, demands) if test_file is not None else []
-    _say(console, f"{len(frames_train)} frames to train, {len(frames_valid)} to validate; writing to {output}")
+    _say(
+        console, f"{counted(len(frames_train), 'frame')} to train, {len(frames_valid)} to validate; writing to {output}"
+    )
     sets = {"train": reported(frames_train), "valid": reported(frames_valid), "test": test_frames}
     results: list[TrainingResult] = []
     unwritten: dict[str, Exception] = {}

@@ -22,6 +22,7 @@ from so3krates.data import (
     store_frames,
     tags_of,
 )
+from so3krates.wording import counted
 
 from .config import DataConfig, RunConfig
 
@@ -110,7 +111,7 @@ def evaluated_frames(file: str | Path, config: DataConfig, say: Callable[[str], 
     if check.names.without_labels():
         asked = ", ".join(f"{name} {key!r}" for name, key in check.names.wanted.items())
         found = "; ".join(check.names.lines() + check.names.guesses()) or "nothing like a label was found"
-        raise DataError(f"{file}: none of {check.frames} frames has a label ({asked}): {found}")
+        raise DataError(f"{file}: none of {counted(check.frames, 'frame')} has a label ({asked}): {found}")
     for finding in check.findings():
         say(f"{file}: {finding.text}")
     return frames
