@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_kappa, cli_sample
+from . import cli_convert, cli_kappa, cli_sample
 from .cli_errors import Commands, debug_option
 from .cli_values import number_or_word as _number_or_word
 from .cli_values import words as _words
@@ -335,6 +335,7 @@ def select_command(
     console.print(f"Wrote {counted(len(selection.chosen), 'frame')} to {output}", highlight=False, soft_wrap=True)
 
 
+app.command()(cli_convert.convert)
 app.command()(cli_kappa.kappa)
 
 

@@ -23,6 +23,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from blocks import LANGUAGES, PAGES, ROOT, Block, blocks, lines_of, table_commands
+from foreign import compressed, write_ml_ab, write_mtp, write_vasprun
 from original import write_module
 
 SMALL_TRAINING = " ".join(
@@ -120,6 +121,10 @@ def folder(small_model_folder: Path, gan_bundle32: Path, tmp_path_factory: pytes
         shutil.copyfile(file, folder / file.name)
     (settings,) = (block.text for block in blocks("toml") if block.page == "docs/training.md")
     (folder / "settings.toml").write_text(settings)
+    (folder / "vasp-runs").mkdir()
+    write_vasprun(folder / "vasp-runs", [compressed()])
+    for write in (write_ml_ab, write_mtp):
+        write(folder, [compressed()])
     for seed, name in enumerate(("log.1", "log.2", "seed1/log.lammps", "seed2/log.lammps")):
         flux_log(folder / name, seed)
     return folder

@@ -1,0 +1,56 @@
+"""The command `so3krates convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_values import words
+from .files import replacing, require_place
+from .hints import command
+from .terminal import console
+
+
+def convert(
+    paths: Annotated[list[Path], typer.Argument(help="Files of other programs, or folders to search through.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Extended XYZ to write.")] = Path("frames.extxyz"),
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="vasprun.xml, OUTCAR, ML_AB, espresso, mtp, deepmd, mlearn, runner, nep or dpdata:NAME; "
+            "else found by the names of files.",
+        ),
+    ] = None,
+    elements: Annotated[str, typer.Option(help="Elements of numbered types, as in Ga,N.")] = "",
+) -> None:
+    """Labelled structures of other programs as extended XYZ in eV and A, with ASE's sign of the stress."""
+    import ase.io
+
+    from so3krates.conversion import convert as frames_of
+    from so3krates.conversion import find_sources
+    from so3krates.progress import progress_display
+
+    require_place(output, *paths)
+    screen = console()
+    sources = find_sources(paths, source)
+    counts = dict.fromkeys((s.format for s in sources), 0)
+    labels = {"energy": 0, "forces": 0, "stress": 0}
+    with progress_display(screen) as report, replacing(output) as part, part.open("w") as file:
+        for done, found in enumerate(sources, 1):
+            for atoms in frames_of(found, words(elements)):
+                ase.io.write(file, atoms, format="extxyz")
+                counts[found.format] += 1
+                for name in labels:
+                    labels[name] += name in atoms.calc.results
+            report("files", done, len(sources))
+    total = sum(counts.values())
+    parts = ", ".join(f"{count} from {name}" for name, count in counts.items())
+    have = ", ".join(f"{count} with {name}" for name, count in labels.items())
+    said_so = (
+        f"Wrote {total} frames to {output} ({parts}; {have}). Units and signs are worth a look: "
+        f"{command('so3krates', 'data', output)}"
+    )
+    screen.print(said_so, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,64 @@
+"""A system of DeePMD-kit: type.raw, type_map.raw, and set.*/ with coord, box, energy, force and virial as npy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from ..data.errors import DataError
+
+
+def deepmd_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
+    """Frames; elements: symbols of the types where there is no type_map.raw.
+
+    Energy in eV, forces in eV/A, virial in eV: -dE/d(strain) (DeePMD-kit's documentation, "Data").
+    """
+    types = np.loadtxt(path / "type.raw", dtype=int, ndmin=1)
+    names = path / "type_map.raw"
+    symbols = names.read_text().split() if names.is_file() else elements
+    if not symbols:
+        raise DataError(f"{path}: has no type_map.raw: say which elements its types are, as in --elements Ga,N")
+    if types.max(initial=0) >= len(symbols):
+        raise DataError(f"{path}: has atoms of type {types.max()}, and only the elements {', '.join(symbols)}")
+    sets = sorted(folder for folder in path.glob("set.*") if folder.is_dir())
+    if not sets:
+        raise DataError(f"{path}: has no folder set.000")
+    is_open = (path / "nopbc").exists()
+    for folder in sets:
+        yield from _frames(folder, [symbols[t] for t in types], is_open)
+
+
+def _frames(folder: Path, symbols: list[str], is_open: bool) -> Iterator[Atoms]:
+    def load(name: str, width: tuple[int, ...]) -> np.ndarray | None:
+        file = folder / f"{name}.npy"
+        if not file.is_file():
+            return None
+        values = np.load(file).astype(float)
+        if values.size % int(np.prod(width)):
+            raise DataError(f"{file}: has {values.size} numbers, no multiple of {int(np.prod(width))} a frame")
+        return values.reshape(-1, *width)
+
+    coordinates, boxes = load("coord", (len(symbols), 3)), None if is_open else load("box", (3, 3))
+    if coordinates is None or (boxes is None and not is_open):
+        raise DataError(f"{folder}: has no coord.npy or no box.npy, and there is no file nopbc beside it")
+    energies, forces, virials = load("energy", ()), load("force", (len(symbols), 3)), load("virial", (3, 3))
+    for name, values in (("box", boxes), ("energy", energies), ("force", forces), ("virial", virials)):
+        if values is not None and len(values) != len(coordinates):
+            raise DataError(f"{folder}: {name}.npy has {len(values)} frames, and coord.npy {len(coordinates)}")
+    for k, positions in enumerate(coordinates):
+        cell = None if boxes is None else boxes[k]
+        atoms = Atoms(symbols, positions=positions, cell=cell, pbc=not is_open)
+        results = {}
+        if energies is not None:
+            results["energy"] = float(energies[k])
+        if forces is not None:
+            results["forces"] = forces[k]
+        if virials is not None and cell is not None:
+            stress = -0.5 * (virials[k] + virials[k].T) / atoms.get_volume()
+            results["stress"] = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        yield atoms

@@ -1,0 +1,180 @@
+"""Which formats are known, how a file is recognised, and who reads it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from ..data.errors import DataError
+from ..data.extxyz import extxyz_frames
+from ..hints import command
+from .deepmd import deepmd_frames
+from .ml_ab import ml_ab_frames
+from .mlearn import mlearn_frames
+from .mtp import mtp_frames
+
+VIRIAL = "virial"  # -dE/d(strain) in eV: GPUMD's name in train.xyz, as of other users of extended XYZ
+LABELS = ("energy", "forces", "stress")
+
+
+class Format(NamedTuple):
+    """A reader and the names by which its files are found in a folder."""
+
+    what: str
+    names: tuple[str, ...]  # patterns of pathlib
+    read: Callable[[Path, Sequence[str]], Iterator[Atoms]]
+    is_folder: bool = False
+    needs_elements: bool = False  # where the file numbers its types
+
+
+class Source(NamedTuple):
+    """A file, or a folder that is one data set, and its format."""
+
+    path: Path
+    format: str
+
+
+def _by_ase(name: str) -> Callable[[Path, Sequence[str]], Iterator[Atoms]]:
+    def read(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
+        for atoms in ase.io.iread(str(path), index=":", format=name):
+            results = dict(getattr(atoms.calc, "results", {}))
+            # Forces are derivatives of the free energy, not of its extrapolation to zero smearing.
+            if "free_energy" in results:
+                results["energy"] = results["free_energy"]
+            yield labelled(atoms, results)
+
+    return read
+
+
+def _extxyz(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
+    """Extended XYZ with `virial` and `force`, as GPUMD writes them."""
+    for atoms in extxyz_frames(path):
+        results = dict(getattr(atoms.calc, "results", {}))
+        results |= {name: float(atoms.info[name]) for name in ("energy",) if name in atoms.info}
+        for name in ("forces", "force"):
+            if name in atoms.arrays:
+                results["forces"] = atoms.arrays[name]
+        found = {name.lower(): value for name, value in atoms.info.items()}
+        if VIRIAL in found and "stress" not in results:
+            virial = np.asarray(found[VIRIAL], float).reshape(3, 3)
+            results["stress"] = voigt(-virial / atoms.get_volume())
+        yield labelled(atoms, results)
+
+
+FORMATS: dict[str, Format] = {
+    "vasprun.xml": Format("VASP", ("vasprun*.xml", "vasprun*.xml.gz"), _by_ase("vasp-xml")),
+    "OUTCAR": Format("VASP", ("OUTCAR*",), _by_ase("vasp-out")),
+    "ML_AB": Format("VASP's machine-learned force fields", ("ML_AB*",), ml_ab_frames),
+    "espresso": Format("Quantum ESPRESSO, output of pw.x", ("*.pwo",), _by_ase("espresso-out")),
+    "mtp": Format("MLIP, *.cfg", ("*.cfg",), mtp_frames, needs_elements=True),
+    "deepmd": Format("DeePMD-kit, a system of npy files", ("type.raw",), deepmd_frames, is_folder=True),
+    "mlearn": Format("pymatgen and mlearn, JSON", ("*.json",), mlearn_frames),
+    "runner": Format("RuNNer and n2p2, input.data", ("input.data*",), _by_ase("runnerdata")),
+    "nep": Format("GPUMD, train.xyz", ("train.xyz", "test.xyz"), _extxyz),
+}
+DPDATA = "dpdata:"  # any format of that package, as dpdata:cp2k/output
+
+
+def find_sources(paths: Iterable[Path], format_name: str | None = None) -> list[Source]:
+    """Files and data sets in `paths`; folders are searched through.
+
+    format_name: of FORMATS, or "dpdata:" with one of that package's; None: found by the names of the files.
+    Raises DataError for a path that is not there, a format that is not known, or a path in which nothing is found.
+    """
+    if format_name is not None and format_name not in FORMATS and not format_name.startswith(DPDATA):
+        raise DataError(f"format {format_name!r} is not known: give {', '.join(FORMATS)}, or {DPDATA}NAME")
+    sources: list[Source] = []
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path} is not there")
+        if format_name is not None and (not path.is_dir() or format_name.startswith(DPDATA)):
+            sources.append(Source(path, format_name))
+            continue
+        names = [format_name] if format_name is not None else list(FORMATS)
+        found = [source for name in names for source in _found_in(path, name)]
+        if not found:
+            raise DataError(
+                f"{path}: nothing that looks like {', '.join(FORMATS)}. If it is one of these by another name, give "
+                "--from FORMAT; what ASE reads, `so3krates train` takes as it is"
+            )
+        sources += sorted(found)
+    return list(dict.fromkeys(sources))
+
+
+def _found_in(path: Path, name: str) -> Iterator[Source]:
+    kind = FORMATS[name]
+    files = [path] if path.is_file() else (f for pattern in kind.names for f in path.rglob(pattern) if f.is_file())
+    for file in files:
+        if any(file.match(pattern) for pattern in kind.names) and (name != "mlearn" or is_mlearn(file)):
+            yield Source(file.parent if kind.is_folder else file, name)
+
+
+def convert(source: Source, elements: Sequence[str] = ()) -> Iterator[Atoms]:
+    """Frames with energy (eV), forces (eV/A) and stress (eV/A^3, ASE's sign) as results, as far as the file has them.
+
+    elements: chemical symbols of the types 0, 1, ... where a file only numbers them.
+    Raises DataError, naming file and frame, for what cannot be read.
+    """
+    if source.format.startswith(DPDATA):
+        frames = _by_dpdata(source.path, source.format.removeprefix(DPDATA))
+    else:
+        kind = FORMATS[source.format]
+        if kind.needs_elements and not elements:
+            example = command("so3krates", "convert", source.path, "--elements", "Ga,N", "-o", "frames.extxyz")
+            raise DataError(f"{source.path}: numbers its elements: say which they are, as in {example}")
+        frames = kind.read(source.path, elements)
+    count = 0
+    try:
+        for atoms in frames:
+            results = getattr(atoms.calc, "results", {})
+            if not any(name in results for name in LABELS):
+                raise DataError(f"{source.path}, frame {count}: has neither energy nor forces: is the run complete?")
+            yield labelled(atoms, results)
+            count += 1
+    except DataError:
+        raise
+    except Exception as error:  # readers of other packages raise what they like
+        raise DataError(
+            f"{source.path}, frame {count}: cannot be read as {source.format} ({type(error).__name__}: {error})"
+        ) from error
+    if count == 0:
+        raise DataError(f"{source.path}: holds no frame that {source.format} has: is the run complete?")
+
+
+def labelled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
+    """The structure alone with these results."""
+    plain = Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    plain.calc = SinglePointCalculator(plain, **{name: results[name] for name in LABELS if name in results})
+    return plain
+
+
+def voigt(stress: np.ndarray) -> np.ndarray:
+    """ASE's six components of the symmetric part of a stress (3, 3)."""
+    s = 0.5 * (stress + stress.T)
+    return np.array([s[0, 0], s[1, 1], s[2, 2], s[1, 2], s[0, 2], s[0, 1]])
+
+
+def _by_dpdata(path: Path, name: str) -> Iterator[Atoms]:
+    if importlib.util.find_spec("dpdata") is None:
+        raise DataError(f"{path}: format dpdata:{name} needs the package dpdata: pip install dpdata")
+    import dpdata
+
+    system = dpdata.LabeledSystem(str(path), fmt=name)
+    yield from system.to("ase/structure")
+
+
+def is_mlearn(path: Path) -> bool:
+    """Whether a JSON file is a list of entries with a structure and its outputs."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        return False
+    return isinstance(content, list) and bool(content) and {"structure", "outputs"} <= set(content[0])

@@ -1,0 +1,93 @@
+"""MLIP's *.cfg files: one block BEGIN_CFG ... END_CFG a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from ..data.errors import DataError
+
+POSITIONS = (("cartes_x", "cartes_y", "cartes_z"), ("direct_x", "direct_y", "direct_z"))
+FORCES = ("fx", "fy", "fz")
+VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")  # ASE's order
+
+
+def mtp_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
+    """Frames; elements: symbols of the types 0, 1, ...
+
+    Energy in eV, forces in eV/A; PlusStress is -V times ASE's stress in eV (Novikov, Gubaev, Podryabinkin, Shapeev,
+    Mach. Learn.: Sci. Technol. 2, 025002 (2021)).
+    """
+    block: list[str] | None = None
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        word = line.split()[0] if line.split() else ""
+        if word == "BEGIN_CFG":
+            block = []
+        elif word == "END_CFG":
+            if block is None:
+                raise DataError(f"{path}, line {number}: END_CFG without BEGIN_CFG")
+            yield _frame(block, elements, f"{path}, frame that ends in line {number}")
+            block = None
+        elif block is not None and word:
+            block.append(line)
+    if block is not None:
+        raise DataError(f"{path}: ends within a frame")
+
+
+def _frame(lines: list[str], elements: Sequence[str], where: str) -> Atoms:
+    size, cell = 0, None
+    results: dict[str, Any] = {}
+    columns: list[str] = []
+    rows = np.zeros((0, 0))
+    stress: np.ndarray | None = None
+    k = 0
+
+    def numbers(first: int, count: int) -> np.ndarray:
+        return np.array([[float(x) for x in line.split()] for line in lines[first : first + count]])
+
+    while k < len(lines):
+        word, *rest = lines[k].split()
+        word = word.rstrip(":").lower()
+        k += 1
+        if word == "size":
+            size = int(lines[k])
+            k += 1
+        elif word == "supercell":
+            cell = numbers(k, 3)
+            k += 3
+        elif word == "atomdata":
+            columns = rest if rest else lines[k - 1].split(":", 1)[1].split()
+            rows = numbers(k, size)
+            k += size
+        elif word == "energy":
+            results["energy"] = float(lines[k])
+            k += 1
+        elif word == "plusstress":
+            named = dict(zip(rest, numbers(k, 1)[0], strict=True))
+            stress = np.array([named[axes] for axes in VOIGT])
+            k += 1
+    if rows.shape != (size, len(columns)) or "type" not in columns:
+        raise DataError(f"{where}: has {len(rows)} lines of atoms with the columns {columns}, and Size says {size}")
+    of = {name: rows[:, place] for place, name in enumerate(columns)}
+    types = of["type"].astype(int)
+    if types.max(initial=0) >= len(elements):
+        raise DataError(f"{where}: has atoms of type {types.max()}, and only {len(elements)} elements are given")
+    atoms = Atoms([elements[t] for t in types], cell=cell, pbc=cell is not None)
+    cartesian, direct = POSITIONS
+    if set(cartesian) <= of.keys():
+        atoms.positions = np.column_stack([of[name] for name in cartesian])
+    elif set(direct) <= of.keys() and cell is not None:
+        atoms.set_scaled_positions(np.column_stack([of[name] for name in direct]))
+    else:
+        raise DataError(f"{where}: has no positions among its columns {columns}")
+    if set(FORCES) <= of.keys():
+        results["forces"] = np.column_stack([of[name] for name in FORCES])
+    if stress is not None and cell is not None:
+        results["stress"] = -stress / atoms.get_volume()
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms

@@ -1,0 +1,104 @@
+"""Formats of other programs: energies, forces and the sign and unit of the stress, of a crystal under pressure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import units
+from ase.io import read
+from foreign import SIGNAL, WRITERS, compressed, rows, write_deepmd, write_ml_ab, write_mlearn, write_mtp
+from so3krates.conversion import convert, find_sources
+from so3krates.data.errors import DataError
+from typer.testing import CliRunner
+
+from so3krates.cli import app  # isort: skip
+
+DIGITS = 1e-6  # what the files are written to
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_labels_are_those_that_were_written(name: str, tmp_path: Path) -> None:
+    frames = [compressed()] if name == "espresso" else [compressed(), compressed(0.05)]
+    path = WRITERS[name](tmp_path, frames)
+    [source] = find_sources([path])
+    assert source.format == name
+    found = list(convert(source, ["Al", "Cu"]))
+    assert len(found) == len(frames)
+    for atoms, expected in zip(found, frames, strict=True):
+        assert atoms.get_chemical_symbols() == expected.get_chemical_symbols() and atoms.pbc.all()
+        assert abs(expected.get_potential_energy()) > SIGNAL and np.abs(expected.get_forces()).max() > SIGNAL
+        np.testing.assert_allclose(atoms.cell.array, expected.cell.array, atol=DIGITS)
+        np.testing.assert_allclose(atoms.get_potential_energy(), expected.get_potential_energy(), atol=DIGITS)
+        np.testing.assert_allclose(atoms.get_forces(), expected.get_forces(), atol=DIGITS)
+        np.testing.assert_allclose(atoms.get_stress(), expected.get_stress(), atol=DIGITS)
+        distances = atoms.get_all_distances(mic=True)
+        np.testing.assert_allclose(distances, expected.get_all_distances(mic=True), atol=DIGITS)
+
+
+def test_runner_data_by_ase(tmp_path: Path) -> None:
+    """RuNNer's files hold no stress, and are in Hartree and Bohr."""
+    atoms = compressed()
+    text = ["begin", *(f"lattice {rows(v / units.Bohr)}" for v in atoms.cell.array)]
+    for symbol, x, f in zip(atoms.get_chemical_symbols(), atoms.positions, atoms.get_forces(), strict=True):
+        text.append(f"atom {rows(x / units.Bohr)} {symbol} 0.0 0.0 {rows(f / (units.Hartree / units.Bohr))}")
+    text += [f"energy {atoms.get_potential_energy() / units.Hartree:.12f}", "charge 0.0", "end"]
+    (tmp_path / "input.data").write_text("\n".join(text) + "\n")
+    [found] = convert(*find_sources([tmp_path]))
+    np.testing.assert_allclose(found.get_forces(), atoms.get_forces(), atol=DIGITS)
+    np.testing.assert_allclose(found.get_potential_energy(), atoms.get_potential_energy(), atol=DIGITS)
+
+
+def test_command_gathers_what_is_in_a_folder(tmp_path: Path) -> None:
+    frames = [compressed()]
+    for name in ("ML_AB", "mlearn", "deepmd", "nep"):
+        (tmp_path / name).mkdir()
+        WRITERS[name](tmp_path / name, frames)
+    (tmp_path / "notes.json").write_text('{"no": "frames"}')
+    result = CliRunner().invoke(app, ["convert", str(tmp_path), "-o", str(tmp_path / "all.extxyz")])
+    assert result.exit_code == 0, result.output
+    assert "Wrote 4 frames" in result.output.replace("\n", " ") and "4 with stress" in result.output.replace("\n", " ")
+    found = read(tmp_path / "all.extxyz", ":")
+    assert len(found) == 4
+    for atoms in found:
+        np.testing.assert_allclose(atoms.get_stress(), frames[0].get_stress(), atol=DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "empty").mkdir() or folder / "empty", "nothing that looks like"),
+        (lambda folder: folder / "absent", "is not there"),
+        (lambda folder: cut(write_mtp(folder, [compressed()]), "END_CFG"), "ends within a frame"),
+        (lambda folder: cut(write_ml_ab(folder, [compressed()]), "Stress"), "'stress \\(kbar\\)' is missing"),
+        (lambda folder: cut(write_mlearn(folder, [compressed()]), "virial"), "is not JSON|nothing that looks like"),
+    ],
+)
+def test_what_cannot_be_read_is_said(change: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        for source in find_sources([change(tmp_path)]):
+            list(convert(source, ["Al", "Cu"]))
+
+
+def cut(path: Path, word: str) -> Path:
+    text = path.read_text()
+    path.write_text(text[: text.index(word)])
+    return path
+
+
+def test_bad_choices_are_said(tmp_path: Path) -> None:
+    path = write_mtp(tmp_path, [compressed()])
+    with pytest.raises(DataError, match=r"numbers its elements: .*--elements Ga,N"):
+        list(convert(*find_sources([path])))
+    with pytest.raises(DataError, match="atoms of type 1, and only 1 elements"):
+        list(convert(*find_sources([path]), ["Al"]))
+    with pytest.raises(DataError, match=r"'castep' is not known: give vasprun\.xml"):
+        find_sources([path], "castep")
+    deepmd = write_deepmd(tmp_path, [compressed()])
+    np.save(deepmd / "system/set.000/energy.npy", np.zeros(3))
+    with pytest.raises(DataError, match=r"energy.npy has 3 frames, and coord.npy 1"):
+        list(convert(*find_sources([deepmd], "deepmd")))
+    with pytest.raises(DataError, match="dpdata"):
+        list(convert(*find_sources([path], "dpdata:nothing")))
