@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from so3krates.model.config import ModelConfig
 from so3krates.model.harmonics import degree_of_order
-from so3krates.model.stages import GPU_ROW_BLOCK
+from so3krates.model.rows import GPU_ROW_BLOCK
 
 from .cuda import CALL, SIMPLE_WARPS, check_cuda, kernel_sizes, launch_of
 from .fused import QUAD, widths

@@ -15,7 +15,7 @@ from so3krates.files import require_place
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
 from so3krates.model.reductions import is_tabulated, tabulated_config
-from so3krates.model.stages import GPU_ROW_BLOCK, ROW_BLOCK
+from so3krates.model.rows import GPU_ROW_BLOCK, ROW_BLOCK
 from so3krates.storage import Model
 
 from .bundle import PRECISIONS, write_bundle

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from so3krates.model.config import ModelConfig
 from so3krates.model.radial_basis import spline_range
-from so3krates.model.stages import ROW_BLOCK
+from so3krates.model.rows import ROW_BLOCK
 
 from .fused import CUTOFF_NUMBERS, QUAD, ROUNDS, SCHEDULE_ENTRIES, check_fused, widths
 from .plan import VIRIAL_CHANNELS, Array, Call, Stage, adjoint_name, evaluator_arrays

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from so3krates.model.stages import GPU_ROW_BLOCK, SLOT_BLOCK
+from so3krates.model.rows import GPU_ROW_BLOCK, SLOT_BLOCK
 
 from .lowering import lower_text, serialise
 from .plan import Array

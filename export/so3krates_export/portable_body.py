@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from so3krates.model import stages
+from so3krates.model import moment_adjoint, readout, stages
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
+from so3krates.model.projections import Projections
+from so3krates.model.rows import ROW_BLOCK, Table
 
 from .plan import VIRIAL_CHANNELS, Array, Stage, adjoint_name, tree_stage
 
@@ -27,7 +29,7 @@ def weight_arrays(params: Params, atomic_numbers: list[int]) -> dict[str, np.nda
 
 
 class PortableBody:
-    """Stages of `so3krates.model.stages`; see `plan.Body`."""
+    """Stages of `so3krates.model`: `stages`, `readout`, `moment_adjoint`; see `plan.Body`."""
 
     prefix = ""
 
@@ -37,7 +39,7 @@ class PortableBody:
         precision: str,
         weight_names: list[str],
         channels: int = 1,
-        row_block: int = stages.ROW_BLOCK,
+        row_block: int = ROW_BLOCK,
     ) -> None:
         """
         Args:
@@ -55,8 +57,8 @@ class PortableBody:
             for kind in ("adjoint", "message_adjoint")
         )
         # Names in place of arrays, as in all trees here.
-        self._table = stages.Table._make(("vectors", "neighbours", "counts"))
-        self._projections = stages.Projections._make(stages.Projections._fields)
+        self._table = Table._make(("vectors", "neighbours", "counts"))
+        self._projections = Projections._make(Projections._fields)
         self._virials = "atom_virials" if channels == VIRIAL_CHANNELS else None
         self.arrays = self._own_arrays()
 
@@ -70,7 +72,7 @@ class PortableBody:
         for of_features, of_euclidean in (self._adjoint, self.message_adjoint):
             arrays[of_features] = rows(self.channels, features)
             arrays[of_euclidean] = rows(self.channels, orders)
-        arrays |= {name: rows(features) for name in stages.Projections._fields}
+        arrays |= {name: rows(features) for name in Projections._fields}
         for k in range(self._config.layers + 1):
             of_features, of_euclidean = self.state(k)
             arrays |= {of_features: rows(features), of_euclidean: rows(orders)}
@@ -116,22 +118,22 @@ class PortableBody:
         return tree_stage("layer", function, inputs, outputs)
 
     def readout(self) -> Stage:
-        function = functools.partial(stages.readout, self._config, row_block=self.row_block)
-        into = stages.ReadoutArrays._make(("atom_energies", *self._adjoint, "forces", self._virials))
+        function = functools.partial(readout.readout, self._config, row_block=self.row_block)
+        into = readout.ReadoutArrays._make(("atom_energies", *self._adjoint, "forces", self._virials))
         inputs = (self._weights("weights/readout/"), self.state(self._config.layers)[0], "owned_count", into)
         return tree_stage(adjoint_name("readout", self.channels), function, inputs, ("energy", "strain_gradient", into))
 
     def exchange_adjoint(self, k: int) -> Stage:
-        function = functools.partial(stages.exchange_adjoint, self._config, row_block=self.row_block)
+        function = functools.partial(moment_adjoint.exchange_adjoint, self._config, row_block=self.row_block)
         weights = self._of_layer(k, *_EXCHANGE)
         inputs = (weights, *self._attended(k), self._adjoint, "owned_count", self.message_adjoint)
         return tree_stage(adjoint_name("exchange_adjoint", self.channels), function, inputs, self.message_adjoint)
 
     def layer_adjoint(self, k: int) -> Stage:
         # Edges carry all channels: as many values at once as with one, where a block has rows to spare.
-        block = max(min(self.row_block, stages.ROW_BLOCK), self.row_block // self.channels)
-        function = functools.partial(stages.layer_adjoint, self._config, row_block=block)
-        into = stages.AdjointArrays._make((*self._adjoint, "forces", self._virials))
+        block = max(min(self.row_block, ROW_BLOCK), self.row_block // self.channels)
+        function = functools.partial(moment_adjoint.layer_adjoint, self._config, row_block=block)
+        into = moment_adjoint.AdjointArrays._make((*self._adjoint, "forces", self._virials))
         inputs = (
             self._of_layer(k, *_FILTERS, *_PROJECT), *self.state(k), self._projections, self.message_adjoint,
             self._table, "owned_count", "strain_gradient", into,

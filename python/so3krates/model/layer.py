@@ -179,3 +179,8 @@ class Layer(nn.Module):
         other = jax.tree.map(lambda rows: rows[neighbours], other)
         dx, dchi = self.messages(centre, other, geometry)
         return self.exchange(x + dx.sum(1), chi + dchi.sum(1))
+
+
+def applied_layer(config: ModelConfig, params: Any, method: str, *arguments: Any) -> Any:
+    """A method of `Layer` on a layer's parameters."""
+    return applied(Layer(config), params, *arguments, method=method)
