@@ -1,25 +1,21 @@
-"""Bundles with one thing wrong, for both readers: what is done to a valid one, and what the message must say."""
+"""Bundles with one thing wrong: what is done to a valid one, and what the message must say."""
 
 import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import safetensors.numpy
-from so3krates_export import write_bundle
-from so3krates_export.bundle import VERSION
+from so3krates_export.bundle import FORMAT, VERSION, assembled
 
 Manifest = dict[str, Any]
 
 
 def forge(path: Path, manifest: Manifest, tensors: dict[str, np.ndarray]) -> bytes:
     """A file with a right checksum, whatever the manifest says, in the version that it says."""
-    version = manifest.get("version", VERSION)
-    with mock.patch("so3krates_export.bundle._validate"), mock.patch("so3krates_export.bundle.VERSION", version):
-        write_bundle(path, manifest, tensors)
+    path.write_bytes(assembled({"format": FORMAT, "version": VERSION, **manifest}, tensors))
     return path.read_bytes()
 
 

@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
-from so3krates_export.bundle import INPUTS, OUTPUTS, write_bundle
-from so3krates_export.bundle_checks import results_of, with_sources
-from so3krates_export.bundle_outputs import KNOWN_OUTPUTS
+from so3krates import _harness
+from so3krates_export.bundle import write_bundle
 from so3krates_export.lowering import STABLEHLO_VERSION, lower
+from so3krates_export.manifest import results_of, with_sources
+
+INPUTS = _harness.BUNDLE_INPUTS
+OUTPUTS = {name: b for name, b in _harness.BUNDLE_OUTPUTS.items() if name != "atom_virials"}
 
 ELEMENTS = ["Ga", "N"]
 ENERGY_SHIFTS = [-27314.0, 12.5]  # eV; the first as large as an all-electron energy
@@ -40,8 +43,8 @@ def write_toy_bundle(path: Path, ladder: list[dict[str, int]] | None = None, **c
 def toy_bundle(ladder: list[dict[str, int]]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Manifest and tensors."""
     buffers = {
-        **{name: {"dtype": d, "shape": s, "role": "input"} for name, (d, s) in INPUTS.items()},
-        **{name: {"dtype": d, "shape": s, "role": "output"} for name, (d, s) in OUTPUTS.items()},
+        **{name: {"dtype": b["dtype"], "shape": [*b["shape"]], "role": "input"} for name, b in INPUTS.items()},
+        **{name: {"dtype": b["dtype"], "shape": [*b["shape"]], "role": "output"} for name, b in OUTPUTS.items()},
         "edges": {"dtype": "float64", "shape": ["rows", "neighbours", 3], "role": "state"},
         "neighbours": {"dtype": "int32", "shape": ["rows", "neighbours"], "role": "state"},
         "counts": {"dtype": "int32", "shape": ["rows"], "role": "state"},
@@ -93,7 +96,7 @@ def toy_bundle(ladder: list[dict[str, int]]) -> tuple[dict[str, Any], dict[str, 
         "buffers": buffers,
         "programs": {name: [f"programs/{name}/{k}" for k in range(len(ladder))] for name in programs},
         "schedules": {"forces": with_sources(steps)},
-        "outputs": {name: KNOWN_OUTPUTS[name] for name in OUTPUTS if name in KNOWN_OUTPUTS},
+        "outputs": {name: buffer["output"] for name, buffer in OUTPUTS.items() if "output" in buffer},
     }
     manifest["results"] = results_of(manifest)
     tensors: dict[str, np.ndarray] = dict(weights)

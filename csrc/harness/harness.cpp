@@ -14,6 +14,7 @@
 
 #include "agreement.h"
 #include "bundle.h"
+#include "contract.h"
 #include "cuda_kernels.h"
 #include "error.h"
 #include "evaluator.h"
@@ -33,17 +34,26 @@ using Integers = py::array_t<int, py::array::c_style | py::array::forcecast>;
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
 py::dtype numpy_dtype(DType dtype) {
-  switch (dtype) {
-    case DType::u8:
-      return py::dtype("uint8");
-    case DType::i32:
-      return py::dtype("int32");
-    case DType::f32:
-      return py::dtype("float32");
-    case DType::f64:
-      return py::dtype("float64");
+  return py::dtype(so3krates::name_of(dtype));
+}
+
+// The buffers that a host fills and reads, as in a manifest.
+py::dict contract_of(so3krates::Role role) {
+  py::dict buffers;
+  for (const so3krates::Contract& contract : so3krates::contracts()) {
+    if (contract.role != role) continue;
+    py::list shape;
+    for (const std::string& size : contract.shape) {
+      const bool is_number = size.find_first_not_of("0123456789") == std::string::npos;
+      shape.append(is_number ? py::object(py::int_(std::stoi(size))) : py::object(py::str(size)));
+    }
+    py::dict buffer("dtype"_a = so3krates::name_of(contract.dtype), "shape"_a = shape);
+    if (!contract.unit.empty())
+      buffer["output"] = py::dict("unit"_a = contract.unit, "ranks"_a = contract.ranks,
+                                  "standard"_a = contract.standard, "meaning"_a = contract.meaning);
+    buffers[py::str(contract.name)] = buffer;
   }
-  throw Error("unknown dtype");
+  return buffers;
 }
 
 py::object os(const char* function) {
@@ -257,6 +267,10 @@ PYBIND11_MODULE(_harness, m) {
       },
       "positions"_a, "names"_a, "Raises StructureError where two atoms (A) are at the same place.");
 
+  m.attr("BUNDLE_FORMAT") = so3krates::kFormat;
+  m.attr("BUNDLE_VERSION") = so3krates::kFormatVersion;
+  m.attr("BUNDLE_INPUTS") = contract_of(so3krates::Role::input);
+  m.attr("BUNDLE_OUTPUTS") = contract_of(so3krates::Role::output);
   m.attr("GPU_KERNEL_CALL") = so3krates::cuda::kCall;
   m.def("kernel_constants", &so3krates::kernel_constants);
   m.def("kernel_cutoff_functions", &so3krates::kernel_cutoff_functions);

@@ -14,6 +14,7 @@
 #include "bundle_container.h"
 #include "bundle_json.h"
 #include "bundle_outputs.h"
+#include "contract.h"
 
 namespace so3krates {
 namespace {
@@ -22,40 +23,8 @@ using namespace json;
 using Bytes = std::vector<std::uint8_t>;
 using Names = std::vector<std::string>;
 
-constexpr const char* kFormat = "so3krates-bundle";
-constexpr int kVersion = 4;
 constexpr std::int64_t kLargestSize = 2147483647;
 constexpr std::int64_t kLargestBuffer = std::int64_t{1} << 48;  // bytes; keeps products of sizes far from overflow
-
-const std::string kVirials = "atom_virials";  // of the schedule "virials" alone
-
-// Buffers that a host fills and reads.
-struct Contract {
-  std::string name;
-  DType dtype;
-  Names shape;
-  Role role;
-};
-
-const std::vector<Contract>& contracts() {
-  static const std::vector<Contract> all = {
-      {"positions", DType::f64, {"atoms", "3"}, Role::input},
-      {"row_of_atom", DType::i32, {"atoms"}, Role::input},
-      {"atom_of_row", DType::i32, {"rows"}, Role::input},
-      {"species", DType::i32, {"rows"}, Role::input},
-      {"candidate_count", DType::i32, {"rows"}, Role::input},
-      {"candidates", DType::i32, {"rows", "candidates"}, Role::input},
-      {"owned_count", DType::i32, {}, Role::input},
-      {"row_count", DType::i32, {}, Role::input},
-      {"energy", DType::f64, {}, Role::output},
-      {"atom_energies", DType::f64, {"rows"}, Role::output},
-      {"forces", DType::f64, {"rows", "3"}, Role::output},
-      {"strain_gradient", DType::f64, {"3", "3"}, Role::output},
-      {"neighbours_needed", DType::i32, {}, Role::output},
-      {kVirials, DType::f64, {"rows", "3", "3"}, Role::output},
-  };
-  return all;
-}
 
 bool starts_with(const std::string& text, const char* prefix) {
   return text.rfind(prefix, 0) == 0;
@@ -85,9 +54,9 @@ void check_version(const Json& manifest) {
        std::string("is not a so3krates bundle: \"format\" is not ") + quoted(kFormat));
   const Json& version = member(manifest, "version");
   need(is_integer(version, 1, kLargestSize), "manifest: \"version\" is not a positive integer");
-  need(version.get<int>() <= kVersion, "was written in bundle version " + std::to_string(version.get<int>()) +
-                                           ", but this so3krates reads up to version " + std::to_string(kVersion) +
-                                           ": update so3krates");
+  need(version.get<int>() <= kFormatVersion, "was written in bundle version " + std::to_string(version.get<int>()) +
+                                                 ", but this so3krates reads up to version " +
+                                                 std::to_string(kFormatVersion) + ": update so3krates");
 }
 
 bool is_version(const Json& value) {
@@ -226,8 +195,8 @@ BufferSpec read_buffer(const std::string& name, const Json& value) {
 std::string describe(const Contract& contract) {
   std::string shape;
   for (const std::string& size : contract.shape) shape += (shape.empty() ? "" : ", ") + size;
-  return std::string(contract.role == Role::input ? "input" : "output") + " of type " +
-         (contract.dtype == DType::f64 ? "float64" : "int32") + " and shape [" + shape + "]";
+  return std::string(contract.role == Role::input ? "input" : "output") + " of type " + name_of(contract.dtype) +
+         " and shape [" + shape + "]";
 }
 
 void read_buffers(const Json& manifest, Bundle& bundle) {
@@ -247,7 +216,7 @@ void read_buffers(const Json& manifest, Bundle& bundle) {
   }
   for (const Contract& contract : contracts()) {
     const auto found = bundle.buffers.find(contract.name);
-    if (contract.name == kVirials && found == bundle.buffers.end()) continue;
+    if (contract.is_of_virials() && found == bundle.buffers.end()) continue;
     need(found != bundle.buffers.end() && found->second.role == contract.role &&
              found->second.dtype == contract.dtype && found->second.shape == contract.shape,
          "manifest: buffer " + quoted(contract.name) + " is not an " + describe(contract));
@@ -356,7 +325,7 @@ void read_schedules(const Json& manifest, Bundle& bundle) {
     }
     for (const Contract& contract : contracts())
       need(contract.role == Role::input ||
-               (contract.name == kVirials && schedule->first.find("forces") != std::string::npos) ||
+               (contract.is_of_virials() && schedule->first.find("forces") != std::string::npos) ||
                written.count(contract.name) > 0,
            where + " never computes " + quoted(contract.name));
   }

@@ -1,4 +1,4 @@
-// What a reader of bundles asks of JSON and of schedules; so3krates_export/bundle_checks.py asks the same.
+// What a reader of bundles asks of JSON and of schedules.
 #pragma once
 
 #include <cstdint>

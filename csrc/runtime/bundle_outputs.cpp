@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "contract.h"
+
 namespace so3krates {
 namespace {
 
@@ -10,38 +12,6 @@ using namespace json;
 
 constexpr int kVersionOfOutputs = 4;
 constexpr std::size_t kMostDimensions = 3;
-const std::string kEvaluatorsOwn = "neighbours_needed";
-
-// What every potential has.
-struct Known {
-  const char *name, *unit, *ranks;
-  bool standard;
-  const char* meaning;
-};
-
-constexpr Known kKnown[] = {
-    {"energy", "eV", "sum", true, "of all atoms, without energy shifts"},
-    {"atom_energies", "eV", "none", true, "of each atom, without energy shifts"},
-    {"forces", "eV/A", "none", true, "on each atom"},
-    {"strain_gradient", "eV", "sum", true, "dE/d(strain), [position component, force component]"},
-    {"atom_virials", "eV", "none", false,
-     "of each atom, [position component, force component]; their sum is -strain_gradient"},
-};
-
-const char* name_of(DType dtype) {
-  switch (dtype) {
-    case DType::u8:
-      return "uint8";
-    case DType::i32:
-      return "int32";
-    case DType::f32:
-      return "float32";
-    case DType::f64:
-      return "float64";
-  }
-  return "";
-}
-
 // What the buffer and the entry together make of it.
 Output output_of(const std::string& unit, const std::string& ranks, bool standard, const std::string& meaning,
                  const BufferSpec& buffer) {
@@ -76,7 +46,9 @@ Output output_of(const std::string& unit, const std::string& ranks, bool standar
 
 bool is_result(const Bundle& bundle, const std::string& name) {
   const auto found = bundle.buffers.find(name);
-  return found != bundle.buffers.end() && found->second.role == Role::output && name != kEvaluatorsOwn;
+  const auto is_hosts = [&](const Contract& contract) { return contract.name == name && contract.unit.empty(); };
+  return found != bundle.buffers.end() && found->second.role == Role::output &&
+         std::none_of(contracts().begin(), contracts().end(), is_hosts);
 }
 
 bool is_computed(const Bundle& bundle, const std::string& name) {
@@ -93,8 +65,8 @@ bool is_computed(const Bundle& bundle, const std::string& name) {
 
 void read_outputs(const Json& manifest, Bundle& bundle) {
   if (manifest["version"].get<int>() < kVersionOfOutputs) {
-    for (const Known& known : kKnown)
-      if (bundle.buffers.count(known.name) > 0)
+    for (const Contract& known : contracts())
+      if (!known.unit.empty() && bundle.buffers.count(known.name) > 0)
         bundle.outputs[known.name] =
             output_of(known.unit, known.ranks, known.standard, known.meaning, bundle.buffers.at(known.name));
     return;
@@ -110,7 +82,7 @@ void read_outputs(const Json& manifest, Bundle& bundle) {
     need(entry.is_object() && member(entry, "unit").is_string() && member(entry, "ranks").is_string() &&
              member(entry, "meaning").is_string() && member(entry, "standard").is_boolean(),
          where + " has not the strings unit, ranks and meaning, and standard, true or false");
-    for (const Known& known : kKnown)
+    for (const Contract& known : contracts())
       need(known.name != name ||
                (entry["unit"] == known.unit && entry["ranks"] == known.ranks && entry["standard"] == known.standard),
            where + " has not the unit, ranks and standard that all potentials have");

@@ -1,4 +1,4 @@
-// The outputs that a bundle declares by name; so3krates_export/bundle_outputs.py asks the same of them.
+// The outputs that a bundle declares by name.
 #pragma once
 
 #include "bundle.h"

@@ -18,8 +18,7 @@ from so3krates.model.reductions import is_tabulated, tabulated_config
 from so3krates.model.rows import GPU_ROW_BLOCK, ROW_BLOCK
 from so3krates.storage import Model
 
-from .bundle import PRECISIONS, write_bundle
-from .bundle_checks import printable, results_of, with_sources
+from .bundle import write_bundle
 from .cuda import KERNEL_VERSION as GPU_KERNEL_VERSION
 from .cuda import check_cuda, kernel_shared_bytes, kernel_sizes
 from .cuda_body import CudaBody
@@ -27,6 +26,7 @@ from .fused import KERNEL_VERSION, FusedError, check_fused, fused_weights
 from .fused_body import FusedBody
 from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
+from .manifest import printable, results_of, with_sources
 from .moves import MOVED_ROWS, moves_of
 from .outputs import DECLARED, extra_outputs
 from .plan import VIRIAL_CHANNELS, Array, Body, Call, Plan, build_plan
@@ -34,6 +34,7 @@ from .portable_body import PortableBody, weight_arrays
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
 
 PLATFORMS = ("cpu", "cuda")
+PRECISIONS = ("float32", "float64", "tf32")
 BODIES = ("auto", "fused", "xla")
 TABLES = ("auto", "off")
 SCHEDULES = {"forces": 1, "virials": VIRIAL_CHANNELS}  # channels of the adjoint

@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+from so3krates import _harness
 from so3krates.model import stages
 
-from .bundle_outputs import KNOWN_OUTPUTS
 from .plan import Addition, Array, Body, tree_stage
 
 
@@ -21,7 +21,10 @@ class Output(NamedTuple):
     standard: bool = False  # computed where nobody names outputs
 
 
-DECLARED = {name: Output(**known) for name, known in KNOWN_OUTPUTS.items()} | {
+# Those of every potential are stated in C++.
+DECLARED = {
+    name: Output(**buffer["output"]) for name, buffer in _harness.BUNDLE_OUTPUTS.items() if "output" in buffer
+} | {
     "feature_norm": Output("1", "Euclidean norm of an atom's features after the last layer"),
 }
 

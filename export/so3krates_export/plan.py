@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+from so3krates import _harness
 
 VIRIAL_CHANNELS = 4  # of the adjoint that gives per-atom virials
 
@@ -146,22 +147,12 @@ def tree_stage(program: str, function: Callable[..., Any], inputs: Any, outputs:
 def evaluator_arrays(precision: str, channels: int) -> dict[str, Array]:
     """What every plan has: the evaluator's inputs, the pairs within the cutoff, and the results."""
     arrays = {
-        "positions": Array("float64", ("atoms", 3), "input"),
-        "row_of_atom": Array("int32", ("atoms",), "input"),
-        "atom_of_row": Array("int32", ("rows",), "input"),
-        "species": Array("int32", ("rows",), "input"),
-        "candidate_count": Array("int32", ("rows",), "input"),
-        "candidates": Array("int32", ("rows", "candidates"), "input"),
-        "owned_count": Array("int32", (), "input"),
-        "row_count": Array("int32", (), "input"),
+        name: Array(buffer["dtype"], tuple(buffer["shape"]), role)
+        for role, buffers in (("input", _harness.BUNDLE_INPUTS), ("output", _harness.BUNDLE_OUTPUTS))
+        for name, buffer in buffers.items()
+        if name != "atom_virials" or channels == VIRIAL_CHANNELS
+    }
+    return arrays | {
         "vectors": Array(precision, ("rows", "neighbours", 3), "state"),
         "neighbours": Array("int32", ("rows", "neighbours"), "state"),
-        "neighbours_needed": Array("int32", (), "output"),
-        "energy": Array("float64", (), "output"),
-        "atom_energies": Array("float64", ("rows",), "output"),
-        "forces": Array("float64", ("rows", 3), "output"),
-        "strain_gradient": Array("float64", (3, 3), "output"),
     }
-    if channels == VIRIAL_CHANNELS:
-        arrays["atom_virials"] = Array("float64", ("rows", 3, 3), "output")
-    return arrays

@@ -1,4 +1,4 @@
-"""Damaged bundles: both readers refuse every one with one line, never with a crash, and agree on what is valid."""
+"""Damaged bundles: the reader refuses every one with one line, never with a crash."""
 
 import copy
 import random
@@ -13,20 +13,14 @@ import numpy as np
 import pytest
 from bad_bundles import BAD_FILES, BAD_MANIFESTS, MOVED_STEPS, declare, forge
 from so3krates._harness import Bundle, Error
-from so3krates_export import BundleError, write_bundle
+from so3krates_export import write_bundle
 from so3krates_export.bundle import parse_bundle
-from so3krates_export.bundle_outputs import KNOWN_OUTPUTS, outputs_of
+from so3krates_export.manifest import printable
 from toy_bundle import DEPTH, LADDER, toy_bundle
 
 MUTATIONS = 800
 REPLACED_VALUES = 1500
 SEED = 20240917
-
-Reader = Callable[[bytes], Any]
-READERS: dict[str, tuple[Reader, type[Exception]]] = {
-    "python": (lambda data: parse_bundle(data, "name"), BundleError),
-    "c++": (lambda data: Bundle.parse(data, "name"), Error),
-}
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +35,11 @@ def data(content, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def refusal(reader: str, data: bytes) -> str | None:
+def refusal(data: bytes) -> str | None:
     """The reader's message, or nothing where it accepts the file; any other exception passes."""
-    read, error_type = READERS[reader]
     try:
-        read(data)
-    except error_type as error:
+        Bundle.parse(data, "name")
+    except Error as error:
         message = str(error)
         assert message.startswith("name: ") and "\n" not in message and len(message) < 500, message
         return message
@@ -88,14 +81,13 @@ def mutations(data: bytes, count: int, seed: int) -> Iterator[tuple[str, bytes]]
 
 
 def test_the_bundle_itself_is_accepted(data):
-    assert refusal("python", data) is None and refusal("c++", data) is None
+    assert refusal(data) is None
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_every_mutation_is_refused(reader, data):
+def test_every_mutation_is_refused(data):
     seen: dict[str, int] = {}
     for k, (kind, damaged) in enumerate(mutations(data, MUTATIONS, SEED)):
-        assert refusal(reader, damaged) is not None, f"mutation {k}, {kind}, went unnoticed"
+        assert refusal(damaged) is not None, f"mutation {k}, {kind}, went unnoticed"
         seen[kind] = seen.get(kind, 0) + 1
     assert sum(seen.values()) == MUTATIONS and min(seen.values()) > MUTATIONS // 50
 
@@ -120,20 +112,17 @@ def test_no_mutation_crashes_the_process(data, tmp_path):
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_both_readers_say_the_same_of_a_bad_file(case, data):
+def test_what_is_said_of_a_bad_file(case, data):
     change, message = BAD_FILES[case]
-    for reader in READERS:
-        assert re.search(message, refusal(reader, change(data)) or "accepted"), reader
+    assert re.search(message, refusal(change(data)) or "accepted")
 
 
 @pytest.mark.parametrize("case", BAD_MANIFESTS)
-def test_both_readers_say_the_same_of_a_bad_manifest(case, content, tmp_path):
+def test_what_is_said_of_a_bad_manifest(case, content, tmp_path):
     change, message = BAD_MANIFESTS[case]
     manifest = copy.deepcopy(content[0])
     change(manifest)
-    data = forge(tmp_path / "bad.so3k", manifest, content[1])
-    assert re.search(message, refusal("python", data) or "accepted")
-    assert refusal("c++", data) == refusal("python", data)
+    assert re.search(message, refusal(forge(tmp_path / "bad.so3k", manifest, content[1])) or "accepted")
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -144,7 +133,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(child, (*path, key))
 
 
-def test_readers_agree_on_replaced_values(content, tmp_path):
+def test_replaced_values_are_refused_or_read(content, tmp_path):
     rng = random.Random(SEED)
     values = [None, True, 0, -1, 1, 2**31, 2**63, 2**64, 2**70, 0.5, 1e308, "", "rows", "weights/depth", [], {}, [[]]]
     paths = list(places(content[0]))
@@ -156,14 +145,11 @@ def test_readers_agree_on_replaced_values(content, tmp_path):
         for name in parents:
             parent = parent[name]
         parent[key] = rng.choice(values)
-        data = forge(tmp_path / "replaced.so3k", manifest, content[1])
-        says = refusal("python", data)
-        assert refusal("c++", data) == says, (parents, key, parent[key])
-        accepted += says is None
+        accepted += refusal(forge(tmp_path / "replaced.so3k", manifest, content[1])) is None
     assert 0 < accepted < REPLACED_VALUES // 2
 
 
-def test_both_readers_read_the_same(data):
+def test_what_is_read(data):
     python, cpp = parse_bundle(data, "x"), Bundle.parse(data, "x")
     manifest = python.manifest
     for key in ("producer", "units", "precision", "platform", "stablehlo_version", "elements", "energy_shifts"):
@@ -187,17 +173,16 @@ def test_a_header_of_odd_length(data, tmp_path: Path):
     for padding in range(1, 8):
         shifted = (length + padding).to_bytes(8, "little") + data[8 : 8 + length] + b" " * padding + data[8 + length :]
         assert np.array_equal(Bundle.parse(shifted, "x").tensors["weights/depth"], DEPTH)
-        assert refusal("python", shifted) is None
+        assert refusal(shifted) is None
 
 
 @pytest.mark.parametrize("kind", MOVED_STEPS)
-def test_both_readers_see_steps_that_are_missing_or_moved(kind, content, tmp_path):
-    assert refusal("c++", forge(tmp_path / "right.so3k", *content)) is None
+def test_steps_that_are_missing_or_moved_are_seen(kind, content, tmp_path):
+    assert refusal(forge(tmp_path / "right.so3k", *content)) is None
     steps = content[0]["schedules"]["forces"]
     for moved in MOVED_STEPS[kind](steps):
         data = forge(tmp_path / "moved.so3k", {**content[0], "schedules": {"forces": moved}}, content[1])
-        message = refusal("python", data)
-        assert message is not None and message == refusal("c++", data)
+        assert refusal(data) is not None
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
@@ -206,8 +191,7 @@ def test_older_versions_have_the_outputs_of_all_potentials(version, content, tmp
     del manifest["outputs"]
     data = forge(tmp_path / "old.so3k", manifest, content[1])
     found = Bundle.parse(data, "x").outputs
-    assert found.keys() == content[0]["outputs"].keys() < KNOWN_OUTPUTS.keys()
-    assert found == {name: output._asdict() for name, output in outputs_of(parse_bundle(data, "x").manifest).items()}
+    assert found.keys() == content[0]["outputs"].keys()
     assert found["forces"]["unit"] == "eV/A" and found["strain_gradient"]["shape"] == (3, 3)
 
 
@@ -227,7 +211,7 @@ DECLARED = {
 
 
 @pytest.mark.parametrize("case", DECLARED)
-def test_both_readers_know_what_they_can_give(case, content, tmp_path):
+def test_what_can_be_given_is_known(case, content, tmp_path):
     dtype, shape, ranks, is_known = DECLARED[case]
     manifest = copy.deepcopy(content[0])
     declare(manifest, "hardness", dtype, shape, ranks)
@@ -235,14 +219,19 @@ def test_both_readers_know_what_they_can_give(case, content, tmp_path):
     manifest["results"]["forces"]["hardness"] = 0
     data = forge(tmp_path / "more.so3k", manifest, content[1])
     found = Bundle.parse(data, "x").outputs["hardness"]
-    own = outputs_of(parse_bundle(data, "x").manifest)["hardness"]._asdict()
-    assert (found["problem"] == "") == is_known and found["problem"] == own["problem"]
-    assert "update so3krates" in found["problem"] or is_known
+    assert (found["problem"] == "") == is_known and ("update so3krates" in found["problem"]) != is_known
     if is_known:
-        assert found == own and found["per_atom"] == (shape[:1] == ["rows"]) and found["unit"] == "1"
+        assert found["per_atom"] == (shape[:1] == ["rows"]) and found["unit"] == "1"
 
 
 def test_a_text_in_quotes_may_hold_brackets(content, tmp_path):
     manifest = {**content[0], "producer": '[{\\"' * 100}
-    assert refusal("python", forge(tmp_path / "a.so3k", manifest, content[1])) is None
-    assert refusal("c++", (tmp_path / "a.so3k").read_bytes()) is None
+    assert refusal(forge(tmp_path / "a.so3k", manifest, content[1])) is None
+
+
+def test_control_characters_are_replaced_by_what_is_read(content, tmp_path):
+    every = "".join(map(chr, [*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]))
+    for character in every:
+        assert refusal(forge(tmp_path / "a.so3k", {**content[0], "producer": character}, content[1])) is not None
+    manifest = printable({**content[0], "producer": every, "training": {every: [every]}})
+    assert refusal(forge(tmp_path / "a.so3k", manifest, content[1])) is None
