@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -236,33 +234,14 @@ def _checked(entry: dict[str, Any], group: str, expected: str) -> dict[str, Any]
     return settings
 
 
-@contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    """Hide orbax's remarks about metadata that checkpoints of 2023 cannot have."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _restore_orbax(folder: Path) -> dict[str, Any]:
-    import jax
-    import orbax.checkpoint as ocp
+    from so3krates.training.checkpoints import read_orbax
 
-    with _quiet_orbax(), ocp.PyTreeCheckpointer() as checkpointer:
-        try:
-            metadata = checkpointer.metadata(folder.resolve()).item_metadata
-            if metadata is None:  # the first orbax versions wrote none, and no shardings either
-                return checkpointer.restore(folder.resolve())
-            # Arrays are read as numpy, so that the devices on which they were written do not matter.
-            arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
-            return checkpointer.restore(folder.resolve(), restore_args=arguments)
-        except Exception as error:  # orbax and tensorstore raise many kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise MlffError(f"{folder} is not an orbax checkpoint that can be read: {reason}") from error
+    try:
+        return read_orbax(folder)
+    except Exception as error:  # orbax and tensorstore raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MlffError(f"{folder} is not an orbax checkpoint that can be read: {reason}") from error
 
 
 def _parameters(state: dict[str, Any], source: Path) -> dict[str, np.ndarray]:

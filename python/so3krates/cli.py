@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_convert, cli_kappa, cli_sample
+from . import cli_convert, cli_kappa, cli_sample, exporting
 from .cli_errors import Commands, debug_option
 from .cli_values import number_or_word as _number_or_word
 from .cli_values import words as _words
@@ -210,15 +210,13 @@ def export(
     ] = "auto",
 ) -> None:
     """Write a model as the one file that LAMMPS runs."""
-    from so3krates_export.export import export_model
-
     from so3krates.storage import Model
 
     loaded = Model.load(model)
     device = " device cuda" if platform == "cuda" else ""
     console = _console()
     with busy(console, "making tables and programs"):
-        choice = export_model(loaded, output, precision, platform, body=body, tables=_number_or_word(tables))
+        choice = exporting.export_model(loaded, output, precision, platform, body=body, tables=_number_or_word(tables))
     console.print(
         f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}).\n{choice.describe()}.\nIn a deck:\n"
         f"  pair_style so3krates{device}\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",
@@ -286,11 +284,9 @@ def import_mlff(
     elements: Annotated[str | None, typer.Option(help="Elements of the model, as in Ga,N.")] = None,
 ) -> None:
     """Turn a model trained with the original code into a model folder."""
-    from so3krates_export import mlff
-
     require_folder(output)
     symbols = _words(elements) if elements is not None else None
-    model = mlff.import_mlff(module_dir, elements=symbols, checkpoint=checkpoint)
+    model = exporting.import_mlff(module_dir, elements=symbols, checkpoint=checkpoint)
     model.save(output)
     shifts = ", ".join(f"{symbol} {model.energy_shifts[symbol]:.6f}" for symbol in model.elements)
     console = _console()

@@ -18,10 +18,8 @@ from ase import Atoms
 from ase.build import make_supercell
 from rich.console import Console
 from rich.table import Table
-from so3krates_export.export import export_model
-from so3krates_export.tables import TOLERANCE
 
-from so3krates import training
+from so3krates import exporting, training
 from so3krates.analysis import energy_drift
 from so3krates.files import make_folder, replacing, write_frames, write_text
 from so3krates.hints import command, pip_install, program, program_file
@@ -111,7 +109,7 @@ def run_demo(folder: str | Path, console: Console) -> None:
     with _stage(console, "2/6 Training a small So3krates model"):
         model = _train(folder, console)
     with _stage(console, "3/6 Exporting the potential"):
-        choice = export_model(model, folder / "gan.so3k")
+        choice = exporting.export_model(model, folder / "gan.so3k")
         size = (folder / "gan.so3k").stat().st_size / 1e6
         console.print(f"gan.so3k: {size:.1f} MB. {choice.describe()}", highlight=False)
     with _stage(console, f"4/6 Running LAMMPS: {NVT_STEPS} steps NVT, {NVE_STEPS} steps NVE"):
@@ -246,7 +244,7 @@ def _compare(folder: Path, model: Model, console: Console) -> None:
     harness = runtime_properties(folder / "gan.so3k", [frame]).forces[0]
     others = {
         "harness (C++ evaluator without LAMMPS, float32)": (harness, AGREEMENT * largest),
-        "Python (JAX, float64)": (exact, AGREEMENT * largest + TOLERANCE),
+        "Python (JAX, float64)": (exact, AGREEMENT * largest + exporting.TOLERANCE),
     }
     frame.calc = LammpsCalculator()
     teacher = frame.get_forces()

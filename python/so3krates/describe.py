@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from so3krates import exporting
+
 # Manifest entries that are programs and plans; they are summed up in a few lines of their own.
 _PLANS = ("ladder", "buffers", "programs", "schedules")
 
@@ -29,9 +31,7 @@ def describe(path: str | Path) -> Table:
 
 
 def _bundle_rows(path: Path) -> Iterator[tuple[str, str]]:
-    from so3krates_export.bundle import read_bundle
-
-    bundle = read_bundle(path)
+    bundle = exporting.read_bundle(path)
     manifest = bundle.manifest
     plain = {key: value for key, value in manifest.items() if key not in (*_PLANS, "elements", "energy_shifts")}
     model, training = plain.pop("model"), plain.pop("training")

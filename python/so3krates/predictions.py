@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ase import Atoms
 
+from so3krates import exporting
 from so3krates._harness import check_pair
 from so3krates.data import DataError, LabelKeys, frame_graph, total_shift
 from so3krates.data.batches import BatchShape, FrameGraph, collate
@@ -139,9 +140,7 @@ def training_record(path: str | Path) -> dict[str, Any]:
         return Model.load(path).training or {}
     if not path.is_file():
         return {}
-    from so3krates_export.bundle import read_bundle
-
-    return read_bundle(path).manifest.get("training") or {}
+    return exporting.read_bundle(path).manifest.get("training") or {}
 
 
 def data_settings(path: str | Path) -> dict[str, Any]:

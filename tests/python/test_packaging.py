@@ -1,5 +1,6 @@
 """What is installed beside this package: bounds and lock, XLA's plugin for the CPU, Pythons that cannot serve."""
 
+import ast
 import hashlib
 import os
 import shutil
@@ -15,7 +16,7 @@ from concerns import CONCERNS, concerns
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from so3krates import cpu_runtime
+from so3krates import cpu_runtime, exporting
 
 ROOT = Path(__file__).parents[2]
 PLUGIN_SHA256 = "0a0fe56ca17be9efc7b942e89e534e5e0ad4a0f1e369b66d27b62184509015b9"
@@ -72,6 +73,24 @@ def run(code: str, **variables: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def test_one_door_leads_to_the_exporter() -> None:
+    package = ROOT / "python" / "so3krates"
+    doors = set()
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            # A module that is imported by a name in a string, whole or in part.
+            names += [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
+            if any(name == "so3krates_export" or name.startswith("so3krates_export.") for name in names):
+                doors.add(file.relative_to(package).as_posix())
+    assert doors == {"exporting.py", "cli_errors.py"}  # the latter names the package as one of ours
+    for name in exporting.__all__:
+        assert getattr(exporting, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'unknown'"):
+        _ = exporting.unknown
 
 
 def test_plugin_is_found_in_another_site_folder(tmp_path: Path) -> None:

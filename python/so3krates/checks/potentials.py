@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from so3krates import exporting
 from so3krates.predictions import ModelRuntime
 from so3krates.storage import ModelError
 
@@ -49,11 +50,9 @@ def open_potential(path: str | Path) -> Potential:
         return _OnDisk(ModelRuntime(path, shifts=False), "float64")
     if not path.is_file():
         raise ModelError(f"{path}: no such model folder or bundle")
-    from so3krates_export.bundle import read_bundle
-
     from so3krates.runtime import Runtime
 
-    return _OnDisk(Runtime(path, shifts=False), read_bundle(path).manifest["precision"])
+    return _OnDisk(Runtime(path, shifts=False), exporting.read_bundle(path).manifest["precision"])
 
 
 class _OnDisk:

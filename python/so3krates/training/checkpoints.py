@@ -1,4 +1,4 @@
-"""State of a run on disk through orbax: the last two states, each whole, so that a kill loses neither."""
+"""What orbax writes and reads: the last two states of a run, each whole, so that a kill loses neither; any folder."""
 
 from __future__ import annotations
 
@@ -128,6 +128,17 @@ class Checkpoints:
         self._manager.close()
 
 
+def read_orbax(folder: Path) -> Any:
+    """The arrays of any checkpoint of orbax, of 2023 too, as it names them; raises what orbax and tensorstore do."""
+    with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+        metadata = checkpointer.metadata(folder.resolve()).item_metadata
+        if metadata is None:  # the first orbax versions wrote none, and no shardings either
+            return checkpointer.restore(folder.resolve())
+        # Arrays are read as numpy, so that the devices on which they were written do not matter.
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
+        return checkpointer.restore(folder.resolve(), restore_args=arguments)
+
+
 def _digest(state: Any) -> str:
     """SHA-256 of all arrays in order."""
     digest = hashlib.sha256()
@@ -140,7 +151,7 @@ def _digest(state: Any) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the log lines of orbax: what fails is raised, and said once."""
+    """Without the log lines of orbax: what fails is raised, and said once; old folders lack metadata."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
