@@ -138,6 +138,7 @@ SO3KRATES_INLINE void spline_weights(const Layout& layout, V d, V weights[4], V 
 template <typename Real>
 void fill_geometry(const Layout& layout, Batch<Real>& batch) {
   using V = Vector<Real>;
+  alignas(64) Real by_order[kMostOrders][kBatch];
   for (int e = 0; e < kBatch; e += kLanes<Real>) {
     V r[3], u[3];
     for (int a = 0; a < 3; ++a) r[a] = load<V>(batch.vector[a] + e);
@@ -154,14 +155,14 @@ void fill_geometry(const Layout& layout, Batch<Real>& batch) {
     for (int k = 0; k < 3; ++k) store<V>(batch.spline_slope[k] + e, slopes[k]);
     int first = 0;
     for (int l = 0; l < layout.degrees; ++l) {
-      harmonics_of_degree(layout.degree[l], u[0], u[1], u[2], Real(), [&](int m, V y) {
-        for (int lane = 0; lane < kLanes<Real>; ++lane) batch.harmonics[e + lane][first + m] = y[lane];
-      });
+      harmonics_of_degree(layout.degree[l], u[0], u[1], u[2], Real(),
+                          [&](int m, V y) { store<V>(by_order[first + m] + e, y); });
       first += 2 * layout.degree[l] + 1;
     }
   }
-  for (int e = 0; e < kBatch; ++e)
-    for (int m = layout.orders; m < layout.order_stride; ++m) batch.harmonics[e][m] = 0;
+  for (int m = layout.orders; m < layout.order_stride; ++m)
+    for (int e = 0; e < kBatch; ++e) by_order[m][e] = 0;
+  transpose(layout.order_stride, kBatch, by_order[0], kBatch, batch.harmonics[0], kMostOrders);
 }
 
 // Adjoints of what fill_geometry computes, one channel.
@@ -176,6 +177,8 @@ struct GeometryAdjoint {
 template <typename Real>
 void geometry_adjoint(const Layout& layout, const Batch<Real>& batch, GeometryAdjoint<Real>& adjoint) {
   using V = Vector<Real>;
+  alignas(64) Real by_order[kMostOrders][kBatch];
+  transpose(kBatch, layout.order_stride, adjoint.harmonics[0], kMostOrders, by_order[0], kBatch);
   for (int e = 0; e < kBatch; e += kLanes<Real>) {
     V u[3], along[3] = {V{}, V{}, V{}};
     Dual<V> dual[3] = {};
@@ -186,8 +189,7 @@ void geometry_adjoint(const Layout& layout, const Batch<Real>& batch, GeometryAd
     int first = 0;
     for (int l = 0; l < layout.degrees; ++l) {
       harmonics_of_degree(layout.degree[l], dual[0], dual[1], dual[2], Real(), [&](int m, const Dual<V>& y) {
-        V weight;
-        for (int lane = 0; lane < kLanes<Real>; ++lane) weight[lane] = adjoint.harmonics[e + lane][first + m];
+        const V weight = load<V>(by_order[first + m] + e);
         for (int a = 0; a < 3; ++a) along[a] += weight * y.slope[a];
       });
       first += 2 * layout.degree[l] + 1;

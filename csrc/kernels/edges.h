@@ -10,34 +10,41 @@
 
 namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
 
-// Filters of a batch before the radial part is added, and what their adjoint needs.
+// Filters of a batch before the radial part is added, and what their adjoint needs. Of the arrays of two parts the first
+// belongs to the features' filter, the second to the geometric one.
 template <typename Real>
 struct FilterScratch {
-  Real* difference;      // [kBatch][kMostOrders] chi_j - chi_i
-  Real* hidden;          // [kBatch][hidden_stride] both filters
-  Real* hidden_slope;    // the derivative of silu
-  Real* filter;          // [kBatch][filter_stride]
-  Real* adjoint;         // [channels][kBatch][filter_stride]
-  Real* hidden_adjoint;  // [channels][kBatch][hidden_stride]
+  Real* difference;       // [kBatch][kMostOrders] chi_j - chi_i
+  Real* invariants;       // [channels or 1][kQuad][kBatch] of the difference; in the adjoint their adjoints
+  Real* hidden;           // [2][hidden][kBatch]; in the adjoint its adjoints
+  Real* hidden_slope;     // the derivative of silu
+  Real* reduced;          // [2][rank][kBatch]; in the adjoint its adjoints
+  Real* filter;           // [kBatch][filter_stride]
+  Real* adjoint;          // [channels][kBatch][filter_stride]
+  Real* reduced_adjoint;  // [kBatch][rank_stride]
 };
 
 // The two functions below agree on the size, in numbers; channels = 0 where there is no adjoint.
 inline std::size_t filter_scratch_size(const Layout& layout, int channels) {
-  return kBatch * static_cast<std::size_t>(kMostOrders + (2 + channels) * layout.hidden_stride +
-                                           (1 + channels) * layout.filter_stride);
+  const int most_rank = layout.hidden + kPadding;
+  return kBatch * static_cast<std::size_t>(kMostOrders + (channels > 0 ? channels : 1) * kQuad + 4 * layout.hidden +
+                                           3 * most_rank + (1 + channels) * layout.filter_stride);
 }
 
 template <typename Real>
 FilterScratch<Real> filter_scratch(const Layout& layout, int channels, Real* memory) {
   // Padding that no product writes is read as zero.
   __builtin_memset(memory, 0, filter_scratch_size(layout, channels) * sizeof(Real));
+  const int most_rank = layout.hidden + kPadding;
   FilterScratch<Real> s;
   s.difference = memory;
-  s.hidden = s.difference + kBatch * kMostOrders;
-  s.hidden_slope = s.hidden + kBatch * layout.hidden_stride;
-  s.filter = s.hidden_slope + kBatch * layout.hidden_stride;
+  s.invariants = s.difference + kBatch * kMostOrders;
+  s.hidden = s.invariants + kBatch * (channels > 0 ? channels : 1) * kQuad;
+  s.hidden_slope = s.hidden + kBatch * 2 * layout.hidden;
+  s.reduced = s.hidden_slope + kBatch * 2 * layout.hidden;
+  s.reduced_adjoint = s.reduced + kBatch * 2 * most_rank;
+  s.filter = s.reduced_adjoint + kBatch * most_rank;
   s.adjoint = s.filter + kBatch * layout.filter_stride;
-  s.hidden_adjoint = s.adjoint + channels * kBatch * layout.filter_stride;
   return s;
 }
 
@@ -83,8 +90,6 @@ template <typename Real, bool with_slope>
 void degree_filters(const Layout& layout, const Degrees<Real>& degrees, const FilterWeights<Real>& weights,
                     const Batch<Real>& batch, const Real* rows, const FilterScratch<Real>& s) {
   using V = Vector<Real>;
-  const int hidden_stride = layout.hidden_stride;
-  const Real* bias = weights.hidden_in + layout.degrees * hidden_stride;
   for (int e = 0; e < kBatch; ++e) {
     const Real* chi_i = rows + static_cast<std::size_t>(batch.centre[e]) * layout.row_stride + layout.chi;
     const Real* chi_j = rows + static_cast<std::size_t>(batch.other[e]) * layout.row_stride + layout.chi;
@@ -92,22 +97,31 @@ void degree_filters(const Layout& layout, const Degrees<Real>& degrees, const Fi
     for (int m = 0; m < layout.order_stride; m += kLanes<Real>)
       store<V>(difference + m, load<V>(chi_j + m) - load<V>(chi_i + m));
     const Quad<Real> invariants = degrees.contract(layout, difference, difference);
-    V factor[kMostDegrees];
-    for (int l = 0; l < layout.degrees; ++l) factor[l] = splat<V>(invariants[l]);
-    for (int n = 0; n < hidden_stride; n += kLanes<Real>) {
-      V sum = load<V>(bias + n);
-      for (int l = 0; l < layout.degrees; ++l) sum += load<V>(weights.hidden_in + l * hidden_stride + n) * factor[l];
-      const V gate = sigmoid(sum), value = sum * gate;
-      store<V>(s.hidden + e * hidden_stride + n, value);
-      if (with_slope) store<V>(s.hidden_slope + e * hidden_stride + n, gate + value * (Real(1) - gate));
-    }
+    for (int l = 0; l < layout.degrees; ++l) s.invariants[l * kBatch + e] = invariants[l];
   }
-  const Segments inner{layout.hidden};
-  multiply<1, false, Real>(kBatch, s.hidden, layout.hidden_stride, inner, weights.hidden_out, layout.filter_stride,
-                           (layout.feature_width + 3) / 4 * 4, s.filter, layout.filter_stride);
-  multiply<1, false, Real>(kBatch, s.hidden + layout.hidden, layout.hidden_stride, inner,
-                           weights.hidden_out + layout.feature_stride, layout.filter_stride, layout.geometric_stride,
-                           s.filter + layout.feature_stride, layout.filter_stride);
+  const Real* bias = weights.hidden_in + layout.degrees * layout.hidden_stride;
+  for (int n = 0; n < 2 * layout.hidden; ++n)
+    for (int e = 0; e < kBatch; e += kLanes<Real>) {
+      V sum = splat<V>(bias[n]);
+      for (int l = 0; l < layout.degrees; ++l)
+        sum += weights.hidden_in[l * layout.hidden_stride + n] * load<V>(s.invariants + l * kBatch + e);
+      const V gate = sigmoid(sum), value = sum * gate;
+      store<V>(s.hidden + n * kBatch + e, value);
+      if (with_slope) store<V>(s.hidden_slope + n * kBatch + e, gate + value * (Real(1) - gate));
+    }
+  for (int part = 0; part < 2; ++part) {
+    const Real* reduced = s.hidden + part * layout.hidden * kBatch;
+    const int first = part == 0 ? 0 : layout.feature_stride;
+    if (weights.reduce != nullptr) {
+      Real* to = s.reduced + part * weights.rank * kBatch;
+      multiply<1, false, Real>(weights.rank, weights.reduce + part * layout.hidden * weights.rank, 1,
+                               {layout.hidden, 1, 0, weights.rank}, reduced, kBatch, kBatch, to, kBatch);
+      reduced = to;
+    }
+    multiply<1, false, Real>(kBatch, reduced, 1, {weights.rank, 1, 0, kBatch}, weights.expand + first,
+                             layout.filter_stride, part == 0 ? layout.feature_stride : layout.geometric_stride,
+                             s.filter + first, layout.filter_stride);
+  }
 }
 
 // Cubic B-splines of one pair, all filters' features.
@@ -388,44 +402,54 @@ template <typename Real, int channels>
 void degree_filters_adjoint(const Layout& layout, const Degrees<Real>& degrees, const FilterWeights<Real>& weights,
                             const Batch<Real>& batch, const FilterScratch<Real>& s, Real* row_gradients) {
   using V = Vector<Real>;
-  const int whole = layout.hidden / kQuad * kQuad;
+  const int hidden = layout.hidden, rank = weights.rank, stride = weights.rank_stride;
+  // One or two columns beyond the last multiple of kPadding are sums along rows, more of them are padded.
+  const int rest = rank % kPadding, whole = rest > 2 ? stride : rank - rest;
   for (int c = 0; c < channels; ++c) {
     const Real* adjoint = s.adjoint + c * kBatch * layout.filter_stride;
-    Real* hidden_adjoint = s.hidden_adjoint + c * kBatch * layout.hidden_stride;
-    multiply<1, false, Real>(kBatch, adjoint, layout.filter_stride, {layout.feature_width}, weights.hidden_out_t,
-                             layout.hidden_columns, whole, hidden_adjoint, layout.hidden_stride);
-    multiply<1, false, Real>(kBatch, adjoint + layout.feature_stride, layout.filter_stride,
-                             {layout.block_width, layout.degrees, layout.block_stride},
-                             weights.hidden_out_t + layout.feature_width * layout.hidden_columns, layout.hidden_columns,
-                             whole, hidden_adjoint + layout.hidden, layout.hidden_stride);
-    // The columns that do not fill four: sums along rows.
-    for (int n = whole; n < layout.hidden; ++n) {
-      const Real* out = weights.hidden_out + n * layout.filter_stride;
-      for (int e = 0; e < batch.count; ++e) {
-        const Real* row = adjoint + e * layout.filter_stride;
-        V feature{}, geometric{};
-        for (int f = 0; f < layout.feature_width; f += kLanes<Real>) feature += load<V>(row + f) * load<V>(out + f);
-        for (int f = layout.feature_stride; f < layout.filter_stride; f += kLanes<Real>)
-          geometric += load<V>(row + f) * load<V>(out + f);
-        hidden_adjoint[e * layout.hidden_stride + n] = sum(fold(feature));
-        hidden_adjoint[e * layout.hidden_stride + layout.hidden + n] = sum(fold(geometric));
-      }
+    for (int part = 0; part < 2; ++part) {
+      const int first = part == 0 ? 0 : layout.feature_stride, end = part == 0 ? layout.feature_stride : layout.filter_stride;
+      const Segments along = part == 0 ? Segments{layout.feature_width}
+                                       : Segments{layout.block_width, layout.degrees, layout.block_stride};
+      Real* reduced = (weights.reduce == nullptr ? s.hidden : s.reduced) + part * rank * kBatch;
+      multiply<1, false, Real>(kBatch, adjoint + first, layout.filter_stride, along,
+                               weights.expand_t + part * layout.feature_width * stride, stride, whole,
+                               s.reduced_adjoint, stride);
+      transpose(kBatch, rank / kQuad * kQuad, s.reduced_adjoint, stride, reduced, kBatch);
+      for (int n = rank / kQuad * kQuad; n < rank; ++n)
+        for (int e = 0; e < kBatch; ++e) {
+          if (n < whole) {
+            reduced[n * kBatch + e] = s.reduced_adjoint[e * stride + n];
+            continue;
+          }
+          V total{};
+          for (int f = first; f < end; f += kLanes<Real>)
+            total += load<V>(adjoint + e * layout.filter_stride + f) * load<V>(weights.expand + n * layout.filter_stride + f);
+          reduced[n * kBatch + e] = sum(fold(total));
+        }
+      if (weights.reduce != nullptr)
+        multiply<1, false, Real>(hidden, weights.reduce + part * hidden * rank, rank, {rank}, reduced, kBatch, kBatch,
+                                 s.hidden + part * hidden * kBatch, kBatch);
+    }
+    for (int e = 0; e < kBatch; e += kLanes<Real>) {
+      V totals[2][kMostDegrees] = {};
+      for (int n = 0; n < hidden; ++n)
+        for (int part = 0; part < 2; ++part) {
+          const int unit = part * hidden + n;
+          const V through = load<V>(s.hidden + unit * kBatch + e) * load<V>(s.hidden_slope + unit * kBatch + e);
+          for (int l = 0; l < layout.degrees; ++l)
+            totals[part][l] += weights.hidden_in[l * layout.hidden_stride + unit] * through;
+        }
+      for (int l = 0; l < layout.degrees; ++l)
+        store<V>(s.invariants + (c * kQuad + l) * kBatch + e, Real(2) * (totals[0][l] + totals[1][l]));
     }
   }
   for (int e = 0; e < batch.count; ++e) {
     const std::size_t i = batch.centre[e], j = batch.other[e];
     const Real r[3] = {-batch.vector[0][e], -batch.vector[1][e], -batch.vector[2][e]};
     Quad<Real> of_invariants[channels];
-    for (int c = 0; c < channels; ++c) {
-      V totals[kMostDegrees] = {};
-      for (int n = 0; n < layout.hidden_stride; n += kLanes<Real>) {
-        const V through = load<V>(s.hidden_adjoint + (c * kBatch + e) * layout.hidden_stride + n) *
-                          load<V>(s.hidden_slope + e * layout.hidden_stride + n);
-        for (int l = 0; l < layout.degrees; ++l)
-          totals[l] += through * load<V>(weights.hidden_in + l * layout.hidden_stride + n);
-      }
-      of_invariants[c] = Real(2) * sums(fold(totals[0]), fold(totals[1]), fold(totals[2]), fold(totals[3]));
-    }
+    for (int c = 0; c < channels; ++c)
+      for (int l = 0; l < kQuad; ++l) of_invariants[c][l] = s.invariants[(c * kQuad + l) * kBatch + e];
     for (int c = 0; c < channels; ++c) {
       Real* to_i = row_gradients + (i * channels + c) * layout.row_stride + layout.chi;
       Real* to_j = row_gradients + (j * channels + c) * layout.row_stride + layout.chi;

@@ -5,9 +5,10 @@
 
 namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
 
-// Where the elements of a row of the left factor lie: `count` segments of `length` steps.
+// Where the elements of a row of the left factor lie: `count` segments of `length` steps, each `step` after the one
+// before (0: beside it).
 struct Segments {
-  int length, count = 1, stride = 0;
+  int length, count = 1, stride = 0, step = 0;
 };
 
 // Accumulators of a tile, chosen to fill the registers.
@@ -24,17 +25,18 @@ template <typename V, int rows, int columns, int group, bool accumulate, typenam
 SO3KRATES_INLINE void tile(const Real* a, std::ptrdiff_t a_stride, Segments segments, const Real* b,
                            std::ptrdiff_t b_stride, Real* c, std::ptrdiff_t c_stride) {
   V total[rows][columns];
-#pragma GCC unroll 8
+  const std::ptrdiff_t step = segments.step > 0 ? segments.step : group;
+#pragma GCC unroll 16
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < columns; ++v) total[r][v] = accumulate ? load<V>(c + r * c_stride + v * kLanesOf<V>) : V{};
   for (int segment = 0; segment < segments.count; ++segment) {
     const Real* left = a + segment * segments.stride;
-    for (int k = 0; k < segments.length; ++k, left += group, b += b_stride) {
+    for (int k = 0; k < segments.length; ++k, left += step, b += b_stride) {
       V right[columns];
 #pragma GCC unroll 4
       for (int v = 0; v < columns; ++v) right[v] = load<V>(b + v * kLanesOf<V>);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) {
         V factor;
         if constexpr (group == 1) {
@@ -50,7 +52,7 @@ SO3KRATES_INLINE void tile(const Real* a, std::ptrdiff_t a_stride, Segments segm
       }
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < columns; ++v) store<V>(c + r * c_stride + v * kLanesOf<V>, total[r][v]);
@@ -60,12 +62,15 @@ template <typename V, int columns, int group, bool accumulate, typename Real = E
 SO3KRATES_INLINE void column_of_tiles(int rows, const Real* a, std::ptrdiff_t a_stride, Segments segments,
                                       const Real* b, std::ptrdiff_t b_stride, Real* c, std::ptrdiff_t c_stride) {
   int r = 0;
-  for (; r + kTileRows <= rows; r += kTileRows)
-    tile<V, kTileRows, columns, group, accumulate>(a + r * a_stride, a_stride, segments, b, b_stride, c + r * c_stride,
-                                                   c_stride);
-  for (; r < rows; ++r)
-    tile<V, 1, columns, group, accumulate>(a + r * a_stride, a_stride, segments, b, b_stride, c + r * c_stride,
-                                           c_stride);
+  const auto tiles_of = [&](auto height) {
+    for (; r + height() <= rows; r += height())
+      tile<V, height(), columns, group, accumulate>(a + r * a_stride, a_stride, segments, b, b_stride, c + r * c_stride,
+                                                    c_stride);
+  };
+  if constexpr (columns == 1) tiles_of(std::integral_constant<int, 2 * kTileRows>());
+  tiles_of(std::integral_constant<int, kTileRows>());
+  if constexpr (kTileRows > 4) tiles_of(std::integral_constant<int, 4>());
+  tiles_of(std::integral_constant<int, 1>());
 }
 
 // The same for any number of rows and `columns` numbers, a multiple of four.

@@ -20,8 +20,16 @@ FilterWeights<Real> filter_weights(Call& call, bool with_transpose) {
   FilterWeights<Real> w{};
   w.table = call.in<Real>({l.nodes, l.filter_stride});
   w.hidden_in = call.in<Real>({l.degrees + 1, l.hidden_stride});
-  w.hidden_out = call.in<Real>({l.hidden, l.filter_stride});
-  if (with_transpose) w.hidden_out_t = call.in<Real>({l.feature_width + l.degrees * l.block_width, l.hidden_columns});
+  std::int64_t extents[2];
+  w.reduce = call.in<Real>({2 * l.hidden, kAny}, extents);
+  w.rank = static_cast<int>(extents[1]);
+  w.rank_stride = rounded_up(w.rank, kPadding);
+  if (w.rank < 1 || w.rank > l.hidden)
+    throw std::invalid_argument("the filters' rank is " + std::to_string(w.rank) + ", not within 1 and " +
+                                std::to_string(l.hidden));
+  if (w.rank == l.hidden) w.reduce = nullptr;
+  w.expand = call.in<Real>({w.rank, l.filter_stride});
+  if (with_transpose) w.expand_t = call.in<Real>({l.feature_width + l.degrees * l.block_width, w.rank_stride});
   return w;
 }
 

@@ -26,7 +26,6 @@ Layout widths_of(const NetworkSizes& network) {
   l.filter_stride = l.feature_stride + l.geometric_stride;
   l.hidden = network.hidden;
   l.hidden_stride = rounded_up(2 * l.hidden, kPadding);
-  l.hidden_columns = rounded_up(l.hidden, kQuad);
   l.readout = network.readout;
   l.readout_stride = rounded_up(l.readout, kPadding);
   l.key = l.feature_stride;

@@ -14,7 +14,7 @@ namespace so3krates::kernels {
 
 // Of the custom calls that a bundle makes: their arguments, their results, and how these lie in memory. A bundle of
 // another version is refused.
-constexpr int kVersion = 2;
+constexpr int kVersion = 3;
 
 constexpr int kPadding = 16;       // elements; a whole number of vectors on every instruction set
 constexpr int kMostDegrees = 4;    // degrees 1 to 4
@@ -41,7 +41,6 @@ struct Layout {
   // Filters: features, then geometric blocks; both hidden layers side by side.
   int filter_stride;
   int hidden, hidden_stride;    // of one filter; of both, padded
-  int hidden_columns;           // of one filter, a multiple of four
   int readout, readout_stride;  // hidden layer of the energy head
   int elements;
   // A row of projections or of their adjoints: query, key, value, geometric query, geometric key, Euclidean variables.
@@ -88,10 +87,13 @@ struct Visit {
 
 template <typename Real>
 struct FilterWeights {
-  const Real* table;         // [nodes][filter_stride] spline coefficients of the radial filters, all biases folded in
-  const Real* hidden_in;     // [degrees + 1][hidden_stride] invariants -> hidden, last row the bias
-  const Real* hidden_out;    // [hidden][filter_stride]
-  const Real* hidden_out_t;  // [feature_width + degrees * block_width][hidden_columns]
+  const Real* table;      // [nodes][filter_stride] spline coefficients of the radial filters, all biases folded in
+  const Real* hidden_in;  // [degrees + 1][hidden_stride] invariants -> hidden, last row the bias
+  // Each filter's last matrix, as a product through `rank` numbers where that is less work.
+  const Real* reduce;    // [2 * hidden][rank], or null: the hidden layer itself is expanded
+  const Real* expand;    // [rank][filter_stride]
+  const Real* expand_t;  // [feature_width + degrees * block_width][rank_stride]
+  int rank, rank_stride;
 };
 
 template <typename Real>

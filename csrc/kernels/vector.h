@@ -141,6 +141,26 @@ SO3KRATES_INLINE Vector<float> square_root(Vector<float> v) {
 }
 #endif
 
+// to[column][row] = from[row][column]; both numbers are multiples of four.
+template <typename Real>
+SO3KRATES_INLINE void transpose(int rows, int columns, const Real* from, std::ptrdiff_t from_stride, Real* to,
+                                std::ptrdiff_t to_stride) {
+  using Q = Quad<Real>;
+  for (int r = 0; r < rows; r += 4)
+    for (int c = 0; c < columns; c += 4) {
+      Q q[4];
+      for (int k = 0; k < 4; ++k) q[k] = load<Q>(from + (r + k) * from_stride + c);
+      const Q low_01 = __builtin_shufflevector(q[0], q[1], 0, 4, 1, 5),
+              low_23 = __builtin_shufflevector(q[2], q[3], 0, 4, 1, 5),
+              high_01 = __builtin_shufflevector(q[0], q[1], 2, 6, 3, 7),
+              high_23 = __builtin_shufflevector(q[2], q[3], 2, 6, 3, 7);
+      store<Q>(to + c * to_stride + r, __builtin_shufflevector(low_01, low_23, 0, 1, 4, 5));
+      store<Q>(to + (c + 1) * to_stride + r, __builtin_shufflevector(low_01, low_23, 2, 3, 6, 7));
+      store<Q>(to + (c + 2) * to_stride + r, __builtin_shufflevector(high_01, high_23, 0, 1, 4, 5));
+      store<Q>(to + (c + 3) * to_stride + r, __builtin_shufflevector(high_01, high_23, 2, 3, 6, 7));
+    }
+}
+
 template <typename Real>
 constexpr bool kIsDouble = sizeof(Real) == 8;
 

@@ -13,7 +13,8 @@ namespace so3krates {
 std::map<std::string, std::int64_t> kernel_constants() {
   return {
       {"cpu_version", kernels::kVersion}, {"gpu_version", cuda::kKernelVersion},
-      {"quad", kernels::kQuad},           {"most_degrees", kernels::kMostDegrees},
+      {"quad", kernels::kQuad},           {"padding", kernels::kPadding},
+      {"most_degrees", kernels::kMostDegrees},
       {"rounds", kernels::kRounds},       {"schedule_entries", kernels::kScheduleEntries},
   };
 }
@@ -37,7 +38,6 @@ std::map<std::string, std::int64_t> kernel_widths(int features, int heads, const
         {"order_stride", l.order_stride},
         {"hidden", l.hidden},
         {"hidden_stride", l.hidden_stride},
-        {"hidden_columns", l.hidden_columns},
         {"readout", l.readout},
         {"readout_stride", l.readout_stride},
         {"row_stride", l.row_stride},

@@ -55,7 +55,7 @@ class Choice(NamedTuple):
         if self.tables is None:
             return words
         return (
-            f"{words}; tables of {self.tables['nodes']} nodes change forces by {self.tables['force_error']:.1e} eV/A, "
+            f"{words}; tables of {self.tables['nodes']} nodes and rank {self.tables['rank']} change forces by {self.tables['force_error']:.1e} eV/A, "
             "whatever the precision (body xla with tables off: not at all)"
         )
 

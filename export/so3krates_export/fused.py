@@ -18,7 +18,10 @@ _CONSTANTS: dict[str, int] = _harness.kernel_constants()
 QUAD = _CONSTANTS["quad"]
 ROUNDS = _CONSTANTS["rounds"]
 SCHEDULE_ENTRIES = _CONSTANTS["schedule_entries"]
+PADDING = _CONSTANTS["padding"]
 KERNEL_VERSION = _CONSTANTS["cpu_version"]
+RANK_CUT = 1e-12  # of the largest: smaller singular values are rounding
+LARGEST_RANK = 0.75  # of the hidden layer: beyond it two products are more work than one
 CUTOFF_NUMBERS = {name: number for number, name in enumerate(_harness.kernel_cutoff_functions())}
 
 
@@ -39,7 +42,6 @@ class Widths(NamedTuple):
     order_stride: int
     hidden: int
     hidden_stride: int
-    hidden_columns: int
     readout: int
     readout_stride: int
     row_stride: int
@@ -96,11 +98,12 @@ def fused_weights(config: ModelConfig, params: Params, atomic_numbers: list[int]
         "first/values": _interleaved(config, first.values),
         "first/table": table,
     }
+    rank = filter_rank(config, params)
     for k in range(config.layers):
         layer = params[f"layers_{k}"]
         names = _exchange_weights(config, layer)
         if k > 0:
-            names |= _filter_weights(config, layer) | _projection_weights(config, layer)
+            names |= _filter_weights(config, layer, rank) | _projection_weights(config, layer)
         arrays |= {f"layers_{k}/{name}": value for name, value in names.items()}
     arrays |= {f"readout/{name}": value for name, value in _readout_weights(config, params["readout"]).items()}
     return {f"weights/fused/{name}": np.ascontiguousarray(value) for name, value in arrays.items()}
@@ -131,10 +134,30 @@ def _invariant_factors(config: ModelConfig, float32_factors: bool = False) -> np
     return np.diag(np.asarray(invariants(jnp.asarray(units), config.degrees, float32_factors)))
 
 
-def _filter_weights(config: ModelConfig, layer: Params) -> dict[str, np.ndarray]:
+def filter_rank(config: ModelConfig, params: Params) -> int:
+    """Numbers through which the filters' last matrices behind the first layer are computed: their rank where that is
+    less work, else the width of the hidden layer."""
+    kernels = [
+        params[f"layers_{k}"][name]["spherical"]["dense_1"]["kernel"] for k in range(1, config.layers) for name in FILTERS
+    ]
+    sizes = [np.linalg.svd(kernel, compute_uv=False) for kernel in kernels]
+    rank = max((int((s > RANK_CUT * s[0]).sum()) for s in sizes), default=0)
+    hidden = config.spherical_filter_features[0]
+    return max(1, rank) if rank <= LARGEST_RANK * hidden else hidden
+
+
+def _factors(kernel: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two matrices whose product is `kernel`, (in, rank) and (rank, out)."""
+    if rank == len(kernel):
+        return np.eye(rank), kernel
+    left, sizes, right = np.linalg.svd(kernel, full_matrices=False)
+    return left[:, :rank] * sizes[:rank], right[:rank]
+
+
+def _filter_weights(config: ModelConfig, layer: Params, rank: int) -> dict[str, np.ndarray]:
     w = widths(config)
     hidden_in = np.zeros((len(config.degrees) + 1, w.hidden_stride))
-    tables, outs = [], []
+    tables, outs, reduce, expand = [], [], [], []
     for k, name in enumerate(FILTERS):
         radial, spherical = layer[name]["radial"]["dense_0"], layer[name]["spherical"]
         dense_0, dense_1 = spherical["dense_0"], spherical["dense_1"]
@@ -144,16 +167,21 @@ def _filter_weights(config: ModelConfig, layer: Params) -> dict[str, np.ndarray]
         # Splines add up to 1, so biases join the coefficients.
         tables.append(radial["kernel"] + radial["bias"] + dense_1["bias"])
         outs.append(dense_1["kernel"])
+        into, out_of = _factors(dense_1["kernel"], rank)
+        reduce.append(into)
+        expand.append(out_of)
 
     def side_by_side(feature: np.ndarray, geometric: np.ndarray) -> np.ndarray:
         return np.concatenate([_interleaved(config, feature), _blocks(config, geometric)], axis=-1)
 
-    transposed = np.concatenate([_interleaved(config, outs[0])[:, : w.feature_width], outs[1]], axis=-1).T
+    transposed = np.concatenate([_interleaved(config, expand[0])[:, : w.feature_width], expand[1]], axis=-1).T
     return {
         "table": side_by_side(*tables),
         "hidden_in": hidden_in,
         "hidden_out": side_by_side(*outs),
-        "hidden_out_t": np.pad(transposed, ((0, 0), (0, w.hidden_columns - w.hidden))),
+        "reduce": np.concatenate(reduce),
+        "expand": side_by_side(*expand),
+        "expand_t": np.pad(transposed, ((0, 0), (0, -rank % PADDING))),
     }
 
 

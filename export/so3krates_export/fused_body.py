@@ -120,7 +120,7 @@ class FusedBody:
             weights = [*self._weights("first", "embedding", "values", "table"), *exchange]
             inputs = [*weights, "species", *self._table, "owned_count"]
             return self._stage("first_layer", inputs, into=["coefficients", *self._after(0)])
-        weights = [*self._weights(f"layers_{k}", "table", "hidden_in", "hidden_out"), *exchange]
+        weights = [*self._weights(f"layers_{k}", "table", "hidden_in", "reduce", "expand"), *exchange]
         inputs = [*weights, *self.state(k), "projections", *self._table, "owned_count"]
         return self._stage("layer", inputs, into=self._after(k))
 
@@ -144,7 +144,7 @@ class FusedBody:
             inputs = [*self._weights("first", "values", "table"), "species", self._adjoints, *self._table, "row_count"]
             into = ["strain_gradient", self._coefficients_adjoint, *self._gradients]
             return self._stage("first_layer_adjoint", inputs, into=into, channels=self.channels)
-        names = ("table", "hidden_in", "hidden_out", "hidden_out_t", "feature_t", "geometric_t")
+        names = ("table", "hidden_in", "reduce", "expand", "expand_t", "feature_t", "geometric_t")
         inputs = [*self._weights(f"layers_{k}", *names), "projections", *self._table, "owned_count"]
         into = ["strain_gradient", self._projection_adjoints, self._adjoints, *self._gradients]
         return self._stage("layer_adjoint", inputs, into=into, channels=self.channels)

@@ -1,4 +1,5 @@
-"""How fine the radial tables must be: the grid whose forces agree with the network's own to a tolerance."""
+"""How fine the radial tables and how many numbers behind the invariants' filters must be: the fewest whose forces agree
+with the network's own to a tolerance."""
 
 from __future__ import annotations
 
@@ -18,12 +19,16 @@ from so3krates.model.config import ModelConfig
 from so3krates.model.geometry import masked_vectors
 from so3krates.model.network import Graph, Params, atom_energies
 from so3krates.model.potential import Batch
-from so3krates.model.reductions import FILTERS, radial_functions, tabulated
+from so3krates.model.reductions import FILTERS, radial_functions, tabulated, with_rank
+
+from .fused import LARGEST_RANK
 
 TOLERANCE = 2e-5  # eV/A
 START = 0.5  # A, the shortest distance that tables resolve
 LARGE_FORCE = 10.0  # eV/A; where forces are larger, errors count relative to them
 GRIDS = (256, 512, 1024, 2048, 4096, 8192, 16384)
+RANK_STEP = 4
+RANK_SHARE = 0.25  # of the tolerance, for the rank alone: it meets invariants that these structures do not have
 
 
 class TableError(ValueError):
@@ -36,6 +41,7 @@ class Tables(NamedTuple):
     config: ModelConfig
     params: Params
     nodes: int  # of each spline
+    rank: int  # of the last matrices of the filters' networks of the invariants; their width where nothing was reduced
     force_error: (
         float  # eV/A, largest component over the structures; in units of |F| / LARGE_FORCE where that exceeds 1
     )
@@ -46,6 +52,7 @@ class Tables(NamedTuple):
         """For a manifest."""
         return {
             "nodes": self.nodes,
+            "rank": self.rank,
             "start": START,
             "force_error": self.force_error,
             "largest_force": self.largest_force,
@@ -56,7 +63,8 @@ class Tables(NamedTuple):
 def choose_tables(
     config: ModelConfig, params: Params, elements: tuple[str, ...], tolerance: float = TOLERANCE
 ) -> Tables:
-    """The coarsest grid whose forces differ from the network's by less than `tolerance` (eV/A), in float64.
+    """The coarsest grid, then the lowest rank, whose forces differ from the network's by less than `tolerance` (eV/A),
+    in float64.
 
     Compared on structures made from the elements' radii (see `structures_for`). Raises TableError where none suffices.
     """
@@ -66,26 +74,55 @@ def choose_tables(
         batch = _batch(structures, config.cutoff)
         distances = np.linalg.norm(np.asarray(_vectors(batch, batch.positions))[np.asarray(batch.mask)], axis=-1)
 
-        def forces_of(config_of_radial: ModelConfig, params_of_radial: Params) -> np.ndarray:
+        def forces_of(config_of_radial: ModelConfig, params_of_radial: Params, spherical: Params) -> np.ndarray:
             radial = radial_functions(config_of_radial, params_of_radial, distances)
-            return np.asarray(_forces(config, params, batch, *radial))
+            return np.asarray(_forces(config, spherical, batch, *radial))
 
-        forces = forces_of(config, params)
+        forces = forces_of(config, params, params)
         scale = np.maximum(1.0, np.linalg.norm(forces, axis=1, keepdims=True) / LARGE_FORCE)
         if not np.isfinite(forces).all():
             raise TableError(
                 "the network's forces on the structures that check tables are not finite: "
                 "export with body 'xla' and tables 'off'"
             )
+
+        def change(found: np.ndarray, reference: np.ndarray) -> float:
+            return float((np.abs(found - reference) / scale).max())
+
         for nodes in GRIDS:
             reduced = tabulated(config, params, nodes, START)
-            error = float((np.abs(forces_of(*reduced) - forces) / scale).max())
-            if error < tolerance:
-                return Tables(*reduced, nodes, error, float(np.abs(forces).max()), len(structures))
-    raise TableError(
-        f"tables of {GRIDS[-1]} nodes change forces by {error:.1e} eV/A, and {tolerance:.1e} is allowed: "
-        "allow more, or export with body 'xla' and tables 'off'"
-    )
+            on_grid = forces_of(*reduced, params)
+            if change(on_grid, forces) < tolerance:
+                break
+        else:
+            raise TableError(
+                f"tables of {GRIDS[-1]} nodes change forces by {change(on_grid, forces):.1e} eV/A, and "
+                f"{tolerance:.1e} is allowed: allow more, or export with body 'xla' and tables 'off'"
+            )
+        rank, found = config.spherical_filter_features[0], on_grid
+        invariants = _invariants(config, params, batch) if len(config.spherical_filter_features) == 2 else []
+        for fewer in range(RANK_STEP, int(LARGEST_RANK * rank) + 1 if invariants else 0, RANK_STEP):
+            candidate = with_rank(config, reduced[1], invariants, fewer)
+            at_rank = forces_of(*reduced, with_rank(config, params, invariants, fewer))
+            if change(at_rank, on_grid) < RANK_SHARE * tolerance and change(at_rank, forces) < tolerance:
+                rank, found, reduced = fewer, at_rank, (reduced[0], candidate)
+                break
+        return Tables(*reduced, nodes, rank, change(found, forces), float(np.abs(forces).max()), len(structures))
+
+
+def _invariants(config: ModelConfig, params: Params, batch: Batch) -> list[np.ndarray]:
+    """What the filters' networks of the invariants are given behind the first layer: (pairs, degrees) for each layer."""
+    found: dict[str, np.ndarray] = {}
+
+    def intercept(call: Callable[..., Any], arguments: Any, keywords: Any, context: Any) -> Any:
+        if context.module.name == "spherical":
+            found[context.module.path[0]] = np.asarray(arguments[0])[np.asarray(batch.mask)]
+        return call(*arguments, **keywords)
+
+    graph = Graph(batch.species, batch.neighbours, _vectors(batch, batch.positions), batch.mask)
+    with nn.intercept_methods(intercept):
+        atom_energies(config, params, graph)
+    return [found[f"layers_{k}"] for k in range(1, config.layers)]
 
 
 def structures_for(elements: tuple[str, ...]) -> list[Atoms]:

@@ -103,6 +103,32 @@ def _spline_coefficients(config: ModelConfig, params: Params, nodes: int, start:
     return np.moveaxis(solve_banded((2, 2), bands, columns.reshape(nodes, -1)).reshape(columns.shape), 0, -2)
 
 
+def with_rank(config: ModelConfig, params: Params, invariants: list[np.ndarray], rank: int) -> Params:
+    """The network with the last matrices of its filters' networks of the invariants, MLP_spherical, projected on the
+    `rank` directions in which their results vary most.
+
+    A network of its own: its forces are the exact derivatives of its energy.
+    invariants: (n, degrees) of each layer behind the first, as `spherical` is given them; they count at these values,
+    at half of them and at twice, so that neither smaller nor larger ones are met unprepared.
+    """
+    result = dict(params)
+    for k, given in enumerate(invariants, start=1):
+        inputs = np.concatenate([scale * given for scale in (0.5, 1.0, 2.0)])
+        layer = dict(params[f"layers_{k}"])
+        for name in FILTERS:
+            spherical = layer[name]["spherical"]
+            dense_0, dense_1 = (jax.tree.map(np.asarray, spherical[f"dense_{n}"]) for n in range(2))
+            hidden = np.asarray(jax.nn.silu(inputs @ dense_0["kernel"] + dense_0["bias"]))
+            mean = hidden.mean(axis=0)
+            spread = (hidden - mean) @ dense_1["kernel"]
+            directions = np.linalg.svd(spread, full_matrices=False)[2][:rank].T
+            kernel = dense_1["kernel"] @ directions @ directions.T
+            bias = dense_1["bias"] + mean @ (dense_1["kernel"] - kernel)
+            layer[name] = {**layer[name], "spherical": {"dense_0": spherical["dense_0"], "dense_1": {"kernel": kernel, "bias": bias}}}
+        result[f"layers_{k}"] = layer
+    return result
+
+
 class FirstLayer(NamedTuple):
     """The first layer's attention, whose input depends on the species alone (docs/model.md)."""
 
