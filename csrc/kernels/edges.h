@@ -10,8 +10,8 @@
 
 namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
 
-// Filters of a batch before the radial part is added, and what their adjoint needs. Of the arrays of two parts the first
-// belongs to the features' filter, the second to the geometric one.
+// Filters of a batch before the radial part is added, and what their adjoint needs. Of the arrays of two parts the
+// first belongs to the features' filter, the second to the geometric one.
 template <typename Real>
 struct FilterScratch {
   Real* difference;       // [kBatch][kMostOrders] chi_j - chi_i
@@ -408,7 +408,8 @@ void degree_filters_adjoint(const Layout& layout, const Degrees<Real>& degrees, 
   for (int c = 0; c < channels; ++c) {
     const Real* adjoint = s.adjoint + c * kBatch * layout.filter_stride;
     for (int part = 0; part < 2; ++part) {
-      const int first = part == 0 ? 0 : layout.feature_stride, end = part == 0 ? layout.feature_stride : layout.filter_stride;
+      const int first = part == 0 ? 0 : layout.feature_stride,
+                end = part == 0 ? layout.feature_stride : layout.filter_stride;
       const Segments along = part == 0 ? Segments{layout.feature_width}
                                        : Segments{layout.block_width, layout.degrees, layout.block_stride};
       Real* reduced = (weights.reduce == nullptr ? s.hidden : s.reduced) + part * rank * kBatch;
@@ -424,7 +425,8 @@ void degree_filters_adjoint(const Layout& layout, const Degrees<Real>& degrees, 
           }
           V total{};
           for (int f = first; f < end; f += kLanes<Real>)
-            total += load<V>(adjoint + e * layout.filter_stride + f) * load<V>(weights.expand + n * layout.filter_stride + f);
+            total += load<V>(adjoint + e * layout.filter_stride + f) *
+                     load<V>(weights.expand + n * layout.filter_stride + f);
           reduced[n * kBatch + e] = sum(fold(total));
         }
       if (weights.reduce != nullptr)

@@ -1,5 +1,5 @@
-// The kernels as XLA custom calls. Arguments come by position as so3krates_export/fused_body.py gives them; arrays that a
-// call fills come last and share their memory with the results.
+// The kernels as XLA custom calls. Arguments come by position as so3krates_export/fused_body.py gives them; arrays that
+// a call fills come last and share their memory with the results.
 #include <algorithm>
 #include <functional>
 #include <stdexcept>

@@ -12,10 +12,13 @@ namespace so3krates {
 
 std::map<std::string, std::int64_t> kernel_constants() {
   return {
-      {"cpu_version", kernels::kVersion}, {"gpu_version", cuda::kKernelVersion},
-      {"quad", kernels::kQuad},           {"padding", kernels::kPadding},
+      {"cpu_version", kernels::kVersion},
+      {"gpu_version", cuda::kKernelVersion},
+      {"quad", kernels::kQuad},
+      {"padding", kernels::kPadding},
       {"most_degrees", kernels::kMostDegrees},
-      {"rounds", kernels::kRounds},       {"schedule_entries", kernels::kScheduleEntries},
+      {"rounds", kernels::kRounds},
+      {"schedule_entries", kernels::kScheduleEntries},
   };
 }
 

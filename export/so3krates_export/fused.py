@@ -138,7 +138,9 @@ def filter_rank(config: ModelConfig, params: Params) -> int:
     """Numbers through which the filters' last matrices behind the first layer are computed: their rank where that is
     less work, else the width of the hidden layer."""
     kernels = [
-        params[f"layers_{k}"][name]["spherical"]["dense_1"]["kernel"] for k in range(1, config.layers) for name in FILTERS
+        params[f"layers_{k}"][name]["spherical"]["dense_1"]["kernel"]
+        for k in range(1, config.layers)
+        for name in FILTERS
     ]
     sizes = [np.linalg.svd(kernel, compute_uv=False) for kernel in kernels]
     rank = max((int((s > RANK_CUT * s[0]).sum()) for s in sizes), default=0)

@@ -13,9 +13,9 @@ from helpers import cluster, host_inputs, params64, rattled_wurtzite, tiny
 from plans import compile_plan, run_plan, specs
 from so3krates.kernels import register_kernels
 from so3krates.model import ModelConfig
-from so3krates.model.reductions import tabulated
+from so3krates.model.reductions import tabulated, with_rank
 from so3krates_export.cuda_body import CudaBody
-from so3krates_export.fused import FusedError, fused_weights
+from so3krates_export.fused import FusedError, filter_rank, fused_weights
 from so3krates_export.fused_body import FusedBody
 from so3krates_export.ladder import Rung
 from so3krates_export.outputs import extra_outputs
@@ -28,6 +28,7 @@ PARITY = 1e-10  # relative, float64
 SINGLE = 2e-5  # relative, float32
 SIGNAL = 1e-2  # eV, eV/A
 NUMBERS = [31, 7]
+RANK = 10  # of "low rank": neither a multiple of four nor of a vector
 BLOCK = 8  # rows of the GPU kernels' adjoint of four channels: fewer than there are atoms
 RUNG = Rung(rows=256, atoms=4096, candidates=192, neighbours=64)
 CONFIGS = {
@@ -46,6 +47,10 @@ CONFIGS = {
         features=132, heads=4, layers=2, degrees=(1, 2, 3), cutoff=4.0, radial_filter_features=(16, 132),
         spherical_filter_features=(33, 132),
     ),
+    # Filters whose last matrices are products through fewer numbers.
+    "low rank": ModelConfig(
+        features=24, heads=4, layers=3, degrees=(1, 2), cutoff=4.5, spherical_filter_features=(23, 24)
+    ),
     "one layer": ModelConfig(features=24, heads=4, layers=1, degrees=(1, 2), cutoff=5.0, float32_invariants=True),
 }  # fmt: skip
 OUTPUTS = ("energy", "atom_energies", "forces", "strain_gradient", "atom_virials", "feature_norm")
@@ -62,6 +67,10 @@ def network(name: str):
     config = CONFIGS[name]
     random = np.random.default_rng(5)
     params = jax.tree.map(lambda v: v + 0.05 * random.normal(size=v.shape) if v.ndim == 1 else v, params64(config))
+    if name == "low rank":
+        invariants = [np.abs(random.normal(size=(50, len(config.degrees)))) for _ in range(config.layers - 1)]
+        params = with_rank(config, params, invariants, RANK)
+        assert filter_rank(config, params) == RANK
     return tabulated(config, params, 64)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from so3krates.model import ModelConfig, predict
 from so3krates.model.config import ConfigError
 from so3krates.model.radial_basis import spline_basis
 from so3krates.model.reductions import collapsed_first_layer, tabulated
+from so3krates_export.fused import filter_rank
 from so3krates_export.tables import TableError, choose_tables, structures_for
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
@@ -101,6 +104,26 @@ def test_the_grid_is_the_coarsest_that_is_fine_enough():
     batch = batch_of(crystal(), SMALL.cutoff)
     change = predict(found.config, found.params, batch).forces - predict(SMALL, params64(SMALL), batch).forces
     assert 0 < np.abs(change).max() < 2 * TOLERANCE
+
+
+def test_the_rank_is_the_lowest_that_is_high_enough():
+    """Filters of small Euclidean variables are nearly linear in the invariants; of large ones they are not."""
+    config = dataclasses.replace(SMALL, spherical_filter_features=(24, 24))
+    params = params64(config)
+    found = choose_tables(config, params, ("Ga", "N"), TOLERANCE)
+    assert filter_rank(found.config, found.params) == found.rank == found.describe()["rank"] < 24
+    assert 0 < found.force_error < TOLERANCE
+    batch = batch_of(crystal(), config.cutoff)
+    change = predict(found.config, found.params, batch).forces - predict(config, params, batch).forces
+    assert 0 < np.abs(change).max() < 2 * TOLERANCE
+    for layer in range(config.layers):
+        exchange = params[f"layers_{layer}"]["exchange"]
+        params[f"layers_{layer}"] = {
+            **params[f"layers_{layer}"],
+            "exchange": jax.tree.map(lambda p: 60.0 * p, exchange),
+        }
+    bent = choose_tables(config, params, ("Ga", "N"), TOLERANCE)
+    assert filter_rank(bent.config, bent.params) == bent.rank == 24
 
 
 def test_the_recorded_error_is_that_of_the_forces():

@@ -124,7 +124,10 @@ def with_rank(config: ModelConfig, params: Params, invariants: list[np.ndarray],
             directions = np.linalg.svd(spread, full_matrices=False)[2][:rank].T
             kernel = dense_1["kernel"] @ directions @ directions.T
             bias = dense_1["bias"] + mean @ (dense_1["kernel"] - kernel)
-            layer[name] = {**layer[name], "spherical": {"dense_0": spherical["dense_0"], "dense_1": {"kernel": kernel, "bias": bias}}}
+            layer[name] = {
+                **layer[name],
+                "spherical": {"dense_0": spherical["dense_0"], "dense_1": {"kernel": kernel, "bias": bias}},
+            }
         result[f"layers_{k}"] = layer
     return result
 
