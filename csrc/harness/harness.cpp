@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "agreement.h"
+#include "arrays.h"
 #include "bundle.h"
 #include "contract.h"
 #include "cuda_kernels.h"
@@ -23,8 +24,8 @@
 namespace py = pybind11;
 using namespace pybind11::literals;
 using so3krates::Bundle;
-using so3krates::DType;
 using so3krates::Error;
+using so3krates::numpy_dtype;
 
 void bind_pjrt(py::module_&);
 
@@ -32,10 +33,6 @@ namespace {
 
 using Integers = py::array_t<int, py::array::c_style | py::array::forcecast>;
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
-
-py::dtype numpy_dtype(DType dtype) {
-  return py::dtype(so3krates::name_of(dtype));
-}
 
 // The buffers that a host fills and reads, as in a manifest.
 py::dict contract_of(so3krates::Role role) {

@@ -5,6 +5,7 @@
 
 #include <string_view>
 
+#include "arrays.h"
 #include "cuda_driver.h"
 #include "cuda_kernels.h"
 #include "host_cpu.h"
@@ -16,7 +17,7 @@
 
 namespace py = pybind11;
 using namespace pybind11::literals;
-using so3krates::DType;
+using so3krates::dtype_of;
 using so3krates::Error;
 using so3krates::ProgramCache;
 using so3krates::pjrt::Buffer;
@@ -24,14 +25,6 @@ using so3krates::pjrt::Client;
 using so3krates::pjrt::Executable;
 
 namespace {
-
-DType dtype_of(const py::dtype& dtype) {
-  for (const auto& [name, value] :
-       {std::pair("uint8", DType::u8), {"int32", DType::i32}, {"float32", DType::f32}, {"float64", DType::f64}})
-    if (dtype.equal(py::dtype(name))) return value;
-  throw Error("dtype " + py::str(py::handle(dtype)).cast<std::string>() +
-              ": uint8, int32, float32 and float64 are known");
-}
 
 Buffer borrow(Client& client, const py::array& array) {
   if ((array.flags() & py::array::c_style) == 0) throw Error("the array is not contiguous in C order");

@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -245,12 +244,7 @@ Buffer Client::allocate(DType dtype, const std::vector<std::int64_t>& shape) {
 }
 
 Executable Client::compile(const std::uint8_t* artifact, std::size_t bytes, const std::string& name) {
-  auto program = SIZED(PJRT_Program);
-  program.code = const_cast<char*>(reinterpret_cast<const char*>(artifact));
-  program.code_size = bytes;
-  constexpr std::string_view format = "mlir";
-  program.format = format.data();
-  program.format_size = format.size();
+  PJRT_Program program = stablehlo(artifact, bytes);
   auto args = SIZED(PJRT_Client_Compile_Args);
   args.client = client_;
   args.program = &program;

@@ -1,9 +1,11 @@
-// Calls of the PJRT C API, for the files that make them: pjrt.cpp and pjrt_plugin.cpp.
+// Calls of the PJRT C API, for the files that make them: pjrt.cpp, pjrt_plugin.cpp and the harness' pjrt_target.cpp.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "error.h"
 #include "xla/pjrt/c/pjrt_c_api.h"
@@ -17,6 +19,17 @@ Args sized(std::size_t struct_size) {
   return args;
 }
 #define SIZED(Args) sized<Args>(Args##_STRUCT_SIZE)
+
+// A StableHLO portable artifact, which has to stay as long as the program.
+inline PJRT_Program stablehlo(const std::uint8_t* artifact, std::size_t bytes) {
+  constexpr std::string_view format = "mlir";
+  auto program = SIZED(PJRT_Program);
+  program.code = const_cast<char*>(reinterpret_cast<const char*>(artifact));
+  program.code_size = bytes;
+  program.format = format.data();
+  program.format_size = format.size();
+  return program;
+}
 
 // Turns a failure into an Error "<operation> failed: <reason>".
 void check(const PJRT_Api* api, PJRT_Error* error, const std::string& operation);

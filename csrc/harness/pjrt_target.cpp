@@ -70,12 +70,7 @@ Compiled compile_for(const std::string& plugin_path, const std::string& target, 
             PJRT_TopologyDescription_Destroy_Args_STRUCT_SIZE, &PJRT_TopologyDescription_Destroy_Args::topology);
 
   const std::string operation = "compiling program '" + name + "'";
-  auto program = SIZED(PJRT_Program);
-  program.code = const_cast<char*>(reinterpret_cast<const char*>(artifact));
-  program.code_size = bytes;
-  constexpr std::string_view format = "mlir";
-  program.format = format.data();
-  program.format_size = format.size();
+  PJRT_Program program = stablehlo(artifact, bytes);
   const std::string options = compile_options(api, plugin_path, deterministic);
   auto args = SIZED(PJRT_Compile_Args);
   args.topology = device.get();
