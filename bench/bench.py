@@ -159,6 +159,7 @@ def measure_training(threads: int) -> dict[str, Any]:
 
 
 def measure_bundle(atoms: Atoms, threads: int, body: str) -> dict[str, Any]:
+    from so3krates.outputs import STANDARD
     from so3krates.runtime import Runtime
 
     cache = OUT / "cache" / f"{body}-{threads}-{len(atoms)}"
@@ -173,7 +174,7 @@ def measure_bundle(atoms: Atoms, threads: int, body: str) -> dict[str, Any]:
     memory = resident_bytes() - before
     result = timed(lambda: runtime.evaluate(atoms))
     if body == "fused":
-        result["with_virials"] = timed(lambda: runtime.evaluate(atoms, with_virials=True))["median"]
+        result["with_virials"] = timed(lambda: runtime.evaluate(atoms, [*STANDARD, "atom_virials"]))["median"]
     return result | {"startup_cold": startups[0], "startup_cached": startups[1], "bytes": memory}
 
 

@@ -129,7 +129,7 @@ def evaluate(context: Context, name: str, mode: str) -> dict[str, Any]:
     cache = "off" if mode == COLD else str(context.cache)
     evaluator = open_bundle(context, name, cache)
     evaluator.set_lists(lists_of(arrays, elements))
-    found = evaluator.evaluate(arrays["positions"], with_virials=True)
+    found = evaluator.evaluate(arrays["positions"], ["atom_virials"])
     plain, again = (evaluator.evaluate(arrays["positions"]) for _ in range(2))
     digest = hashlib.sha256(plain["forces"].tobytes() + plain["energy"].tobytes()).hexdigest()
     if mode == COLD:

@@ -14,6 +14,7 @@ import numpy as np
 DTYPES = ("uint8", "int32", "float32", "float64")
 SAFETENSORS = {"U8": "uint8", "I32": "int32", "F32": "float32", "F64": "float64"}
 MOST_RESULTS = 64
+STANDARD = ("energy", "strain_gradient", "atom_energies", "forces")  # that every bundle has
 
 _TEXT, _HANDLE, _INT, _LONG, _REAL = (
     ctypes.c_char_p,
@@ -43,7 +44,8 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "start": (_HANDLE, [_TEXT, _TEXT, _TEXT, _TEXT, _INT, _REAL]),
     "stop": (None, [_HANDLE]),
     "set_lists": (_INT, [_HANDLE, _INT, _INT, *[_HANDLE] * 5]),
-    "evaluate": (_INT, [_HANDLE, _HANDLE, _INT, *[_HANDLE] * 4]),
+    "output_shape": (_TEXT, [_HANDLE, _TEXT]),
+    "evaluate": (_INT, [_HANDLE, _HANDLE, _TEXT, _INT, ctypes.POINTER(_HANDLE)]),
     "report": (_TEXT, [_HANDLE]),
 }
 
@@ -193,18 +195,22 @@ class Evaluator:
         pointers = [array.ctypes.data for array in arrays]
         self._library("set_lists", self._handle, self._rows, len(arrays[0]), *pointers)
 
-    def evaluate(self, positions: np.ndarray, with_virials: bool = False) -> dict[str, np.ndarray]:
-        """energy (), strain_gradient (3, 3), energies (rows,), forces (rows, 3), atom_virials (rows, 3, 3)."""
+    def evaluate(self, positions: np.ndarray, outputs: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        """energy (), strain_gradient (3, 3), energies (rows,), forces (rows, 3); outputs: more of the bundle's by name,
+        (rows, ...) or of the system."""
         positions = np.ascontiguousarray(positions, np.float64)
-        totals, energies, forces = np.empty(10), np.empty(self._rows), np.empty((self._rows, 3))
-        virials = np.empty((self._rows, 3, 3)) if with_virials else None
+        names = dict.fromkeys((*STANDARD, *outputs))
+        found = {name: np.empty(self._shape(name)) for name in names}
+        pointers = (ctypes.c_void_p * len(found))(*[array.ctypes.data for array in found.values()])
         self._library(
-            "evaluate", self._handle, positions.ctypes.data, self._rows, totals.ctypes.data, energies.ctypes.data,
-            forces.ctypes.data, None if virials is None else virials.ctypes.data,
+            "evaluate", self._handle, positions.ctypes.data, "\n".join(names).encode(), self._rows, pointers
         )  # fmt: skip
-        found = {"energy": totals[0], "strain_gradient": totals[1:].reshape(3, 3), "energies": energies}
-        found["forces"] = forces
-        return found if virials is None else found | {"atom_virials": virials}
+        found["energies"] = found.pop("atom_energies")
+        return found
+
+    def _shape(self, name: str) -> list[int]:
+        sizes = self._library("output_shape", self._handle, name.encode()).split()
+        return [self._rows if size == "rows" else int(size) for size in sizes]
 
     def report(self) -> dict[str, str]:
         """Device, notes, memory and compile times."""

@@ -18,6 +18,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 from so3krates import _harness
+from so3krates.outputs import STANDARD
 from so3krates.runtime import Runtime
 from so3krates.storage import Model
 from so3krates_export.cuda import CALL
@@ -49,7 +50,7 @@ def cell_arrays(atoms: Atoms, cutoff: float) -> dict[str, np.ndarray]:
 
 def expected(atoms: Atoms, bundle: Path) -> dict[str, np.ndarray]:
     """Energy (without shifts), forces, strain gradient and per-atom virials by the CPU, under names of their own."""
-    found = Runtime(bundle, shifts=False).evaluate(atoms, with_virials=True)
+    found = Runtime(bundle, shifts=False).evaluate(atoms, [*STANDARD, "atom_virials"])
     names = {"energy": "energy", "energies": "energies", "forces": "forces", "atom_virials": "atom_virials"}
     results = {f"expected_{name}": np.asarray(found[key]) for name, key in names.items()}
     return results | {"expected_virial": np.asarray(found["virial"])}

@@ -172,8 +172,8 @@ class Evaluator {
     atoms_ = n.atoms;
   }
 
-  py::dict evaluate(const Doubles& positions, const std::optional<py::function>& halo, bool with_virials,
-                    bool device_memory, bool only_shareable) {
+  py::dict evaluate(const Doubles& positions, const std::optional<py::function>& halo,
+                    const std::vector<std::string>& outputs, bool device_memory, bool only_shareable) {
     const auto lock = turn();
     require(positions.ndim() == 2 && positions.shape(0) == atoms_ && positions.shape(1) == 3,
             "positions must have the shape [" + std::to_string(atoms_) + ", 3] of the neighbourhood");
@@ -181,13 +181,15 @@ class Evaluator {
     if (halo) python_halo = std::make_unique<PythonHalo>(*halo, device_memory, only_shareable);
     const so3krates::Results& results = [&]() -> const so3krates::Results& {
       const py::gil_scoped_release unlock;
-      return evaluator_.evaluate(positions.data(), python_halo.get(), with_virials);
+      return evaluator_.evaluate(positions.data(), python_halo.get(), outputs);
     }();
-    const std::vector<py::ssize_t> matrix = {3, 3}, vectors = {owned_, 3}, matrices = {owned_, 3, 3};
-    py::dict found("energy"_a = results.energy, "atom_energies"_a = Doubles(owned_, results.atom_energies),
-                   "forces"_a = Doubles(vectors, results.forces),
-                   "strain_gradient"_a = Doubles(matrix, &results.strain_gradient[0][0]));
-    if (with_virials) found["atom_virials"] = Doubles(matrices, results.atom_virials);
+    py::dict found;
+    for (const auto& [name, values] : results.values) {
+      const so3krates::Output& output = bundle_.outputs.at(name);
+      std::vector<py::ssize_t> shape(output.shape.begin(), output.shape.end());
+      if (output.per_atom) shape.insert(shape.begin(), owned_);
+      found[py::str(name)] = shape.empty() ? py::object(py::float_(*values)) : py::object(Doubles(shape, values));
+    }
     return found;
   }
 
@@ -318,13 +320,13 @@ PYBIND11_MODULE(_harness, m) {
           "peers"_a = std::vector<std::tuple<int, Integers, int, int, int>>(),
           "Candidates are concatenated over the owned rows. A peer is (rank, rows sent, number of rows received, place "
           "there of the sent, of the received). All arrays are copied.")
-      .def(
-          "evaluate", &Evaluator::evaluate, "positions"_a, "halo"_a = py::none(), "with_virials"_a = false,
-          "device_memory"_a = false, "only_shareable"_a = false,
-          "positions: [atoms, 3] A. Returns energy (eV), atom_energies (owned,), forces (owned, 3), strain_gradient "
-          "(3, 3) and, where asked for, atom_virials (owned, 3, 3). halo(sent, received) carries messages (rank, uint8 "
-          "array), from and to the memory of the device where device_memory says that it takes that, of a GPU "
-          "only if other processes can open it, where only_shareable says so.")
+      .def("evaluate", &Evaluator::evaluate, "positions"_a, "halo"_a = py::none(),
+           "outputs"_a = std::vector<std::string>(), "device_memory"_a = false, "only_shareable"_a = false,
+           "positions: [atoms, 3] A. Returns the outputs of the bundle by name, those named or the standard ones: "
+           "numbers "
+           "and arrays of the system, (owned, ...) for atoms. halo(sent, received) carries messages (rank, uint8 "
+           "array), from and to the memory of the device where device_memory says that it takes that, of a GPU "
+           "only if other processes can open it, where only_shareable says so.")
       .def("report", &Evaluator::report);
 
   bind_pjrt(m);

@@ -1,10 +1,11 @@
 // The runtime as C functions, for callers of any Python or none (bench/gpu_kit/harness.py): one library for all.
 // A function that can fail returns null or a negative number, and so3k_error() then says why. Handles are freed by the
 // function of their kind. Text lives until the thread's next call.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -214,18 +215,30 @@ EXPORT int so3k_set_lists(Running* running, int rows, int atoms, const int* row_
   });
 }
 
-// totals: energy (eV) and the nine entries of the strain gradient (eV). energies [rows] eV, forces [rows, 3] eV/A;
-// virials [rows, 3, 3] eV, or null for none.
-EXPORT int so3k_evaluate(Running* running, const double* positions, int rows, double* totals, double* energies,
-                         double* forces, double* virials) {
+// Sizes of an output of the bundle, with "rows" for those of atoms: "rows 3 3"; of the system: "3 3", or nothing.
+EXPORT const char* so3k_output_shape(Running* running, const char* name) {
+  return guarded<>(static_cast<const char*>(nullptr), [&] {
+    const auto& outputs = running->evaluator.outputs();
+    const auto found = outputs.find(name);
+    if (found == outputs.end()) throw Error(running->bundle.path + ": has no output \"" + name + "\"");
+    std::string sizes = found->second.per_atom ? "rows" : "";
+    for (const std::int64_t size : found->second.shape) sizes += (sizes.empty() ? "" : " ") + std::to_string(size);
+    return kept(sizes);
+  });
+}
+
+// names: of outputs, a line each; values: for each, room for as many numbers as its shape has.
+EXPORT int so3k_evaluate(Running* running, const double* positions, const char* names, int rows,
+                         double* const* values) {
   return guarded<>(-1, [&] {
-    const so3krates::Results& r = running->evaluator.evaluate(positions, nullptr, virials != nullptr);
-    const auto count = static_cast<std::size_t>(rows) * sizeof(double);
-    totals[0] = r.energy;
-    std::memcpy(totals + 1, r.strain_gradient, sizeof(r.strain_gradient));
-    std::memcpy(energies, r.atom_energies, count);
-    std::memcpy(forces, r.forces, 3 * count);
-    if (virials != nullptr) std::memcpy(virials, r.atom_virials, 9 * count);
+    std::vector<std::string> outputs;
+    std::istringstream lines(names);
+    for (std::string name; std::getline(lines, name);) outputs.push_back(name);
+    const so3krates::Results& found = running->evaluator.evaluate(positions, nullptr, outputs);
+    for (std::size_t k = 0; k < outputs.size(); ++k) {
+      const so3krates::Output& output = running->evaluator.outputs().at(outputs[k]);
+      std::copy_n(found.find(outputs[k]), (output.per_atom ? rows : 1) * output.width, values[k]);
+    }
     return 0;
   });
 }

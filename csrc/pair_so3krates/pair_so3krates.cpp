@@ -52,7 +52,7 @@ void check_letters(const std::string& text) {
 
 }  // namespace
 
-PairSo3krates::PairSo3krates(LAMMPS* lmp) : Pair(lmp) {
+PairSo3krates::PairSo3krates(LAMMPS* lmp) : Pair(lmp), outputs_(lmp) {
   single_enable = 0;  // the energy is no sum over pairs
   restartinfo = 0;
   one_coeff = 1;
@@ -143,6 +143,9 @@ void PairSo3krates::read_potential(int narg, char** arg) {
     bundle_ = std::make_unique<const so3krates::Bundle>(so3krates::Bundle::read(found.empty() ? file_ : found));
   });
   evaluator_.reset();
+  outputs_.read(*bundle_);
+  nextra = outputs_.system_size();
+  pvector = outputs_.system_values();
 
   const std::vector<std::string>& elements = bundle_->elements;
   element_of_type_.assign(types + 1, -1);
@@ -249,13 +252,14 @@ void PairSo3krates::evaluate() {
   const double* positions = row_of_atom_.empty() ? nullptr : atom->x[0];
   const so3krates::Results& results = [&]() -> const so3krates::Results& {
     try {
-      return evaluator_->evaluate(positions, exchange_.get(), with_virials);
+      return evaluator_->evaluate(positions, exchange_.get(), outputs_.request(with_virials, eflag_global != 0));
     } catch (const so3krates::StructureError& failure) {
       const auto name = [this](int i) { return name_of(i); };
       throw so3krates::Error(fmt::format("step {}: {}", update->ntimestep, failure.message(name)));
     }
   }();
   tally(results);
+  outputs_.keep(results, atom_of_row_, owned_);
   log_report(evaluator_->report());
 }
 
@@ -432,6 +436,16 @@ void PairSo3krates::tally(const so3krates::Results& results) {
       if (cvflag_atom)
         for (int k = 0; k < 9; k++) cvatom[i][k] += entry(kFirst[k], kSecond[k]);
     }
+}
+
+void* PairSo3krates::extract(const char* name, int& dimension) {
+  dimension = 0;
+  return reported(lmp, [&] { return outputs_.flag(name); });
+}
+
+void* PairSo3krates::extract_peratom(const char* name, int& columns) {
+  columns = 0;
+  return reported(lmp, [&] { return outputs_.values(name); });
 }
 
 void PairSo3krates::finish() {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "evaluator.h"
+#include "pair_outputs.h"
 
 namespace so3krates::ranks {
 class Exchange;
@@ -28,6 +29,9 @@ class PairSo3krates : public Pair {
   double init_one(int i, int j) override;
   void compute(int eflag, int vflag) override;
   void finish() override;
+
+  void* extract(const char* name, int& dimension) override;
+  void* extract_peratom(const char* name, int& columns) override;
 
   int pack_forward_comm(int n, int* atoms, double* buffer, int pbc_flag, int* pbc) override;
   void unpack_forward_comm(int n, int first, double* buffer) override;
@@ -62,6 +66,7 @@ class PairSo3krates : public Pair {
   std::unique_ptr<const so3krates::Bundle> bundle_;
   std::unique_ptr<so3krates::ranks::Exchange> exchange_;  // where there are other ranks
   std::unique_ptr<so3krates::Evaluator> evaluator_;
+  so3krates::deck::PairOutputs outputs_;
   std::vector<int> element_of_type_;  // index into Bundle::elements, -1 for NULL; from 1
 
   // Row r of the evaluator is the r-th atom of LAMMPS' list that is counted; then come atoms of other ranks, each once,

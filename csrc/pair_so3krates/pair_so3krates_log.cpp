@@ -30,6 +30,7 @@ void PairSo3krates::log_potential() const {
                  "steps\n  precision   {}\n  device      {}\n",
                  bundle_->path, bundle_->producer, types, bundle_->cutoff, bundle_->message_passing_steps,
                  bundle_->precision, evaluator_->report().platform);
+  if (nextra > 0) utils::logmesg(lmp, "  compute pair {}\n", outputs_.system_names());
   const std::string& note = evaluator_->report().body_note;
   if (!note.empty()) utils::logmesg(lmp, "So3krates: {}\n", note);
 }

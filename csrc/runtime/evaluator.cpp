@@ -352,81 +352,46 @@ int Evaluator::Implementation::neighbours_needed() {
 // Runs to the end and returns true, or returns false as soon as the rung is known to be too small. That is known before
 // the first rows are exchanged, so that no rank exchanges more often than the others. Without owned rows nothing is
 // computed, but other ranks may wait for this one.
-bool Evaluator::Implementation::run(const std::vector<Step>& schedule, Halo* halo) {
+bool Evaluator::Implementation::run(const std::vector<const Step*>& steps, Halo* halo) {
   bool is_large_enough = false;
-  for (const Step& step : schedule) {
-    if (!step.run.empty()) {
-      if (owned_ > 0) run_program(step);
+  for (const Step* step : steps) {
+    if (!step->run.empty()) {
+      if (owned_ > 0) run_program(*step);
     } else if (halo != nullptr) {
       is_large_enough = is_large_enough || neighbours_needed() <= rung().neighbours;
       if (!is_large_enough) return false;
-      refresh(step.refresh, *halo);
+      refresh(step->refresh, *halo);
     }
   }
   return is_large_enough || neighbours_needed() <= rung().neighbours;
 }
 
-// ---- to the host
+// ---- an evaluation
 
-void Evaluator::Implementation::collect(bool with_virials) {
-  const auto owned = static_cast<std::size_t>(owned_);
-  atom_energies_.resize(owned);
-  forces_.resize(3 * owned);
-  if (with_virials) atom_virials_.resize(9 * owned);
-  {
-    const Stopwatch watch(report_.program_seconds), waiting(report_.wait_seconds);
-    buffer("forces").wait();
-  }
-  const Stopwatch watch(report_.result_seconds);
-  std::vector<pjrt::Pending> downloads;
-  const auto start = [&](const char* name, void* to, std::size_t count) {
-    downloads.push_back(buffer(name).start_download(to, count * sizeof(double)));
-  };
-  if (with_virials) start("atom_virials", atom_virials_.data(), atom_virials_.size());
-  start("energy", &results_.energy, 1);
-  start("strain_gradient", results_.strain_gradient, 9);
-  start("atom_energies", atom_energies_.data(), atom_energies_.size());
-  start("forces", forces_.data(), forces_.size());
-  for (pjrt::Pending& download : downloads) download.wait();
-
-  if (!has_shifts_) return;
-  const auto* species = static_cast<const int*>(input_memory_.at("species").get());
-  std::vector<double> counts(bundle_.elements.size());
-  for (std::size_t i = 0; i < owned; ++i) {
-    atom_energies_[i] += bundle_.energy_shifts[species[i]];
-    ++counts[species[i]];
-  }
-  for (std::size_t s = 0; s < counts.size(); ++s) results_.energy += counts[s] * bundle_.energy_shifts[s];
-}
-
-const Results& Evaluator::Implementation::evaluate(const double* positions, Halo* halo, bool with_virials) {
+const Results& Evaluator::Implementation::evaluate(const double* positions, Halo* halo,
+                                                   const std::vector<std::string>& outputs) {
   if (!ready_) throw Error("evaluate was called without a neighbourhood: call set_neighbourhood first");
   if (positions == nullptr && atoms_ > 0) throw Error("evaluate was called with a null pointer for positions");
   if (rows_ > owned_ && halo == nullptr)
     throw Error(std::to_string(rows_ - owned_) + " rows belong to other ranks, but evaluate was given no halo");
-  const auto schedule = bundle_.schedules.find(body_ + (with_virials ? "virials" : "forces"));
-  if (schedule == bundle_.schedules.end())
-    throw Error(bundle_.path + ": has no per-atom virials: export the model again with this version of so3krates");
+  Selection& selection = this->selection(outputs);
   results_ = Results();
   check_structure(positions);
   try {
     send("positions", positions, 3 * static_cast<std::size_t>(atoms_));
-    while (!run(schedule->second, halo)) {
+    while (!run(selection.steps, halo)) {
       climb(neighbours_needed());
       send("positions", positions, 3 * static_cast<std::size_t>(atoms_));
     }
-    if (owned_ > 0) collect(with_virials);
+    collect(selection);
   } catch (...) {
     forget_computed();
     if (ready_) check_all_distances(positions);  // the likely reason, and one that the host can name
     throw;
   }
-  results_.atom_energies = atom_energies_.data();
-  results_.forces = forces_.data();
-  if (with_virials) results_.atom_virials = atom_virials_.data();
   check_computed(positions);
   ++report_.evaluations;
-  if (with_virials) ++report_.virial_evaluations;
+  if (results_.atom_virials != nullptr) ++report_.virial_evaluations;
   return results_;
 }
 
@@ -444,8 +409,11 @@ Evaluator::~Evaluator() = default;
 void Evaluator::set_neighbourhood(const Neighbourhood& neighbourhood) {
   implementation_->set_neighbourhood(neighbourhood);
 }
-const Results& Evaluator::evaluate(const double* positions, Halo* halo, bool with_virials) {
-  return implementation_->evaluate(positions, halo, with_virials);
+const Results& Evaluator::evaluate(const double* positions, Halo* halo, const std::vector<std::string>& outputs) {
+  return implementation_->evaluate(positions, halo, outputs);
+}
+const std::map<std::string, Output>& Evaluator::outputs() const {
+  return implementation_->outputs();
 }
 const Report& Evaluator::report() const {
   return implementation_->report();

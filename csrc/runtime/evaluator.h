@@ -9,9 +9,11 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bundle.h"
@@ -80,14 +82,21 @@ class Halo {
   virtual bool takes_only_shareable() const { return false; }
 };
 
-// Pointers stay valid until the next call of evaluate or set_neighbourhood.
+// What was asked for; the rest is zero or null. Pointers stay valid until the next call of evaluate or
+// set_neighbourhood.
 struct Results {
   double energy = 0.0;                    // eV, sum over owned rows
   const double* atom_energies = nullptr;  // [owned] eV
   const double* forces = nullptr;         // [owned][3] eV/A
-  const double* atom_virials = nullptr;   // [owned][3][3] eV, [position component][force component]; where asked for
+  const double* atom_virials = nullptr;   // [owned][3][3] eV, [position component][force component]
   double strain_gradient[3][3] =
       {};  // eV, dE/d(strain), [position component][force component]; stress = this / volume (ASE sign)
+
+  // Any output by its name: [owned][width] for each atom, or [width] of the system, of this rank's part: the host
+  // combines ranks (Output::ranks). Null where it was not asked for.
+  const double* find(const std::string& name) const;
+
+  std::vector<std::pair<std::string, const double*>> values;  // where `find` looks
 };
 
 // What the evaluator holds and has done, for logs.
@@ -126,9 +135,12 @@ class Evaluator {
   Evaluator& operator=(const Evaluator&) = delete;
 
   void set_neighbourhood(const Neighbourhood& neighbourhood);
-  // positions: [atoms][3] in A, borrowed for the call. halo: required when rows > owned. with_virials: per-atom virials
-  // too, at about twice the cost; the same on all ranks.
-  const Results& evaluate(const double* positions, Halo* halo = nullptr, bool with_virials = false);
+  // positions: [atoms][3] in A, borrowed for the call. halo: required when rows > owned. outputs: names of what is
+  // wanted, the same on all ranks, and only what these need is computed; empty: the standard ones (Output::standard).
+  // "atom_virials" is the only one of all potentials that is not: a step with it costs about twice as much.
+  const Results& evaluate(const double* positions, Halo* halo = nullptr, const std::vector<std::string>& outputs = {});
+  // What can be asked for, but for those with a problem, which say it where they are asked for.
+  const std::map<std::string, Output>& outputs() const;
   const Report& report() const;
 
  private:

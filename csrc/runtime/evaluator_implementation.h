@@ -1,4 +1,4 @@
-// The evaluator's parts, for evaluator.cpp and evaluator_rows.cpp.
+// The evaluator's parts, for evaluator.cpp and the files evaluator_*.cpp.
 #pragma once
 
 #include <chrono>
@@ -43,6 +43,21 @@ struct Staging {
   pjrt::Pin pin;
 };
 
+// An output that a request names.
+struct Wanted {
+  std::string name;
+  const Output* output;
+  DType dtype;
+  std::vector<char> raw;       // of another dtype than float64
+  std::vector<double> values;  // [owned][width], or [width]
+};
+
+// A request: the steps that it needs, in their order, and its outputs.
+struct Selection {
+  std::vector<const Step*> steps;
+  std::vector<Wanted> wanted;
+};
+
 class Evaluator::Implementation {
  public:
   Implementation(const Bundle& bundle, const EvaluatorOptions& options);
@@ -50,7 +65,8 @@ class Evaluator::Implementation {
   Implementation& operator=(const Implementation&) = delete;
 
   void set_neighbourhood(const Neighbourhood& neighbourhood);
-  const Results& evaluate(const double* positions, Halo* halo, bool with_virials);
+  const Results& evaluate(const double* positions, Halo* halo, const std::vector<std::string>& outputs);
+  const std::map<std::string, Output>& outputs() const { return bundle_.outputs; }
   const Report& report() const { return report_; }
 
  private:
@@ -78,7 +94,7 @@ class Evaluator::Implementation {
   pjrt::Buffer& buffer(const std::string& name);
   const pjrt::Executable& program(const std::string& name);
   int neighbours_needed();
-  bool run(const std::vector<Step>& schedule, Halo* halo);
+  bool run(const std::vector<const Step*>& steps, Halo* halo);
   void run_program(const Step& step);
   std::size_t row_bytes_of(const std::string& name) const;
   std::vector<std::int64_t> chunk_shape(const std::string& name) const;
@@ -91,7 +107,12 @@ class Evaluator::Implementation {
   std::vector<char*> chunks_of(Staging& staging, const std::vector<std::string>& names, std::size_t count);
   std::vector<char*> download(const std::vector<std::string>& names, const std::vector<pjrt::Buffer>& taken);
   pjrt::Pin pinned(void* data, std::size_t bytes);
-  void collect(bool with_virials);
+  Selection& selection(const std::vector<std::string>& outputs);
+  std::vector<std::string> names_of(const std::vector<std::string>& outputs) const;
+  const std::vector<Step>& schedule_of(const std::vector<std::string>& names) const;
+  void collect(Selection& selection);
+  void add_shifts(std::vector<Wanted>& wanted) const;
+  void show(const std::vector<Wanted>& wanted);
   void forget_computed();
 
   const Bundle bundle_;
@@ -128,8 +149,8 @@ class Evaluator::Implementation {
   std::int64_t candidates_ = 0;  // that the present lists need; demand_ remembers larger ones
   std::size_t rung_;             // the ladder's length: none yet
 
+  std::map<std::vector<std::string>, Selection> selections_;  // by request
   Results results_;
-  std::vector<double> atom_energies_, forces_, atom_virials_;
 };
 
 }  // namespace so3krates

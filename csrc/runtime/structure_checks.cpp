@@ -111,11 +111,15 @@ void check_distances(const double* positions, const AtomPairs& pairs, const Stru
 double check_results(const Results& results, int owned, const int* atom_of_row, const double* positions,
                      const StructureError::NameOf& name_of) {
   double largest = 0.0;
-  for (int row = 0; row < owned; ++row) {
-    const double* f = results.forces + 3 * static_cast<std::size_t>(row);
+  constexpr double kNone[3] = {};
+  const bool is_checked =
+      results.forces != nullptr || results.atom_energies != nullptr || results.atom_virials != nullptr;
+  for (int row = 0; row < owned && is_checked; ++row) {
+    const double* f = results.forces == nullptr ? kNone : results.forces + 3 * static_cast<std::size_t>(row);
+    const double energy = results.atom_energies == nullptr ? 0.0 : results.atom_energies[row];
     const double square = f[0] * f[0] + f[1] * f[1] + f[2] * f[2];
     // A sum is finite only if its terms are.
-    double sum = f[0] + f[1] + f[2] + results.atom_energies[row];
+    double sum = f[0] + f[1] + f[2] + energy;
     if (results.atom_virials != nullptr)
       for (int k = 0; k < 9; ++k) sum += results.atom_virials[9 * static_cast<std::size_t>(row) + k];
     if (std::isfinite(sum)) {
@@ -123,9 +127,8 @@ double check_results(const Results& results, int owned, const int* atom_of_row, 
       continue;
     }
     const int atom = atom_of_row[row];
-    throw StructureError("energy " + number(results.atom_energies[row]) + " eV, force " + vector(f) +
-                             " eV/A or virial on {} at " + vector(positions + 3 * static_cast<std::size_t>(atom)) +
-                             " A are not finite. " + kAdvice,
+    throw StructureError("energy " + number(energy) + " eV, force " + vector(f) + " eV/A or virial on {} at " +
+                             vector(positions + 3 * static_cast<std::size_t>(atom)) + " A are not finite. " + kAdvice,
                          {atom}, name_of);
   }
   const double* strain = &results.strain_gradient[0][0];
@@ -139,7 +142,7 @@ double check_results(const Results& results, int owned, const int* atom_of_row, 
 
 void check_energies(const Results& results, int owned, const int* species, const double* shifts, const int* atom_of_row,
                     const double* positions, const StructureError::NameOf& name_of) {
-  for (int row = 0; row < owned; ++row) {
+  for (int row = 0; row < owned && results.atom_energies != nullptr; ++row) {
     const double energy = results.atom_energies[row] - (shifts == nullptr ? 0.0 : shifts[species[row]]);
     if (std::abs(energy) <= kLargestEnergy) continue;
     const int atom = atom_of_row[row];

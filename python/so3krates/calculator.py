@@ -24,6 +24,9 @@ class So3kratesCalculator(Calculator):
     turns. It may be copied and pickled: a copy makes an evaluator of its own when it is first used. A model folder is
     evaluated in Python and in float64, for tests and small structures; `so3krates export` makes the bundle that is
     fast.
+
+    Other outputs of a bundle (`calculator.runtime.outputs`) come by their names: `get_property("feature_norm", atoms)`
+    computes one when it is asked for, and those that `outputs` names are in `results` each time.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (as ASE declares it)
@@ -36,26 +39,34 @@ class So3kratesCalculator(Calculator):
         plugin: str = "",
         cache: str = "",
         skin: float = 0.5,
+        outputs: Sequence[str] = (),
         **options: Any,
     ) -> None:
         """The arguments of `Runtime`, or a model folder, which takes none of them; `options` go to ASE's `Calculator`.
 
+        outputs: names of what `results` hold besides the standard outputs.
+
         Raises what `Runtime` raises, TypeError for unknown options, ModelError for a folder without model, ValueError
-        for a device with a folder.
+        for a device with a folder and for unknown outputs.
         """
         unknown = sorted(options.keys() - ASE_OPTIONS)
         if unknown:
             raise TypeError(
-                f"unknown option {unknown[0]}: known are device, threads, plugin, cache, skin and ASE's "
+                f"unknown option {unknown[0]}: known are device, threads, plugin, cache, skin, outputs and ASE's "
                 + ", ".join(sorted(ASE_OPTIONS))
             )
         self._turns = Turns()
         super().__init__(**options)
-        if not Path(bundle).is_dir():
-            self.runtime: Runtime | ModelRuntime = Runtime(
-                bundle, device=device, threads=threads, plugin=plugin, cache=cache, skin=skin
-            )
-            return
+        self.runtime: Runtime | ModelRuntime = (
+            self._open_model(bundle, device)
+            if Path(bundle).is_dir()
+            else Runtime(bundle, device=device, threads=threads, plugin=plugin, cache=cache, skin=skin)
+        )
+        self._outputs = self.runtime.require(outputs) if outputs else []
+        self.implemented_properties = list(dict.fromkeys([*type(self).implemented_properties, *self.runtime.outputs]))
+
+    @staticmethod
+    def _open_model(bundle: str | Path, device: str) -> "ModelRuntime":
         if device != "cpu":
             exporting = command("so3krates", "export", bundle, "--platform", "cuda", "-o", f"{Path(bundle).name}.so3k")
             raise ValueError(
@@ -64,7 +75,7 @@ class So3kratesCalculator(Calculator):
             )
         from . import predictions
 
-        self.runtime = predictions.ModelRuntime(bundle)
+        return predictions.ModelRuntime(bundle)
 
     def forget_structure(self) -> None:
         """Finds the neighbours of the next structure anew, so that its results depend on it alone."""
@@ -83,11 +94,18 @@ class So3kratesCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = all_changes,
     ) -> None:
-        """Compute everything at once; the stress is left out where the cell has no volume."""
+        """Computes the standard outputs at once, and further ones where they are asked for.
+
+        The stress is left out where the cell has no volume.
+        """
         with self._turns:
             super().calculate(atoms, properties, system_changes)
-            found = self.runtime.evaluate(self.atoms)
-            self.results = {name: found[name] for name in ("energy", "energies", "forces")}
-            self.results["free_energy"] = found["energy"]
+            known = {} if system_changes else self.results
+            standard = [name for name, output in self.runtime.outputs.items() if output.standard and name != "virial"]
+            further = [name for name in properties if name in self.runtime.outputs and name not in standard]
+            names = [name for name in dict.fromkeys([*standard, *self._outputs, *further]) if name not in known]
+            found = self.runtime.evaluate(self.atoms, names)
             if "stress" in found:
-                self.results["stress"] = full_3x3_to_voigt_6_stress(found["stress"])
+                found["stress"] = full_3x3_to_voigt_6_stress(found["stress"])
+            self.results = known | found
+            self.results["free_energy"] = self.results["energy"]

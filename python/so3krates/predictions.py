@@ -15,6 +15,8 @@ from so3krates._harness import check_pair
 from so3krates.data import DataError, LabelKeys, frame_graph, total_shift
 from so3krates.data.batches import BatchShape, FrameGraph, collate
 from so3krates.data.neighbours import round_up
+from so3krates.hints import command
+from so3krates.outputs import COMMON, Output, wanted
 from so3krates.runtime import Runtime, require_structure
 from so3krates.storage import Model, ModelError
 from so3krates.training import Properties, evaluate
@@ -37,6 +39,7 @@ class ModelRuntime:
         self.model = model if isinstance(model, Model) else Model.load(model)
         self.elements: list[str] = list(self.model.elements)
         self.cutoff: float = self.model.config.cutoff
+        self.outputs: dict[str, Output] = COMMON
         self._shifts = self.model.energy_shifts if shifts else dict.fromkeys(self.elements, 0.0)
         self._params = jax.tree.map(lambda p: np.asarray(p, np.float64), self.model.params)
         self._atoms, self._width = 0, 0
@@ -44,12 +47,22 @@ class ModelRuntime:
     def forget_structure(self) -> None:
         """Nothing is kept from one structure to the next."""
 
-    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
-        """As `Runtime.evaluate`, without atoms' virials. Raises ValueError for structures that cannot be computed."""
+    def require(self, outputs: Sequence[str]) -> list[str]:
+        """These outputs, or all. Raises ValueError where one is unknown."""
+        advice = f"; others are given by a bundle: {command('so3krates', 'export', self.path or 'MODEL')}"
+        return wanted(outputs, self.outputs, self.path or "a model", advice)
+
+    def evaluate(self, atoms: Atoms, outputs: Sequence[str] = ()) -> dict[str, Any]:
+        """As `Runtime.evaluate`, of what all potentials have; other outputs are given by bundles alone.
+
+        Raises ValueError for structures that cannot be computed and for other outputs.
+        """
+        names = self.require(outputs)
         if len(atoms) == 0:
             zero = np.zeros((3, 3))
             found: dict[str, Any] = {"energy": 0.0, "energies": np.zeros(0), "forces": np.zeros((0, 3)), "virial": zero}
-            return found | ({"stress": zero} if atoms.cell.rank == 3 else {})
+            found |= {"stress": zero} if atoms.cell.rank == 3 else {}
+            return {name: found[name] for name in names if name in found}
         unknown = sorted(set(atoms.symbols) - set(self.elements))
         if unknown:
             known = ", ".join(self.elements)
@@ -71,7 +84,7 @@ class ModelRuntime:
         }
         if atoms.cell.rank == 3:
             found["stress"] = gradient / atoms.get_volume()
-        return found
+        return {name: found[name] for name in names if name in found}
 
 
 def _require_apart(atoms: Atoms, graph: FrameGraph) -> None:

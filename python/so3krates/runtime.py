@@ -3,6 +3,7 @@
 import os
 import threading
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from matscipy.neighbours import neighbour_list
 
 from ._harness import Evaluator, check_positions
 from .files import require_text
+from .outputs import Output, bundle_outputs, results_of, sources_of, wanted
 
 FARTHEST = 1e7  # A, of a position
 
@@ -118,6 +120,8 @@ class Runtime:
         self.elements: list[str] = bundle_read.elements
         self.cutoff: float = bundle_read.cutoff
         self._checksum: str = bundle_read.sha256
+        self.outputs: dict[str, Output]  # what `evaluate` can be asked for
+        self.outputs, self._problems = bundle_outputs(bundle_read.outputs)
 
     @property
     def _evaluator(self) -> Evaluator:
@@ -145,46 +149,49 @@ class Runtime:
         with self._turns:
             return self._evaluator.report()
 
-    def evaluate(self, atoms: Atoms, with_virials: bool = False) -> dict[str, Any]:
-        """Energy and its derivatives.
+    def require(self, outputs: Sequence[str]) -> list[str]:
+        """These outputs, or the standard ones. Raises ValueError where one is unknown or cannot be given."""
+        for name in outputs:
+            if name in self._problems:
+                raise ValueError(f"{self.path}: output {name!r} {self._problems[name]}")
+        return wanted(outputs, self.outputs, self.path)
+
+    def evaluate(self, atoms: Atoms, outputs: Sequence[str] = ()) -> dict[str, Any]:
+        """What is asked for by name; what only others need is not computed.
+
+        Args:
+            atoms: the structure.
+            outputs: names in `self.outputs`; none: the standard ones.
 
         Returns:
             energy (eV), energies (atoms,) eV, forces (atoms, 3) eV/A, virial (3, 3) eV, which is -dE/d(strain), and,
             where the cell has a volume, stress (3, 3) eV/A^3 = dE/d(strain) / volume. Virial and stress are symmetric.
-            with_virials adds, at about twice the cost, atom_virials W (atoms, 3, 3) eV, not symmetric:
+            On request, at about twice the cost, atom_virials W (atoms, 3, 3) eV, not symmetric:
             W_j[a, b] = sum_i (r_i - r_j)_a dU_i/dr_j,b over all atoms and images i. Their sum is the virial.
+            Others as the bundle declares them.
 
         Raises:
-            ValueError: the structure has an element that the bundle does not know, a cell that is not finite, or
-                an atom beyond FARTHEST.
+            ValueError: an output is unknown, or the structure has an element that the bundle does not know, a cell that
+                is not finite, or an atom beyond FARTHEST.
             so3krates._harness.StructureError, a ValueError too: a position or a result is not finite, or two atoms are
                 at the same place; the message names the atoms.
             so3krates._harness.Error: the computation failed.
 
         Warns, once, where the compiled program is not kept for the next start, or a kept one could not be used.
         """
+        names = self.require(outputs)
         with self._turns:
             if self._lists is None or not self._lists.hold_for(atoms, self._skin):
                 self._lists = None
                 self._lists = self._build_lists(atoms)
             images = atoms.positions[self._lists.image_rows] + self._lists.image_shifts @ atoms.cell.array
-            found = self._evaluator.evaluate(np.concatenate([atoms.positions, images]), with_virials=with_virials)
+            positions = np.concatenate([atoms.positions, images])
+            found = self._evaluator.evaluate(positions, outputs=sources_of(names))
             if not self._has_run:
                 self._has_run = True
                 if warning := self._evaluator.report()["cache_warning"]:
                     warnings.warn(f"{self.path}: {warning}", stacklevel=2)
-        gradient = 0.5 * (found["strain_gradient"] + found["strain_gradient"].T)
-        results = {
-            "energy": found["energy"],
-            "energies": found["atom_energies"],
-            "forces": found["forces"],
-            "virial": -gradient,
-        }
-        if with_virials:
-            results["atom_virials"] = found["atom_virials"]
-        if atoms.cell.rank == 3:
-            results["stress"] = gradient / atoms.get_volume()
-        return results
+        return results_of(names, found, atoms)
 
     def _build_lists(self, atoms: Atoms) -> _Lists:
         species = self._species(atoms)

@@ -16,6 +16,7 @@ from flux_model import SHIFTS, random_model, write_bundle_of
 from so3krates.analysis import heat_flux
 from so3krates.analysis.heat_flux import PICOSECOND
 from so3krates.lammps.run import run_deck
+from so3krates.outputs import STANDARD
 from so3krates.runtime import Runtime
 from so3krates_export.bundle import read_bundle, write_bundle
 
@@ -109,7 +110,9 @@ def bench_of(tmp_path_factory: pytest.TempPathFactory, program_cache: Path) -> C
         if body not in benches:
             benches[body] = Bench(write_bundle_of(model, body, folder), program_cache, folder)
             # So that ranks find programs compiled.
-            Runtime(benches[body].bundle, threads=1, cache=str(program_cache)).evaluate(crystal(), with_virials=True)
+            Runtime(benches[body].bundle, threads=1, cache=str(program_cache)).evaluate(
+                crystal(), [*STANDARD, "atom_virials"]
+            )
         return benches[body]
 
     return bench
@@ -117,7 +120,7 @@ def bench_of(tmp_path_factory: pytest.TempPathFactory, program_cache: Path) -> C
 
 def assert_flux(frame: Frame, runtime: Runtime) -> None:
     """Flux and the nine components of every atom are Python's."""
-    virials = runtime.evaluate(frame.atoms, with_virials=True)["atom_virials"]
+    virials = runtime.evaluate(frame.atoms, ["atom_virials"])["atom_virials"]
     difference = np.abs(virials - virials.swapaxes(1, 2))
     assert min(difference[:, a, b].max() for a, b in CENTROID[3:6]) > ASYMMETRY
     expected = np.stack([virials[:, a, b] for a, b in CENTROID], axis=1)

@@ -17,6 +17,7 @@ from flux_model import SHIFTS, random_model, write_bundle_of
 from helpers import batch_of
 from so3krates.analysis import heat_flux
 from so3krates.model import Graph, atom_energies
+from so3krates.outputs import STANDARD
 from so3krates.runtime import Runtime
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
@@ -160,7 +161,7 @@ def test_virials_equal_those_of_the_unfolded_system(name: str, layers: int, runt
     expected = unfolded_virials(layers, atoms)
     assert np.abs(expected).max() > SIGNAL and asymmetry(expected) > SIGNAL
     for body in BODIES:
-        found = runtime_of(layers, body).evaluate(atoms, with_virials=True)["atom_virials"]
+        found = runtime_of(layers, body).evaluate(atoms, ["atom_virials"])["atom_virials"]
         assert np.abs(found - expected).max() < UNFOLDED * np.abs(expected).max(), body
 
 
@@ -171,7 +172,7 @@ def test_virials_sum_to_the_virial_and_leave_the_rest_alone(
 ) -> None:
     runtime, atoms = runtime_of(3, body), STRUCTURES[name]()
     before = runtime.report()
-    plain, found = runtime.evaluate(atoms), runtime.evaluate(atoms, with_virials=True)
+    plain, found = runtime.evaluate(atoms), runtime.evaluate(atoms, [*STANDARD, "atom_virials"])
     virials = found["atom_virials"]
     assert "atom_virials" not in plain and np.abs(plain["virial"]).max() > SIGNAL
     assert np.abs(virials.sum(axis=0) - plain["virial"]).max() < SUM * np.abs(virials).sum()

@@ -36,7 +36,7 @@ def heat_flux(atoms: Atoms, runtime: Runtime) -> HeatFlux:
     """
     if not atoms.has("momenta"):
         raise ValueError("the structure has no velocities: set them, or read them with the positions")
-    found = runtime.evaluate(atoms, with_virials=True)
+    found = runtime.evaluate(atoms, ["energies", "atom_virials"])
     velocities = atoms.get_velocities()
     kinetic = 0.5 * atoms.get_masses() * np.square(velocities).sum(axis=1)
     velocities = velocities * PICOSECOND  # A/ps

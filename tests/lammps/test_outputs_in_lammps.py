@@ -1,0 +1,144 @@
+"""Further outputs in decks: those of atoms by `fix pair`, those of the system by `compute pair`."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from decks import Bench, lammps_instance
+from extra_outputs import NEWER, write_extra_bundle
+from so3krates.lammps import run_deck
+from so3krates.lammps.thermo import read_log
+from so3krates.runtime import Runtime
+from structures import structure
+
+SAME = 1e-10  # of a value
+SIGNAL = 0.05
+MD = "velocity all create 1000 7 loop geom\nfix 1 all nve\n"
+FIELDS = ("feature_norm", "forces[2]", "atom_energies")
+
+
+@pytest.fixture(scope="module")
+def extra_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_extra_bundle(tmp_path_factory.mktemp("extra") / "extra.so3k")
+
+
+def of_atoms(bench: Bench, fields: tuple[str, ...], run: str, every: int = 1, pair: str | None = None) -> str:
+    """Lines that write these outputs of the last step, by tag."""
+    asked = " ".join(f"{name} 1" for name in fields)
+    return (
+        f"fix u all pair {every} so3krates {asked}\n"
+        f'{run}\nwrite_dump all custom "{bench.folder}/dump" id f_u[*] fy modify sort id format float %.17g\n'
+    )
+
+
+def dumped(bench: Bench) -> np.ndarray:
+    """Columns after the tag, by tag."""
+    return np.loadtxt(bench.folder / "dump", skiprows=9, ndmin=2)[:, 1:]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_outputs_of_atoms_are_those_of_python(bench64: Bench, gan_cell: Atoms, ranks: int) -> None:
+    """And on several ranks those of one, also where one of them has no atoms."""
+    name = "crystal" if ranks < 4 else "cluster"
+    atoms = structure(name, gan_cell)
+    if ranks == 4:
+        atoms.set_cell(atoms.cell.array + np.diag([60, 0, 0]))
+    deck = bench64.deck(atoms).replace("box tilt large", "box tilt large\nprocessors * 1 1")
+    run_deck(deck + of_atoms(bench64, FIELDS, "run 0"), bench64.folder, ranks=ranks)
+    found = dumped(bench64)
+    expected = Runtime(bench64.bundle, threads=1).evaluate(atoms, ["feature_norm", "forces", "energies"])
+    columns = np.stack([expected["feature_norm"], expected["forces"][:, 1], expected["energies"]], axis=1)
+    assert np.ptp(columns, axis=0).min() > SIGNAL
+    assert np.abs(found[:, :3] - columns).max() < SAME * np.abs(columns).max()
+    assert np.array_equal(found[:, 1], found[:, 3])  # fy
+
+
+def test_an_output_is_computed_on_the_steps_of_its_fix(bench64: Bench, gan_cell: Atoms) -> None:
+    """And nothing else changes: the trajectory is the same to the bit."""
+    atoms = structure("crystal", gan_cell)
+    energies = []
+    for lines in ("", "fix u all pair 3 so3krates feature_norm 1\n"):
+        deck = bench64.deck(atoms) + MD + lines + "run 7\n"
+        run_deck(deck, bench64.folder)
+        energies.append(np.asarray(read_log(bench64.folder / "log.lammps")[-1]["PotEng"]))
+    assert np.ptp(energies[0]) > SIGNAL and np.array_equal(*energies)
+    deck = bench64.deck(atoms) + MD + of_atoms(bench64, ("feature_norm",), "run 7", every=3).replace("f_u[*]", "f_u")
+    with lammps_instance() as instance:
+        instance.commands_string(deck)
+        norms = dumped(bench64)[:, 0]
+        instance.commands_string("unfix u\n" + of_atoms(bench64, ("feature_norm",), "run 0").replace("f_u[*]", "f_u"))
+        last = dumped(bench64)[:, 0]
+    assert 1e-3 < np.abs(norms - last).max() < 0.5  # of step 6, and of step 7
+
+
+def test_atoms_of_other_styles_have_zero(bench64: Bench, gan_cell: Atoms) -> None:
+    atoms = structure("cluster", gan_cell) + Atoms("Ar", [[1.0, 1.0, 1.0]])
+    pair = (
+        f'pair_style hybrid/overlay so3krates threads 1 cache "{bench64.cache}" lj/cut 6.0\n'
+        f'pair_coeff * * so3krates "{bench64.bundle}" Ga N NULL\npair_coeff * 3 lj/cut 0.01 3.0\n'
+    )
+    deck = bench64.deck(atoms, ("Ga", "N", "Ar"), pair=pair)
+    with lammps_instance() as instance:
+        instance.commands_string(deck + of_atoms(bench64, ("feature_norm", "atom_energies"), "run 0"))
+    found = dumped(bench64)
+    assert np.all(found[-1, :2] == 0.0) and np.abs(found[:-1, :2]).min() > 0.0
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_outputs_of_the_system_are_reduced_over_ranks(
+    extra_bundle: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms, ranks: int
+) -> None:
+    """Their order is that of the names: extent, most, pairs."""
+    atoms = structure("slab", gan_cell)
+    atoms = atoms[:-1]  # so that ranks differ
+    bench = Bench(extra_bundle, program_cache, tmp_path)
+    deck = bench.deck(atoms).replace("box tilt large", "box tilt large\nprocessors 1 1 *")
+    deck += "compute p all pair so3krates\nthermo_style custom step pe c_p[1] c_p[2] c_p[3] c_p[4]\n"
+    deck += "thermo_modify format float %.17g norm no\n" + MD + "thermo 2\nrun 4\n"
+    log = run_deck(deck, tmp_path, ranks=ranks)
+    columns = read_log(tmp_path / "log.lammps")[-1]
+    expected = Runtime(extra_bundle, threads=1).evaluate(atoms, ["pairs", "most", "extent"])
+    first = [columns[f"c_p[{k}]"][0] for k in range(1, 5)]
+    assert first == [*expected["extent"], expected["most"], expected["pairs"]] and first[3] > 10 * first[2] > 0
+    assert np.all(np.isfinite([columns[f"c_p[{k}]"] for k in range(1, 5)])) and len(columns["Step"]) == 3
+    assert "compute pair [1] extent[1] (1), [2] extent[2] (1), [3] most (1), [4] pairs (1)" in log
+
+
+REFUSALS = {
+    "unknown": ("fix u all pair 1 so3krates hardness2 1", "asks for hardness2, but .* Write one of: atom_energies, "),
+    "several entries": ("fix u all pair 1 so3krates moments 1", r"asks for moments, but .* moments\[1\] to \[2\]"),
+    "entry too large": ("fix u all pair 1 so3krates moments[3] 1", r"asks for moments\[3\], but .* forces\[1\] to"),
+    "entry zero": ("fix u all pair 1 so3krates moments[0] 1", r"asks for moments\[0\], but"),
+    "of the system": ("fix u all pair 1 so3krates pairs 1", "asks for pairs, but .* has no such output of atoms"),
+    "of a newer version": (f"fix u all pair 1 so3krates {NEWER} 1", f"output {NEWER} is of type uint8, .* update"),
+    "not asked for": ("fix u all pair 1 so3krates coordination 0\nrun 0", "Write: fix .* so3krates coordination 1"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(extra_bundle: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms, case: str) -> None:
+    lines, words = REFUSALS[case]
+    deck = Bench(extra_bundle, program_cache, tmp_path).deck(structure("tiny", gan_cell))
+    with lammps_instance() as instance, pytest.raises(Exception, match="so3krates") as caught:
+        instance.commands_string(deck + lines + "\n")
+    assert re.search(f"pair_style so3krates: .*{words}", str(caught.value))
+
+
+def test_a_fix_before_the_potential(bench32: Bench, gan_cell: Atoms) -> None:
+    deck = bench32.deck(structure("tiny", gan_cell)).replace(
+        "pair_coeff", "fix u all pair 1 so3krates feature_norm 1\npair_coeff"
+    )
+    with lammps_instance() as instance, pytest.raises(Exception, match="Write the fix after pair_coeff"):
+        instance.commands_string(deck)
+
+
+def test_another_potential_of_the_same_style(extra_bundle: Path, bench64: Bench, gan_cell: Atoms) -> None:
+    """What LAMMPS has taken of the first stays valid; what the second lacks is refused."""
+    atoms = structure("tiny", gan_cell)
+    deck = bench64.deck(atoms) + "fix u all pair 1 so3krates feature_norm 1\nrun 0\n"
+    with lammps_instance() as instance:
+        instance.commands_string(deck + f'pair_coeff * * "{bench64.bundle}" Ga N\nrun 1\n')
+        with pytest.raises(Exception, match='has no output "feature_norm": it has atom_energies, coordination'):
+            instance.commands_string(f'pair_coeff * * "{extra_bundle}" Ga N\nrun 1\n')

@@ -1,0 +1,142 @@
+"""Outputs by name: what is asked for is given, and what only others need is not run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from extra_outputs import EXTRA, NEWER, write_extra_bundle
+from so3krates._harness import Error, Evaluator
+from so3krates.calculator import So3kratesCalculator
+from so3krates.outputs import STANDARD
+from so3krates.runtime import Runtime
+from toy_systems import SAME, SIGNAL, gan, lists
+
+STANDARD_NAMES = ["atom_energies", "energy", "forces", "strain_gradient"]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_extra_bundle(tmp_path_factory.mktemp("extra") / "extra.so3k")
+
+
+@pytest.fixture(scope="module")
+def runtime(path: Path) -> Runtime:
+    return Runtime(path, threads=1, cache="off")
+
+
+def evaluator_on(path: Path) -> tuple[Evaluator, np.ndarray]:
+    evaluator, host = Evaluator(str(path), threads=1, cache="off"), lists(gan())
+    evaluator.set_neighbourhood(**host.arguments)
+    return evaluator, host.positions
+
+
+def test_only_the_steps_that_a_request_needs_are_run(path: Path) -> None:
+    evaluator, positions = evaluator_on(path)
+    assert sorted(evaluator.evaluate(positions, outputs=["coordination"])) == ["coordination"]
+    assert evaluator.report()["programs_compiled"] == 2  # neighbours and counting
+    assert sorted(evaluator.evaluate(positions, outputs=["forces"])) == ["forces"]
+    assert evaluator.report()["programs_compiled"] == 4  # density and pair, but not total
+    assert sorted(evaluator.evaluate(positions)) == STANDARD_NAMES
+    assert evaluator.report()["programs_compiled"] == 5
+
+
+@pytest.mark.parametrize("name", STANDARD_NAMES)
+def test_one_output_alone_is_what_it_is_among_all(path: Path, name: str) -> None:
+    evaluator, positions = evaluator_on(path)
+    expected = np.asarray(evaluator.evaluate(positions)[name])
+    evaluator, positions = evaluator_on(path)
+    assert np.abs(expected).max() > SIGNAL
+    assert np.array_equal(evaluator.evaluate(positions, outputs=[name])[name], expected)
+
+
+def test_outputs_of_every_kind(path: Path) -> None:
+    evaluator, positions = evaluator_on(path)
+    found = evaluator.evaluate(positions, outputs=[*EXTRA, *STANDARD_NAMES])
+    counts = found["coordination"]
+    assert counts.shape == (4,) and counts.min() > 2
+    assert np.array_equal(found["moments"], np.stack([counts**2, counts**3], axis=1))
+    assert (found["pairs"], found["most"]) == (counts.sum(), counts.max())
+    assert np.array_equal(found["extent"], [counts.min(), -counts.max()])
+    again = evaluator.evaluate(positions)
+    assert all(np.array_equal(again[name], found[name]) for name in STANDARD_NAMES)
+
+
+def test_a_rank_without_atoms_changes_no_other(path: Path) -> None:
+    evaluator = Evaluator(str(path), threads=1, cache="off")
+    empty = np.zeros(0, np.int32)
+    evaluator.set_neighbourhood(0, 0, empty, empty, empty, empty, empty)
+    found = evaluator.evaluate(np.zeros((0, 3)), outputs=[*EXTRA, "energy"])
+    assert (found["pairs"], found["most"], found["energy"]) == (0.0, -np.inf, 0.0)
+    assert np.array_equal(found["extent"], [np.inf, np.inf]) and found["moments"].shape == (0, 2)
+
+
+@pytest.mark.parametrize("name", ["charges", "Forces", "", "neighbours_needed", "slopes"])
+def test_unknown_outputs(path: Path, runtime: Runtime, name: str) -> None:
+    evaluator, positions = evaluator_on(path)
+    with pytest.raises(Error, match=f'has no output "{name}": it has atom_energies, coordination, energy, extent, '):
+        evaluator.evaluate(positions, outputs=["forces", name])
+    with pytest.raises(ValueError, match=f"has no output '{name}': it has energy, energies, forces, virial, stress, "):
+        runtime.evaluate(gan(), ["forces", name])
+    assert sorted(evaluator.evaluate(positions, outputs=["forces"])) == ["forces"]
+
+
+def test_an_output_of_a_newer_version_is_refused_where_it_is_asked_for(path: Path, runtime: Runtime) -> None:
+    evaluator, positions = evaluator_on(path)
+    message = 'output .hardness. is of type uint8, shape .4. and ranks "mean", .* update so3krates'
+    with pytest.raises(Error, match=message):
+        evaluator.evaluate(positions, outputs=[NEWER])
+    with pytest.raises(ValueError, match=message):
+        runtime.evaluate(gan(), [NEWER])
+    assert NEWER not in runtime.outputs and "forces" in evaluator.evaluate(positions)
+
+
+def test_per_atom_virials_of_a_bundle_without(path: Path, runtime: Runtime) -> None:
+    evaluator, positions = evaluator_on(path)
+    with pytest.raises(Error, match="has no per-atom virials: export the model again"):
+        evaluator.evaluate(positions, outputs=["atom_virials"])
+    with pytest.raises(ValueError, match="has no output 'atom_virials'"):
+        runtime.evaluate(gan(), ["atom_virials"])
+
+
+def test_the_runtime_has_names_units_and_meanings(runtime: Runtime) -> None:
+    assert set(runtime.outputs) == {*STANDARD, *EXTRA}
+    coordination, pairs = runtime.outputs["coordination"], runtime.outputs["pairs"]
+    assert (coordination.unit, coordination.per_atom, coordination.shape) == ("1", True, ())
+    assert (pairs.per_atom, pairs.standard, runtime.outputs["stress"].unit) == (False, False, "eV/A^3")
+    atoms = gan()
+    found, standard = runtime.evaluate(atoms, ["pairs", "stress", "energies"]), runtime.evaluate(atoms)
+    assert set(found) == {"pairs", "stress", "energies"} and set(standard) == set(STANDARD)
+    np.testing.assert_allclose(found["stress"], standard["stress"], rtol=0, atol=SAME)
+    with pytest.raises(ValueError, match="outputs is the text 'forces': give a list of names"):
+        runtime.evaluate(atoms, "forces")
+
+
+def test_the_calculator_gives_further_outputs_by_name(path: Path) -> None:
+    atoms = gan()
+    atoms.calc = So3kratesCalculator(path, threads=1, cache="off")
+    forces = atoms.get_forces()
+    assert "coordination" not in atoms.calc.results and np.abs(forces).max() > SIGNAL
+    evaluations = atoms.calc.runtime.report()["evaluations"]
+    counts = atoms.calc.get_property("coordination", atoms)
+    assert counts.shape == (4,) and counts.min() > 2
+    assert np.array_equal(atoms.get_forces(), forces)  # kept
+    assert atoms.calc.runtime.report()["evaluations"] == evaluations + 1
+    atoms.positions[0] += 0.1
+    atoms.get_forces()
+    assert "coordination" not in atoms.calc.results
+
+    atoms.calc = So3kratesCalculator(path, threads=1, cache="off", outputs=["coordination", "most"])
+    atoms.get_potential_energy()
+    assert atoms.calc.results["most"] == atoms.calc.results["coordination"].max() > 2
+    with pytest.raises(ValueError, match="has no output 'charges'"):
+        So3kratesCalculator(path, threads=1, cache="off", outputs=["charges"])
+
+
+def test_a_model_folder_has_the_outputs_of_all_potentials(small_model_folder: Path) -> None:
+    advice = r"no output 'feature_norm': .* given by a bundle: .*so3krates export .*gan-small"
+    with pytest.raises(ValueError, match=advice):
+        So3kratesCalculator(small_model_folder, outputs=["feature_norm"])
+    atoms = gan()
+    atoms.calc = So3kratesCalculator(small_model_folder, outputs=["virial"])
+    assert np.abs(atoms.calc.get_property("virial", atoms)).max() > SIGNAL
+    assert set(atoms.calc.results) >= {"virial", "stress", "energy", "forces"}
