@@ -372,7 +372,7 @@ def _run_config(config: Path | None, preset: str | None, data: Path | None, sett
     if (config is None) == (preset is None):
         raise ConfigError("give either a file of settings or --preset gan")
     run = training_config.RunConfig.load(config) if config is not None else training_config.preset(preset or "")
-    content = training_config.changeable(run)
+    content = {"terms": {}} | training_config.changeable(run)
     for setting in settings:
         _set(content, setting)
     if data is not None:
@@ -422,10 +422,14 @@ def _set(content: dict[str, Any], setting: str) -> None:
     section, dot, key = name.strip().partition(".")
     if not equals or not dot or section not in content:
         raise ConfigError(f"--set {setting}: give section.key=value with a section out of {', '.join(content)}")
+    place = content[section]
+    if section == "terms" and "." in key:  # a section for each of them
+        term, _, key = key.partition(".")
+        place = place.setdefault(term, {})
     try:
-        content[section][key] = tomllib.loads(f"value = {text}")["value"]
+        place[key] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        content[section][key] = text.strip()
+        place[key] = text.strip()
 
 
 def _use_float64() -> None:

@@ -59,6 +59,8 @@ def _model_rows(path: Path) -> Iterator[tuple[str, str]]:
     model = Model.load(path)
     yield "elements", _shifts(model.energy_shifts)
     yield "weights", str(sum(array.size for array in flat_params(model.params).values()))
+    for term in model.terms:
+        yield f"term {term.name}", term.describe()
     yield from _flat(model.config.to_dict(), "model.")
     yield from _training_rows(model.training or {})
 

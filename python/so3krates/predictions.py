@@ -12,7 +12,7 @@ from ase import Atoms
 
 from so3krates import exporting
 from so3krates._harness import check_pair
-from so3krates.data import DataError, LabelKeys, frame_graph, total_shift
+from so3krates.data import DataError, LabelKeys, frame_graph, terms_of_atoms, total_shift
 from so3krates.data.batches import BatchShape, FrameGraph, collate
 from so3krates.data.neighbours import round_up
 from so3krates.hints import command
@@ -75,11 +75,13 @@ class ModelRuntime:
         batch, _ = collate([graph], BatchShape(1, self._atoms, self._width), np.float64)
         with jax.enable_x64(True):
             answer = jax.tree.map(np.asarray, predict_batch(self.model.config, self._params, batch))
-        gradient = answer.strain_gradients[0]
+        added = terms_of_atoms(self.model.terms, atoms)
+        gradient = answer.strain_gradients[0] + added.strain_gradient
+        shifts = [self._shifts[symbol] for symbol in atoms.symbols]
         found = {
-            "energy": float(answer.energies[0]) + total_shift(atoms.numbers, self._shifts),
-            "energies": answer.atom_energies[: len(atoms)] + [self._shifts[symbol] for symbol in atoms.symbols],
-            "forces": answer.forces[: len(atoms)],
+            "energy": float(answer.energies[0]) + total_shift(atoms.numbers, self._shifts) + added.energy,
+            "energies": answer.atom_energies[: len(atoms)] + shifts + added.atom_energies,
+            "forces": answer.forces[: len(atoms)] + added.forces,
             "virial": -gradient,
         }
         if atoms.cell.rank == 3:

@@ -20,11 +20,12 @@ from safetensors.numpy import load_file, save
 from .files import make_folder, write_bytes, write_text
 from .model.config import ConfigError, ModelConfig
 from .model.network import Params, init_params
+from .model.terms import Term, settings_of, terms_from
 
 CONFIG_FILE = "config.toml"
 WEIGHTS_FILE = "weights.safetensors"
 FORMAT = "so3krates-model"
-VERSION = 1
+VERSION = 2  # where there are terms, else 1: as old a so3krates as reads all of it
 
 
 class ModelError(ValueError):
@@ -35,7 +36,8 @@ class ModelError(ValueError):
 class Model:
     """All that is needed to evaluate or export a potential.
 
-    An atom's energy is the network's output plus `energy_shifts` of its element, in eV, added in float64.
+    An atom's energy is the network's output plus `energy_shifts` of its element, in eV, added in float64, plus its share
+    of the terms.
     """
 
     config: ModelConfig
@@ -43,6 +45,7 @@ class Model:
     elements: tuple[str, ...]  # chemical symbols that the network was trained on
     energy_shifts: dict[str, float]  # eV per atom, one for each of `elements`
     training: dict[str, Any] | None = None  # what is known of data, settings and errors; plain values
+    terms: tuple[Term, ...] = ()  # added to the network's energy
 
     def __post_init__(self) -> None:
         require_elements(self.config, self.elements, self.energy_shifts)
@@ -53,11 +56,13 @@ class Model:
         make_folder(folder)
         config = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": VERSION if self.terms else 1,
             "elements": list(self.elements),
             "energy_shifts": {symbol: float(self.energy_shifts[symbol]) for symbol in self.elements},
             "model": self.config.to_dict(),
         }
+        if self.terms:
+            config["terms"] = settings_of(self.terms)
         if self.training is not None:
             config["training"] = _plain(self.training)
         weights = {name: np.ascontiguousarray(array) for name, array in flat_params(self.params).items()}
@@ -81,9 +86,9 @@ class Model:
             raise ModelError(f"{path} is damaged: {error}") from error
         if content.get("format") != FORMAT:
             raise ModelError(f'{path} does not describe a model: format = "{FORMAT}" is missing')
-        if content.get("version") != VERSION:
+        if content.get("version") not in range(1, VERSION + 1):
             raise ModelError(
-                f"{path} has version {content.get('version')!r}, this so3krates reads {VERSION}: update so3krates"
+                f"{path} has version {content.get('version')!r}, this so3krates reads 1 to {VERSION}: update so3krates"
             )
         try:
             for key, kind, words in (("model", dict, "a section"), ("elements", list, "a list")):
@@ -92,11 +97,13 @@ class Model:
             config = ModelConfig.from_dict(content["model"])
             elements, shifts = tuple(content["elements"]), dict(content["energy_shifts"])
             shifts = {symbol: float(value) for symbol, value in shifts.items()}
+            terms = terms_from(content.get("terms", {}), elements)
         except KeyError as error:
             raise ModelError(f"{path}: {error.args[0]} is missing") from error
         except (ConfigError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: {error}") from error
-        return cls(config, _read_weights(folder / WEIGHTS_FILE, config), elements, shifts, content.get("training"))
+        params = _read_weights(folder / WEIGHTS_FILE, config)
+        return cls(config, params, elements, shifts, content.get("training"), terms)
 
 
 def require_elements(config: ModelConfig, elements: Sequence[str], energy_shifts: Mapping[str, float]) -> None:

@@ -8,7 +8,6 @@ from .batches import (
     collate,
     frame_graph,
     frame_graphs,
-    shortest_distance,
     sizes_of,
 )
 from .errors import DataError
@@ -26,6 +25,7 @@ from .frames import (
     with_labels,
 )
 from .neighbours import NeighbourTable, neighbour_table
+from .pair_terms import shortest_distances, terms_of_atoms, without_terms
 from .plain import finite
 from .report import DataReport, data_report, report_tables
 from .shifts import SHIFT_MODES, elements_of, energy_shifts, fit_shifts, total_shift
@@ -71,13 +71,15 @@ __all__ = [
     "read_frames",
     "report_tables",
     "require_file",
-    "shortest_distance",
+    "shortest_distances",
     "sizes_of",
     "sound_frames",
     "store_frames",
     "structure_faults",
     "tags_of",
     "temperature_of",
+    "terms_of_atoms",
     "total_shift",
     "with_labels",
+    "without_terms",
 ]

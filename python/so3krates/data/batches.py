@@ -102,14 +102,6 @@ def frame_graphs(
     return [frame_graph(atoms, cutoff, shifts, f"{name}, frame {n}", read_labels) for n, atoms in enumerate(frames)]
 
 
-def shortest_distance(graph: FrameGraph) -> float | None:
-    """The shortest distance between neighbours in A, None where there are none."""
-    row, slot = np.nonzero(graph.table.used)
-    vectors = graph.positions[graph.table.neighbours[row, slot]] - graph.positions[row]
-    vectors = vectors + graph.table.shifts[row, slot] @ graph.cell
-    return float(np.sqrt((vectors**2).sum(axis=1).min())) if len(row) else None
-
-
 @runtime_checkable
 class KnownSizes(Protocol):
     """Graphs that know their sizes without being read."""

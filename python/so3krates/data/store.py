@@ -14,11 +14,13 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from so3krates.files import make_folder, replacing, write_text
+from so3krates.model.terms import Term
 
 from .batches import FrameGraph, frame_graph
 from .errors import DataError
 from .frames import Labels, with_labels
 from .neighbours import neighbour_table
+from .pair_terms import ShortestDistances, term_sums, without_terms
 
 INDEX_FILE = "store.json"  # written last: a store without it is not whole
 FRAME = np.dtype(
@@ -122,9 +124,9 @@ class StoredFrames:
 class StoredGraphs(Sequence[FrameGraph]):
     """Graphs that are read and made when they are asked for; sizes and labels are known without that."""
 
-    def __init__(self, frames: StoredFrames, shifts: np.ndarray) -> None:
-        """`shifts` (M,) in eV are taken off the energies."""
-        self._frames, self._shifts = frames, shifts
+    def __init__(self, frames: StoredFrames, shifts: np.ndarray, terms: Sequence[Term] = ()) -> None:
+        """`shifts` (M,) in eV are taken off the energies, `terms` off all labels."""
+        self._frames, self._shifts, self._terms = frames, shifts, tuple(terms)
         self.sizes = frames.field("atoms")
         self.widths = frames.field("width")
 
@@ -135,7 +137,7 @@ class StoredGraphs(Sequence[FrameGraph]):
         row, arrays = self._frames.frame(place)
         species = arrays["species"][:, 0].astype(np.int32)
         cell = np.array(row["cell"])
-        return FrameGraph(
+        graph = FrameGraph(
             species=species,
             positions=arrays["positions"],
             cell=cell,
@@ -145,12 +147,28 @@ class StoredGraphs(Sequence[FrameGraph]):
             virial=np.array(row["virial"]),
             volume=float(row["volume"]),
         )
+        return without_terms(graph, self._terms)
+
+    def without(self, terms: Sequence[Term]) -> StoredGraphs:
+        """The same graphs, whose labels have what the terms give taken off."""
+        return StoredGraphs(self._frames, self._shifts, terms)
+
+    @property
+    def distances(self) -> dict[str, float]:
+        """Shortest distances (A) of neighbours in the whole store by pair of elements."""
+        return dict(self._frames.record["distances"])
 
     def labels(self) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-        """Energy without shifts, forces and virial of each frame."""
+        """Energy without shifts, forces and virial of each frame, without terms."""
         energies = self._frames.field("energy") - self._shifts
-        for energy, (virial, forces) in zip(energies.tolist(), self._frames.forces(), strict=True):
-            yield energy, forces, virial
+        for place, (energy, (virial, forces)) in enumerate(zip(energies.tolist(), self._frames.forces(), strict=True)):
+            if not self._terms:
+                yield energy, forces, virial
+                continue
+            row, arrays = self._frames.frame(place)
+            cell, species = row["cell"], arrays["species"][:, 0]
+            sums = term_sums(self._terms, species, arrays["positions"], cell, np.any(cell != 0, axis=1))
+            yield energy - sums.energy, forces - sums.forces, virial - sums.strain_gradient
 
     @property
     def digest(self) -> str:
@@ -172,11 +190,13 @@ def store_frames(
     if source and index.is_file():
         with contextlib.suppress(DataError):  # a damaged store is written anew
             stored = StoredFrames(folder)
-            if stored.record["source"] == source and stored.record["cutoff"] == cutoff:
+            is_same = stored.record["source"] == source and stored.record["cutoff"] == cutoff
+            if is_same and "distances" in stored.record:
                 return stored
     make_folder(folder)
     digest = hashlib.sha256()
     start = count = 0
+    shortest = ShortestDistances()
     with contextlib.ExitStack() as stack:
         files = {
             name: stack.enter_context(open(stack.enter_context(replacing(folder / f"{name}.bin")), "wb"))
@@ -184,6 +204,7 @@ def store_frames(
         }
         for count, atoms in enumerate(frames, start=1):
             graph = frame_graph(atoms, cutoff, dict.fromkeys(set(atoms.symbols), 0.0), f"frame {count - 1}")
+            shortest.add(graph)
             n, width = len(atoms), graph.table.neighbours.shape[1]
             row = np.array([(start, n, width, graph.energy, graph.cell, graph.virial, graph.volume)], FRAME)
             written = {"frames": row, **{name: getattr(graph, name) for name in ATOM_ARRAYS}}
@@ -199,5 +220,6 @@ def store_frames(
             file.flush()
         index.unlink(missing_ok=True)
     record = {"frames": count, "atoms": start, "cutoff": cutoff, "digest": digest.hexdigest(), "source": source}
+    record["distances"] = shortest.by_pair()
     write_text(index, json.dumps(record, indent=1) + "\n")
     return StoredFrames(folder)

@@ -1,7 +1,8 @@
-"""Settings of a training run: sections model, data and training, their defaults, presets and the original's keys."""
+"""Settings of a training run: sections model, data, training and terms, their defaults, presets and the original's keys."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import tomllib
@@ -14,6 +15,7 @@ from so3krates.data import SHIFT_MODES, DataError, LabelKeys
 from so3krates.files import write_text
 from so3krates.model.config import PRESETS as MODEL_PRESETS
 from so3krates.model.config import ConfigError, ModelConfig
+from so3krates.model.terms import check_terms
 
 from .checks import is_int, is_number, require
 from .loggers import PACKAGES
@@ -216,17 +218,21 @@ class RunConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    terms: dict[str, Any] = dataclasses.field(default_factory=dict)  # settings of each, by its section of [terms]
+
+    def __post_init__(self) -> None:
+        check_terms(self.terms)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> RunConfig:
-        """From a nested dict with sections model, data, training and an optional `preset`.
+        """From a nested dict with sections model, data, training, terms and an optional `preset`.
 
         Keys beside the sections are taken as the original code's (`ORIGINAL_KEYS`), so that an `inputs.json` of
         tools.mlff is a configuration. Raises ConfigError with the name of the key.
         """
         settings = dict(settings)
         base = changeable(preset(settings.pop("preset"))) if "preset" in settings else {}
-        sections = {name: dict(base.get(name, {})) for name in ("model", "data", "training")}
+        sections = {name: dict(base.get(name, {})) for name in ("model", "data", "training", "terms")}
         given = {name: settings.pop(name, {}) for name in sections}
         for name, values in sections_from_original(settings).items():
             sections[name].update(values)
@@ -238,6 +244,7 @@ class RunConfig:
             ModelConfig.from_dict(sections["model"]),
             _build(DataConfig, "data", sections["data"]),
             _build(TrainingConfig, "training", sections["training"]),
+            sections["terms"],
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -247,6 +254,8 @@ class RunConfig:
             "data": dataclasses.asdict(self.data),
             "training": dataclasses.asdict(self.training),
         }
+        if self.terms:
+            sections["terms"] = copy.deepcopy(self.terms)
         return {name: {k: v for k, v in values.items() if v is not None} for name, values in sections.items()}
 
     @classmethod

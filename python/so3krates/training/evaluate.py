@@ -9,7 +9,17 @@ import jax
 import numpy as np
 from ase import Atoms
 
-from so3krates.data import Buckets, FrameGraph, Targets, collate, frame_graphs, labels, sizes_of, total_shift
+from so3krates.data import (
+    Buckets,
+    FrameGraph,
+    Targets,
+    collate,
+    frame_graphs,
+    labels,
+    sizes_of,
+    terms_of_atoms,
+    total_shift,
+)
 from so3krates.model.potential import Batch, predict
 from so3krates.storage import Model
 
@@ -36,7 +46,7 @@ def evaluate(
 ) -> Properties:
     """Predictions for frames, in their order.
 
-    The network runs in one precision, energy shifts are added in float64. `on_progress` is called with the number of
+    The network runs in one precision, energy shifts and terms are added in float64. `on_progress` is called with the number of
     frames done. Raises DataError for an element
     that the model does not know.
     """
@@ -54,11 +64,13 @@ def evaluate(
         for slot, index in enumerate(indices):
             atoms = frames[index]
             rows = slice(start, start + len(atoms))
-            energies[index] = answer.energies[slot] + total_shift(atoms.numbers, model.energy_shifts)
-            forces[index] = answer.forces[rows]
-            atom_energies[index] = answer.atom_energies[rows] + [model.energy_shifts[s] for s in atoms.symbols]
+            added = terms_of_atoms(model.terms, atoms)
+            energies[index] = answer.energies[slot] + total_shift(atoms.numbers, model.energy_shifts) + added.energy
+            forces[index] = answer.forces[rows] + added.forces
+            shifts = [model.energy_shifts[symbol] for symbol in atoms.symbols]
+            atom_energies[index] = answer.atom_energies[rows] + shifts + added.atom_energies
             if atoms.pbc.all():
-                stresses[index] = answer.strain_gradients[slot] / graphs[index].volume
+                stresses[index] = (answer.strain_gradients[slot] + added.strain_gradient) / graphs[index].volume
             start = rows.stop
         done += len(indices)
         if on_progress is not None:

@@ -19,19 +19,18 @@ from so3krates.data import (
     energy_shifts,
     fit_shifts,
     frame_graphs,
-    shortest_distance,
+    shortest_distances,
+    without_terms,
 )
 from so3krates.files import plain_text
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
+from so3krates.model.terms import Term, settings_of
 from so3krates.storage import Model
 
 from .config import RunConfig, TrainingConfig
 from .loss import labels_of
 from .run_folder import TrainingError
-
-# Frames that are looked at for the shortest distance.
-DISTANCE_FRAMES = 100
 
 
 def shifts_of(frames: Sequence[Atoms] | StoredFrames, mode: str | Mapping[str, float]) -> dict[str, float]:
@@ -66,11 +65,18 @@ def require_labels(graphs: Sequence[FrameGraph], config: RunConfig, name: str) -
             )
 
 
-def shortest_distance_in(graphs: Sequence[FrameGraph]) -> float:
-    """Shortest distance (A) in some of the frames; 1 where no atom has a neighbour."""
-    places = np.unique(np.linspace(0, len(graphs) - 1, DISTANCE_FRAMES).astype(int))
-    found = [shortest_distance(graphs[k]) for k in places]
-    return min((d for d in found if d is not None), default=1.0)
+def distances_in(graphs: Sequence[FrameGraph]) -> dict[str, float]:
+    """Shortest distances (A) of neighbours by pair of elements; of stored graphs those of their whole store."""
+    return graphs.distances if isinstance(graphs, StoredGraphs) else shortest_distances(graphs)
+
+
+def differences(graphs: Sequence[FrameGraph], terms: Sequence[Term]) -> Sequence[FrameGraph]:
+    """Graphs whose labels have what the terms give taken off: the network learns the rest."""
+    if not terms:
+        return graphs
+    if isinstance(graphs, StoredGraphs):
+        return graphs.without(terms)
+    return [without_terms(graph, terms) for graph in graphs]
 
 
 def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
@@ -83,9 +89,14 @@ def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def weights_of(folder: str, config: ModelConfig) -> Params:
-    """Weights of a model with the same network. Raises TrainingError where it has another one."""
+def weights_of(folder: str, config: ModelConfig, terms: Sequence[Term]) -> Params:
+    """Weights of a model with the same network and terms. Raises TrainingError where it has others."""
     model = Model.load(folder)
+    if model.terms and model.terms != tuple(terms):
+        raise TrainingError(
+            f"training.initial_model = {folder} has the terms {settings_of(model.terms)}, this run "
+            f"{settings_of(terms) or 'none'}: take its [terms] section from {folder}/config.toml"
+        )
     theirs, ours = model.config.to_dict(), config.to_dict()
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):

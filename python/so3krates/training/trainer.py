@@ -17,6 +17,7 @@ from ase import Atoms
 
 from so3krates.data import BatchShape, Buckets, DataError, StoredFrames, collate
 from so3krates.model.network import Params, init_params
+from so3krates.model.terms import terms_from
 from so3krates.storage import Model, require_elements
 
 from .clock import Clock
@@ -28,12 +29,13 @@ from .loss import ErrorSums, loss_of, normalised_weights, root_mean_squares, uni
 from .optimiser import make_schedule
 from .pair_potential import radial_points
 from .preparation import (
+    differences,
+    distances_in,
     fingerprint,
     graphs_of,
     require_labels,
     require_parts,
     shifts_of,
-    shortest_distance_in,
     weights_of,
     without_folders,
 )
@@ -131,8 +133,12 @@ class _Run:
         # What could not be saved is not trained.
         require_elements(config.model, self.elements, self.shifts)
         cutoff = config.model.cutoff
-        self.graphs = graphs_of(frames_train, cutoff, self.shifts, "training data")
-        self.valid_graphs = graphs_of(frames_valid, cutoff, self.shifts, "validation data")
+        whole = graphs_of(frames_train, cutoff, self.shifts, "training data")
+        self.distances = distances_in(whole)
+        self.terms = terms_from(config.terms, self.elements, self.distances)
+        self.graphs = differences(whole, self.terms)
+        whole = graphs_of(frames_valid, cutoff, self.shifts, "validation data")
+        self.valid_graphs = differences(whole, self.terms)
         require_labels(self.graphs, config, "training")
         if len(self.valid_graphs):
             require_labels(self.valid_graphs, config, "validation")
@@ -150,7 +156,8 @@ class _Run:
         self.steps_per_epoch = len(self.graphs) // self.batch_size
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.eval_every = settings.eval_every or self.steps_per_epoch
-        points = None if settings.float64 else radial_points(config.model, shortest_distance_in(self.graphs))
+        shortest = min(self.distances.values(), default=1.0)
+        points = None if settings.float64 else radial_points(config.model, shortest)
         self.step_function = make_step(config.model, settings, self.total_steps, points)
         self.state, self.best = self._initial()
         self.place = RunFolder(folder, config, fingerprint(self.graphs, self.valid_graphs), resume)
@@ -170,7 +177,7 @@ class _Run:
         if settings.initial_model is None:
             params = init_params(self.config.model, settings.seed_model)
         else:
-            params = weights_of(settings.initial_model, self.config.model)
+            params = weights_of(settings.initial_model, self.config.model, self.terms)
         params = jax.tree.map(lambda p: np.asarray(p, self.dtype), params)
         return initial_state(settings, params), _Best(params)
 
@@ -213,9 +220,11 @@ class _Run:
             training={
                 "settings": without_folders(self.config.to_dict()),
                 "frames": {"train": len(self.graphs), "valid": len(self.valid_graphs)},
+                "distances": self.distances,
                 "best_step": self.best.step,
                 "best_loss": self.best.loss if math.isfinite(self.best.loss) else None,
             },
+            terms=self.terms,
         )
 
     def _refitted_shifts(self) -> dict[str, float]:
