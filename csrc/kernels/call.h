@@ -33,6 +33,7 @@ class Call {
   Call(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results,
        const ffi::Dictionary& attributes)
       : layout(layout_from(attributes)),
+        attributes_(attributes),
         pool_(pool),
         arguments_(arguments),
         results_(results),
@@ -55,6 +56,13 @@ class Call {
     return static_cast<T*>((*buffer)->untyped_data());
   }
   int count() { return *in<std::int32_t>({}); }
+  // An attribute of this call alone.
+  template <typename T>
+  T attribute(const char* name) const {
+    const auto value = attributes_.get<T>(name);
+    if (!value.has_value()) throw std::invalid_argument(std::string("no attribute '") + name + "' of its type");
+    return *value;
+  }
   bool has_more_results() const { return result_ < results_.size(); }
   int threads() const {
     return threads_ > 0 ? threads_ : static_cast<int>(std::max<std::int64_t>(1, pool_.num_threads()));
@@ -122,6 +130,7 @@ class Call {
                                 ": the bundle was made by another version of so3krates, export the model again");
   }
 
+  const ffi::Dictionary attributes_;
   ffi::ThreadPool pool_;
   ffi::RemainingArgs arguments_;
   ffi::RemainingRets results_;

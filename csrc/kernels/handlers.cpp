@@ -4,11 +4,14 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "body.h"
 #include "call.h"
 #include "pairs.h"
 #include "registry.h"
+#include "terms.h"
 #include "training.h"
 
 namespace so3krates::kernels {
@@ -301,6 +304,46 @@ void run_first_layer_adjoint(Call& call) {
   strains.add_to(strain);
 }
 
+// positions, row_of_atom, atom_of_row, candidates, candidate_count, species, owned; energy, strain gradient, atom
+// energies, forces, [atom virials] -> the same
+void run_term(Call& call) {
+  std::int64_t extents[2];
+  TermInputs in{};
+  in.candidates.positions = call.in<double>({kAny, 3});
+  in.candidates.row_of_atom = call.in<std::int32_t>({kAny});
+  in.candidates.atom_of_row = call.in<std::int32_t>({kAny});
+  in.candidates.candidates = call.in<std::int32_t>({kAny, kAny}, extents);
+  in.candidates.width = static_cast<int>(extents[1]);
+  in.candidates.candidate_count = call.in<std::int32_t>({extents[0]});
+  in.species = call.in<std::int32_t>({extents[0]});
+  const int owned = call.count();
+  const auto table = call.attribute<ffi::Span<const double>>("table");
+  in.table = table.begin();
+  in.elements = call.layout.elements;
+  in.width = static_cast<int>(table.size()) / (in.elements * in.elements);
+  double* energy = call.out<double>({});
+  double* strain = call.out<double>({3, 3});
+  TermSums out{};
+  out.atom_energies = call.out<double>({extents[0]});
+  out.gradients.forces = call.out<double>({extents[0], 3});
+  out.gradients.atom_virials = call.has_more_results() ? call.out<double>({extents[0], 3, 3}) : nullptr;
+  const AddTerm add = term_named(call.attribute<std::string_view>("term"), in.width);
+  struct alignas(64) Sums {
+    double values[10];
+  };
+  constexpr int fewest_rows = 64;  // less is not worth a thread
+  const int pieces = std::clamp(owned / fewest_rows, 1, 4 * call.threads());
+  std::vector<Sums> sums(pieces);
+  call.run(pieces, [&](int k) {
+    const auto bound = [&](int n) { return static_cast<int>(static_cast<std::int64_t>(owned) * n / pieces); };
+    add(in, Range{bound(k), bound(k + 1)}, out, sums[k].values);
+  });
+  for (const Sums& piece : sums) {
+    *energy += piece.values[0];
+    for (int c = 0; c < 9; ++c) strain[c] += piece.values[1 + c];
+  }
+}
+
 template <void (*run_float)(Call&), void (*run_double)(Call&)>
 ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results,
                   ffi::Dictionary attributes) {
@@ -342,6 +385,7 @@ const Kernel* so3krates_kernels(std::size_t* count) {
       SO3KRATES_KERNEL(exchange_adjoint),
       SO3KRATES_KERNEL(layer_adjoint),
       SO3KRATES_KERNEL(first_layer_adjoint),
+      {"so3krates_term", reinterpret_cast<void*>(entry<run_term, run_term>)},  // float64 in every bundle
   };
   *count = sizeof kernels / sizeof kernels[0];
   return kernels;

@@ -25,7 +25,8 @@ struct Zbl {
       screening += part;
       falling += rate * part;
     }
-    const double coulomb = t[0] / d, beyond = std::max(d - t[2], 0.0), square = beyond * beyond;
+    const double coulomb = t[0] / d;
+    const double beyond = std::max(d - t[2], 0.0), square = beyond * beyond;
     return {coulomb * screening + square * beyond * (t[4] + t[5] * beyond) + t[6],
             -coulomb * (screening / d + falling) + square * (3 * t[4] + 4 * t[5] * beyond)};
   }

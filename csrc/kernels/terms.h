@@ -23,8 +23,8 @@ struct TermSums {
   Gradients gradients;    // eV/A; eV
 };
 
-// Adds the shares of rows [begin, end), each pair from both of its rows, and to sums[10] their energy (eV) and dE/d(strain)
-// (eV, row by row). Formulas: docs/model.md.
+// Adds the shares of rows [begin, end), each pair from both of its rows, and to sums[10] their energy (eV) and
+// dE/d(strain) (eV, row by row). Formulas: docs/model.md.
 using AddTerm = void (*)(const TermInputs&, Range, const TermSums&, double* sums);
 
 // By its name in so3krates/model/terms.py. Throws std::invalid_argument where the name or the table's width is unknown.

@@ -18,6 +18,7 @@ from jax import lax
 from so3krates.model.config import ModelConfig
 from so3krates.model.harmonics import degree_of_order
 from so3krates.model.rows import GPU_ROW_BLOCK
+from so3krates.model.terms import Term
 
 from .cuda import CALL, SIMPLE_WARPS, check_cuda, kernel_sizes, launch_of
 from .fused import QUAD, widths
@@ -178,6 +179,9 @@ class CudaBody:
         read = [*weights, "kernel_projections", *self._table, "owned_count"]
         name = adjoint_name("kernel_layer_adjoint", self.channels)
         return self._stage(name, self._stages.layer_adjoint, [*read, *updated], updated)
+
+    def term(self, term: Term) -> None:
+        """The portable stage."""
 
 
 class _Stages:

@@ -32,6 +32,7 @@ from .outputs import DECLARED, extra_outputs
 from .plan import VIRIAL_CHANNELS, Array, Body, Call, Plan, build_plan
 from .portable_body import PortableBody, weight_arrays
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
+from .term_stages import term_entries, term_stages
 
 PLATFORMS = ("cpu", "cuda")
 PRECISIONS = ("float32", "float64", "tf32")
@@ -121,7 +122,10 @@ def export_model(
                 name = f"portable_{schedule}" if body == "fused" else schedule
                 bodies[name] = PortableBody(config, real, portable, channels, row_block)
         plans = {
-            name: build_plan(body, config.layers, extra_outputs(body, config.layers)) for name, body in bodies.items()
+            name: build_plan(
+                body, config.layers, [*term_stages(body, model.terms), *extra_outputs(body, config.layers)]
+            )
+            for name, body in bodies.items()
         }
         moves: dict[str, list[str]] = {}
         moving = []
@@ -138,6 +142,7 @@ def export_model(
         "elements": list(model.elements),
         "energy_shifts": [float(model.energy_shifts.get(element, 0.0)) for element in model.elements],
         "cutoff": float(model.config.cutoff),
+        **term_entries(model.terms, float(model.config.cutoff)),
         "message_passing_steps": model.config.layers,
         "units": "metal",
         "precision": precision,

@@ -10,6 +10,8 @@ import numpy as np
 from so3krates.model.config import ModelConfig
 from so3krates.model.radial_basis import spline_range
 from so3krates.model.rows import ROW_BLOCK
+from so3krates.model.term_stages import Lists
+from so3krates.model.terms import Term
 
 from .fused import CUTOFF_NUMBERS, QUAD, ROUNDS, SCHEDULE_ENTRIES, check_fused, widths
 from .plan import VIRIAL_CHANNELS, Array, Call, Stage, adjoint_name, evaluator_arrays
@@ -84,8 +86,13 @@ class FusedBody:
         first: Sequence[str] = (),
         last: Sequence[str] = (),
         channels: int = 1,
+        name: str = "",
+        **attributes: Any,
     ) -> Stage:
-        """Results are `first`, `into` (updated in place), `last`; channels: of the adjoints among them."""
+        """Results are `first`, `into` (updated in place), `last`; channels: of the adjoints among them.
+
+        name: of the program, if not the kernel's. attributes: of this call alone.
+        """
         before = len(first)
 
         def fresh(names: Sequence[str]) -> list[jax.ShapeDtypeStruct]:
@@ -96,9 +103,9 @@ class FusedBody:
             results = [*fresh(first), *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in given), *fresh(last)]
             aliases = {len(inputs) + k: before + k for k in range(len(given))}
             call = jax.ffi.ffi_call(f"so3krates_{kernel}", results, input_output_aliases=aliases)
-            return tuple(call(*arguments, **self._attributes))
+            return tuple(call(*arguments, **self._attributes, **attributes))
 
-        program.__name__ = adjoint_name(kernel, channels)
+        program.__name__ = adjoint_name(name or kernel, channels)
         return Stage(Call(program.__name__, (*inputs, *into), (*first, *into, *last)), program)
 
     def pairs(self) -> Stage:
@@ -148,6 +155,19 @@ class FusedBody:
         inputs = [*self._weights(f"layers_{k}", *names), "projections", *self._table, "owned_count"]
         into = ["strain_gradient", self._projection_adjoints, self._adjoints, *self._gradients]
         return self._stage("layer_adjoint", inputs, into=into, channels=self.channels)
+
+    def term(self, term: Term) -> Stage | None:
+        if not term.kernel:
+            return None
+        return self._stage(
+            "term",
+            Lists._fields,
+            into=["energy", "strain_gradient", "atom_energies", *self._gradients],
+            channels=self.channels,
+            name=f"term_{term.name}",
+            term=term.kernel,
+            table=term.table().ravel(),
+        )
 
 
 def _attributes(config: ModelConfig, precision: str, elements: int, threads: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 from so3krates import _harness
+from so3krates.model.terms import Term
 
 VIRIAL_CHANNELS = 4  # of the adjoint that gives per-atom virials
 
@@ -88,6 +89,9 @@ class Body(Protocol):
 
     def layer_adjoint(self, k: int) -> Stage:
         """Adds layer k's part to forces, strain gradient and per-atom virials."""
+
+    def term(self, term: Term) -> Stage | None:
+        """A way of the body's own to add a term to all results; None: that of `term_stages.py`."""
 
 
 def build_plan(body: Body, layers: int, more: Iterable[Addition] = ()) -> Plan:

@@ -12,6 +12,7 @@ from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
 from so3krates.model.projections import Projections
 from so3krates.model.rows import ROW_BLOCK, Table
+from so3krates.model.terms import Term
 
 from .plan import VIRIAL_CHANNELS, Array, Stage, adjoint_name, tree_stage
 
@@ -140,3 +141,6 @@ class PortableBody:
         )  # fmt: skip
         outputs = ("strain_gradient", into)
         return tree_stage(adjoint_name("layer_adjoint", self.channels), function, inputs, outputs)
+
+    def term(self, term: Term) -> None:
+        """The portable stage."""

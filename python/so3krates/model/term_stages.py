@@ -20,7 +20,7 @@ class Lists(NamedTuple):
     candidates: jax.Array  # (N, M) atoms
     candidate_count: jax.Array  # (N,)
     species: jax.Array  # (N,) of all rows in use
-    owned: jax.Array  # ()
+    owned_count: jax.Array  # ()
 
 
 class TermArrays(NamedTuple):
@@ -39,7 +39,7 @@ def add_term(term: Term, lists: Lists, into: TermArrays, row_block: int = ROW_BL
     With e(d) the energy of a pair, u_ij the direction from i to j: U_i = 1/2 sum_j e, F_i = sum_j e' u_ij,
     dE/d(strain) = 1/2 sum_ij r_ij x e' u_ij, W_i = -1/2 sum_j r_ij x e' u_ij (docs/model.md).
     """
-    rows_in_use = _Rows(row_block, lists.owned)
+    rows_in_use = _Rows(row_block, lists.owned_count)
     width = lists.candidates.shape[1]
 
     def body(start: jax.Array, arrays: TermArrays) -> TermArrays:

@@ -1,0 +1,37 @@
+"""Terms of the energy as stages: they run after the network's and add to its results."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from so3krates.model.term_stages import Lists, TermArrays, add_term
+from so3krates.model.terms import Term
+
+from .plan import VIRIAL_CHANNELS, Addition, Body, Stage, adjoint_name, tree_stage
+
+
+def term_stages(body: Body, terms: Sequence[Term]) -> list[Addition]:
+    """A stage for each term: the body's own, or else the portable one, which all bodies of a bundle share."""
+    return [Addition(body.term(term) or _portable(body, term), {}) for term in terms]
+
+
+def _portable(body: Body, term: Term) -> Stage:
+    virials = "atom_virials" if body.channels == VIRIAL_CHANNELS else None
+    into = TermArrays("energy", "strain_gradient", "atom_energies", "forces", virials)  # names in place of arrays
+    function = functools.partial(add_term, term, row_block=body.row_block)
+    program = adjoint_name(f"term_{term.name}", body.channels)
+    return tree_stage(program, function, (Lists._make(Lists._fields), into), into)
+
+
+def term_entries(terms: Sequence[Term], cutoff: float) -> dict[str, Any]:
+    """What the manifest says of terms; cutoff: of the network, A. Nothing where there are none."""
+    if not terms:
+        return {}
+    return {
+        "terms": [
+            {"name": term.name, "section": term.section, "cutoff": term.cutoff, **term.settings()} for term in terms
+        ],
+        "reach": max(cutoff, *(term.cutoff for term in terms)),
+    }
