@@ -227,7 +227,7 @@ void PairSo3krates::open_evaluator() {
 }
 
 double PairSo3krates::init_one(int /*i*/, int /*j*/) {
-  return bundle_->cutoff;
+  return bundle_->reach;
 }
 
 void PairSo3krates::compute(int eflag, int vflag) {

@@ -25,10 +25,13 @@ void PairSo3krates::log_potential() const {
     const int element = element_of_type_[type];
     types += fmt::format("{}{} = {}", type == 1 ? "" : ", ", type, element < 0 ? "NULL" : bundle_->elements[element]);
   }
+  std::string terms;
+  for (const std::string& term : bundle_->terms) terms += (terms.empty() ? "" : ", ") + term;
+  if (!terms.empty()) terms = fmt::format("  terms       {}, lists reach {:g} A\n", terms, bundle_->reach);
   utils::logmesg(lmp,
                  "So3krates potential {}\n  made by     {}\n  atom types  {}\n  cutoff      {:g} A, {} message-passing "
-                 "steps\n  precision   {}\n  device      {}\n",
-                 bundle_->path, bundle_->producer, types, bundle_->cutoff, bundle_->message_passing_steps,
+                 "steps\n{}  precision   {}\n  device      {}\n",
+                 bundle_->path, bundle_->producer, types, bundle_->cutoff, bundle_->message_passing_steps, terms,
                  bundle_->precision, evaluator_->report().platform);
   if (nextra > 0) utils::logmesg(lmp, "  compute pair {}\n", outputs_.system_names());
   const std::string& note = evaluator_->report().body_note;

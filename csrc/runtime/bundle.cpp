@@ -75,6 +75,27 @@ bool is_version(const Json& value) {
   return parts == 3 && digits > 0;
 }
 
+void read_terms(const Json& manifest, Bundle& bundle) {
+  bundle.reach = bundle.cutoff;
+  if (manifest.contains("reach")) {
+    const Json& reach = manifest["reach"];
+    need(is_finite(reach) && reach.get<double>() >= bundle.cutoff,
+         "manifest: \"reach\" is not a number from the cutoff on");
+    bundle.reach = reach.get<double>();
+  }
+  if (!manifest.contains("terms")) return;
+  const auto is_within = [&](const Json& term) {
+    const Json& cutoff = member(term, "cutoff");
+    return member(term, "name").is_string() && is_finite(cutoff) && cutoff.get<double>() > 0 &&
+           cutoff.get<double>() <= bundle.reach;
+  };
+  const Json& terms = manifest["terms"];
+  need(terms.is_array() &&
+           std::all_of(terms.begin(), terms.end(), [&](const Json& t) { return t.is_object() && is_within(t); }),
+       "manifest: \"terms\" is not a list of terms with a name and a cutoff up to \"reach\"");
+  for (const Json& term : terms) bundle.terms.push_back(term["name"].get<std::string>());
+}
+
 void read_model(const Json& manifest, Bundle& bundle) {
   bundle.producer = text_of(manifest, "producer");
   need(member(manifest, "model").is_object(), "manifest: \"model\" is not an object");
@@ -93,6 +114,7 @@ void read_model(const Json& manifest, Bundle& bundle) {
   const Json &cutoff = member(manifest, "cutoff"), &steps = member(manifest, "message_passing_steps");
   need(is_finite(cutoff) && cutoff.get<double>() > 0, "manifest: \"cutoff\" is not a positive number");
   bundle.cutoff = cutoff.get<double>();
+  read_terms(manifest, bundle);
   need(is_integer(steps, 1, kLargestSize), "manifest: \"message_passing_steps\" is not a positive integer");
   bundle.message_passing_steps = steps.get<int>();
   check_network(manifest);

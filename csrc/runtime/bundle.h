@@ -73,7 +73,9 @@ struct Bundle {
   std::string path, producer, units, precision, platform, stablehlo_version, sha256;
   std::vector<std::string> elements;
   std::vector<double> energy_shifts;  // eV, one per element
-  double cutoff = 0.0;                // A
+  double cutoff = 0.0;                // A, of the network
+  double reach = 0.0;                 // A, of candidate lists: the largest cutoff of the network and of its terms
+  std::vector<std::string> terms;     // their names
   int message_passing_steps = 0;
   int kernels = 0;                        // version of the kernels that "forces" and "virials" call; 0: they call none
   int kernel_shared_bytes = 0;            // shared memory that those for a GPU need for a block

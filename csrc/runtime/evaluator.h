@@ -57,7 +57,7 @@ struct Neighbourhood {
   const int* species = nullptr;          // [rows] index into Bundle::elements
   const int* candidate_count = nullptr;  // [owned]
   const int* const* candidates =
-      nullptr;                  // [owned][candidate_count] atoms within cutoff + skin, both directions of each pair
+      nullptr;                  // [owned][candidate_count] atoms within reach + skin, both directions of each pair
   const Peer* peers = nullptr;  // [peer_count] ranks that this one sends rows to or has rows of
   int peer_count = 0;
 };

@@ -46,7 +46,7 @@ class _Lists(NamedTuple):
     image_shifts: np.ndarray  # (images, 3) in cell vectors
 
     def hold_for(self, atoms: Atoms, skin: float) -> bool:
-        """Whether no pair can have come within the cutoff without being listed."""
+        """Whether no pair can have come within reach without being listed."""
         if not (
             np.array_equal(self.numbers, atoms.numbers)
             and np.array_equal(self.pbc, atoms.pbc)
@@ -60,7 +60,7 @@ class _Lists(NamedTuple):
 class Runtime:
     """A bundle on a device.
 
-    Neighbour lists reach a skin beyond the cutoff and are kept until an atom has moved half of it. Threads that
+    Neighbour lists reach a skin beyond the largest cutoff and are kept until an atom has moved half of it. Threads that
     share it take turns.
     """
 
@@ -84,7 +84,7 @@ class Runtime:
             threads: host threads of the CPU device; 0: every core.
             plugin: path of the PJRT plugin; empty: the installed one.
             cache: folder of compiled programs; empty: the user's cache folder; "off": none.
-            skin: reach of the neighbour lists beyond the cutoff, A.
+            skin: reach of the neighbour lists beyond the largest cutoff, A.
             shifts: whether energies hold the bundle's energy shifts.
             memory: largest share of a GPU's memory that is taken.
             preallocate: take that share at once, not as it is needed.
@@ -119,6 +119,7 @@ class Runtime:
         self.path: str = bundle_read.path
         self.elements: list[str] = bundle_read.elements
         self.cutoff: float = bundle_read.cutoff
+        self.reach: float = bundle_read.reach
         self._checksum: str = bundle_read.sha256
         self.outputs: dict[str, Output]  # what `evaluate` can be asked for
         self.outputs, self._problems = bundle_outputs(bundle_read.outputs)
@@ -196,7 +197,7 @@ class Runtime:
     def _build_lists(self, atoms: Atoms) -> _Lists:
         species = self._species(atoms)
         rows = len(atoms)
-        centres, others, shifts = _pairs(atoms, self.cutoff + self._skin)
+        centres, others, shifts = _pairs(atoms, self.reach + self._skin)
         is_image = shifts.any(axis=1)
         images, entry = np.unique(np.column_stack([others[is_image], shifts[is_image]]), axis=0, return_inverse=True)
         others[is_image] = rows + entry.ravel()

@@ -36,8 +36,8 @@ class ModelError(ValueError):
 class Model:
     """All that is needed to evaluate or export a potential.
 
-    An atom's energy is the network's output plus `energy_shifts` of its element, in eV, added in float64, plus its share
-    of the terms.
+    An atom's energy is the network's output plus `energy_shifts` of its element, in eV, added in float64, plus its
+    share of the terms.
     """
 
     config: ModelConfig

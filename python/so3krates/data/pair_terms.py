@@ -70,7 +70,7 @@ class ShortestDistances:
             self._squares[kind] = min(shortest, self._squares.get(kind, np.inf))
 
     def by_pair(self) -> dict[str, float]:
-        """A, by pair of elements such as "Ga-N", names in alphabetical order; pairs that are nowhere neighbours lack."""
+        """A, by pair of elements such as "Ga-N", names in alphabetical order; no pairs that are never neighbours."""
         found = {}
         for kind, square in self._squares.items():
             names = sorted(chemical_symbols[number] for number in divmod(kind, KINDS))

@@ -1,4 +1,4 @@
-"""Settings of a training run: sections model, data, training and terms, their defaults, presets and the original's keys."""
+"""Settings of a training run by sections, their defaults, presets and the original's keys."""
 
 from __future__ import annotations
 

@@ -46,9 +46,8 @@ def evaluate(
 ) -> Properties:
     """Predictions for frames, in their order.
 
-    The network runs in one precision, energy shifts and terms are added in float64. `on_progress` is called with the number of
-    frames done. Raises DataError for an element
-    that the model does not know.
+    The network runs in one precision, energy shifts and terms are added in float64. `on_progress` is called with the
+    number of frames done. Raises DataError for an element that the model does not know.
     """
     dtype = precision(float64)
     graphs = frame_graphs(frames, model.config.cutoff, model.energy_shifts, read_labels=False)
