@@ -29,5 +29,9 @@ def term_entries(terms: Sequence[Term], cutoff: float) -> dict[str, Any]:
     """What the manifest says of terms; cutoff: of the network, A. Nothing where there are none."""
     if not terms:
         return {}
-    entries = [{"name": term.name, "section": term.section, "cutoff": term.cutoff, **term.settings()} for term in terms]
+    entries = [
+        {"name": term.name, "section": term.section, "cutoff": term.cutoff, "meaning": term.describe()}
+        | term.settings()
+        for term in terms
+    ]
     return {"terms": entries, "reach": max(cutoff, *(term.cutoff for term in terms))}

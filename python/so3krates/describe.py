@@ -34,10 +34,12 @@ def _bundle_rows(path: Path) -> Iterator[tuple[str, str]]:
     bundle = exporting.read_bundle(path)
     manifest = bundle.manifest
     plain = {key: value for key, value in manifest.items() if key not in (*_PLANS, "elements", "energy_shifts")}
-    model, training = plain.pop("model"), plain.pop("training")
+    model, training, terms = plain.pop("model"), plain.pop("training"), plain.pop("terms", [])
     weights = sum(array.size for name, array in bundle.tensors.items() if name.startswith("weights/"))
     programs = [array.nbytes for name, array in bundle.tensors.items() if name.startswith("programs/")]
     yield from _flat(plain)
+    for term in terms:
+        yield f"term {term['name']}", str(term.get("meaning", json.dumps(term)))
     yield "elements", _shifts(dict(zip(manifest["elements"], manifest["energy_shifts"], strict=True)))
     yield "weights", str(weights)
     yield "programs", f"{', '.join(manifest['programs'])}: {len(programs)} variants, {sum(programs) / 1e6:.1f} MB"

@@ -16,9 +16,11 @@ import numpy as np
 from so3krates.model import ModelConfig, init_params
 from so3krates.model.network import Params
 from so3krates.model.reductions import tabulated
+from so3krates.model.terms import terms_from
 from so3krates_export.fused import KERNEL_VERSION, fused_weights
 from so3krates_export.fused_body import FusedBody
 from so3krates_export.plan import Call, build_plan
+from so3krates_export.term_stages import term_stages
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ModelConfig(features=24, heads=3, layers=2, degrees=(1, 3), cutoff=4.5, spherical_filter_features=(5, 24))
@@ -33,7 +35,8 @@ def plan_digest() -> str:
     config, _ = network()
     parts = []
     for channels in (1, 4):
-        plan = build_plan(FusedBody(config, "float32", len(NUMBERS), channels), config.layers)
+        body = FusedBody(config, "float32", len(NUMBERS), channels)
+        plan = build_plan(body, config.layers, term_stages(body, terms_from({"repulsion": {}}, ("Ga", "N"))))
         parts.append({name: [array.dtype, array.shape, array.role] for name, array in plan.arrays.items()})
         parts.append([[s.program, s.inputs, s.outputs] if isinstance(s, Call) else list(s.arrays) for s in plan.steps])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .stages import ROW_BLOCK, _Rows, _take
+from .rows import ROW_BLOCK, Rows, take
 from .terms import Term, energies_and_slopes
 
 
@@ -39,19 +39,19 @@ def add_term(term: Term, lists: Lists, into: TermArrays, row_block: int = ROW_BL
     With e(d) the energy of a pair, u_ij the direction from i to j: U_i = 1/2 sum_j e, F_i = sum_j e' u_ij,
     dE/d(strain) = 1/2 sum_ij r_ij x e' u_ij, W_i = -1/2 sum_j r_ij x e' u_ij (docs/model.md).
     """
-    rows_in_use = _Rows(row_block, lists.owned_count)
+    rows_in_use = Rows(row_block, lists.owned_count)
     width = lists.candidates.shape[1]
 
     def body(start: jax.Array, arrays: TermArrays) -> TermArrays:
         listed = jnp.where(rows_in_use.used(start), rows_in_use.of(start, lists.candidate_count), 0)
         is_listed = jnp.arange(width) < listed[:, None]
         atoms = jnp.where(is_listed, rows_in_use.of(start, lists.candidates), 0)
-        own = _take(lists.positions, rows_in_use.of(start, lists.atom_of_row))
-        vectors = _take(lists.positions, atoms) - own[:, None]
+        own = take(lists.positions, rows_in_use.of(start, lists.atom_of_row))
+        vectors = take(lists.positions, atoms) - own[:, None]
         squares = jnp.sum(vectors * vectors, -1)
         is_inside = is_listed & (squares < term.cutoff * term.cutoff)
         distances = jnp.sqrt(jnp.where(is_inside, squares, term.cutoff**2))
-        others = _take(lists.species, _take(lists.row_of_atom, atoms))
+        others = take(lists.species, take(lists.row_of_atom, atoms))
         centres = jnp.broadcast_to(rows_in_use.of(start, lists.species)[:, None], others.shape)
         energies, slopes = energies_and_slopes(term, centres, others, distances)
         energies = jnp.sum(jnp.where(is_inside, 0.5 * energies, 0.0), axis=1)
