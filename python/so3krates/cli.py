@@ -208,17 +208,31 @@ def export(
             help="Radial filters as tables: largest change of a force in eV/A; auto: 2e-5 for fused, off for xla.",
         ),
     ] = "auto",
+    repulsion: Annotated[
+        str | None, typer.Option(help="zbl: add short-range repulsion to a model that was trained without.")
+    ] = None,
+    repulsion_outer: Annotated[
+        float | None,
+        typer.Option(help="Where it ends (A), below the shortest distance of the training data; by default 0.9 of it."),
+    ] = None,
 ) -> None:
     """Write a model as the one file that LAMMPS runs."""
-    from so3krates.storage import Model
+    from so3krates.storage import Model, with_term
 
     loaded = Model.load(model)
+    if repulsion_outer is not None and repulsion is None:
+        raise ValueError("--repulsion-outer says where a repulsion ends, and none is added: give --repulsion zbl too")
+    if repulsion is not None:
+        radii = {} if repulsion_outer is None else {"outer": repulsion_outer}
+        loaded = with_term(loaded, "repulsion", {"form": repulsion} | radii)
     device = " device cuda" if platform == "cuda" else ""
     console = _console()
     with busy(console, "making tables and programs"):
         choice = exporting.export_model(loaded, output, precision, platform, body=body, tables=_number_or_word(tables))
     console.print(
-        f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}).\n{choice.describe()}.\nIn a deck:\n"
+        f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}).\n{choice.describe()}.\n"
+        + "".join(f"{term.describe()}.\n" for term in loaded.terms)
+        + "In a deck:\n"
         f"  pair_style so3krates{device}\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",
         highlight=False,
         soft_wrap=True,

@@ -106,6 +106,35 @@ class Model:
         return cls(config, params, elements, shifts, content.get("training"), terms)
 
 
+def with_term(model: Model, section: str, settings: Mapping[str, Any]) -> Model:
+    """A model with a further term, which was trained without it.
+
+    The term must end below the shortest distances of the training data, where the model has no say; default radii do.
+    Raises ModelError where it does not, where they are not known, and where the model has such a term; ConfigError for
+    settings that cannot work.
+    """
+    had = next((term for term in model.terms if term.section == section), None)
+    if had is not None:
+        raise ModelError(f"the model has a {section} already, which it was trained with: {had.describe()}")
+    distances = (model.training or {}).get("distances")
+    (term,) = terms_from({section: settings}, model.elements, distances)
+    if distances is None and len(settings) < 2:
+        raise ModelError(
+            f"the model does not say the shortest distances of its training data, below which a {section} must end: "
+            "give its outer radius (--repulsion-outer), or train again"
+        )
+    for pair, radius in term.outer_radii.items():
+        of_pair = (d for name, d in (distances or {}).items() if set(name.split("-")) == set(pair.split("-")))
+        seen = min(of_pair, default=math.inf)
+        if radius > seen:
+            raise ModelError(
+                f"the {section} of {pair} would reach to {radius:g} A, but the training data have such pairs at "
+                f"{seen:.4g} A, whose labels hold all there is: give an outer radius below that, or train with "
+                f"[terms.{section}]"
+            )
+    return dataclasses.replace(model, terms=(*model.terms, term))
+
+
 def require_elements(config: ModelConfig, elements: Sequence[str], energy_shifts: Mapping[str, float]) -> None:
     """Raise ModelError for elements and shifts (eV) that no model can have; before training, not after it."""
     for symbol in elements:

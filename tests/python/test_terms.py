@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -22,15 +22,17 @@ from so3krates.data import (
     with_labels,
 )
 from so3krates.data.frames import Labels
-from so3krates.model import ModelConfig, init_params
 from so3krates.model.config import ConfigError
 from so3krates.model.term_stages import Lists, TermArrays, add_term
-from so3krates.model.terms import check_terms, energies_and_slopes, settings_of, terms_from
+from so3krates.model.terms import Term, check_terms, energies_and_slopes, settings_of, terms_from
 from so3krates.model.zbl import COEFFICIENTS, COULOMB, DECAYS, Zbl
 from so3krates.predictions import ModelRuntime
-from so3krates.storage import Model, ModelError
+from so3krates.runtime import Runtime
+from so3krates.storage import Model, ModelError, with_term
 from so3krates.training import evaluate, train
 from so3krates.training.preparation import differences
+from so3krates_export.bundle import read_bundle
+from so3krates_export.export import export_model
 from so3krates_export.ladder import Rung
 from training_runs import make_frames, quiet, settings
 
@@ -40,10 +42,12 @@ SLOPES = 1e-6  # relative, finite differences
 ELEMENTS = ("Ga", "N")
 WIDE = {"repulsion": {"inner": 1.0, "outer": {"Ga-N": 2.5, "Ga-Ga": 3.4, "N-N": 3.2}}}  # sees every structure here
 RUNG = Rung(rows=64, atoms=2048, candidates=128, neighbours=64)
+LADDER = [Rung(rows=64, atoms=4096, candidates=384, neighbours=64)]
+SMALL_MODEL = Path(__file__).parents[1] / "models" / "gan-small"
 
 
-def wide() -> Zbl:
-    (term,) = terms_from(WIDE, ELEMENTS)
+def wide(elements: tuple[str, ...] = ELEMENTS) -> Zbl:
+    (term,) = terms_from(WIDE, elements)
     assert isinstance(term, Zbl)
     return term
 
@@ -127,10 +131,7 @@ def test_derivatives(make) -> None:
 def staged(term: Zbl, atoms: Atoms, channels: int) -> TermArrays:
     """What the portable stage adds to ones."""
     inputs = host_inputs(atoms, list(ELEMENTS), term.cutoff + 0.7, RUNG)
-    lists = Lists(
-        *(inputs[name] for name in Lists._fields[:-1]),
-        owned=inputs["owned_count"],
-    )
+    lists = Lists._make(inputs[name] for name in Lists._fields)
     into = TermArrays(
         np.ones(()), np.ones((3, 3)), np.ones(RUNG.rows), np.ones((RUNG.rows, 3)),
         np.ones((RUNG.rows, 3, 3)) if channels == 4 else None,
@@ -155,10 +156,9 @@ def test_the_stage_adds_the_same(make, channels: int) -> None:
         np.testing.assert_allclose(found.atom_virials[:n].sum(0), -expected.strain_gradient, atol=PARITY * scale)
 
 
-def test_virials_are_those_of_the_definition() -> None:
+def virials_of_definition(term: Zbl, atoms: Atoms) -> np.ndarray:
     """W_i[a, b] = sum_k (r_k - r_i)_a dU_k/dr_i,b from the full Jacobian of an open cluster."""
-    term, atoms = wide(), cluster()
-    kinds = np.array([ELEMENTS.index(symbol) for symbol in atoms.symbols])
+    kinds = np.array([term.elements.index(symbol) for symbol in atoms.symbols])
     n = len(atoms)
     i, k = np.nonzero(~np.eye(n, dtype=bool))
 
@@ -167,12 +167,16 @@ def test_virials_are_those_of_the_definition() -> None:
         return jax.numpy.zeros(n).at[i].add(0.5 * term.pair_energy(kinds[i], kinds[k], d))
 
     with jax.enable_x64(True):
-        jacobian = np.asarray(jax.jacrev(energies)(atoms.positions))  # dU_k / dr_i
+        jacobian = np.asarray(jax.jit(jax.jacrev(energies))(atoms.positions))  # dU_k / dr_i
     offsets = atoms.positions[:, None] - atoms.positions[None]
-    expected = np.einsum("kia,kib->iab", offsets, jacobian)
-    found = staged(term, atoms, 4).atom_virials
+    return np.einsum("kia,kib->iab", offsets, jacobian)
+
+
+def test_virials_are_those_of_the_definition() -> None:
+    term, atoms = wide(), cluster()
+    expected, found = virials_of_definition(term, atoms), staged(term, atoms, 4).atom_virials
     assert found is not None and np.abs(expected).max() > SIGNAL
-    np.testing.assert_allclose(found[:n], expected, atol=PARITY * np.abs(expected).max())
+    np.testing.assert_allclose(found[: len(atoms)], expected, atol=PARITY * np.abs(expected).max())
 
 
 def test_radii_come_from_the_data() -> None:
@@ -214,27 +218,31 @@ def test_settings_that_cannot_work(given, message: str) -> None:
         terms_from(given, ELEMENTS)
 
 
-def network(terms: tuple[Zbl, ...]) -> Model:
-    config = ModelConfig(features=12, heads=2, layers=1, degrees=(1, 2), radial_functions=8, cutoff=4.0)
-    return Model(config, init_params(config, 0), ELEMENTS, {"Ga": -3.0, "N": 1.0}, None, terms)
+def small(*outer: float) -> Model:
+    """The small GaN potential with a term that sees the structures here, or ends elsewhere, or without one (0)."""
+    model = Model.load(SMALL_MODEL)
+    if outer == (0,):
+        return model
+    terms = terms_from({"repulsion": {"inner": 1.0, "outer": outer[0]}}, model.elements) if outer else ()
+    return dataclasses.replace(model, terms=terms or (wide(model.elements),))
 
 
 def test_a_model_keeps_its_terms(tmp_path: Path) -> None:
-    model = network((wide(),))
+    model = small()
     loaded = Model.load(model.save(tmp_path / "with"))
     assert loaded.terms == model.terms
-    assert "version = 1" in (network(()).save(tmp_path / "without") / "config.toml").read_text()
+    assert "version = 1" in (small(0).save(tmp_path / "without") / "config.toml").read_text()
     path = tmp_path / "with" / "config.toml"
     path.write_text(path.read_text().replace('form = "zbl"', 'form = "other"'))
     with pytest.raises(ModelError, match=r"terms.repulsion.form = 'other': known are zbl"):
         Model.load(tmp_path / "with")
 
 
-def test_every_way_to_a_model_folder_adds_the_term(tmp_path: Path, x64: None) -> None:
+def test_every_way_to_a_model_folder_adds_the_term(x64: None) -> None:
     atoms = crystal()
-    expected = terms_of_atoms((wide(),), atoms)
-    found, plain = (ModelRuntime(network(terms)).evaluate(atoms) for terms in ((wide(),), ()))
-    batch, plain_batch = (evaluate(network(terms), [atoms], float64=True) for terms in ((wide(),), ()))
+    expected = terms_of_atoms(small().terms, atoms)
+    found, plain = (ModelRuntime(model).evaluate(atoms) for model in (small(), small(0)))
+    batch, plain_batch = (evaluate(model, [atoms], float64=True) for model in (small(), small(0)))
     assert expected.energy > SIGNAL
     for energy in (found["energy"] - plain["energy"], batch.energies[0] - plain_batch.energies[0]):
         assert energy == pytest.approx(expected.energy, rel=PARITY)
@@ -244,6 +252,96 @@ def test_every_way_to_a_model_folder_adds_the_term(tmp_path: Path, x64: None) ->
     for own in (found["stress"] - plain["stress"], batch.stresses[0] - plain_batch.stresses[0]):
         np.testing.assert_allclose(own, stress, atol=PARITY * np.abs(stress).max())
     np.testing.assert_allclose(found["energies"] - plain["energies"], expected.atom_energies, atol=1e-9)
+
+
+OUTER = {"fused": (0.0, 3.4, 6.5), "xla": (0.0, 6.5)}  # A; within the network's cutoff of 4 A, beyond it; 0: no term
+
+
+@pytest.fixture(scope="module", params=list(OUTER))
+def runtimes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[float, Runtime]:
+    """Float64 bundles by outer radius of the term."""
+    folder = tmp_path_factory.mktemp("bundles")
+    found = {}
+    for outer in OUTER[request.param]:
+        path = folder / f"{outer}.so3k"
+        export_model(small(outer), path, "float64", body=request.param, ladder=LADDER)
+        found[outer] = Runtime(path, threads=2, cache="off")
+    return found
+
+
+@pytest.mark.parametrize("make", [crystal, tiny, cluster])
+def test_bundles_add_the_same(runtimes: dict[float, Runtime], make: Callable[[], Atoms]) -> None:
+    """Energy, forces, strain, per-atom energies and virials; images where the cell is smaller than the reach."""
+    atoms = make()
+    for outer in list(runtimes)[1:]:
+        term = small(outer).terms
+        expected = terms_of_atoms(term, atoms)
+        scale, bound = np.abs(expected.forces).max(), PARITY * np.abs(expected.strain_gradient).max()
+        assert scale > SIGNAL
+        assert [runtimes[key].reach for key in (outer, 0.0)] == [max(outer, 4.0), 4.0]
+        for with_virials in (False, True):
+            found, plain = (runtimes[key].evaluate(atoms, with_virials=with_virials) for key in (outer, 0.0))
+            assert found["energy"] - plain["energy"] == pytest.approx(expected.energy, rel=PARITY)
+            np.testing.assert_allclose(found["forces"] - plain["forces"], expected.forces, atol=PARITY * scale)
+            energies = found["energies"] - plain["energies"]
+            np.testing.assert_allclose(energies, expected.atom_energies, atol=PARITY * scale)
+            np.testing.assert_allclose(plain["virial"] - found["virial"], expected.strain_gradient, atol=bound)
+        virials = found["atom_virials"] - plain["atom_virials"]
+        np.testing.assert_allclose(virials.sum(0), -expected.strain_gradient, atol=bound)
+        if make is cluster:
+            np.testing.assert_allclose(virials, virials_of_definition(wide_of(term), atoms), atol=bound)
+
+
+def wide_of(terms: Sequence[Term]) -> Zbl:
+    (term,) = terms
+    assert isinstance(term, Zbl)
+    return term
+
+
+def test_without_terms_a_bundle_is_as_before(runtimes: dict[float, Runtime]) -> None:
+    plain, found = (read_bundle(runtimes[outer].path).manifest for outer in (0.0, 6.5))
+    assert "terms" not in plain and "reach" not in plain
+    assert found.keys() - plain.keys() == {"terms", "reach"} and found["reach"] == 6.5
+    assert found["programs"].keys() - plain["programs"].keys() == {"term_zbl", "term_zbl_4"}
+    assert [entry["name"] for entry in found["terms"]] == ["zbl"]
+
+
+def test_a_dimer_is_repelled_down_to_a_third_of_an_angstrom() -> None:
+    """Where the network alone has no say, with radii as an export without settings chooses them."""
+    model = small(0)
+    distances = {"Ga-N": 1.7, "Ga-Ga": 2.7, "N-N": 2.7}
+    model = with_term(dataclasses.replace(model, training={"distances": distances}), "repulsion", {})
+    (term,) = model.terms
+    runtime = ModelRuntime(model)
+    d = np.linspace(0.3, 0.99 * term.outer_radii["N-Ga"], 30)
+    dimers = [Atoms("GaN", positions=[[0, 0, 0], [0, 0, x]]) for x in d]
+    energies = np.array([terms_of_atoms(model.terms, atoms).energy for atoms in dimers])
+    assert (np.diff(energies) < 0).all() and energies[0] > 1000
+    whole = [runtime.evaluate(atoms)["forces"][1, 2] for atoms in dimers]
+    assert (np.array(whole)[d < 0.8] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("training", "had", "given", "message"),
+    [
+        (None, False, {}, r"does not say the shortest distances .* give its outer radius \(--repulsion-outer\)"),
+        ({"Ga-N": 1.9}, False, {"outer": 1.95}, r"of N-Ga would reach to 1.95 A, but .* at 1.9 A, whose labels hold"),
+        ({"Ga-N": 1.9}, True, {}, r"has a repulsion already, which it was trained with: ZBL repulsion"),
+        ({"Ga-N": 1.9}, False, {"form": "buck"}, r"terms.repulsion.form = 'buck': known are zbl"),
+    ],
+)
+def test_terms_that_no_model_takes_at_export(training, had: bool, given: dict[str, object], message: str) -> None:
+    model = dataclasses.replace(small() if had else small(0), training=training and {"distances": training})
+    with pytest.raises((ModelError, ConfigError), match=message):
+        with_term(model, "repulsion", {"form": "zbl"} | given)
+
+
+def test_terms_at_export_take_radii_below_the_data() -> None:
+    model = dataclasses.replace(small(0), training={"distances": {"Ga-N": 1.9, "N-N": 1.2}})
+    (term,) = with_term(model, "repulsion", {"form": "zbl"}).terms
+    assert term.outer_radii == pytest.approx({"N-N": 0.9 * 1.2, "N-Ga": 0.9 * 1.9, "Ga-Ga": 2.44})
+    (term,) = with_term(dataclasses.replace(model, training=None), "repulsion", {"form": "zbl", "outer": 1.1}).terms
+    assert term.cutoff == 1.1
 
 
 def test_training_is_on_the_difference(compile_cache: None, tmp_path: Path) -> None:

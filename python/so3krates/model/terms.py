@@ -50,6 +50,11 @@ class Term(Protocol):
         """What `from_settings` makes the same term of, whatever the data: plain values for TOML and JSON."""
         ...
 
+    @property
+    def outer_radii(self) -> dict[str, float]:
+        """Where (A) the energy of each pair of elements ("Ga-N") becomes zero."""
+        ...
+
     def describe(self) -> str:
         """One line to print."""
         ...
