@@ -96,6 +96,28 @@ def test_any_damaged_file_is_told_or_harmless(
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_states_that_cannot_be_listed(two_states: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(two_states, tmp_path / "checkpoints"))
+    (folder / "20" / "_CHECKPOINT_METADATA").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"cannot be listed: .*list: move the newest of its folders out of it"):
+        load(folder)
+    (folder / "20").rename(tmp_path / "20")
+    assert load(folder)[::2] == (10, None)
+
+
+def test_want_of_memory_is_no_damage(two_states: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(two_states, tmp_path / "checkpoints"))
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_read", fail)
+        with pytest.raises(MemoryError):
+            load(folder)
+    assert load(folder)[::2] == (20, None)
+
+
 def test_damaged_folders_of_states(two_states: Path, tmp_path: Path) -> None:
     assert load(two_states) == (20, {"seconds": 30.0}, None)
     for name in ("20", "20/default", "20/default/d"):

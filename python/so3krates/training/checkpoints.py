@@ -20,6 +20,8 @@ from so3krates.files import make_folder
 
 KEPT = 2
 DIGEST = "sha256"  # among a state's notes: of its arrays
+# What orbax and its storage raise for damaged files; want of memory, say, is no damage.
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError)
 LONGEST_REASON = 200  # characters of what orbax says
 
 
@@ -40,12 +42,18 @@ class Checkpoints:
     """A folder of states by step; a state is a pytree of arrays whose structure the caller knows."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Opens a folder, which is made when missing. Raises WriteError."""
+        """Opens a folder, which is made when missing. Raises WriteError, or CheckpointError for states of no use."""
         self.folder = make_folder(folder).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
         # With its handler named, orbax does not guess from the newest state, which may be damaged, what states are.
         handler = ocp.StandardCheckpointHandler()
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
+        except DAMAGE as error:  # it looks at notes of all states, and does not say whose are damaged
+            raise CheckpointError(
+                f"{self.folder}: the states cannot be listed: {_reason(error)}: move the newest of its folders out of "
+                "it and --resume from an older state, or bring back a copy"
+            ) from error
 
     def latest(self) -> int | None:
         """Step of the newest state, or None."""
@@ -85,7 +93,7 @@ class Checkpoints:
             try:
                 with _quiet():
                     state, notes = self._read(step, like)
-            except Exception as error:
+            except DAMAGE as error:
                 damaged.append(f"step {step} ({_reason(error)})")
                 continue
             warning = None
