@@ -140,7 +140,7 @@ def write_references(folder: Path, bundles: Path, tabled: dict[str, Model], cont
     folder.mkdir()
     atoms = references.crystal(contents.cells)
     for name, model in tabled.items():
-        arrays: dict[str, Any] = references.cell_arrays(atoms, model.config.cutoff)
+        arrays: dict[str, Any] = references.cell_arrays(atoms, model.reach)
         arrays |= references.expected(atoms, bundles / "cpu" / f"{name}{REFERENCE}.so3k")
         np.savez(folder / f"{name}.npz", **arrays)
     with references.host_kernels(ROOT / "tests" / "gpu", scratch):

@@ -43,9 +43,9 @@ def crystal(cells: tuple[int, int, int]) -> Atoms:
     return atoms
 
 
-def cell_arrays(atoms: Atoms, cutoff: float) -> dict[str, np.ndarray]:
+def cell_arrays(atoms: Atoms, reach: float) -> dict[str, np.ndarray]:
     """Positions and candidate lists as the evaluator takes them, with numbers and cell to make larger ones of them."""
-    return bench.host_arrays(atoms, cutoff + SKIN) | {"numbers": atoms.numbers, "cell": atoms.cell.array}
+    return bench.host_arrays(atoms, reach + SKIN) | {"numbers": atoms.numbers, "cell": atoms.cell.array}
 
 
 def expected(atoms: Atoms, bundle: Path) -> dict[str, np.ndarray]:

@@ -142,7 +142,7 @@ def export_model(
         "elements": list(model.elements),
         "energy_shifts": [float(model.energy_shifts.get(element, 0.0)) for element in model.elements],
         "cutoff": float(model.config.cutoff),
-        **term_entries(model.terms, float(model.config.cutoff)),
+        **term_entries(model),
         "message_passing_steps": model.config.layers,
         "units": "metal",
         "precision": precision,

@@ -8,6 +8,7 @@ from typing import Any
 
 from so3krates.model.term_stages import Lists, TermArrays, add_term
 from so3krates.model.terms import Term
+from so3krates.storage import Model
 
 from .plan import VIRIAL_CHANNELS, Addition, Body, Stage, adjoint_name, tree_stage
 
@@ -25,13 +26,13 @@ def _portable(body: Body, term: Term) -> Stage:
     return tree_stage(program, function, (Lists._make(Lists._fields), into), into)
 
 
-def term_entries(terms: Sequence[Term], cutoff: float) -> dict[str, Any]:
-    """What the manifest says of terms; cutoff: of the network, A. Nothing where there are none."""
-    if not terms:
+def term_entries(model: Model) -> dict[str, Any]:
+    """What the manifest says of terms; nothing where there are none."""
+    if not model.terms:
         return {}
     entries = [
         {"name": term.name, "section": term.section, "cutoff": term.cutoff, "meaning": term.describe()}
         | term.settings()
-        for term in terms
+        for term in model.terms
     ]
-    return {"terms": entries, "reach": max(cutoff, *(term.cutoff for term in terms))}
+    return {"terms": entries, "reach": model.reach}

@@ -50,6 +50,11 @@ class Model:
     def __post_init__(self) -> None:
         require_elements(self.config, self.elements, self.energy_shifts)
 
+    @property
+    def reach(self) -> float:
+        """The largest cutoff (A) of the network and of the terms."""
+        return max(self.config.cutoff, *(term.cutoff for term in self.terms), 0.0)
+
     def save(self, folder: str | Path) -> Path:
         """Write the model to `folder`, which is made when missing; returns its path. Raises WriteError."""
         folder = Path(folder)
