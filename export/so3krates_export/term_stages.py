@@ -20,7 +20,8 @@ def term_stages(body: Body, terms: Sequence[Term]) -> list[Addition]:
 
 def _portable(body: Body, term: Term) -> Stage:
     virials = "atom_virials" if body.channels == VIRIAL_CHANNELS else None
-    into = TermArrays("energy", "strain_gradient", "atom_energies", "forces", virials)  # names in place of arrays
+    names = ("energy", "strain_gradient", "atom_energies", "forces", virials)
+    into = TermArrays._make(names)  # names in place of arrays
     function = functools.partial(add_term, term, row_block=body.row_block)
     program = adjoint_name(f"term_{term.name}", body.channels)
     return tree_stage(program, function, (Lists._make(Lists._fields), into), into)

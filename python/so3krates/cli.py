@@ -386,7 +386,7 @@ def _run_config(config: Path | None, preset: str | None, data: Path | None, sett
     if (config is None) == (preset is None):
         raise ConfigError("give either a file of settings or --preset gan")
     run = training_config.RunConfig.load(config) if config is not None else training_config.preset(preset or "")
-    content = {"terms": {}} | training_config.changeable(run)
+    content: dict[str, dict[str, Any]] = {"terms": {}} | training_config.changeable(run)
     for setting in settings:
         _set(content, setting)
     if data is not None:

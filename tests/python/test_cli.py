@@ -164,13 +164,25 @@ def test_a_setting_keeps_what_follows_from_it() -> None:
 def test_export_and_info(model_folder: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "with space" / "gan.so3k"
     bundle.parent.mkdir()
-    code, output, error = run("export", model_folder, "-o", bundle)
+    options = ("--repulsion", "zbl", "--repulsion-outer", "1.5")
+    code, output, error = run("export", model_folder, "-o", bundle, *options)
     assert code == 0, error
+    assert "Ga-N 1.05 to 1.5" in output
     assert f'pair_coeff * * "{bundle}" Ga N' in output
-    assert re.search(r"Body fused; tables of \d+ nodes change forces by \S+ eV/A", " ".join(output.split()))
+    assert re.search(
+        r"Body fused; tables of \d+ nodes( and rank \d+)? change forces by \S+ eV/A", " ".join(output.split())
+    )
     code, output, error = run("info", bundle)
     assert code == 0, error
-    for expected in ("so3krates-bundle", "float32", "Ga (energy shift -2.500000", "model.features", "training.note"):
+    for expected in (
+        "so3krates-bundle",
+        "float32",
+        "Ga (energy shift -2.500000",
+        "model.features",
+        "training.note",
+        "term zbl",
+        "reach",
+    ):
         assert expected in " ".join(output.split()), expected
     code, output, _ = run("info", model_folder)
     assert code == 0
@@ -196,7 +208,7 @@ def test_import(tmp_path: Path) -> None:
         (("train", "--preset", "gan", "--data", "absent.extxyz"), "absent.extxyz: no such file"),
         (("train", "--preset", "gan", "--set", "epochs=3"), "give section.key=value"),
         (("train", "--preset", "gan", "--set", "model.features=130"), "not divisible by heads"),
-        (("data", "{data}", "--set", "data.stress_unit=Pa"), "data.stress_unit = 'Pa': give GPa"),
+        (("data", "{data}", "--set", "data.stress_unit=psi"), "data.stress_unit = 'psi': give GPa"),
         (("data", "{data}", "--energy-key", "E"), "energy under 'E'; found"),
         (("evaluate", "absent", "{data}"), "absent: no such model folder or bundle"),
         (("export", "absent"), "absent is not a model folder"),
@@ -209,6 +221,12 @@ def test_import(tmp_path: Path) -> None:
             ("export", "{model}", "--body", "fused", "--platform", "cuda", "--tables", "off", "-o", "{out}"),
             "export with tables 'auto'",
         ),
+        (("export", "{model}", "--repulsion", "buck", "-o", "{out}"), "terms.repulsion.form = 'buck': known are zbl"),
+        (("export", "{model}", "--repulsion", "zbl", "-o", "{out}"), "give its outer radius (--repulsion-outer)"),
+        (("export", "{model}", "--repulsion-outer", "1.5", "-o", "{out}"), "give --repulsion zbl too"),
+        (("train", "--preset", "gan", "--set", "terms.charges.outer=3"), "unknown term 'charges': known are"),
+        (("train", "--preset", "gan", "--set", "terms.repulsion=1.5"), "must be a section of keys, got 1.5"),
+        (("train", "--preset", "gan", "--set", "terms.repulsion.outr=1.5"), "unknown key terms.repulsion.outr"),
         (("export", "{model}", "-o", "absent/gan.so3k"), "absent/gan.so3k: there is no folder absent"),
         (("info", "{data}"), "data.extxyz: "),
         (("info", "absent.so3k"), "absent.so3k"),

@@ -125,7 +125,7 @@ def test_units_signs_and_virials_lead_to_the_same_labels(tmp_path: Path, rng: np
     [
         ({"energy_unit": "J"}, "energy_unit = 'J': give one of eV, meV"),
         ({"forces_unit": "eV"}, "forces_unit = 'eV': give ENERGY/LENGTH"),
-        ({"stress_unit": "Pa"}, "stress_unit = 'Pa': give GPa"),
+        ({"stress_unit": "psi"}, "stress_unit = 'psi': give GPa"),
         ({"stress_sign": 0}, "stress_sign = 0"),
         ({"voigt_order": "xx yy zz xy yx xz"}, "voigt_order"),
     ],

@@ -30,7 +30,12 @@ def term_sums(
         species[[atomic_numbers[element] for element in term.elements]] = np.arange(len(term.elements))
         vectors = positions[others] - positions[centres] + shifts @ np.where(pbc[:, None], cell, 0.0)
         sums = pair_sums(term, species[numbers], centres, others, vectors)
-        total = PairSums(*(a + b for a, b in zip(total, sums, strict=True)))
+        total = PairSums(
+            total.energy + sums.energy,
+            total.atom_energies + sums.atom_energies,
+            total.forces + sums.forces,
+            total.strain_gradient + sums.strain_gradient,
+        )
     return total
 
 

@@ -154,7 +154,7 @@ def _radii(section: str, key: str, value: Radii, elements: Sequence[str]) -> dic
     if value is None:
         return {}
     given = value if isinstance(value, Mapping) else dict.fromkeys(pairs, value)
-    found = {}
+    found: dict[str, float] = {}
     for name, radius in given.items():
         turned = "-".join(reversed(str(name).split("-")))
         pair = next((pair for pair in (name, turned) if pair in pairs), None)
