@@ -26,6 +26,7 @@ from so3krates.model.config import ConfigError
 from so3krates.model.term_stages import Lists, TermArrays, add_term
 from so3krates.model.terms import Term, check_terms, energies_and_slopes, settings_of, terms_from
 from so3krates.model.zbl import COEFFICIENTS, COULOMB, DECAYS, Zbl
+from so3krates.outputs import STANDARD
 from so3krates.predictions import ModelRuntime
 from so3krates.runtime import Runtime
 from so3krates.storage import Model, ModelError, with_term
@@ -279,8 +280,8 @@ def test_bundles_add_the_same(runtimes: dict[float, Runtime], make: Callable[[],
         scale, bound = np.abs(expected.forces).max(), PARITY * np.abs(expected.strain_gradient).max()
         assert scale > SIGNAL
         assert [runtimes[key].reach for key in (outer, 0.0)] == [max(outer, 4.0), 4.0]
-        for with_virials in (False, True):
-            found, plain = (runtimes[key].evaluate(atoms, with_virials=with_virials) for key in (outer, 0.0))
+        for more in ((), ("atom_virials",)):
+            found, plain = (runtimes[key].evaluate(atoms, [*STANDARD, *more]) for key in (outer, 0.0))
             assert found["energy"] - plain["energy"] == pytest.approx(expected.energy, rel=PARITY)
             np.testing.assert_allclose(found["forces"] - plain["forces"], expected.forces, atol=PARITY * scale)
             energies = found["energies"] - plain["energies"]
