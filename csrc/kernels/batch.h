@@ -7,7 +7,7 @@
 
 namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
 
-constexpr int kBatch = 32;  // pairs; a multiple of the lanes and of a tile's rows
+constexpr int kBatch = 16;  // pairs; a multiple of the lanes
 
 template <typename Real>
 struct Batch {

@@ -4,6 +4,7 @@
 
 #include "attention.h"
 #include "edges.h"
+#include "edges_adjoint.h"
 #include "first_layer.h"
 #include "nodes.h"
 

@@ -95,12 +95,13 @@ SO3KRATES_INLINE Quad<ElementOf<V>> fold(V v) {
   }
 }
 
-// The sum of each of four quads.
-template <typename Q>
-SO3KRATES_INLINE Q sums(Q a, Q b, Q c, Q d) {
-  const Q ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const Q cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+// The sums over the lanes of each of four vectors. (Folded first: shuffles of whole vectors are many instructions.)
+template <typename V>
+SO3KRATES_INLINE Quad<ElementOf<V>> sums(V a, V b, V c, V d) {
+  const auto p = fold(a), q = fold(b), r = fold(c), s = fold(d);
+  const auto pq = __builtin_shufflevector(p, q, 0, 4, 1, 5) + __builtin_shufflevector(p, q, 2, 6, 3, 7);
+  const auto rs = __builtin_shufflevector(r, s, 0, 4, 1, 5) + __builtin_shufflevector(r, s, 2, 6, 3, 7);
+  return __builtin_shufflevector(pq, rs, 0, 1, 4, 5) + __builtin_shufflevector(pq, rs, 2, 3, 6, 7);
 }
 template <typename Q>
 SO3KRATES_INLINE auto sum(Q q) {

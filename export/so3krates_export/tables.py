@@ -111,7 +111,7 @@ def choose_tables(
 
 
 def _invariants(config: ModelConfig, params: Params, batch: Batch) -> list[np.ndarray]:
-    """What the filters' networks of the invariants are given behind the first layer: (pairs, degrees) for each layer."""
+    """What the filters' networks of the invariants are given: (pairs, degrees) of each layer behind the first."""
     found: dict[str, np.ndarray] = {}
 
     def intercept(call: Callable[..., Any], arguments: Any, keywords: Any, context: Any) -> Any:
