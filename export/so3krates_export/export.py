@@ -56,8 +56,8 @@ class Choice(NamedTuple):
         if self.tables is None:
             return words
         return (
-            f"{words}; tables of {self.tables['nodes']} nodes and filters of rank {self.tables['rank']} change forces by "
-            f"{self.tables['force_error']:.1e} eV/A, whatever the precision (body xla with tables off: not at all)"
+            f"{words}; tables of {self.tables['nodes']} nodes change forces by {self.tables['force_error']:.1e} eV/A, "
+            "whatever the precision (body xla with tables off: not at all)"
         )
 
 
