@@ -127,6 +127,17 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
         lambda m: m.update(kernel_sizes=["A 1"]),
         '"kernel_sizes" is not a list of lists of strings',
     ),
+    "guard is a list": (lambda m: m.update(guard=[]), '"guard" has not 2 x 2 distances'),
+    "guard without forces": (lambda m: m.update(guard=guard(largest_force="20")), "largest_force, positive or null"),
+    "guard of one element": (lambda m: m.update(guard=guard(distances=[[2.0]])), '"guard" has not 2 x 2 distances'),
+    "guard that is no matrix": (lambda m: m.update(guard=guard(distances=[[2.0], [1.8]])), '"guard" has not 2 x 2'),
+    "negative distance": (lambda m: m.update(guard=guard(distances=[[-2.0, 1], [1, 1]])), "positive or null"),
+    "distance zero": (lambda m: m.update(guard=guard(distances=[[0, 1], [1, 1]])), "positive or null"),
+    "lopsided distances": (lambda m: m.update(guard=guard(distances=[[2, 1.8], [None, 2]])), "the same both ways"),
+    "the guard's output": (
+        lambda m: (m.update(guard=guard()), declare(m, "close_pairs", "int32", [], "sum"), computed(m, "close_pairs")),
+        'output "close_pairs" is the guard\'s',
+    ),
     "network's cutoff": (lambda m: m["model"].update(cutoff=5.5), 'network\'s "cutoff" is 5.5, but "cutoff" is 4'),
     "network's cutoff is text": (lambda m: m["model"].update(cutoff="4"), 'network\'s "cutoff" is not a number'),
     "network's layers": (lambda m: m["model"].update(layers=3), '"layers" is 3, but "message_passing_steps" is 2'),
@@ -139,6 +150,16 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
     "other direction": (lambda m: m.update(elements=["Ga", "\u202eN"]), r'control characters in a text: "\\u202eN"'),
     "text of 5 MB": (lambda m: m.update(producer="x" * 5000000), "holds a text of 5000000 bytes, and at most 65536"),
 }
+
+
+def guard(**changes: Any) -> dict[str, Any]:
+    return {"distances": [[2.6, 1.8], [1.8, None]], "largest_force": 20.0} | changes
+
+
+def computed(manifest: Manifest, name: str) -> None:
+    """As if the first step computed it."""
+    step(manifest)["outputs"].append(name)
+    manifest["results"]["forces"][name] = 0
 
 
 def swapped(manifest: Manifest, first: int, second: int) -> None:

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -138,7 +139,7 @@ class Evaluator {
 
   void set_neighbourhood(int owned, int rows, const Integers& row_of_atom, const Integers& atom_of_row,
                          const Integers& species, const Integers& candidate_count, const Integers& candidates,
-                         const std::vector<std::tuple<int, Integers, int, int, int>>& peers) {
+                         const std::vector<std::tuple<int, Integers, int, int, int>>& peers, double skin) {
     require(atom_of_row.size() == rows && species.size() == rows, "atom_of_row and species need one entry per row");
     require(candidate_count.size() == owned, "candidate_count needs one entry per owned row");
     std::vector<const int*> lists;
@@ -163,6 +164,7 @@ class Evaluator {
       all.push_back({rank, sent.data(), static_cast<int>(sent.size()), received, sent_place, received_place});
     n.peers = all.data();
     n.peer_count = static_cast<int>(all.size());
+    n.skin = skin;
     const auto lock = turn();
     {
       const py::gil_scoped_release unlock;
@@ -183,6 +185,12 @@ class Evaluator {
       const py::gil_scoped_release unlock;
       return evaluator_.evaluate(positions.data(), python_halo.get(), outputs);
     }();
+    extrapolations_.clear();
+    const auto name_of = [this](int atom) { return evaluator_.name_of(atom); };
+    if (results.sighting != nullptr && results.sighting->has_close_pair())
+      extrapolations_.emplace_back(results.sighting->about_pair(name_of).what());
+    if (results.sighting != nullptr && results.sighting->has_large_force())
+      extrapolations_.emplace_back(results.sighting->about_force(name_of).what());
     py::dict found;
     for (const auto& [name, values] : results.values) {
       const so3krates::Output& output = bundle_.outputs.at(name);
@@ -191,6 +199,12 @@ class Evaluator {
       found[py::str(name)] = shape.empty() ? py::object(py::float_(*values)) : py::object(Doubles(shape, values));
     }
     return found;
+  }
+
+  // What of the last evaluation is beyond the training data, in words.
+  std::vector<std::string> extrapolations() {
+    const auto lock = turn();
+    return extrapolations_;
   }
 
   py::dict report() {
@@ -223,6 +237,7 @@ class Evaluator {
   Bundle bundle_;
   so3krates::Evaluator evaluator_;
   py::ssize_t owned_ = 0, atoms_ = 0;
+  std::vector<std::string> extrapolations_;
 };
 
 }  // namespace
@@ -306,21 +321,24 @@ PYBIND11_MODULE(_harness, m) {
   py::class_<Evaluator>(m, "Evaluator", "Energies and forces of a bundle; see csrc/runtime/evaluator.h.")
       .def(py::init([](const py::object& path, const std::string& device, const py::object& plugin,
                        const py::object& cache, int threads, double memory, bool preallocate, bool shifts,
-                       bool deterministic) {
+                       bool deterministic, bool guard) {
              const so3krates::EvaluatorOptions options{device,        path_of(plugin), path_of(cache), threads,
                                                        false,         memory,          preallocate,    0,
-                                                       deterministic, shifts};
+                                                       deterministic, shifts,          guard};
              return std::make_unique<Evaluator>(path_of(path), options);
            }),
            "bundle_path"_a, "device"_a = "cpu", "plugin"_a = "", "cache"_a = "", "threads"_a = 0, "memory"_a = 0.9,
-           "preallocate"_a = false, "shifts"_a = true, "deterministic"_a = true)
+           "preallocate"_a = false, "shifts"_a = true, "deterministic"_a = true, "guard"_a = true)
       .def_property_readonly("bundle", &Evaluator::bundle)
       .def(
           "set_neighbourhood", &Evaluator::set_neighbourhood, "owned"_a, "rows"_a, "row_of_atom"_a, "atom_of_row"_a,
           "species"_a, "candidate_count"_a, "candidates"_a,
           "peers"_a = std::vector<std::tuple<int, Integers, int, int, int>>(),
+          "skin"_a = std::numeric_limits<double>::infinity(),
           "Candidates are concatenated over the owned rows. A peer is (rank, rows sent, number of rows received, place "
-          "there of the sent, of the received). All arrays are copied.")
+          "there of the sent, of the received). skin: how much nearer (A) two atoms may come before there are new "
+          "lists. "
+          "All arrays are copied.")
       .def("evaluate", &Evaluator::evaluate, "positions"_a, "halo"_a = py::none(),
            "outputs"_a = std::vector<std::string>(), "device_memory"_a = false, "only_shareable"_a = false,
            "positions: [atoms, 3] A. Returns the outputs of the bundle by name, those named or the standard ones: "
@@ -328,6 +346,8 @@ PYBIND11_MODULE(_harness, m) {
            "and arrays of the system, (owned, ...) for atoms. halo(sent, received) carries messages (rank, uint8 "
            "array), from and to the memory of the device where device_memory says that it takes that, of a GPU "
            "only if other processes can open it, where only_shareable says so.")
+      .def("extrapolations", &Evaluator::extrapolations,
+           "What of the last evaluation is beyond the training data (csrc/runtime/guard.h), in words.")
       .def("report", &Evaluator::report);
 
   bind_pjrt(m);

@@ -188,6 +188,7 @@ EXPORT Running* so3k_start(const char* bundle, const char* device, const char* p
     options.threads = threads;
     options.memory = memory;
     options.shifts = false;
+    options.guard = false;
     return new Running(bundle, options);
   });
 }

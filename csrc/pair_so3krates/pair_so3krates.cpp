@@ -52,7 +52,7 @@ void check_letters(const std::string& text) {
 
 }  // namespace
 
-PairSo3krates::PairSo3krates(LAMMPS* lmp) : Pair(lmp), outputs_(lmp) {
+PairSo3krates::PairSo3krates(LAMMPS* lmp) : Pair(lmp), outputs_(lmp), guard_(lmp) {
   single_enable = 0;  // the energy is no sum over pairs
   restartinfo = 0;
   one_coeff = 1;
@@ -82,9 +82,10 @@ void PairSo3krates::settings(int narg, char** arg) {
 void PairSo3krates::read_options(int narg, char** arg) {
   const char* known =
       "device cpu|cuda[:INDEX], gpu/aware auto|yes|no, threads N, memory SHARE, preallocate yes|no, "
-      "deterministic yes|no, cache DIR|off, plugin PATH, shifts yes|no, verbose yes|no";
+      "deterministic yes|no, cache DIR|off, plugin PATH, shifts yes|no, guard off|warn|stop, verbose yes|no";
   options_ = {};
   gpu_aware_.reset();
+  guard_.choose("warn");
   verbose_ = false;
   for (int i = 0; i < narg; i += 2) {
     const std::string key = arg[i];
@@ -109,6 +110,10 @@ void PairSo3krates::read_options(int narg, char** arg) {
       options_.plugin = value;
     else if (key == "shifts")
       options_.shifts = utils::logical(FLERR, value, false, lmp) != 0;
+    else if (key == "guard" && !guard_.choose(value))
+      error->all(FLERR, "pair_style so3krates: guard {}: write off, warn or stop", value);
+    else if (key == "guard")
+      options_.guard = guard_.is_on();
     else if (key == "verbose")
       verbose_ = utils::logical(FLERR, value, false, lmp) != 0;
     else
@@ -184,6 +189,7 @@ void PairSo3krates::init_style() {
     error->all(FLERR, "pair_style so3krates: the deck has units {} but {} is in units {}. Write: units {}",
                update->unit_style, file_, bundle_->units, bundle_->units);
   reported(lmp, [&] {
+    guard_.begin_run();
     check_deck();
     neighbor->add_request(this, NeighConst::REQ_FULL);
     if (!evaluator_) open_evaluator();
@@ -260,6 +266,7 @@ void PairSo3krates::evaluate() {
   }();
   tally(results);
   outputs_.keep(results, atom_of_row_, owned_);
+  guard_.look(results.sighting, [this](int i) { return name_of(i); });
   log_report(evaluator_->report());
 }
 
@@ -385,6 +392,7 @@ void PairSo3krates::set_neighbourhood() {
   neighbourhood.species = species_.data();
   neighbourhood.candidate_count = candidate_count_.data();
   neighbourhood.candidates = candidates_.data();
+  neighbourhood.skin = neighbor->skin;
   if (exchange_) {
     neighbourhood.peers = exchange_->peers().data();
     neighbourhood.peer_count = static_cast<int>(exchange_->peers().size());

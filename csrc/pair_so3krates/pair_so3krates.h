@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "evaluator.h"
+#include "pair_guard.h"
 #include "pair_outputs.h"
 
 namespace so3krates::ranks {
@@ -67,6 +68,7 @@ class PairSo3krates : public Pair {
   std::unique_ptr<so3krates::ranks::Exchange> exchange_;  // where there are other ranks
   std::unique_ptr<so3krates::Evaluator> evaluator_;
   so3krates::deck::PairOutputs outputs_;
+  so3krates::deck::PairGuard guard_;
   std::vector<int> element_of_type_;  // index into Bundle::elements, -1 for NULL; from 1
 
   // Row r of the evaluator is the r-th atom of LAMMPS' list that is counted; then come atoms of other ranks, each once,

@@ -33,6 +33,10 @@ void PairSo3krates::log_potential() const {
                  "steps\n{}  precision   {}\n  device      {}\n",
                  bundle_->path, bundle_->producer, types, bundle_->cutoff, bundle_->message_passing_steps, terms,
                  bundle_->precision, evaluator_->report().platform);
+  std::vector<bool> elements(bundle_->elements.size(), false);
+  for (const int element : element_of_type_)
+    if (element >= 0) elements[element] = true;
+  utils::logmesg(lmp, "  guard       {}\n", guard_.description(*bundle_, elements));
   if (nextra > 0) utils::logmesg(lmp, "  compute pair {}\n", outputs_.system_names());
   const std::string& note = evaluator_->report().body_note;
   if (!note.empty()) utils::logmesg(lmp, "So3krates: {}\n", note);

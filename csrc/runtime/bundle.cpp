@@ -422,6 +422,7 @@ Bundle Bundle::parse(std::vector<std::uint8_t> bytes, const std::string& name) {
     read_schedules(manifest, bundle);
     check_sources(manifest, bundle);
     read_outputs(manifest, bundle);
+    read_guard(manifest, bundle);
   } catch (const Error& error) {
     throw Error(name + ": " + error.what());
   } catch (const Json::exception& error) {

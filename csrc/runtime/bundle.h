@@ -55,7 +55,14 @@ struct Output {
   std::vector<std::int64_t> shape;  // of the system, or of an atom
   std::int64_t width = 1;           // entries of that shape
   Ranks ranks = Ranks::none;
-  std::string problem;  // why this version cannot give it; empty: it can
+  std::string problem;   // why this version cannot give it; empty: it can
+  bool by_host = false;  // no program computes it, but the evaluator
+};
+
+// What the training data had at most: beyond it a potential extrapolates.
+struct Limits {
+  std::vector<double> distances;  // A, [elements][elements] shortest of such a pair, 0: they were never near; or none
+  double largest_force = 0.0;     // eV/A; 0: not known
 };
 
 // Programs that move rows of refreshed arrays between a device and the host, `rows` at a time.
@@ -87,6 +94,7 @@ struct Bundle {
   std::map<std::string, std::vector<Step>> schedules;
   Moves moves;
   std::map<std::string, Output> outputs;
+  Limits limits;
 
   std::vector<std::int64_t> shape_of(const BufferSpec& buffer, const Rung& rung) const;
 

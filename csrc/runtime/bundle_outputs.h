@@ -10,4 +10,7 @@ namespace so3krates {
 // Throws Error, without the file's name.
 void read_outputs(const json::Json& manifest, Bundle& bundle);
 
+// The limits of the training data, and the outputs that they make possible. Throws as above.
+void read_guard(const json::Json& manifest, Bundle& bundle);
+
 }  // namespace so3krates

@@ -122,9 +122,11 @@ std::size_t padded(std::size_t bytes) {
 Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorOptions& options)
     : bundle_(bundle),
       has_shifts_(options.shifts),
+      has_guard_(options.guard && !bundle.limits.distances.empty()),
       cache_(options.cache),
       client_(open_device(bundle, options, device_index_)),
-      rung_(bundle.ladder.size()) {
+      rung_(bundle.ladder.size()),
+      guard_(bundle) {
   report_.platform = client_->platform() + ": " + client_->device_kind();
   if (client_->platform() == "cpu") {
     const Cores cores = cores_of_process();
@@ -207,6 +209,7 @@ void Evaluator::Implementation::set_neighbourhood(const Neighbourhood& n) {
   owned_ = n.owned;
   rows_ = n.rows;
   atoms_ = n.atoms;
+  skin_ = n.skin;
   if (rung == rung_) {
     pack(n);
   } else {
@@ -254,6 +257,7 @@ Neighbourhood Evaluator::Implementation::packed(std::vector<const int*>& lists) 
   n.candidates = lists.data();
   n.peers = peers_.data();
   n.peer_count = static_cast<int>(peers_.size());
+  n.skin = skin_;
   return n;
 }
 
@@ -377,12 +381,15 @@ const Results& Evaluator::Implementation::evaluate(const double* positions, Halo
   Selection& selection = this->selection(outputs);
   results_ = Results();
   check_structure(positions);
+  sighting_ = {};
   try {
     send("positions", positions, 3 * static_cast<std::size_t>(atoms_));
     while (!run(selection.steps, halo)) {
       climb(neighbours_needed());
       send("positions", positions, 3 * static_cast<std::size_t>(atoms_));
     }
+    // While a device computes.
+    if (selection.with_guard) sighting_ = guard_.look(positions);
     collect(selection);
   } catch (...) {
     forget_computed();
@@ -414,6 +421,9 @@ const Results& Evaluator::evaluate(const double* positions, Halo* halo, const st
 }
 const std::map<std::string, Output>& Evaluator::outputs() const {
   return implementation_->outputs();
+}
+std::string Evaluator::name_of(int atom) const {
+  return implementation_->name_of(atom);
 }
 const Report& Evaluator::report() const {
   return implementation_->report();

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstddef>
+#include <limits>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -34,6 +35,7 @@ struct EvaluatorOptions {
   int local_rank = 0;         // of this process among those of its machine: "cuda" gives each the next GPU in turn
   bool deterministic = true;  // on a GPU, results equal to the bit in every run; else XLA times kernels first
   bool shifts = true;         // whether energies hold the bundle's energy shifts
+  bool guard = true;          // whether every evaluation looks how far it is from the training data
 };
 
 // Another rank, and the rows that the two exchange.
@@ -60,6 +62,8 @@ struct Neighbourhood {
       nullptr;                  // [owned][candidate_count] atoms within reach + skin, both directions of each pair
   const Peer* peers = nullptr;  // [peer_count] ranks that this one sends rows to or has rows of
   int peer_count = 0;
+  // A, how much nearer two atoms may come before there are new lists; infinite: not known.
+  double skin = std::numeric_limits<double>::infinity();
 };
 
 // Bytes to or from another rank.
@@ -82,6 +86,22 @@ class Halo {
   virtual bool takes_only_shareable() const { return false; }
 };
 
+// The pair and the force of an evaluation that are farthest from the training data (guard.h), on this rank.
+struct Sighting {
+  double closest_ratio = 1.0;                  // of a distance to the shortest in the data; 1: none is shorter
+  double close_pairs = 0.0;                    // below the margin; half of those whose other atom is no row of its own
+  int first = -1, second = -1;                 // atoms of the closest pair, -1: none is shorter
+  double distance = 0.0, seen_distance = 0.0;  // A, its own and that of the data
+  double force = 0.0, seen_force = 0.0;        // eV/A, the largest, where forces are computed, and that of the data
+  int force_atom = -1;                         // where it is beyond the margin
+
+  bool has_close_pair() const;
+  bool has_large_force() const;
+  // What to say of them, where there are.
+  StructureError about_pair(const StructureError::NameOf& name_of) const;
+  StructureError about_force(const StructureError::NameOf& name_of) const;
+};
+
 // What was asked for; the rest is zero or null. Pointers stay valid until the next call of evaluate or
 // set_neighbourhood.
 struct Results {
@@ -97,6 +117,7 @@ struct Results {
   const double* find(const std::string& name) const;
 
   std::vector<std::pair<std::string, const double*>> values;  // where `find` looks
+  const Sighting* sighting = nullptr;                         // null: nobody looks, or the bundle has no limits
 };
 
 // What the evaluator holds and has done, for logs.
@@ -141,6 +162,8 @@ class Evaluator {
   const Results& evaluate(const double* positions, Halo* halo = nullptr, const std::vector<std::string>& outputs = {});
   // What can be asked for, but for those with a problem, which say it where they are asked for.
   const std::map<std::string, Output>& outputs() const;
+  // As atoms of positions are called in messages.
+  std::string name_of(int atom) const;
   const Report& report() const;
 
  private:

@@ -17,6 +17,10 @@ std::string Evaluator::Implementation::name_of(int atom) const {
 void Evaluator::Implementation::check_structure(const double* positions) {
   const auto name = [this](int atom) { return name_of(atom); };
   check_positions(positions, atoms_, static_cast<const int*>(input_memory_.at("row_of_atom").get()), name);
+  if (lists_are_new_ && !bundle_.limits.distances.empty()) {
+    std::vector<const int*> lists;
+    guard_.keep_pairs(positions, packed(lists));
+  }
   if (lists_are_new_)
     check_all_distances(positions);
   else
@@ -43,6 +47,8 @@ void Evaluator::Implementation::check_computed(const double* positions) {
     check_all_distances(positions);
     throw;
   }
+  if (results_.sighting != nullptr && results_.forces != nullptr)
+    guard_.look_at_forces(sighting_, largest, results_.forces, atom_of_row, owned_);
   if (largest > kSuspectForce * kSuspectForce) check_all_distances(positions);
 }
 

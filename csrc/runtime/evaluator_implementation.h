@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "evaluator.h"
+#include "guard.h"
 #include "host_memory.h"
 #include "pjrt.h"
 #include "program_cache.h"
@@ -47,7 +48,7 @@ struct Staging {
 struct Wanted {
   std::string name;
   const Output* output;
-  DType dtype;
+  DType dtype;                 // of the device's array
   std::vector<char> raw;       // of another dtype than float64
   std::vector<double> values;  // [owned][width], or [width]
 };
@@ -55,6 +56,7 @@ struct Wanted {
 // A request: the steps that it needs, in their order, and its outputs.
 struct Selection {
   std::vector<const Step*> steps;
+  bool with_guard = false;
   std::vector<Wanted> wanted;
 };
 
@@ -67,6 +69,7 @@ class Evaluator::Implementation {
   void set_neighbourhood(const Neighbourhood& neighbourhood);
   const Results& evaluate(const double* positions, Halo* halo, const std::vector<std::string>& outputs);
   const std::map<std::string, Output>& outputs() const { return bundle_.outputs; }
+  std::string name_of(int atom) const;
   const Report& report() const { return report_; }
 
  private:
@@ -83,7 +86,6 @@ class Evaluator::Implementation {
   void pack(const Neighbourhood& neighbourhood);
   Neighbourhood packed(std::vector<const int*>& lists) const;
   void climb(int neighbours);
-  std::string name_of(int atom) const;
   void check_all_distances(const double* positions);
   void check_structure(const double* positions);
   void check_computed(const double* positions);
@@ -112,11 +114,11 @@ class Evaluator::Implementation {
   const std::vector<Step>& schedule_of(const std::vector<std::string>& names) const;
   void collect(Selection& selection);
   void add_shifts(std::vector<Wanted>& wanted) const;
-  void show(const std::vector<Wanted>& wanted);
+  void show(Selection& selection);
   void forget_computed();
 
   const Bundle bundle_;
-  const bool has_shifts_;
+  const bool has_shifts_, has_guard_;
   int device_index_ = 0;
   std::string body_;            // what the names of its schedules begin with
   std::set<std::string> used_;  // weights and buffers that they name
@@ -145,12 +147,15 @@ class Evaluator::Implementation {
   bool lists_are_new_ = false;  // no evaluation has used them
   AtomPairs near_pairs_;        // when they were new
   int owned_ = 0, rows_ = 0, atoms_ = 0;
+  double skin_ = 0.0;
   Rung demand_{0, 0, 0, 0};
   std::int64_t candidates_ = 0;  // that the present lists need; demand_ remembers larger ones
   std::size_t rung_;             // the ladder's length: none yet
 
   std::map<std::vector<std::string>, Selection> selections_;  // by request
   Results results_;
+  Guard guard_;
+  Sighting sighting_;
 };
 
 }  // namespace so3krates

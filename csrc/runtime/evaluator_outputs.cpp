@@ -131,10 +131,16 @@ Selection& Evaluator::Implementation::selection(const std::vector<std::string>& 
   const auto known = selections_.find(outputs);
   if (known != selections_.end()) return known->second;
   const std::vector<std::string> names = names_of(outputs);
+  std::vector<std::string> computed;
   Selection made;
-  made.steps = steps_of(schedule_of(names), names);
-  for (const std::string& name : names)
-    made.wanted.push_back({name, &bundle_.outputs.at(name), bundle_.buffers.at(name).dtype, {}, {}});
+  made.with_guard = has_guard_;
+  for (const std::string& name : names) {
+    const Output& output = bundle_.outputs.at(name);
+    made.with_guard = made.with_guard || output.by_host;
+    if (!output.by_host) computed.push_back(name);
+    made.wanted.push_back({name, &output, output.by_host ? DType::f64 : bundle_.buffers.at(name).dtype, {}, {}});
+  }
+  made.steps = steps_of(schedule_of(computed), computed);
   return selections_.emplace(outputs, std::move(made)).first->second;
 }
 
@@ -148,16 +154,18 @@ void Evaluator::Implementation::collect(Selection& selection) {
   if (owned_ == 0) {
     for (Wanted& wanted : selection.wanted)
       std::fill(wanted.values.begin(), wanted.values.end(), neutral(wanted.output->ranks));
-    show(selection.wanted);
+    show(selection);
     return;
   }
   {
     const Stopwatch watch(report_.program_seconds), waiting(report_.wait_seconds);
-    for (const Wanted& wanted : selection.wanted) buffer(wanted.name).wait();
+    for (const Wanted& wanted : selection.wanted)
+      if (!wanted.output->by_host) buffer(wanted.name).wait();
   }
   const Stopwatch watch(report_.result_seconds);
   std::vector<pjrt::Pending> downloads;
   for (Wanted& wanted : selection.wanted) {
+    if (wanted.output->by_host) continue;
     const bool is_double = wanted.dtype == DType::f64;
     void* to = is_double ? static_cast<void*>(wanted.values.data()) : wanted.raw.data();
     downloads.push_back(buffer(wanted.name).start_download(to, wanted.values.size() * size_of(wanted.dtype)));
@@ -168,7 +176,7 @@ void Evaluator::Implementation::collect(Selection& selection) {
     if (wanted.dtype == DType::i32) widen<std::int32_t>(wanted.raw, wanted.values);
   }
   if (has_shifts_) add_shifts(selection.wanted);
-  show(selection.wanted);
+  show(selection);
 }
 
 void Evaluator::Implementation::add_shifts(std::vector<Wanted>& wanted) const {
@@ -185,8 +193,13 @@ void Evaluator::Implementation::add_shifts(std::vector<Wanted>& wanted) const {
 }
 
 // In `results_`.
-void Evaluator::Implementation::show(const std::vector<Wanted>& wanted) {
-  for (const Wanted& one : wanted) results_.values.emplace_back(one.name, one.values.data());
+void Evaluator::Implementation::show(Selection& selection) {
+  for (Wanted& one : selection.wanted) {
+    if (one.name == kClosePairs) one.values[0] = sighting_.close_pairs;
+    if (one.name == kClosestRatio) one.values[0] = sighting_.closest_ratio;
+    results_.values.emplace_back(one.name, one.values.data());
+  }
+  if (selection.with_guard) results_.sighting = &sighting_;
   results_.atom_energies = results_.find("atom_energies");
   results_.forces = results_.find("forces");
   results_.atom_virials = results_.find("atom_virials");

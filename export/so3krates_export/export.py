@@ -24,6 +24,7 @@ from .cuda import check_cuda, kernel_shared_bytes, kernel_sizes
 from .cuda_body import CudaBody
 from .fused import KERNEL_VERSION, FusedError, check_fused, fused_weights
 from .fused_body import FusedBody
+from .guard import guard_entry
 from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
 from .manifest import printable, results_of, with_sources
@@ -151,6 +152,7 @@ def export_model(
         "tables": record,
         "stablehlo_version": STABLEHLO_VERSION,
         "training": printable(model.training),
+        **guard_entry(model),
         "ladder": [rung._asdict() for rung in ladder],
         "buffers": {name: {**array._asdict(), "shape": list(array.shape)} for name, array in arrays.items()},
         "programs": programs,

@@ -1,5 +1,6 @@
 """ASE calculator on a bundle, or on a model folder."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,12 +9,14 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from ._harness import StructureError
 from .hints import command
 from .runtime import Runtime, Turns
 
 if TYPE_CHECKING:
     from .predictions import ModelRuntime
 
+GUARDS = ("off", "warn", "stop")
 ASE_OPTIONS = {"atoms", "directory", "label"}  # that ASE's calculators take
 
 
@@ -40,21 +43,27 @@ class So3kratesCalculator(Calculator):
         cache: str = "",
         skin: float = 0.5,
         outputs: Sequence[str] = (),
+        guard: str = "warn",
         **options: Any,
     ) -> None:
         """The arguments of `Runtime`, or a model folder, which takes none of them; `options` go to ASE's `Calculator`.
 
         outputs: names of what `results` hold besides the standard outputs.
+        guard: what is done where atoms of a bundle are nearer, or forces larger, than in its training data: "warn",
+        once by Python's `warnings`; "stop", a StructureError; "off", nothing.
 
         Raises what `Runtime` raises, TypeError for unknown options, ModelError for a folder without model, ValueError
-        for a device with a folder and for unknown outputs.
+        for a device with a folder, for unknown outputs and for another guard.
         """
         unknown = sorted(options.keys() - ASE_OPTIONS)
         if unknown:
             raise TypeError(
-                f"unknown option {unknown[0]}: known are device, threads, plugin, cache, skin, outputs and ASE's "
-                + ", ".join(sorted(ASE_OPTIONS))
+                f"unknown option {unknown[0]}: known are device, threads, plugin, cache, skin, outputs, guard "
+                "and ASE's " + ", ".join(sorted(ASE_OPTIONS))
             )
+        if guard not in GUARDS:
+            raise ValueError(f"guard is {guard!r}: give one of {', '.join(GUARDS)}")
+        self._guard, self._has_warned = guard, False
         self._turns = Turns()
         super().__init__(**options)
         self.runtime: Runtime | ModelRuntime = (
@@ -76,6 +85,20 @@ class So3kratesCalculator(Calculator):
         from . import predictions
 
         return predictions.ModelRuntime(bundle)
+
+    def _look(self) -> None:
+        """Says what of the structure is beyond the training data."""
+        if self._guard == "off" or (self._guard == "warn" and self._has_warned):
+            return
+        found = self.runtime.extrapolations()
+        if not found:
+            return
+        text = f"{self.runtime.path}: {'; '.join(found)}. "
+        advice = "use a smaller timestep, look at the structure, or train on such structures"
+        if self._guard == "stop":
+            raise StructureError(f'{text}To go on regardless: guard="warn"; else {advice}')
+        self._has_warned = True
+        warnings.warn(f'{text}Said once; to end there: guard="stop"; if it is not meant so, {advice}', stacklevel=2)
 
     def forget_structure(self) -> None:
         """Finds the neighbours of the next structure anew, so that its results depend on it alone."""
@@ -105,6 +128,7 @@ class So3kratesCalculator(Calculator):
             further = [name for name in properties if name in self.runtime.outputs and name not in standard]
             names = [name for name in dict.fromkeys([*standard, *self._outputs, *further]) if name not in known]
             found = self.runtime.evaluate(self.atoms, names)
+            self._look()
             if "stress" in found:
                 found["stress"] = full_3x3_to_voigt_6_stress(found["stress"])
             self.results = known | found

@@ -47,6 +47,10 @@ class ModelRuntime:
     def forget_structure(self) -> None:
         """Nothing is kept from one structure to the next."""
 
+    def extrapolations(self) -> list[str]:
+        """As `Runtime.extrapolations`: a model folder is not looked at."""
+        return []
+
     def require(self, outputs: Sequence[str]) -> list[str]:
         """These outputs, or all. Raises ValueError where one is unknown."""
         advice = f"; others are given by a bundle: {command('so3krates', 'export', self.path or 'MODEL')}"

@@ -150,6 +150,14 @@ class Runtime:
         with self._turns:
             return self._evaluator.report()
 
+    def extrapolations(self) -> list[str]:
+        """What of the last evaluation is beyond the training data, in words: the nearest pair, the largest force.
+
+        Nothing where all is within the margins, and where the bundle does not know its training data.
+        """
+        with self._turns:
+            return self._evaluator.extrapolations()
+
     def require(self, outputs: Sequence[str]) -> list[str]:
         """These outputs, or the standard ones. Raises ValueError where one is unknown or cannot be given."""
         for name in outputs:
@@ -209,6 +217,7 @@ class Runtime:
             species=species,
             candidate_count=np.bincount(centres, minlength=rows),
             candidates=others,
+            skin=self._skin,
         )
         return _Lists(
             numbers=atoms.numbers.copy(),

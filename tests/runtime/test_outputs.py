@@ -1,14 +1,21 @@
 """Outputs by name: what is asked for is given, and what only others need is not run."""
 
+import dataclasses
+import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from extra_outputs import EXTRA, NEWER, write_extra_bundle
-from so3krates._harness import Error, Evaluator
+from so3krates._harness import Error, Evaluator, StructureError
 from so3krates.calculator import So3kratesCalculator
 from so3krates.outputs import STANDARD
 from so3krates.runtime import Runtime
+from so3krates.storage import Model
+from so3krates_export.guard import guard_entry
+from toy_bundle import write_toy_bundle
 from toy_systems import SAME, SIGNAL, gan, lists
 
 STANDARD_NAMES = ["atom_energies", "energy", "forces", "strain_gradient"]
@@ -130,6 +137,64 @@ def test_the_calculator_gives_further_outputs_by_name(path: Path) -> None:
     assert atoms.calc.results["most"] == atoms.calc.results["coordination"].max() > 2
     with pytest.raises(ValueError, match="has no output 'charges'"):
         So3kratesCalculator(path, threads=1, cache="off", outputs=["charges"])
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    guard = {"distances": [[2.6, 1.8], [1.8, None]], "largest_force": 20.0}
+    return write_toy_bundle(tmp_path_factory.mktemp("guarded") / "toy.so3k", guard=guard)
+
+
+def test_the_guard_of_the_calculator(guarded: Path) -> None:
+    near = gan()
+    near.set_cell(near.cell.array * 0.8, scale_atoms=True)
+    words = r"atom \d \(\w+\) and atom \d \(\w+\) are [\d.]+ A apart, nearer than 0.9 of the 1.8 A"
+    calculator = So3kratesCalculator(guarded, threads=1, cache="off")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for atoms in (gan(), near, gan(), near):
+            atoms.calc = calculator
+            atoms.get_forces()
+    (warning,) = said  # once
+    assert re.search(words, str(warning.message)) and 'guard="stop"' in str(warning.message)
+    assert calculator.get_property("close_pairs", near) > 0 and calculator.get_property("closest_ratio", near) < 0.9
+    assert calculator.get_property("close_pairs", gan()) == 0
+
+    near.calc = So3kratesCalculator(guarded, threads=1, cache="off", guard="stop")
+    with pytest.raises(StructureError, match=words):
+        near.get_forces()
+    near.calc = So3kratesCalculator(guarded, threads=1, cache="off", guard="off")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.abs(near.get_forces()).max() > SIGNAL
+    with pytest.raises(ValueError, match="guard is 'maybe': give one of off, warn, stop"):
+        So3kratesCalculator(guarded, guard="maybe")
+
+
+def test_the_guard_of_moving_atoms(guarded: Path) -> None:
+    """With lists that hold for a skin, what fresh lists find."""
+    runtime, atoms = Runtime(guarded, threads=1, cache="off", skin=0.8), gan((2, 2, 1))
+    rng = np.random.default_rng(0)
+    ratios = []
+    for _ in range(12):
+        atoms.positions += rng.normal(0, 0.04, atoms.positions.shape)
+        found = runtime.evaluate(atoms, ["closest_ratio", "close_pairs"])
+        fresh = Runtime(guarded, threads=1, cache="off", skin=0.0).evaluate(atoms, ["closest_ratio", "close_pairs"])
+        assert found == fresh
+        ratios.append(found["closest_ratio"])
+    assert len(set(ratios)) > 6 and min(ratios) < 1.0
+    assert runtime.report()["programs_compiled"] <= 2  # of neighbours alone, on its rungs
+
+
+def test_what_a_model_knows_of_its_training_goes_into_the_bundle(small_model_folder: Path) -> None:
+    model = Model.load(small_model_folder)
+    assert model.elements == ("N", "Ga")
+    training: dict[str, Any] = {"distances": {"Ga-Ga": 2.7, "Ga-N": 1.85}, "largest_force": 12.5}
+    entry = guard_entry(dataclasses.replace(model, training=training))
+    assert entry == {"guard": {"distances": [[None, 1.85], [1.85, 2.7]], "largest_force": 12.5}}
+    del training["largest_force"]
+    assert guard_entry(dataclasses.replace(model, training=training))["guard"]["largest_force"] is None
+    assert guard_entry(dataclasses.replace(model, training={"best_step": 7})) == {}
 
 
 def test_a_model_folder_has_the_outputs_of_all_potentials(small_model_folder: Path) -> None:

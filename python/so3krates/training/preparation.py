@@ -70,6 +70,15 @@ def distances_in(graphs: Sequence[FrameGraph]) -> dict[str, float]:
     return graphs.distances if isinstance(graphs, StoredGraphs) else shortest_distances(graphs)
 
 
+def largest_force_in(graphs: Sequence[FrameGraph]) -> float | None:
+    """The largest force on an atom among the labels (eV/A); None where there is no label."""
+    largest = 0.0
+    for _, forces, _ in labels_of(graphs):
+        squares = np.square(forces).sum(axis=1)
+        largest = max(largest, float(squares[np.isfinite(squares)].max(initial=0.0)))
+    return float(np.sqrt(largest)) or None
+
+
 def differences(graphs: Sequence[FrameGraph], terms: Sequence[Term]) -> Sequence[FrameGraph]:
     """Graphs whose labels have what the terms give taken off: the network learns the rest."""
     if not terms:

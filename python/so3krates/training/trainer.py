@@ -33,6 +33,7 @@ from .preparation import (
     distances_in,
     fingerprint,
     graphs_of,
+    largest_force_in,
     require_labels,
     require_parts,
     shifts_of,
@@ -135,6 +136,7 @@ class _Run:
         cutoff = config.model.cutoff
         whole = graphs_of(frames_train, cutoff, self.shifts, "training data")
         self.distances = distances_in(whole)
+        self.largest_force = largest_force_in(whole)
         self.terms = terms_from(config.terms, self.elements, self.distances)
         self.graphs = differences(whole, self.terms)
         whole = graphs_of(frames_valid, cutoff, self.shifts, "validation data")
@@ -221,6 +223,7 @@ class _Run:
                 "settings": without_folders(self.config.to_dict()),
                 "frames": {"train": len(self.graphs), "valid": len(self.valid_graphs)},
                 "distances": self.distances,
+                "largest_force": self.largest_force,
                 "best_step": self.best.step,
                 "best_loss": self.best.loss if math.isfinite(self.best.loss) else None,
             },

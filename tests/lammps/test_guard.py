@@ -1,0 +1,175 @@
+"""`guard`: pairs nearer and forces larger than in the training data are said, or end the run."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.neighborlist import neighbor_list
+from decks import Bench, lammps_instance
+from so3krates.lammps import run_deck
+from so3krates.lammps.thermo import read_log
+from structures import structure
+from toy_bundle import write_toy_bundle
+
+SEEN = {"Ga-Ga": 2.6, "Ga-N": 1.8}  # A; N-N never
+LARGEST_FORCE = 20.0  # eV/A
+MARGIN, FORCE_MARGIN = 0.9, 1.5
+SAME = 1e-5  # of a ratio; its margins are kept in float32
+WARNING = r"WARNING: pair_style so3krates: step (\d+): "
+PAIR = WARNING + r"atom (\d+) \((\w+), type \d\) and atom (\d+) \((\w+), type \d\) are ([\d.]+) A apart"
+FORCE = WARNING + r"the force on atom (\d+) \((\w+), type \d\) is ([\d.e+]+) eV/A, more than 1.5 times the 20 eV/A"
+THERMO = "compute p all pair so3krates\nthermo_style custom step pe c_p[1] c_p[2]\nthermo_modify format float %.17g\n"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    guard = {"distances": [[SEEN["Ga-Ga"], SEEN["Ga-N"]], [SEEN["Ga-N"], None]], "largest_force": LARGEST_FORCE}
+    return write_toy_bundle(tmp_path_factory.mktemp("guarded") / "toy.so3k", guard=guard)
+
+
+@pytest.fixture
+def bench(guarded: Path, program_cache: Path, tmp_path: Path) -> Bench:
+    return Bench(guarded, program_cache, tmp_path)
+
+
+def crystal(gan_cell: Atoms, factor: float = 1.0) -> Atoms:
+    atoms = structure("crystal", gan_cell)
+    atoms.set_cell(atoms.cell.array * factor, scale_atoms=True)
+    return atoms
+
+
+def deck_with(bench: Bench, atoms: Atoms, options: str, run: str = "run 0\n") -> str:
+    return bench.deck(atoms).replace("threads 1", f"threads 1 {options}") + run
+
+
+def nearest(atoms: Atoms) -> tuple[float, int, set[int], float]:
+    """Smallest ratio, pairs below the margin, tags of the nearest pair, its distance."""
+    i, j, distances = neighbor_list("ijd", atoms, 3.0)
+    kinds = ["-".join(sorted((atoms.symbols[a], atoms.symbols[b]))) for a, b in zip(i, j, strict=True)]
+    ratios = distances / np.array([SEEN.get(kind, 0.1) for kind in kinds])
+    k = int(ratios.argmin())
+    return min(ratios[k], 1.0), int((ratios < MARGIN).sum()) // 2, {int(i[k]) + 1, int(j[k]) + 1}, distances[k]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_compressed_cell_is_said_once_in_a_run(bench: Bench, gan_cell: Atoms, ranks: int) -> None:
+    atoms = crystal(gan_cell, 0.85)
+    ratio, count, tags, distance = nearest(atoms)
+    assert ratio < MARGIN and count > 3
+    run = THERMO + "run 0\nfix 1 all nve\nrun 3\n"
+    log = run_deck(deck_with(bench, atoms, "", run), bench.folder, ranks=ranks)
+    found = re.findall(PAIR, log)
+    assert [f[0] for f in found] == ["0", "0"]  # one for each run
+    assert {int(found[0][1]), int(found[0][3])} == tags and {found[0][2], found[0][4]} == {"Ga", "N"}
+    assert float(found[0][5]) == pytest.approx(distance, rel=1e-3)
+    assert "nearer than 0.9 of the 1.8 A that such pairs have at least in the training data" in log
+    columns = read_log(bench.folder / "log.lammps")[0]
+    assert columns["c_p[1]"][0] == count and columns["c_p[2]"][0] == pytest.approx(ratio, rel=SAME)
+
+
+def test_a_normal_run_is_not_warned_of(bench: Bench, gan_cell: Atoms) -> None:
+    run = THERMO + "velocity all create 300 7 loop geom\nfix 1 all nve\nrun 20\n"
+    log = run_deck(deck_with(bench, crystal(gan_cell), "", run), bench.folder)
+    assert "training data," not in log and "WARNING: pair_style so3krates" not in log
+    assert (
+        "  guard       warns of pairs below Ga-Ga 2.34 A, Ga-N 1.62 A, forces above 30 eV/A; not of N-N, which" in log
+    )
+    columns = read_log(bench.folder / "log.lammps")[0]
+    assert len(columns["Step"]) == 21 and set(columns["c_p[1]"]) == {0.0} and min(columns["c_p[2]"]) > MARGIN
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_closest_pair_of_moving_atoms(bench: Bench, gan_cell: Atoms, ranks: int) -> None:
+    """Between builds of the lists too: the last frame, looked at anew, has the same."""
+    atoms = crystal(gan_cell, 0.9)
+    run = THERMO + "neighbor 2.0 bin\nvelocity all create 4000 7 loop geom\nfix 1 all nve\nrun 30\n"
+    run += f'write_dump all custom "{bench.folder}/dump" id x y z modify sort id format float %.17g\n'
+    run_deck(deck_with(bench, atoms, "", run), bench.folder, ranks=ranks)
+    columns = read_log(bench.folder / "log.lammps")[0]
+    atoms.positions = np.loadtxt(bench.folder / "dump", skiprows=9)[:, 1:]
+    ratio, count, _, _ = nearest(atoms)
+    assert ratio < 1.0 and np.ptp(columns["c_p[2]"]) > 0.01
+    assert columns["c_p[1]"][-1] == count and columns["c_p[2]"][-1] == pytest.approx(ratio, rel=SAME)
+
+
+def approaching(kinds: str, distance: float) -> Atoms:
+    """Two atoms that another pair keeps company, far away."""
+    x = [0.0, distance, 20.0, 22.2]
+    return Atoms(kinds + "GaN", [[5 + d, 8, 8] for d in x], cell=[40, 16, 16])
+
+
+APPROACH = (
+    "group first id 1\ngroup second id 2\nvelocity first set 60 0 0\nvelocity second set -60 0 0\nfix 1 all nve\n"
+)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_happens_within_a_run(bench: Bench, ranks: int) -> None:
+    run = THERMO + APPROACH + "thermo 100\nneigh_modify delay 0 every 1\nrun 9\n"
+    deck = deck_with(bench, approaching("GaN", 2.2), "", run)
+    log = run_deck(deck.replace("box tilt large", "box tilt large\nprocessors * 1 1"), bench.folder, ranks=ranks)
+    ((step, first, _, second, _, distance),) = re.findall(PAIR, log)
+    assert {first, second} == {"1", "2"} and 3 < int(step) < 9
+    assert MARGIN * SEEN["Ga-N"] - 0.13 < float(distance) < MARGIN * SEEN["Ga-N"]  # 0.12 A in a step
+
+
+def test_pairs_that_were_never_together_are_not_looked_at(bench: Bench) -> None:
+    log = run_deck(deck_with(bench, approaching("N2", 1.2), "", THERMO + "run 0\n"), bench.folder)
+    assert " A apart" not in log and "not of N-N, which are never neighbours in the training data" in log
+    columns = read_log(bench.folder / "log.lammps")[0]
+    assert (columns["c_p[1]"][0], columns["c_p[2]"][0]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_large_forces(bench: Bench, ranks: int) -> None:
+    deck = deck_with(bench, approaching("N2", 0.6), "")
+    log = run_deck(deck.replace("box tilt large", "box tilt large\nprocessors * 1 1"), bench.folder, ranks=ranks)
+    ((step, atom, symbol, force),) = re.findall(FORCE, log)
+    assert (step, symbol) == ("0", "N") and atom in ("1", "2") and float(force) > FORCE_MARGIN * LARGEST_FORCE
+
+
+def test_stop_ends_the_run(bench: Bench, gan_cell: Atoms) -> None:
+    words = (
+        r"step 0: atom \d+ .* A apart, nearer than 0.9 of .*train on such structures. To go on regardless: guard warn"
+    )
+    with lammps_instance() as instance, pytest.raises(Exception, match=words):
+        instance.commands_string(deck_with(bench, crystal(gan_cell, 0.85), "guard stop"))
+    with lammps_instance() as instance:  # none there
+        instance.commands_string(deck_with(bench, crystal(gan_cell), "guard stop"))
+
+
+def test_stop_ends_all_ranks(bench: Bench) -> None:
+    """Also of those that see nothing."""
+    deck = deck_with(bench, approaching("GaN", 1.4), "guard stop")
+    with pytest.raises(Exception, match=r"step 0: atom [12] .* A apart, nearer than 0.9 of the 1.8 A"):
+        run_deck(deck.replace("box tilt large", "box tilt large\nprocessors * 1 1"), bench.folder, ranks=2)
+
+
+def test_off_says_nothing(bench: Bench, gan_cell: Atoms) -> None:
+    """But what thermo asks for."""
+    atoms = crystal(gan_cell, 0.85)
+    log = run_deck(deck_with(bench, atoms, "guard off", THERMO + "run 0\n"), bench.folder)
+    assert "WARNING: pair_style so3krates" not in log and "  guard       off\n" in log
+    assert read_log(bench.folder / "log.lammps")[0]["c_p[1]"][0] == nearest(atoms)[1] > 3
+
+
+def test_a_potential_that_does_not_know_its_training_data(bench64: Bench, gan_cell: Atoms) -> None:
+    log = run_deck(deck_with(bench64, crystal(gan_cell, 0.85), ""), bench64.folder)
+    assert "  guard       none, as the file does not say how near atoms are in its training data: " in log
+    assert "WARNING: pair_style so3krates" not in log
+
+
+def test_another_word(bench: Bench, gan_cell: Atoms) -> None:
+    with lammps_instance() as instance, pytest.raises(Exception, match="guard maybe: write off, warn or stop"):
+        instance.commands_string(deck_with(bench, crystal(gan_cell), "guard maybe"))
+
+
+def test_after_a_restart(bench: Bench, gan_cell: Atoms) -> None:
+    """What the first run has said may be said again."""
+    atoms = crystal(gan_cell, 0.85)
+    file = bench.folder / "state.restart"
+    deck = deck_with(bench, atoms, "", f'run 0\nwrite_restart "{file}"\nclear\nread_restart "{file}"\n')
+    log = run_deck(deck + bench.pair() + "neighbor 1.0 bin\nrun 0\n", bench.folder)
+    assert len(re.findall(PAIR, log)) == 2
