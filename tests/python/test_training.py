@@ -65,6 +65,9 @@ def test_the_saved_model_is_the_best_one(trained: tuple) -> None:
     model = Model.load(folder)
     assert_same(model.params, result.model.params)
     assert model.elements == ("Cu",)
+    forces = [np.linalg.norm(reference([atoms]).forces[0], axis=1).max() for atoms in frames[:8]]
+    assert (model.training or {})["largest_force"] == pytest.approx(max(forces)) and max(forces) > 0.1
+    assert set((model.training or {})["distances"]) == {"Cu-Cu"}
     assert model.energy_shifts == result.model.energy_shifts
     config = settings(epochs=30, ema_decay=0.9)
     graphs = frame_graphs(frames[:8], SMALL.cutoff, model.energy_shifts)
