@@ -16,7 +16,7 @@ CONCERNS = {
     "model": ("checks", "derivatives", "model", "stages", "tables"),
     "ranks": ("launchers", "ranks", "rows"),
     "runtime": ("runtime/", "calculator"),
-    "training": ("files", "pair_potential", "run_folder", "training"),
+    "training": ("files", "uncertainty", "pair_potential", "run_folder", "training"),
 }
 
 

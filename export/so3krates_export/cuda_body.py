@@ -59,6 +59,7 @@ class CudaBody:
     Names of arrays and programs start with "kernel_" where the portable body has its own.
     """
 
+    weights = "weights/fused/"
     prefix = "kernel_"
 
     def __init__(

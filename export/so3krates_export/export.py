@@ -22,14 +22,14 @@ from .bundle import write_bundle
 from .cuda import KERNEL_VERSION as GPU_KERNEL_VERSION
 from .cuda import check_cuda, kernel_shared_bytes, kernel_sizes
 from .cuda_body import CudaBody
-from .fused import KERNEL_VERSION, FusedError, check_fused, fused_weights
+from .fused import KERNEL_VERSION, FusedError, check_fused, fused_weights, interleaved
 from .fused_body import FusedBody
 from .guard import guard_entry
 from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
 from .manifest import printable, results_of, with_sources
 from .moves import MOVED_ROWS, moves_of
-from .outputs import DECLARED, extra_outputs
+from .outputs import DECLARED, extra_outputs, uncertainty_weights
 from .plan import VIRIAL_CHANNELS, Array, Body, Call, Plan, build_plan
 from .portable_body import PortableBody, weight_arrays
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
@@ -112,6 +112,16 @@ def export_model(
         is_portable = body == "xla" or on_gpu  # GPU kernels may be of another version than the runtime's
         if is_portable:
             weights |= weight_arrays(params, numbers)
+        layouts = {
+            root: layout
+            for root, layout, is_there in (
+                ("weights/fused/", functools.partial(interleaved, config), body == "fused"),
+                ("weights/", np.asarray, is_portable),
+            )
+            if is_there
+        }
+        if model.uncertainty is not None:
+            weights |= uncertainty_weights(model.uncertainty, config, layouts)
         weights = {name: np.asarray(value, real) for name, value in weights.items()}
         bodies: dict[str, Body] = {}
         for schedule, channels in SCHEDULES.items():
@@ -124,7 +134,7 @@ def export_model(
                 bodies[name] = PortableBody(config, real, portable, channels, row_block)
         plans = {
             name: build_plan(
-                body, config.layers, [*term_stages(body, model.terms), *extra_outputs(body, config.layers)]
+                body, config.layers, [*term_stages(body, model.terms), *extra_outputs(body, config, weights)]
             )
             for name, body in bodies.items()
         }

@@ -94,8 +94,8 @@ def fused_weights(config: ModelConfig, params: Params, atomic_numbers: list[int]
     table[..., :QUAD] = heads[..., lanes % w.group]
     table[..., QUAD : QUAD + len(config.degrees)] = first.degrees
     arrays = {
-        "first/embedding": _interleaved(config, params["embedding"]["embedding"][np.asarray(atomic_numbers)]),
-        "first/values": _interleaved(config, first.values),
+        "first/embedding": interleaved(config, params["embedding"]["embedding"][np.asarray(atomic_numbers)]),
+        "first/values": interleaved(config, first.values),
         "first/table": table,
     }
     rank = filter_rank(config, params)
@@ -109,7 +109,7 @@ def fused_weights(config: ModelConfig, params: Params, atomic_numbers: list[int]
     return {f"weights/fused/{name}": np.ascontiguousarray(value) for name, value in arrays.items()}
 
 
-def _interleaved(config: ModelConfig, x: np.ndarray) -> np.ndarray:
+def interleaved(config: ModelConfig, x: np.ndarray) -> np.ndarray:
     """(..., F) in the model's order -> (..., feature_stride) as the kernels hold features."""
     w = widths(config)
     result = np.zeros((*x.shape[:-1], w.feature_stride))
@@ -174,9 +174,9 @@ def _filter_weights(config: ModelConfig, layer: Params, rank: int) -> dict[str, 
         expand.append(out_of)
 
     def side_by_side(feature: np.ndarray, geometric: np.ndarray) -> np.ndarray:
-        return np.concatenate([_interleaved(config, feature), _blocks(config, geometric)], axis=-1)
+        return np.concatenate([interleaved(config, feature), _blocks(config, geometric)], axis=-1)
 
-    transposed = np.concatenate([_interleaved(config, expand[0])[:, : w.feature_width], expand[1]], axis=-1).T
+    transposed = np.concatenate([interleaved(config, expand[0])[:, : w.feature_width], expand[1]], axis=-1).T
     return {
         "table": side_by_side(*tables),
         "hidden_in": hidden_in,
@@ -194,7 +194,7 @@ def _projection_weights(config: ModelConfig, layer: Params) -> dict[str, np.ndar
     kernels = [layer[f"feature_{name}"]["kernel"] * s for name, s in zip(("query", "key", "value"), scale, strict=True)]
 
     def by_head(kernel: np.ndarray) -> np.ndarray:  # (H, in, out) -> (in, feature_stride)
-        return _interleaved(config, kernel.transpose(1, 0, 2).reshape(w.head_features, config.features))
+        return interleaved(config, kernel.transpose(1, 0, 2).reshape(w.head_features, config.features))
 
     geometric = np.stack(
         [layer["geometric_query"]["kernel"] / math.sqrt(w.block_width), layer["geometric_key"]["kernel"]], axis=1
@@ -215,10 +215,10 @@ def _exchange_weights(config: ModelConfig, layer: Params) -> dict[str, np.ndarra
     rest = ((0, 0), (0, QUAD - len(config.degrees)))
 
     def columns(matrix: np.ndarray) -> np.ndarray:
-        return np.concatenate([_interleaved(config, matrix[:, :f]), np.pad(matrix[:, f:], rest)], axis=-1)
+        return np.concatenate([interleaved(config, matrix[:, :f]), np.pad(matrix[:, f:], rest)], axis=-1)
 
     def rows(matrix: np.ndarray) -> np.ndarray:
-        return np.concatenate([_interleaved(config, matrix[:f].T).T[: w.feature_width], matrix[f:]])
+        return np.concatenate([interleaved(config, matrix[:f].T).T[: w.feature_width], matrix[f:]])
 
     return {
         "exchange": columns(rows(kernel)),
@@ -231,7 +231,7 @@ def _readout_weights(config: ModelConfig, readout: Params) -> dict[str, np.ndarr
     w = widths(config)
     dense_0, dense_1 = readout["dense_0"], readout["dense_1"]
     rest = w.readout_stride - w.readout
-    by_feature = _interleaved(config, dense_0["kernel"].T)  # (readout, feature_stride)
+    by_feature = interleaved(config, dense_0["kernel"].T)  # (readout, feature_stride)
     return {
         "hidden": np.pad(by_feature.T[: w.feature_width], ((0, 0), (0, rest))),
         "hidden_t": by_feature,

@@ -20,6 +20,7 @@ from .plan import VIRIAL_CHANNELS, Array, Call, Stage, adjoint_name, evaluator_a
 class FusedBody:
     """Custom calls on arrays and weights in the kernels' layout; see `plan.Body`."""
 
+    weights = "weights/fused/"
     prefix = ""
 
     def __init__(self, config: ModelConfig, precision: str, elements: int, channels: int = 1, threads: int = 0) -> None:

@@ -60,6 +60,7 @@ class Body(Protocol):
     """
 
     arrays: dict[str, Array]  # of its own, besides `evaluator_arrays`
+    weights: str  # what names of weights in its own layout begin with
     prefix: str  # of names that another body in the same bundle may have too
     precision: str  # numpy name of the network's dtype
     channels: int  # of the adjoint: 1, or 4 with per-atom virials

@@ -32,6 +32,7 @@ def weight_arrays(params: Params, atomic_numbers: list[int]) -> dict[str, np.nda
 class PortableBody:
     """Stages of `so3krates.model`: `stages`, `readout`, `moment_adjoint`; see `plan.Body`."""
 
+    weights = "weights/"
     prefix = ""
 
     def __init__(

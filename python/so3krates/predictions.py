@@ -20,7 +20,7 @@ from so3krates.outputs import COMMON, Output, wanted
 from so3krates.runtime import Runtime, require_structure
 from so3krates.storage import Model, ModelError
 from so3krates.training import Properties, evaluate
-from so3krates.training.evaluate import predict_batch
+from so3krates.training.evaluate import predict_batch, uncertainties_of
 from so3krates.wording import counted
 
 # Settings of section [data] that say how labels and structures are read, and by what errors are split.
@@ -111,7 +111,9 @@ def predictions_of(path: str | Path, frames: Sequence[Atoms], float64: bool = Fa
     """
     path = Path(path)
     if path.is_dir():
-        return evaluate(Model.load(path), frames, float64=float64)
+        model = Model.load(path)
+        found = evaluate(model, frames, float64=float64)
+        return found._replace(uncertainties=uncertainties_of(model, frames))
     if not path.is_file():
         raise ModelError(f"{path}: no such model folder or bundle")
     return runtime_properties(path, frames)
@@ -120,10 +122,13 @@ def predictions_of(path: str | Path, frames: Sequence[Atoms], float64: bool = Fa
 def runtime_properties(bundle: Path, frames: Sequence[Atoms]) -> Properties:
     """Predictions of a bundle by the C++ evaluator on the CPU."""
     runtime = Runtime(bundle)
+    has_uncertainty = "uncertainty" in runtime.outputs
+    names = [name for name, output in runtime.outputs.items() if output.standard]
+    names += ["uncertainty"] if has_uncertainty else []
     results = []
     for number, atoms in enumerate(frames):
         try:
-            results.append(runtime.evaluate(atoms))
+            results.append(runtime.evaluate(atoms, names))
         except ValueError as error:
             raise DataError(f"frame {number}: {error}") from error
     unknown = np.full((3, 3), np.nan)
@@ -135,6 +140,7 @@ def runtime_properties(bundle: Path, frames: Sequence[Atoms]) -> Properties:
             [found["stress"] if atoms.pbc.all() else unknown for atoms, found in zip(frames, results, strict=True)]
         ),
         [found["energies"] for found in results],
+        [found["uncertainty"] for found in results] if has_uncertainty else None,
     )
 
 

@@ -21,9 +21,11 @@ from .files import make_folder, write_bytes, write_text
 from .model.config import ConfigError, ModelConfig
 from .model.network import Params, init_params
 from .model.terms import Term, settings_of, terms_from
+from .uncertainty.density import Density
 
 CONFIG_FILE = "config.toml"
 WEIGHTS_FILE = "weights.safetensors"
+UNCERTAINTY_FILE = "uncertainty.safetensors"
 FORMAT = "so3krates-model"
 VERSION = 2  # where there are terms, else 1: as old a so3krates as reads all of it
 
@@ -46,6 +48,7 @@ class Model:
     energy_shifts: dict[str, float]  # eV per atom, one for each of `elements`
     training: dict[str, Any] | None = None  # what is known of data, settings and errors; plain values
     terms: tuple[Term, ...] = ()  # added to the network's energy
+    uncertainty: Density | None = None  # of the training environments
 
     def __post_init__(self) -> None:
         require_elements(self.config, self.elements, self.energy_shifts)
@@ -72,6 +75,11 @@ class Model:
             config["training"] = _plain(self.training)
         weights = {name: np.ascontiguousarray(array) for name, array in flat_params(self.params).items()}
         write_bytes(folder / WEIGHTS_FILE, save(weights))
+        if self.uncertainty is not None:
+            arrays = {n: np.ascontiguousarray(value, np.float64) for n, value in self.uncertainty._asdict().items()}
+            write_bytes(folder / UNCERTAINTY_FILE, save(arrays))
+        else:
+            (folder / UNCERTAINTY_FILE).unlink(missing_ok=True)
         write_text(folder / CONFIG_FILE, tomli_w.dumps(config))
         return folder
 
@@ -108,7 +116,8 @@ class Model:
         except (ConfigError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: {error}") from error
         params = _read_weights(folder / WEIGHTS_FILE, config)
-        return cls(config, params, elements, shifts, content.get("training"), terms)
+        density = _read_uncertainty(folder / UNCERTAINTY_FILE, config, len(elements))
+        return cls(config, params, elements, shifts, content.get("training"), terms, density)
 
 
 def with_term(model: Model, section: str, settings: Mapping[str, Any]) -> Model:
@@ -194,6 +203,19 @@ def _read_weights(path: Path, config: ModelConfig) -> Params:
         raise ModelError(f"{path} is damaged: {error}") from error
     check_weights(weights, config, str(path))
     return unflatten_dict(weights, sep="/")
+
+
+def _read_uncertainty(path: Path, config: ModelConfig, elements: int) -> Density | None:
+    if not path.is_file():
+        return None
+    try:
+        density = Density.from_arrays(load_file(path), elements)
+    except (SafetensorError, ValueError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    width = config.features + len(config.degrees)
+    if len(density.mean) != width:
+        raise ModelError(f"{path}: is of environments of {len(density.mean)} numbers, and the network has {width}")
+    return density
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from structures import structure
 SAME = 1e-10  # of a value
 SIGNAL = 0.05
 MD = "velocity all create 1000 7 loop geom\nfix 1 all nve\n"
-FIELDS = ("feature_norm", "forces[2]", "atom_energies")
+FIELDS = ("feature_norm", "forces[2]", "atom_energies", "uncertainty")
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,12 @@ def test_outputs_of_atoms_are_those_of_python(bench64: Bench, gan_cell: Atoms, r
     deck = bench64.deck(atoms).replace("box tilt large", "box tilt large\nprocessors * 1 1")
     run_deck(deck + of_atoms(bench64, FIELDS, "run 0"), bench64.folder, ranks=ranks)
     found = dumped(bench64)
-    expected = Runtime(bench64.bundle, threads=1).evaluate(atoms, ["feature_norm", "forces", "energies"])
-    columns = np.stack([expected["feature_norm"], expected["forces"][:, 1], expected["energies"]], axis=1)
+    expected = Runtime(bench64.bundle, threads=1).evaluate(atoms, ["feature_norm", "forces", "energies", "uncertainty"])
+    named = [expected["feature_norm"], expected["forces"][:, 1], expected["energies"], expected["uncertainty"]]
+    columns = np.stack(named, axis=1)
     assert np.ptp(columns, axis=0).min() > SIGNAL
-    assert np.abs(found[:, :3] - columns).max() < SAME * np.abs(columns).max()
-    assert np.array_equal(found[:, 1], found[:, 3])  # fy
+    assert np.all(np.abs(found[:, : len(FIELDS)] - columns).max(axis=0) < SAME * np.abs(columns).max(axis=0))
+    assert np.array_equal(found[:, 1], found[:, -1])  # fy
 
 
 def test_an_output_is_computed_on_the_steps_of_its_fix(bench64: Bench, gan_cell: Atoms) -> None:
@@ -142,3 +143,31 @@ def test_another_potential_of_the_same_style(extra_bundle: Path, bench64: Bench,
         instance.commands_string(deck + f'pair_coeff * * "{bench64.bundle}" Ga N\nrun 1\n')
         with pytest.raises(Exception, match='has no output "feature_norm": it has atom_energies, coordination'):
             instance.commands_string(f'pair_coeff * * "{extra_bundle}" Ga N\nrun 1\n')
+
+
+def test_uncertain_frames_are_written_and_stop_the_run(bench64: Bench, gan_cell: Atoms) -> None:
+    """The deck of docs/uncertainty.md: a crystal that is heated until it leaves the training data."""
+    deck = bench64.deck(structure("crystal", gan_cell)) + UNCERTAIN.format(folder=bench64.folder)
+    log = run_deck(deck, bench64.folder, ranks=2)
+    assert re.search(r"Fix halt condition for fix-id stop met on step \d+", log)
+    largest = [float(line.split()[1]) for line in (bench64.folder / "largest").read_text().splitlines()[2:]]
+    assert largest[0] < LOW < HIGH < largest[-1]
+    frames = (bench64.folder / "uncertain").read_text().count("ITEM: TIMESTEP")
+    assert frames == sum(value > LOW for value in largest) > 0
+
+
+LOW, HIGH = 2.0, 20.0  # eV/A: frames above the first are kept, the second ends the run
+UNCERTAIN = f"""
+velocity all create 100 1
+fix move all nve
+fix heat all langevin 6000 6000 0.02 1
+fix u all pair 5 so3krates uncertainty 1
+compute largest all reduce max f_u
+variable skip equal "c_largest < {LOW}"
+dump uncertain all custom 5 "{{folder}}/uncertain" id type x y z f_u
+dump_modify uncertain skip v_skip sort id
+fix print all ave/time 5 1 5 c_largest file "{{folder}}/largest"
+variable largest equal c_largest
+fix stop all halt 5 v_largest > {HIGH} error soft
+run 2000
+"""

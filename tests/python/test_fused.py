@@ -93,7 +93,7 @@ def programs(name: str, body: str, channels: int, threads: int = 1, precision: s
     else:
         weights = weight_arrays(params, NUMBERS)
         stages = PortableBody(config, precision, list(weights), channels)
-    plan = build_plan(stages, config.layers, extra_outputs(stages, config.layers))
+    plan = build_plan(stages, config.layers, extra_outputs(stages, config))
     weights = {key: np.asarray(value, precision) for key, value in weights.items()}
     shapes = specs(plan, weights, rung)
     return plan, weights, shapes, compile_plan(plan, shapes)

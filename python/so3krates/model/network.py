@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from .config import ModelConfig
 from .geometry import edge_geometry, masked_vectors
+from .harmonics import invariants
 from .initial import embedding_normal
 from .layer import MLP, Layer, applied
 
@@ -38,6 +39,15 @@ class So3krates(nn.Module):
 
     def __call__(self, graph: Graph) -> jax.Array:
         """Energies of atoms (N,) in eV, without shifts."""
+        return self.readout(self.layered(graph)[0])[..., 0]
+
+    def environments(self, graph: Graph) -> jax.Array:
+        """Features and the invariants of the Euclidean variables after the last layer, (N, F + degrees)."""
+        x, chi = self.layered(graph)
+        return jnp.concatenate([x, invariants(chi, self.config.degrees, self.config.float32_invariants)], axis=-1)
+
+    def layered(self, graph: Graph) -> tuple[jax.Array, jax.Array]:
+        """Features (N, F) and Euclidean variables (N, orders) after the last layer."""
         c = self.config
         geometry = edge_geometry(c, masked_vectors(graph.vectors, graph.mask, c.cutoff))
         # A lookup by flax would pin the dtype to the parameters'; edges decide it here.
@@ -45,7 +55,7 @@ class So3krates(nn.Module):
         chi = jnp.zeros((len(graph.species), c.orders), graph.vectors.dtype)
         for layer in self.layers:
             x, chi = layer(x, chi, graph.neighbours, geometry)
-        return self.readout(x)[..., 0]
+        return x, chi
 
 
 def init_params(config: ModelConfig, seed: int) -> Params:
@@ -61,3 +71,8 @@ def init_params(config: ModelConfig, seed: int) -> Params:
 def atom_energies(config: ModelConfig, params: Params, graph: Graph) -> jax.Array:
     """Energies of atoms (N,) in eV without shifts, in the precision of `graph.vectors` and `params`."""
     return applied(So3krates(config), params, graph)
+
+
+def environments(config: ModelConfig, params: Params, graph: Graph) -> jax.Array:
+    """Features and invariants of atoms after the last layer, (N, F + degrees), in the same precision."""
+    return applied(So3krates(config), params, graph, method="environments")

@@ -43,6 +43,12 @@ class Prediction(NamedTuple):
     atom_energies: jax.Array  # (N,) eV
 
 
+def edge_vectors(batch: Batch, positions: jax.Array, cells: jax.Array) -> jax.Array:
+    """Neighbours minus centres, (N, K, 3) in A."""
+    shifts = jnp.einsum("nkc,ncb->nkb", batch.shifts, cells[batch.structure])
+    return positions[batch.neighbours] - positions[:, None] + shifts
+
+
 def predict(config: ModelConfig, params: Params, batch: Batch) -> Prediction:
     """Energies, forces and strain gradients in the precision of `batch.positions` and `params`.
 
@@ -55,11 +61,7 @@ def predict(config: ModelConfig, params: Params, batch: Batch) -> Prediction:
         deform = jnp.eye(3, dtype=positions.dtype) + symmetric
         positions = jnp.einsum("nab,nb->na", deform[batch.structure], positions)
         cells = jnp.einsum("sab,scb->sca", deform, batch.cells)
-        vectors = (
-            positions[batch.neighbours]
-            - positions[:, None]
-            + jnp.einsum("nkc,ncb->nkb", batch.shifts, cells[batch.structure])
-        )
+        vectors = edge_vectors(batch, positions, cells)
         graph = Graph(batch.species, batch.neighbours, vectors, batch.mask)
         energies = jnp.where(batch.atom_mask, atom_energies(config, params, graph), 0.0)
         return energies.sum(), energies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,9 @@ from so3krates.data import (
     terms_of_atoms,
     total_shift,
 )
-from so3krates.model.potential import Batch, predict
+from so3krates.model.config import ModelConfig
+from so3krates.model.network import Graph, Params, environments
+from so3krates.model.potential import Batch, edge_vectors, predict
 from so3krates.storage import Model
 
 # Energies, forces and strain gradients of a batch, compiled.
@@ -35,6 +38,7 @@ class Properties(NamedTuple):
     forces: list[np.ndarray]  # M times (n, 3) eV/A
     stresses: np.ndarray  # (M, 3, 3) eV/A^3, +dE/d(strain)/V; NaN unless periodic in three directions
     atom_energies: list[np.ndarray] | None = None  # M times (n,) eV, shifts included; of predictions only
+    uncertainties: list[np.ndarray] | None = None  # M times (n,) eV/A, of a component of the force; where there are any
 
 
 def evaluate(
@@ -75,6 +79,42 @@ def evaluate(
         if on_progress is not None:
             on_progress(done)
     return Properties(np.array([len(a) for a in frames]), energies, forces, stresses, atom_energies)
+
+
+@partial(jax.jit, static_argnums=0)
+def _environments(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
+    vectors = edge_vectors(batch, batch.positions, batch.cells)
+    return environments(config, params, Graph(batch.species, batch.neighbours, vectors, batch.mask))
+
+
+def environments_of(model: Model, frames: Sequence[Atoms], batch_size: int = 8) -> list[np.ndarray]:
+    """Features and invariants of the atoms of each frame after the last layer, (n, F + degrees), in float32."""
+    graphs = frame_graphs(frames, model.config.cutoff, model.energy_shifts, read_labels=False)
+    params = jax.tree.map(lambda p: np.asarray(p, np.float32), model.params)
+    found: list[np.ndarray] = [np.zeros((0, 0))] * len(frames)
+    for indices, batch, _ in ordered_batches(graphs, batch_size, np.float32):
+        rows = np.asarray(_environments(model.config, params, batch), np.float64)
+        start = 0
+        for index in indices:
+            found[index] = rows[start : start + len(frames[index])]
+            start += len(frames[index])
+    return found
+
+
+def uncertainties_of(model: Model, frames: Sequence[Atoms], batch_size: int = 8) -> list[np.ndarray] | None:
+    """Of the atoms of each frame, (n,) eV/A; None where the model has none."""
+    if model.uncertainty is None:
+        return None
+    return [
+        model.uncertainty.uncertainties(rows, elements_of(model, [atoms]))
+        for atoms, rows in zip(frames, environments_of(model, frames, batch_size), strict=True)
+    ]
+
+
+def elements_of(model: Model, frames: Sequence[Atoms]) -> np.ndarray:
+    """Indices into the model's elements of all atoms."""
+    index = {symbol: k for k, symbol in enumerate(model.elements)}
+    return np.array([index[symbol] for atoms in frames for symbol in atoms.symbols], int)
 
 
 def reference(frames: Sequence[Atoms]) -> Properties:

@@ -20,10 +20,11 @@ from so3krates.data import finite
 from so3krates.files import make_folder, write_text
 from so3krates.progress import progress_display
 from so3krates.storage import Model, flat_params
+from so3krates.uncertainty import Calibration, calibration, calibration_table
 
 from .breakdown import Breakdown, breakdown, breakdown_tables, force_size_table
 from .committee import Committee, committee_table
-from .evaluate import Properties, evaluate, reference
+from .evaluate import Properties, evaluate, reference, uncertainties_of
 from .html_report import html_page
 from .metrics import Errors, as_json, error_table, rich_table
 from .plots import breakdown_plot, learning_curve, parity_plot
@@ -52,15 +53,27 @@ class Results:
         """Errors of its parts."""
         return breakdown(self.frames, self.predicted, self.labels, self.tag_key)
 
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """How well uncertainties tell of the errors of forces; None where there are none of either."""
+        if self.predicted.uncertainties is None:
+            return None
+        errors = [f - g for f, g in zip(self.predicted.forces, self.labels.forces, strict=True)]
+        return calibration(self.predicted.uncertainties, errors)
+
     def as_json(self) -> dict[str, Any]:
-        """Both as plain values."""
-        return {**as_json(self.table), **self.parts.as_json()}
+        """All as plain values."""
+        found = {} if self.calibration is None else {"uncertainty": self.calibration._asdict()}
+        return {**as_json(self.table), **self.parts.as_json(), **found}
 
 
 def result_tables(sets: Mapping[str, Results]) -> list[Table]:
     """Tables to print of named sets."""
     table = rich_table({name: result.table for name, result in sets.items()})
-    return [table, *breakdown_tables({name: result.parts for name, result in sets.items()})]
+    parts = breakdown_tables({name: result.parts for name, result in sets.items()})
+    found = {name: result.calibration for name, result in sets.items()}
+    known = {name: one for name, one in found.items() if one is not None}
+    return [table, *parts, *([calibration_table(known)] if known else [])]
 
 
 def write_results(
@@ -181,7 +194,8 @@ def _predicted(
     with progress_display(console) if console is not None else contextlib.nullcontext() as report:
         stage = f"evaluating {name}"
         counted = None if report is None else lambda done: report(stage, done, len(frames))
-        return evaluate(model, frames, batch_size, float64, counted)
+        found = evaluate(model, frames, batch_size, float64, counted)
+        return found._replace(uncertainties=uncertainties_of(model, frames, batch_size))
 
 
 def model_facts(model: Model) -> dict[str, str]:

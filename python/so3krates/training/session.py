@@ -17,6 +17,7 @@ from so3krates.data import StoredFrames
 from so3krates.hints import command
 from so3krates.storage import Model
 from so3krates.terminal import said
+from so3krates.uncertainty import UncertaintyError
 from so3krates.wording import counted
 
 from .config import RunConfig
@@ -27,6 +28,7 @@ from .report import ReportError, write_committee_report, write_report
 from .run_folder import REPORT_FOLDER, holds_run, require_run_place
 from .sources import Demands, load_frames, load_stored, load_test
 from .trainer import TrainingResult, train
+from .uncertainty import with_uncertainty
 
 STORE_FOLDER = "frames"
 REPORTED = 1000  # frames of a stored set that a report looks at
@@ -91,6 +93,12 @@ def run_session(
         with progress_display(console) as progress:
             result = train(run, frames_train, frames_valid, folder, progress, begun)
         _say(console, f"Ended after {result.steps} steps ({_taken(result)}): {result.reason}.")
+        try:
+            model = with_uncertainty(result.model, sets["train"], sets["valid"])
+            model.save(folder)
+            result = dataclasses.replace(result, model=model)
+        except UncertaintyError as problem:
+            said(console, "Note:", f"the model tells no uncertainties: {problem}")
         options: dict[str, Any] = {"float64": run.training.float64, "tag_key": run.data.tag_key}
         with _reporting(console, folder, unwritten):
             tables = write_report(folder / REPORT_FOLDER, result.model, sets, result.metrics_file, console, **options)

@@ -1,0 +1,68 @@
+"""How well uncertainties tell of errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from rich.table import Table
+from scipy.stats import norm, spearmanr
+
+
+class Calibration(NamedTuple):
+    """Of atoms that did not train."""
+
+    atoms: int
+    ratio: float  # root mean square of errors / uncertainties: 1 is right, above 1 is overconfident
+    miscalibration: float  # area between expected and found shares of errors within each confidence, 0 to 0.5
+    rank_atoms: float  # Spearman's correlation of uncertainty and error of atoms
+    rank_frames: float  # the same for root mean squares over frames; NaN for fewer than three
+
+
+def calibration_table(sets: Mapping[str, Calibration]) -> Table:
+    """To print, a row for each set."""
+    table = Table(title="Uncertainty of forces")
+    table.add_column("set", no_wrap=True)
+    for heading in ("atoms", "error / uncertainty", "miscalibration", "rank: atoms", "rank: frames"):
+        table.add_column(heading, justify="right")
+    for name, found in sets.items():
+        frames = "-" if np.isnan(found.rank_frames) else f"{found.rank_frames:.2f}"
+        numbers = (f"{found.ratio:.2f}", f"{found.miscalibration:.3f}", f"{found.rank_atoms:.2f}", frames)
+        table.add_row(name, str(found.atoms), *numbers)
+    return table
+
+
+def calibration(uncertainties: list[np.ndarray], errors: list[np.ndarray]) -> Calibration:
+    """uncertainties: of the atoms of each frame, (n,) eV/A. errors: of their forces, (n, 3) eV/A; NaN: no label.
+
+    Miscalibration area: Kuleshov, Fenner, Ermon, ICML 2018; with normal errors.
+    """
+    known = [~np.isnan(e).any(axis=1) for e in errors]
+    sigma = np.concatenate([u[k] for u, k in zip(uncertainties, known, strict=True)])
+    error = np.concatenate([e[k] for e, k in zip(errors, known, strict=True)])
+    scaled = np.abs(error) / sigma[:, None]
+    levels = np.linspace(0.005, 0.995, 100)
+    found = np.array([(scaled < norm.ppf(0.5 + level / 2)).mean() for level in levels])
+    sizes = np.linalg.norm(error, axis=1)
+    frames = np.array(
+        [
+            [np.sqrt(np.square(u[k]).mean()), np.sqrt(np.square(e[k]).sum(axis=1).mean())]
+            for u, e, k in zip(uncertainties, errors, known, strict=True)
+            if k.any()
+        ]
+    )
+    enough = 3  # frames, for a rank to mean something
+    return Calibration(
+        atoms=len(sigma),
+        ratio=float(np.sqrt(np.square(scaled).mean())),
+        miscalibration=float(np.abs(found - levels).mean()),
+        rank_atoms=_rank(sigma, sizes),
+        rank_frames=_rank(*frames.T) if len(frames) >= enough else float("nan"),
+    )
+
+
+def _rank(a: np.ndarray, b: np.ndarray) -> float:
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(spearmanr(a, b).statistic)
