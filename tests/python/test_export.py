@@ -43,7 +43,7 @@ def test_the_default_is_fused_where_the_kernels_compute_the_network(tmp_path: Pa
     assert choice.reason is None
     assert choice.tables == manifest["tables"]
     assert 0 < manifest["tables"]["force_error"] < TOLERANCE
-    assert choice.describe().startswith(f"Body fused; tables of {choice.tables['nodes']} nodes and rank ")
+    assert choice.describe().startswith(f"Body fused; tables of {choice.tables['nodes']} nodes change forces by ")
 
 
 @pytest.mark.parametrize(
