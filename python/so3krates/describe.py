@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from so3krates import exporting
 
 # Manifest entries that are programs and plans; they are summed up in a few lines of their own.
-_PLANS = ("ladder", "buffers", "programs", "schedules")
+_PLANS = ("ladder", "buffers", "programs", "schedules", "results")
 
 
 def describe(path: str | Path) -> Table:
@@ -35,11 +35,18 @@ def _bundle_rows(path: Path) -> Iterator[tuple[str, str]]:
     manifest = bundle.manifest
     plain = {key: value for key, value in manifest.items() if key not in (*_PLANS, "elements", "energy_shifts")}
     model, training, terms = plain.pop("model"), plain.pop("training"), plain.pop("terms", [])
+    outputs, guard = plain.pop("outputs", {}), plain.pop("guard", None)
     weights = sum(array.size for name, array in bundle.tensors.items() if name.startswith("weights/"))
     programs = [array.nbytes for name, array in bundle.tensors.items() if name.startswith("programs/")]
     yield from _flat(plain)
     for term in terms:
         yield f"term {term['name']}", str(term.get("meaning", json.dumps(term)))
+    for name, output in outputs.items():
+        yield (
+            f"output {name}",
+            f"{output['unit']}, {output['meaning']}" + ("" if output["standard"] else "; on request"),
+        )
+    yield "guard", "none" if guard is None else _limits(guard, manifest["elements"])
     yield "elements", _shifts(dict(zip(manifest["elements"], manifest["energy_shifts"], strict=True)))
     yield "weights", str(weights)
     yield "programs", f"{', '.join(manifest['programs'])}: {len(programs)} variants, {sum(programs) / 1e6:.1f} MB"
@@ -81,6 +88,19 @@ def _training_rows(training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _shifts(shifts: Mapping[str, float]) -> str:
     return ", ".join(f"{symbol} (energy shift {value:.6f} eV)" for symbol, value in shifts.items())
+
+
+def _limits(guard: Mapping[str, Any], elements: Sequence[str]) -> str:
+    """The training data's shortest distances and largest force."""
+    found = [
+        f"{first}-{second} {guard['distances'][i][j]:.3f} A"
+        for i, first in enumerate(elements)
+        for j, second in enumerate(elements)
+        if j >= i and guard["distances"][i][j] is not None
+    ]
+    if guard["largest_force"] is not None:
+        found.append(f"forces to {guard['largest_force']:.3g} eV/A")
+    return ", ".join(found)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
