@@ -215,11 +215,19 @@ def export(
         float | None,
         typer.Option(help="Where it ends (A), below the shortest distance of the training data; by default 0.9 of it."),
     ] = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty/--no-uncertainty", help="With the output uncertainty, where the model has it."),
+    ] = True,
 ) -> None:
     """Write a model as the one file that LAMMPS runs."""
+    import dataclasses
+
     from so3krates.storage import Model, with_term
 
     loaded = Model.load(model)
+    if not uncertainty:
+        loaded = dataclasses.replace(loaded, uncertainty=None)
     if repulsion_outer is not None and repulsion is None:
         raise ValueError("--repulsion-outer says where a repulsion ends, and none is added: give --repulsion zbl too")
     if repulsion is not None:

@@ -70,6 +70,7 @@ def _model_rows(path: Path) -> Iterator[tuple[str, str]]:
     yield "weights", str(sum(array.size for array in flat_params(model.params).values()))
     for term in model.terms:
         yield f"term {term.name}", term.describe()
+    yield "uncertainty", "none" if model.uncertainty is None else "of atoms, calibrated on validation frames"
     yield from _flat(model.config.to_dict(), "model.")
     yield from _training_rows(model.training or {})
 
