@@ -22,65 +22,51 @@ struct Ends {
         geometric_key(row + layout.geometric_key) {}
 };
 
-// What the messages of one pair are multiplied with: coefficients of the attention, times the cutoff function.
-template <typename Real>
-struct Coefficients {
-  Vector<Real> alpha_ij, alpha_ji;  // head by head
-  Quad<Real> beta_ij, beta_ji;      // degree by degree
-};
-
-template <typename Real>
-SO3KRATES_INLINE void weigh_messages(const Layout& layout, const Degrees<Real>& degrees, const Real* table,
-                                     const Batch<Real>& batch, int e, const Real* filter, const Real* rows,
-                                     Coefficients<Real>& coefficients) {
+// Adds the messages of one pair to features and Euclidean variables.
+template <typename Real, bool both>
+SO3KRATES_INLINE void add_messages(const Layout& layout, const Degrees<Real>& degrees, const Real* table,
+                                   const Batch<Real>& batch, int e, const Real* filter, const Real* rows, Real* x,
+                                   Real* chi) {
   using V = Vector<Real>;
   constexpr int lanes = kLanes<Real>;
-  const Ends<const Real> at_i(layout, rows + static_cast<std::size_t>(batch.centre[e]) * layout.row_stride),
-      at_j(layout, rows + static_cast<std::size_t>(batch.other[e]) * layout.row_stride);
+  const std::size_t i = batch.centre[e], j = batch.other[e];
+  const Ends<const Real> at_i(layout, rows + i * layout.row_stride), at_j(layout, rows + j * layout.row_stride);
+  Real *x_i = x + i * layout.feature_stride, *x_j = x + j * layout.feature_stride;
+  Real *chi_i = chi + i * layout.order_stride, *chi_j = chi + j * layout.order_stride;
   const Spline<Real> spline(layout, table, batch, e);
   const Real phi = batch.cutoff[e];
   const int width = layout.feature_width, block = layout.block_stride, geometric = layout.feature_stride;
-  V a_ij{}, a_ji{}, b_ij[kMostDegrees] = {}, b_ji[kMostDegrees] = {};
+
+  V a_ij{}, a_ji{};
   for (int f = 0; f < width; f += lanes) {
     const V w = load<V>(filter + f) + spline.at(f);
     a_ij += w * (load<V>(at_i.query + f) * load<V>(at_j.key + f));
-    a_ji += w * (load<V>(at_j.query + f) * load<V>(at_i.key + f));
+    if (both) a_ji += w * (load<V>(at_j.query + f) * load<V>(at_i.key + f));
   }
+  const V alpha_ij = repeat<V>(head_sums(fold(a_ij), layout.group) * phi);
+  const V alpha_ji = repeat<V>(head_sums(fold(a_ji), layout.group) * phi);
+  for (int f = 0; f < width; f += lanes) {
+    add_to<V>(x_i + f, alpha_ij * load<V>(at_j.value + f));
+    if (both) add_to<V>(x_j + f, alpha_ji * load<V>(at_i.value + f));
+  }
+
+  Quad<Real> b_ij[kMostDegrees] = {}, b_ji[kMostDegrees] = {};
   for (int l = 0, start = 0; l < layout.degrees; ++l, start += block) {
     V ij{}, ji{};
     for (int f = start; f < start + block; f += lanes) {
       const V w = load<V>(filter + geometric + f) + spline.at(geometric + f);
       ij += w * (load<V>(at_i.geometric_query + f) * load<V>(at_j.geometric_key + f));
-      ji += w * (load<V>(at_j.geometric_query + f) * load<V>(at_i.geometric_key + f));
+      if (both) ji += w * (load<V>(at_j.geometric_query + f) * load<V>(at_i.geometric_key + f));
     }
-    b_ij[l] = ij;
-    b_ji[l] = ji;
+    b_ij[l] = fold(ij);
+    b_ji[l] = fold(ji);
   }
-  coefficients.alpha_ij = repeat<V>(head_sums(fold(a_ij), layout.group) * phi);
-  coefficients.alpha_ji = repeat<V>(head_sums(fold(a_ji), layout.group) * phi);
-  coefficients.beta_ij = sums(b_ij[0], b_ij[1], b_ij[2], b_ij[3]) * phi;
-  coefficients.beta_ji = sums(b_ji[0], b_ji[1], b_ji[2], b_ji[3]) * phi * degrees.parity;
-}
-
-// Adds the messages of one pair to features and Euclidean variables.
-template <typename Real, bool both>
-SO3KRATES_INLINE void add_messages(const Layout& layout, const Degrees<Real>& degrees, const Batch<Real>& batch, int e,
-                                   const Coefficients<Real>& c, const Real* rows, Real* x, Real* chi) {
-  using V = Vector<Real>;
-  constexpr int lanes = kLanes<Real>;
-  const std::size_t i = batch.centre[e], j = batch.other[e];
-  const Real *value_i = rows + i * layout.row_stride + layout.value,
-             *value_j = rows + j * layout.row_stride + layout.value;
-  Real *x_i = x + i * layout.feature_stride, *x_j = x + j * layout.feature_stride;
-  Real *chi_i = chi + i * layout.order_stride, *chi_j = chi + j * layout.order_stride;
-  for (int f = 0; f < layout.feature_width; f += lanes) {
-    add_to<V>(x_i + f, c.alpha_ij * load<V>(value_j + f));
-    if (both) add_to<V>(x_j + f, c.alpha_ji * load<V>(value_i + f));
-  }
+  const Quad<Real> beta_ij = sums(b_ij[0], b_ij[1], b_ij[2], b_ij[3]) * phi;
+  const Quad<Real> beta_ji = sums(b_ji[0], b_ji[1], b_ji[2], b_ji[3]) * phi * degrees.parity;
   for (int m = 0; m < layout.order_stride; m += lanes) {
     const V y = load<V>(batch.harmonics[e] + m);
-    add_to<V>(chi_i + m, degrees.template spread<V>(layout, c.beta_ij, m) * y);
-    if (both) add_to<V>(chi_j + m, degrees.template spread<V>(layout, c.beta_ji, m) * y);
+    add_to<V>(chi_i + m, degrees.template spread<V>(layout, beta_ij, m) * y);
+    if (both) add_to<V>(chi_j + m, degrees.template spread<V>(layout, beta_ji, m) * y);
   }
 }
 
@@ -97,12 +83,11 @@ void messages(const Layout& layout, const FilterWeights<Real>& weights, const Pa
     fill_geometry(layout, batch);
     degree_filters<Real, false>(layout, degrees, weights, batch, rows, s);
     for (int e = 0; e < batch.count; ++e) {
-      Coefficients<Real> coefficients;
-      weigh_messages(layout, degrees, weights.table, batch, e, s.filter + e * layout.filter_stride, rows, coefficients);
+      const Real* filter = s.filter + e * layout.filter_stride;
       if (batch.is_two_sided[e])
-        add_messages<Real, true>(layout, degrees, batch, e, coefficients, rows, x, chi);
+        add_messages<Real, true>(layout, degrees, weights.table, batch, e, filter, rows, x, chi);
       else
-        add_messages<Real, false>(layout, degrees, batch, e, coefficients, rows, x, chi);
+        add_messages<Real, false>(layout, degrees, weights.table, batch, e, filter, rows, x, chi);
     }
   }
 }

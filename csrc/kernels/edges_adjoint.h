@@ -6,37 +6,35 @@
 
 namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
 
-// What one pair's contributions to the adjoints of the projections are multiplied with.
-template <typename Real, int channels>
-struct CoefficientAdjoints {
-  Vector<Real> alpha_ij, alpha_ji;              // coefficients of the feature attention
-  Vector<Real> s_ij[channels], s_ji[channels];  // their adjoints, times the cutoff function
-  Quad<Real> of_ij[channels], of_ji[channels];  // adjoints of the geometric ones, likewise
-};
-
-// Adjoints of the coefficients of one pair, and of its geometry. All channels are taken about the centre.
-//   rows: projections; sums_adjoint: [rows][channels][message_stride].
-// Replaces the pair's `filter` by w.
-template <typename Real, int channels>
-SO3KRATES_INLINE void weigh_adjoints(const Layout& layout, const Degrees<Real>& degrees, const Real* table,
-                                     const Batch<Real>& batch, int e, const FilterScratch<Real>& s, const Real* rows,
-                                     const Real* sums_adjoint, CoefficientAdjoints<Real, channels>& a,
-                                     GeometryAdjoint<Real>* geometry) {
+// Adjoint of add_messages. All channels are taken about the centre; what the other row gets is moved to that row.
+//   rows, row_gradients: projections and their adjoints ([rows][channels][row_stride]); sums_adjoint:
+//   [rows][channels][message_stride].
+// Replaces `filter` by w and writes the filters' adjoints and those of the geometry.
+template <typename Real, int channels, bool both>
+SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<Real>& degrees, const Real* table,
+                                           const Batch<Real>& batch, int e, const FilterScratch<Real>& s,
+                                           const Real* rows, const Real* sums_adjoint, Real* row_gradients,
+                                           GeometryAdjoint<Real>* geometry) {
   using V = Vector<Real>;
   using Q = Quad<Real>;
   constexpr int lanes = kLanes<Real>;
   const std::size_t i = batch.centre[e], j = batch.other[e];
   const Ends<const Real> at_i(layout, rows + i * layout.row_stride), at_j(layout, rows + j * layout.row_stride);
+  const Ends<Real> to_i(layout, row_gradients + i * channels * layout.row_stride),
+      to_j(layout, row_gradients + j * channels * layout.row_stride);
   const Real *lambda_i = sums_adjoint + i * channels * layout.message_stride,
              *lambda_j = sums_adjoint + j * channels * layout.message_stride;
   Real* filter = s.filter + e * layout.filter_stride;
-  const int of_lambda = layout.message_stride;  // stride between channels
+  Real* filter_adjoint = s.adjoint + e * layout.filter_stride;
+  // Strides between channels.
+  const int of_filter = kBatch * layout.filter_stride, of_row = layout.row_stride, of_lambda = layout.message_stride;
   const int width = layout.feature_width, block = layout.block_stride, geometric = layout.feature_stride;
   const Spline<Real> spline(layout, table, batch, e);
   const Real phi = batch.cutoff[e];
   const Real r[3] = {batch.vector[0][e], batch.vector[1][e], batch.vector[2][e]};
+  const Real minus_r[3] = {-r[0], -r[1], -r[2]};
 
-  // Sums over the features: coefficients, their derivatives with respect to the distance, and their adjoints.
+  // Feature attention: coefficients, their derivatives with respect to the distance, and their adjoints.
   V a_ij{}, a_ji{}, da_ij{}, da_ji{}, p_ij[channels] = {}, p_ji[channels] = {};
   for (int f = 0; f < width; f += lanes) {
     const V w = load<V>(filter + f) + spline.at(f), w_slope = spline.slope_at(f);
@@ -52,7 +50,53 @@ SO3KRATES_INLINE void weigh_adjoints(const Layout& layout, const Degrees<Real>& 
       p_ji[c] += load<V>(lambda_j + c * of_lambda + f) * v_i;
     }
   }
-  V b_ij[kMostDegrees] = {}, b_ji[kMostDegrees] = {}, db_ij[kMostDegrees] = {}, db_ji[kMostDegrees] = {};
+  const Q raw_ij = fold(a_ij), raw_ji = fold(a_ji), slope_ij = fold(da_ij), slope_ji = fold(da_ji);
+  Q of_ij[channels], of_ji[channels], about_j[channels], cutoff_adjoint[channels], distance_adjoint[channels];
+  for (int c = 0; c < channels; ++c) {
+    of_ij[c] = head_sums(fold(p_ij[c]), layout.group);
+    about_j[c] = head_sums(fold(p_ji[c]), layout.group);
+  }
+  for (int c = 0; c < channels; ++c) {
+    of_ji[c] = moved(about_j, c, r);
+    // The lanes of a head hold parts of its coefficient: `sum` below completes them.
+    cutoff_adjoint[c] = of_ij[c] * raw_ij + of_ji[c] * raw_ji;
+    distance_adjoint[c] = (of_ij[c] * slope_ij + of_ji[c] * slope_ji) * phi;
+  }
+  const V alpha_ij = repeat<V>(head_sums(raw_ij, layout.group) * phi);
+  const V alpha_ji = repeat<V>(head_sums(raw_ji, layout.group) * phi);
+  V s_ij[channels], s_ji[channels];
+  for (int c = 0; c < channels; ++c) {
+    s_ij[c] = repeat<V>(of_ij[c] * phi);
+    s_ji[c] = repeat<V>(of_ji[c] * phi);
+  }
+  for (int f = 0; f < width; f += lanes) {
+    const V w = load<V>(filter + f);
+    const V q_i = load<V>(at_i.query + f), k_i = load<V>(at_i.key + f);
+    const V q_j = load<V>(at_j.query + f), k_j = load<V>(at_j.key + f);
+    const V ij = q_i * k_j, ji = q_j * k_i, w_k_j = w * k_j, w_q_j = w * q_j;
+    V own[channels], other[channels];
+    for (int c = 0; c < channels; ++c) {
+      own[c] = load<V>(lambda_i + c * of_lambda + f);
+      other[c] = load<V>(lambda_j + c * of_lambda + f);
+    }
+    for (int c = 0; c < channels; ++c) {
+      add_to<V>(to_i.query + c * of_row + f, s_ij[c] * w_k_j);
+      add_to<V>(to_i.key + c * of_row + f, s_ji[c] * w_q_j);
+      add_to<V>(to_i.value + c * of_row + f, alpha_ji * moved(other, c, r));
+      store<V>(filter_adjoint + c * of_filter + f, s_ij[c] * ij + s_ji[c] * ji);
+    }
+    if (both) {
+      const V w_k_i = w * k_i, w_q_i = w * q_i;
+      for (int c = 0; c < channels; ++c) {
+        add_to<V>(to_j.query + c * of_row + f, moved(s_ji, c, minus_r) * w_k_i);
+        add_to<V>(to_j.key + c * of_row + f, moved(s_ij, c, minus_r) * w_q_i);
+        add_to<V>(to_j.value + c * of_row + f, alpha_ij * moved(own, c, minus_r));
+      }
+    }
+  }
+
+  // Geometric attention, the same way; its lambda are contracted with the harmonics first.
+  Q b_ij[kMostDegrees] = {}, b_ji[kMostDegrees] = {}, db_ij[kMostDegrees] = {}, db_ji[kMostDegrees] = {};
   for (int l = 0, start = 0; l < layout.degrees; ++l, start += block) {
     V ij{}, ji{}, dij{}, dji{};
     for (int f = start; f < start + block; f += lanes) {
@@ -65,38 +109,25 @@ SO3KRATES_INLINE void weigh_adjoints(const Layout& layout, const Degrees<Real>& 
       dij += w_slope * product_ij;
       dji += w_slope * product_ji;
     }
-    b_ij[l] = ij;
-    b_ji[l] = ji;
-    db_ij[l] = dij;
-    db_ji[l] = dji;
+    b_ij[l] = fold(ij);
+    b_ji[l] = fold(ji);
+    db_ij[l] = fold(dij);
+    db_ji[l] = fold(dji);
   }
-
-  const Q raw_ij = fold(a_ij), raw_ji = fold(a_ji), slope_ij = fold(da_ij), slope_ji = fold(da_ji);
   const Q beta_ij = sums(b_ij[0], b_ij[1], b_ij[2], b_ij[3]), beta_ji = sums(b_ji[0], b_ji[1], b_ji[2], b_ji[3]);
   const Q dbeta_ij = sums(db_ij[0], db_ij[1], db_ij[2], db_ij[3]);
   const Q dbeta_ji = sums(db_ji[0], db_ji[1], db_ji[2], db_ji[3]);
-  // Adjoints of both attentions' coefficients, i <- j and j <- i, the latter moved from j to the centre.
-  Q of_ij[channels], about_j[channels], degrees_of_ij[channels], degrees_about_j[channels];
   const Real* harmonics = batch.harmonics[e];
   for (int c = 0; c < channels; ++c) {
-    of_ij[c] = head_sums(fold(p_ij[c]), layout.group);
-    about_j[c] = head_sums(fold(p_ji[c]), layout.group);
-    degrees_of_ij[c] = degrees.contract(layout, harmonics, lambda_i + c * of_lambda + geometric);
-    degrees_about_j[c] = degrees.contract(layout, harmonics, lambda_j + c * of_lambda + geometric) * degrees.parity;
+    of_ij[c] = degrees.contract(layout, harmonics, lambda_i + c * of_lambda + geometric);
+    about_j[c] = degrees.contract(layout, harmonics, lambda_j + c * of_lambda + geometric) * degrees.parity;
   }
-  a.alpha_ij = repeat<V>(head_sums(raw_ij, layout.group) * phi);
-  a.alpha_ji = repeat<V>(head_sums(raw_ji, layout.group) * phi);
   for (int c = 0; c < channels; ++c) {
-    const Q of_ji = moved(about_j, c, r), degrees_of_ji = moved(degrees_about_j, c, r);
-    // The lanes of a head hold parts of its coefficient: `sum` completes them.
-    geometry[c].cutoff[e] =
-        sum((of_ij[c] * raw_ij + of_ji * raw_ji) + (degrees_of_ij[c] * beta_ij + degrees_of_ji * beta_ji));
-    geometry[c].distance[e] =
-        phi * sum((of_ij[c] * slope_ij + of_ji * slope_ji) + (degrees_of_ij[c] * dbeta_ij + degrees_of_ji * dbeta_ji));
-    a.s_ij[c] = repeat<V>(of_ij[c] * phi);
-    a.s_ji[c] = repeat<V>(of_ji * phi);
-    a.of_ij[c] = degrees_of_ij[c] * phi;
-    a.of_ji[c] = degrees_of_ji * phi;
+    of_ji[c] = moved(about_j, c, r);
+    geometry[c].cutoff[e] = sum(cutoff_adjoint[c] + of_ij[c] * beta_ij + of_ji[c] * beta_ji);
+    geometry[c].distance[e] = sum(distance_adjoint[c] + (of_ij[c] * dbeta_ij + of_ji[c] * dbeta_ji) * phi);
+    of_ij[c] *= phi;
+    of_ji[c] *= phi;
   }
   for (int m = 0; m < layout.order_stride; m += lanes) {
     const V along_ij = degrees.template spread<V>(layout, beta_ij * phi, m);
@@ -108,60 +139,11 @@ SO3KRATES_INLINE void weigh_adjoints(const Layout& layout, const Degrees<Real>& 
                along_ij * load<V>(lambda_i + c * of_lambda + geometric + m) + along_ji * moved(other, c, r));
     }
   }
-}
-
-// Adds one pair to the adjoints of the projections, row_gradients [rows][channels][row_stride], and writes those of its
-// filters. What the other row gets is moved to that row.
-template <typename Real, int channels, bool both>
-SO3KRATES_INLINE void add_adjoints(const Layout& layout, const Batch<Real>& batch, int e, const FilterScratch<Real>& s,
-                                   const Real* rows, const Real* sums_adjoint,
-                                   const CoefficientAdjoints<Real, channels>& a, Real* row_gradients) {
-  using V = Vector<Real>;
-  constexpr int lanes = kLanes<Real>;
-  const std::size_t i = batch.centre[e], j = batch.other[e];
-  const Ends<const Real> at_i(layout, rows + i * layout.row_stride), at_j(layout, rows + j * layout.row_stride);
-  const Ends<Real> to_i(layout, row_gradients + i * channels * layout.row_stride),
-      to_j(layout, row_gradients + j * channels * layout.row_stride);
-  const Real *lambda_i = sums_adjoint + i * channels * layout.message_stride,
-             *lambda_j = sums_adjoint + j * channels * layout.message_stride;
-  const Real* filter = s.filter + e * layout.filter_stride;
-  Real* filter_adjoint = s.adjoint + e * layout.filter_stride;
-  // Strides between channels.
-  const int of_filter = kBatch * layout.filter_stride, of_row = layout.row_stride, of_lambda = layout.message_stride;
-  const int width = layout.feature_width, block = layout.block_stride, geometric = layout.feature_stride;
-  const Real r[3] = {batch.vector[0][e], batch.vector[1][e], batch.vector[2][e]};
-  const Real minus_r[3] = {-r[0], -r[1], -r[2]};
-
-  for (int f = 0; f < width; f += lanes) {
-    const V w = load<V>(filter + f);
-    const V q_i = load<V>(at_i.query + f), k_i = load<V>(at_i.key + f);
-    const V q_j = load<V>(at_j.query + f), k_j = load<V>(at_j.key + f);
-    const V ij = q_i * k_j, ji = q_j * k_i, w_k_j = w * k_j, w_q_j = w * q_j;
-    V own[channels], other[channels];
-    for (int c = 0; c < channels; ++c) {
-      own[c] = load<V>(lambda_i + c * of_lambda + f);
-      other[c] = load<V>(lambda_j + c * of_lambda + f);
-    }
-    for (int c = 0; c < channels; ++c) {
-      add_to<V>(to_i.query + c * of_row + f, a.s_ij[c] * w_k_j);
-      add_to<V>(to_i.key + c * of_row + f, a.s_ji[c] * w_q_j);
-      add_to<V>(to_i.value + c * of_row + f, a.alpha_ji * moved(other, c, r));
-      store<V>(filter_adjoint + c * of_filter + f, a.s_ij[c] * ij + a.s_ji[c] * ji);
-    }
-    if (both) {
-      const V w_k_i = w * k_i, w_q_i = w * q_i;
-      for (int c = 0; c < channels; ++c) {
-        add_to<V>(to_j.query + c * of_row + f, moved(a.s_ji, c, minus_r) * w_k_i);
-        add_to<V>(to_j.key + c * of_row + f, moved(a.s_ij, c, minus_r) * w_q_i);
-        add_to<V>(to_j.value + c * of_row + f, a.alpha_ij * moved(own, c, minus_r));
-      }
-    }
-  }
   for (int l = 0, start = 0; l < layout.degrees; ++l, start += block) {
     Real of_ij_l[channels], of_ji_l[channels];
     for (int c = 0; c < channels; ++c) {
-      of_ij_l[c] = a.of_ij[c][l];
-      of_ji_l[c] = a.of_ji[c][l];
+      of_ij_l[c] = of_ij[c][l];
+      of_ji_l[c] = of_ji[c][l];
     }
     for (int f = start; f < start + block; f += lanes) {
       const V w = load<V>(filter + geometric + f);
@@ -198,13 +180,12 @@ void messages_adjoint(const Layout& layout, const FilterWeights<Real>& weights, 
     fill_geometry(layout, batch);
     degree_filters<Real, true>(layout, degrees, weights, batch, rows, s);
     for (int e = 0; e < batch.count; ++e) {
-      CoefficientAdjoints<Real, channels> coefficients;
-      weigh_adjoints<Real, channels>(layout, degrees, weights.table, batch, e, s, rows, sums_adjoint, coefficients,
-                                     geometry);
       if (batch.is_two_sided[e])
-        add_adjoints<Real, channels, true>(layout, batch, e, s, rows, sums_adjoint, coefficients, row_gradients);
+        add_message_adjoints<Real, channels, true>(layout, degrees, weights.table, batch, e, s, rows, sums_adjoint,
+                                                   row_gradients, geometry);
       else
-        add_adjoints<Real, channels, false>(layout, batch, e, s, rows, sums_adjoint, coefficients, row_gradients);
+        add_message_adjoints<Real, channels, false>(layout, degrees, weights.table, batch, e, s, rows, sums_adjoint,
+                                                    row_gradients, geometry);
     }
     degree_filters_adjoint<Real, channels>(layout, degrees, weights, batch, s, row_gradients);
     for (int c = 0; c < channels; ++c) geometry_adjoint(layout, batch, geometry[c]);
