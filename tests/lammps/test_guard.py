@@ -173,3 +173,18 @@ def test_after_a_restart(bench: Bench, gan_cell: Atoms) -> None:
     deck = deck_with(bench, atoms, "", f'run 0\nwrite_restart "{file}"\nclear\nread_restart "{file}"\n')
     log = run_deck(deck + bench.pair() + "neighbor 1.0 bin\nrun 0\n", bench.folder)
     assert len(re.findall(PAIR, log)) == 2
+
+
+@pytest.mark.parametrize(("potential", "is_taken"), [(-60, False), (60, True)])
+def test_trials_of_monte_carlo_are_not_looked_at(bench: Bench, gan_cell: Atoms, potential: int, is_taken: bool) -> None:
+    """Atoms are put anywhere: what matters is the one that stays."""
+    run = f"group gas type 2\nfix mc gas gcmc 1 30 0 2 77 300 {potential} 0.0 full_energy\n"
+    run += 'thermo_style custom step atoms f_mc[3] f_mc[4]\nrun 1\nprint "tried $(f_mc[3]), done $(f_mc[4])"\n'
+    deck = deck_with(bench, crystal(gan_cell), "shifts no guard stop", run)
+    if is_taken:
+        with pytest.raises(Exception, match=r"step 1: atom \d+ .* and atom \d+ .* A apart, nearer than 0.9 of"):
+            run_deck(deck, bench.folder)
+        return
+    log = run_deck(deck, bench.folder)
+    tried, done = map(int, re.search(r"^tried (\d+), done (\d+)$", log, re.MULTILINE).groups())
+    assert tried > 5 and done == 0 and "WARNING: pair_style" not in log

@@ -107,6 +107,26 @@ def test_outputs_of_the_system_are_reduced_over_ranks(
     assert "compute pair [1] extent[1] (1), [2] extent[2] (1), [3] most (1), [4] pairs (1)" in log
 
 
+RUNS = {
+    "minimize": "minimize 0 1e-4 5 20\n",
+    "rerun": 'dump 1 all custom 1 "frames" id type x y z\nfix 1 all nve\nrun 3\nundump 1\nrerun "frames" dump x y z\n',
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_other_kinds_of_runs(
+    extra_bundle: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms, kind: str
+) -> None:
+    """The sum of an output of atoms is that of the system."""
+    deck = Bench(extra_bundle, program_cache, tmp_path).deck(structure("crystal", gan_cell))
+    deck += "fix u all pair 1 so3krates coordination 1\ncompute m all reduce sum f_u\ncompute p all pair so3krates\n"
+    deck += "thermo_style custom step pe c_m c_p[4]\n" + RUNS[kind].replace('"frames"', f'"{tmp_path}/frames"')
+    run_deck(deck, tmp_path)
+    columns = read_log(tmp_path / "log.lammps")[-1]
+    assert len(columns["Step"]) > 1 and min(columns["c_m"]) > 100
+    assert list(columns["c_m"]) == list(columns["c_p[4]"])
+
+
 REFUSALS = {
     "unknown": ("fix u all pair 1 so3krates hardness2 1", "asks for hardness2, but .* Write one of: atom_energies, "),
     "several entries": ("fix u all pair 1 so3krates moments 1", r"asks for moments, but .* moments\[1\] to \[2\]"),

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
+from so3krates._harness import StructureError
+from so3krates.calculator import So3kratesCalculator
+from so3krates.data import frame_graphs, shortest_distances
 from so3krates.runtime import Runtime
+from so3krates.training import RunConfig, load_frames
+from so3krates.training.preparation import largest_force_in
+from so3krates_export import read_bundle
 
 ROOT = Path(__file__).parents[2]
 TEST_FRAMES = ROOT.parent / "shared" / "data" / "gan_pbesol" / "test8.extxyz"
+TRAINING = TEST_FRAMES.with_name("train40.extxyz")
 POTENTIAL = ROOT / "examples" / "models" / "gan-pbesol.so3k"
 FORCE_RMSE = 0.0130  # eV/A, its page says 0.0128
 ENERGY_MAE = 0.75e-4  # eV/atom, means removed; its page says 0.68e-4
@@ -40,3 +49,29 @@ def test_its_crystal_is_at_rest() -> None:
     strained = atoms.copy()
     strained.set_cell(atoms.cell.array * 1.02, scale_atoms=True)
     assert np.trace(Runtime(POTENTIAL).evaluate(strained)["stress"]) > 3 * STRESS
+
+
+def test_it_says_where_it_extrapolates() -> None:
+    """Its own guard: silent in the crystal, not for a dimer on its way into a hole."""
+    crystal = bulk("GaN", "wurtzite", a=3.18926, c=5.18523, u=0.37697)
+    dimer = Atoms("GaN", [[0, 0, 0], [0, 0, 1.3]])
+    calculator = So3kratesCalculator(POTENTIAL, guard="stop")
+    crystal.calc = dimer.calc = calculator
+    assert np.isfinite(crystal.get_potential_energy())
+    assert calculator.get_property("closest_ratio", crystal) == 1.0
+    words = r"atom 0 \(Ga\) and atom 1 \(N\) are 1\.3 A apart, nearer than 0\.9 of the 1\.62 A"
+    with pytest.raises(StructureError, match=words):
+        dimer.get_potential_energy()
+
+
+@pytest.mark.skipif(not TRAINING.exists(), reason="needs data/gan_pbesol in the folder 'shared' beside the project")
+def test_its_limits_are_those_of_its_training_data() -> None:
+    """38 of the frames train, which its settings choose."""
+    settings = RunConfig.load(POTENTIAL.with_suffix("") / "first.toml").data
+    frames, _ = load_frames(dataclasses.replace(settings, file=str(TRAINING)))
+    graphs = frame_graphs(frames, 5.0, dict.fromkeys(("Ga", "N"), 0.0))
+    seen, elements = shortest_distances(graphs), ("N", "Ga")
+    guard = read_bundle(POTENTIAL).manifest["guard"]
+    expected = [[seen["-".join(sorted((a, b)))] for b in elements] for a in elements]
+    np.testing.assert_allclose(guard["distances"], expected, rtol=1e-12)
+    assert guard["largest_force"] == pytest.approx(largest_force_in(graphs)) and guard["largest_force"] > 5.0
