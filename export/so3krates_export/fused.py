@@ -78,6 +78,7 @@ def check_fused(config: ModelConfig) -> None:
     )
     require(len(config.readout_features) == 1, f"readout_features = {config.readout_features} (one hidden layer)")
     require(is_tabulated(config), "radial filter networks without tables", "tables 'auto' or body 'xla'")
+    require(config.radial_floor == 0, "splines with a radial_floor")
 
 
 def fused_weights(config: ModelConfig, params: Params, atomic_numbers: list[int]) -> dict[str, np.ndarray]:

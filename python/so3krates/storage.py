@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save
 from .files import make_folder, write_bytes, write_text
 from .model.config import ConfigError, ModelConfig
 from .model.network import Params, init_params
-from .model.terms import Term, settings_of, terms_from
+from .model.terms import Term, beside_terms, settings_of, terms_from
 from .uncertainty.density import Density
 
 CONFIG_FILE = "config.toml"
@@ -146,7 +146,9 @@ def with_term(model: Model, section: str, settings: Mapping[str, Any]) -> Model:
                 f"{seen:.4g} A, whose labels hold all there is: give an outer radius below that, or train with "
                 f"[terms.{section}]"
             )
-    return dataclasses.replace(model, terms=(*model.terms, term))
+    shortest = min((distances or term.outer_radii).values())
+    config = beside_terms(model.config, (term,), shortest)
+    return dataclasses.replace(model, config=config, terms=(*model.terms, term))
 
 
 def require_elements(config: ModelConfig, elements: Sequence[str], energy_shifts: Mapping[str, float]) -> None:

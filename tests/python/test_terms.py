@@ -23,6 +23,7 @@ from so3krates.data import (
 )
 from so3krates.data.frames import Labels
 from so3krates.model.config import ConfigError
+from so3krates.model.radial_basis import floored, radial_basis
 from so3krates.model.term_stages import Lists, TermArrays, add_term
 from so3krates.model.terms import Term, check_terms, energies_and_slopes, settings_of, terms_from
 from so3krates.model.zbl import COEFFICIENTS, COULOMB, DECAYS, Zbl
@@ -307,19 +308,44 @@ def test_without_terms_a_bundle_is_as_before(runtimes: dict[float, Runtime]) -> 
     assert [entry["name"] for entry in found["terms"]] == ["zbl"]
 
 
-def test_a_dimer_is_repelled_down_to_a_third_of_an_angstrom() -> None:
-    """Where the network alone has no say, with radii as an export without settings chooses them."""
-    model = small(0)
-    distances = {"Ga-N": 1.7, "Ga-Ga": 2.7, "N-N": 2.7}
-    model = with_term(dataclasses.replace(model, training={"distances": distances}), "repulsion", {})
+DISTANCES = {"Ga-N": 1.7, "Ga-Ga": 2.7, "N-N": 2.7}  # A, about those of the small potential's data
+TABLES = 1e-2  # eV/A, of forces at close range
+
+
+def test_a_dimer_is_repelled_down_to_a_third_of_an_angstrom(tmp_path: Path) -> None:
+    """With radii as an export chooses them, by the model and by its fused bundle: no hole, no step."""
+    model = with_term(dataclasses.replace(small(0), training={"distances": DISTANCES}), "repulsion", {})
     (term,) = model.terms
-    runtime = ModelRuntime(model)
-    d = np.linspace(0.3, 0.99 * term.outer_radii["N-Ga"], 30)
-    dimers = [Atoms("GaN", positions=[[0, 0, 0], [0, 0, x]]) for x in d]
-    energies = np.array([terms_of_atoms(model.terms, atoms).energy for atoms in dimers])
-    assert (np.diff(energies) < 0).all() and energies[0] > 1000
-    whole = [runtime.evaluate(atoms)["forces"][1, 2] for atoms in dimers]
-    assert (np.array(whole)[d < 0.8] > 0).all()
+    assert model.config.radial_floor == pytest.approx(0.97 * 1.7, abs=1e-4)
+    export_model(model, tmp_path / "dimer.so3k", "float64", body="fused", tables=TABLES, ladder=LADDER)
+    potentials = ModelRuntime(model), Runtime(tmp_path / "dimer.so3k", threads=1, cache="off")
+    for pair, outer in term.outer_radii.items():
+        found = []
+        for d in np.linspace(0.3, 0.9 * outer, 25):
+            dimer = Atoms(pair.replace("-", ""), positions=[[0, 0, 0], [0, 0, d]])
+            ours, bundled = (potential.evaluate(dimer) for potential in potentials)
+            np.testing.assert_allclose(bundled["forces"], ours["forces"], rtol=1e-6, atol=TABLES)
+            found.append((ours["energy"], ours["forces"][1, 2]))
+        energies, forces = np.array(found).T
+        assert (np.diff(energies) < 0).all() and (forces > 0).all(), pair
+        assert energies[0] - energies[-1] > 400 and forces[-1] > SIGNAL
+
+
+def test_filters_end_where_the_data_do() -> None:
+    """Constant below, untouched above, three derivatives between; a floor that is set is kept."""
+    config = dataclasses.replace(small(0).config, radial_floor=1.6)
+    with jax.enable_x64(True):
+        d = np.linspace(0.2, 3.0, 28001)
+        basis, plain = (np.asarray(radial_basis(d, c)) for c in (config, small(0).config))
+        below, above = d < 0.9 * 1.6, d >= 1.6
+        assert np.ptp(basis[below], axis=0).max() < 1e-14 and np.ptp(plain[below], axis=0).max() > 0.1
+        np.testing.assert_array_equal(basis[above], plain[above])
+        lengths = np.asarray(floored(d, 1.6))
+    step = d[1] - d[0]
+    for order, most in ((1, 1.0), (2, 12.0), (3, 400.0)):  # what a jump would exceed by 1/step
+        assert np.abs(np.diff(lengths, order)).max() < 1.01 * most * step**order, order
+    kept = with_term(dataclasses.replace(small(0), config=config, training={"distances": DISTANCES}), "repulsion", {})
+    assert kept.config.radial_floor == 1.6
 
 
 @pytest.mark.parametrize(
@@ -353,6 +379,7 @@ def test_training_is_on_the_difference(compile_cache: None, tmp_path: Path) -> N
     model = Model.load(tmp_path / "run")
     assert model.terms == result.model.terms and model.terms[0].cutoff == 3.0
     assert model.training is not None and 1.5 < model.training["distances"]["Cu-Cu"] < 2.6
+    assert model.config.radial_floor == pytest.approx(0.97 * model.training["distances"]["Cu-Cu"], abs=1e-4)
     without = dataclasses.replace(model, terms=())
     graphs = frame_graphs(frames, model.config.cutoff, model.energy_shifts)
     learned = differences(graphs, model.terms)

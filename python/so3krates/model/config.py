@@ -29,6 +29,7 @@ class ModelConfig:
     radial_basis: str = "phys"
     radial_functions: int = 32  # K
     spline_start: float = 0.5  # A, used by radial_basis = "spline": below it the basis is constant
+    radial_floor: float = 0.0  # A, below which radial filters go over to constants; 0: nowhere
     cutoff_function: str = "cosine"
     polynomial_order: int = 6  # p, used by cutoff_function = "polynomial"
     radial_filter_features: tuple[int, ...] = None  # type: ignore[assignment]  # widths of the radial filters' network
@@ -100,6 +101,10 @@ class ModelConfig:
         require(
             isinstance(self.spline_start, int | float) and 0 <= self.spline_start < self.cutoff,
             f"spline_start = {self.spline_start!r}: give a length in A from 0 to below the cutoff",
+        )
+        require(
+            isinstance(self.radial_floor, int | float) and 0 <= self.radial_floor < self.cutoff,
+            f"radial_floor = {self.radial_floor!r}: give a length in A below the cutoff, or 0 for none",
         )
         for name in ("radial_filter_features", "spherical_filter_features"):
             widths = getattr(self, name)

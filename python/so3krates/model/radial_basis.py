@@ -10,12 +10,24 @@ import numpy as np
 
 from .config import ModelConfig
 
+FLOOR_WIDTH = 0.1  # of `radial_floor`: where the basis goes over to a constant
+
 
 def radial_basis(distance: jax.Array, config: ModelConfig) -> jax.Array:
     """The configured basis; distance: (...) in A. Returns (..., config.radial_functions)."""
+    if config.radial_floor > 0:
+        distance = floored(distance, config.radial_floor)
     if config.radial_basis == "spline":
         return spline_basis(distance, config.radial_functions, config.cutoff, config.spline_start)
     return phys_basis(distance, config.radial_functions, config.cutoff)
+
+
+def floored(distance: jax.Array, floor: float) -> jax.Array:
+    """The distance (A) down to `floor`, constant below FLOOR_WIDTH less, with three derivatives in between."""
+    width = FLOOR_WIDTH * floor
+    t = jnp.clip(1.0 - (floor - distance) / width, 0.0, 1.0)
+    below = floor - width * (0.5 - t**4 * (2.5 + t * (t - 3.0)))
+    return jnp.where(distance < floor, below, distance)
 
 
 def phys_basis(distance: jax.Array, count: int, cutoff: float) -> jax.Array:

@@ -35,6 +35,7 @@ def tabulated_config(config: ModelConfig, nodes: int, start: float) -> ModelConf
         radial_functions=nodes,
         spline_start=start,
         radial_filter_features=(config.features,),
+        radial_floor=0.0,  # the splines have it in them
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .config import ConfigError
+from .config import ConfigError, ModelConfig
 from .zbl import Zbl
 
 
@@ -24,6 +25,7 @@ class Term(Protocol):
     name: ClassVar[str]  # in bundles, and the value of `form` in settings
     section: ClassVar[str]  # of its settings: [terms.SECTION]
     keys: ClassVar[tuple[str, ...]]  # of its settings, beside `form`
+    repels: ClassVar[bool]  # whether it keeps atoms apart: see `beside_terms`
     kernel: ClassVar[str]  # its name in csrc/kernels/terms.cpp; "": the fused body on a CPU takes the portable stage
 
     @property
@@ -106,6 +108,21 @@ def terms_from(
 def settings_of(terms: Sequence[Term]) -> dict[str, Any]:
     """The inverse of `terms_from`."""
     return {term.section: term.settings() for term in terms}
+
+
+# Of the shortest distance in the training data: where the radial filters of a network beside a repulsion end.
+FLOOR_SHARE = 0.97
+
+
+def beside_terms(config: ModelConfig, terms: Sequence[Term], shortest: float) -> ModelConfig:
+    """The network beside its terms; shortest: distance (A) in the training data.
+
+    Where a term keeps atoms apart, the radial filters go over to constants below the data: what networks make of
+    distances that they have not seen may outgrow any repulsion. A floor that is set already is kept.
+    """
+    if config.radial_floor > 0 or not any(term.repels for term in terms):
+        return config
+    return dataclasses.replace(config, radial_floor=round(FLOOR_SHARE * shortest, 4))
 
 
 class PairSums(NamedTuple):

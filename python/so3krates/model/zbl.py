@@ -37,6 +37,7 @@ class Zbl:
 
     name: ClassVar[str] = "zbl"
     section: ClassVar[str] = "repulsion"
+    repels: ClassVar[bool] = True
     kernel: ClassVar[str] = "zbl"  # of csrc/kernels/terms.cpp
     keys: ClassVar[tuple[str, ...]] = ("inner", "outer")
 

@@ -33,7 +33,7 @@ def radial_points(config: ModelConfig, shortest: float) -> int | None:
     Chebyshev coefficients of a Gaussian of width s on an interval of length L fall from degree ~ L/s on; the filters'
     networks are smooth functions of such Gaussians (docs/training.md has the errors).
     """
-    if config.radial_basis != "phys":
+    if config.radial_basis != "phys" or config.radial_floor > BELOW_SHORTEST * shortest:
         return None
     width = 2.0 / config.radial_functions * (1.0 - math.exp(-config.cutoff))
     length = math.exp(-BELOW_SHORTEST * shortest) - math.exp(-config.cutoff)

@@ -17,7 +17,7 @@ from ase import Atoms
 
 from so3krates.data import BatchShape, Buckets, DataError, StoredFrames, collate
 from so3krates.model.network import Params, init_params
-from so3krates.model.terms import terms_from
+from so3krates.model.terms import beside_terms, terms_from
 from so3krates.storage import Model, require_elements
 
 from .clock import Clock
@@ -139,6 +139,9 @@ class _Run:
         self.largest_force = largest_force_in(whole)
         self.terms = terms_from(config.terms, self.elements, self.distances)
         self.graphs = differences(whole, self.terms)
+        shortest = min(self.distances.values(), default=1.0)
+        config = dataclasses.replace(config, model=beside_terms(config.model, self.terms, shortest))
+        self.config = config
         whole = graphs_of(frames_valid, cutoff, self.shifts, "validation data")
         self.valid_graphs = differences(whole, self.terms)
         require_labels(self.graphs, config, "training")
@@ -158,7 +161,6 @@ class _Run:
         self.steps_per_epoch = len(self.graphs) // self.batch_size
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.eval_every = settings.eval_every or self.steps_per_epoch
-        shortest = min(self.distances.values(), default=1.0)
         points = None if settings.float64 else radial_points(config.model, shortest)
         self.step_function = make_step(config.model, settings, self.total_steps, points)
         self.state, self.best = self._initial()
