@@ -17,6 +17,7 @@ from packaging.version import Version
 from so3krates import _harness
 from so3krates.model import PRESETS, init_params
 from so3krates.model.reductions import tabulated_config
+from so3krates.model.terms import terms_from
 from so3krates.storage import Model
 from so3krates_export.bundle import read_bundle
 from so3krates_export.cuda import kernel_sizes
@@ -34,11 +35,14 @@ OF_HOST = ("scatter", "infeed", "outfeed", "send", "recv")  # operations that no
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The GaN preset with random weights, for a GPU, with the rungs that hold `ATOMS`."""
+    """The GaN preset with random weights and a repulsion, for a GPU, with the rungs that hold `ATOMS`."""
     params = jax.tree.map(np.asarray, init_params(PRESETS["gan"], 0))
     rungs = [next(rung for rung in gpu_ladder() if rung.rows >= atoms) for atoms in ATOMS]
     path = tmp_path_factory.mktemp("hopper") / "gan.so3k"
-    export_model(Model(PRESETS["gan"], params, ("Ga", "N"), {"Ga": 0.0, "N": 0.0}), path, platform="cuda", ladder=rungs)
+    elements = ("Ga", "N")
+    terms = terms_from({"repulsion": {}}, elements)
+    model = Model(PRESETS["gan"], params, elements, {"Ga": 0.0, "N": 0.0}, terms=terms)
+    export_model(model, path, platform="cuda", ladder=rungs)
     return path
 
 

@@ -207,7 +207,7 @@ def test_radii_come_from_the_data() -> None:
         ([1], r"\[terms\] must be a section of sections"),
         ({"repulsion": {"inner": 2.0, "outer": 1.5}}, r"inner radius of \S+ is 2 A, the outer one 1.5 A: give inner"),
         ({"repulsion": {"inner": 1.9}}, r"inner radius of Ga-N is 1.9 A, the outer one 1.93 A|N-N is 1.9 A, .* 1.42 A"),
-        ({"repulsion": {"outer": 101.0}}, r"the outer radius of \S+ is 101 A, and lists of neighbours reach up to 100"),
+        ({"repulsion": {"outer": 15.1}}, r"the outer radius of \S+ is 15.1 A, and lists of neighbours hold all atoms of any solid up to 15 A"),
         ({"repulsion": {"outer": -1}}, r"terms.repulsion.outer: -1 for Ga-Ga: give a length in A above 0"),
         ({"repulsion": {"outer": "wide"}}, r"terms.repulsion.outer: 'wide' for Ga-Ga: give a length"),
         ({"repulsion": {"outer": float("nan")}}, r"terms.repulsion.outer: nan for Ga-Ga: give a length"),

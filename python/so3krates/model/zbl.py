@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ase.data import atomic_numbers, covalent_radii
 
-from .config import LARGEST_CUTOFF, ConfigError
+from .config import ConfigError
 
 COULOMB = 14.3996454784255  # e^2 / (4 pi epsilon_0), eV A
 SCREENING_LENGTH = 0.46850  # A, 0.8854 Bohr radii as Ziegler and LAMMPS' pair_style zbl round them
@@ -22,6 +22,7 @@ DECAYS = (3.19980, 0.94229, 0.40290, 0.20162)
 # Radii that are not given: the term ends where the data begin, and at a bond's length where they begin later.
 OUTER_SHARE = 0.9  # of the shortest distance of a pair of elements in the training data
 INNER_SHARE = 0.7  # of the outer radius
+LARGEST_OUTER = 15.0  # A, to which the 3072 candidates of the largest rung hold diamond
 
 Radii = float | Mapping[str, float] | None  # of all pairs of elements, or by pair ("Ga-N"); None: by the data
 Matrix = tuple[tuple[float, ...], ...]
@@ -54,10 +55,10 @@ class Zbl:
                         f"terms.{self.section}: the inner radius of {pair} is {inner:g} A, the outer one {outer:g} A: "
                         "give inner above 0 and below outer"
                     )
-                if not outer <= LARGEST_CUTOFF:
+                if not outer <= LARGEST_OUTER:
                     raise ConfigError(
                         f"terms.{self.section}: the outer radius of {pair} is {outer:g} A, and lists of neighbours "
-                        f"reach up to {LARGEST_CUTOFF:g} A: the term is meant for distances below a bond's"
+                        f"hold all atoms of any solid up to {LARGEST_OUTER:g} A: nuclei repel below a bond's length"
                     )
 
     @property
