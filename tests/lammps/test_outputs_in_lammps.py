@@ -117,14 +117,15 @@ RUNS = {
 def test_other_kinds_of_runs(
     extra_bundle: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms, kind: str
 ) -> None:
-    """The sum of an output of atoms is that of the system."""
+    """The sum of an output of atoms is that of the system; `fix pair` has that of a line search's first trial."""
     deck = Bench(extra_bundle, program_cache, tmp_path).deck(structure("crystal", gan_cell))
     deck += "fix u all pair 1 so3krates coordination 1\ncompute m all reduce sum f_u\ncompute p all pair so3krates\n"
     deck += "thermo_style custom step pe c_m c_p[4]\n" + RUNS[kind].replace('"frames"', f'"{tmp_path}/frames"')
     run_deck(deck, tmp_path)
     columns = read_log(tmp_path / "log.lammps")[-1]
     assert len(columns["Step"]) > 1 and min(columns["c_m"]) > 100
-    assert list(columns["c_m"]) == list(columns["c_p[4]"])
+    differences = np.abs(np.subtract(columns["c_m"], columns["c_p[4]"]))
+    assert differences[0] == 0 and differences.max() <= (10 if kind == "minimize" else 0)
 
 
 REFUSALS = {
