@@ -37,6 +37,7 @@ from so3krates.sampling import (
     wurtzite,
 )
 from so3krates.storage import Model
+from so3krates.training.uncertainty import with_uncertainty
 
 TRAINING_DATA, TEST_DATA = "train.extxyz", "test.extxyz"
 # Far beyond the run, so that the potential has seen the close Ga-Ga pairs that it must push apart.
@@ -177,8 +178,10 @@ def _train(folder: Path, console: Console) -> Model:
         "valid": frames_valid,
         "test": cast(list[Atoms], ase.io.read(folder / TEST_DATA, ":")),
     }
-    training.write_report(folder / "model" / "report", result.model, sets, result.metrics_file, console)
-    return result.model
+    model = with_uncertainty(result.model, frames_train, frames_valid)
+    model.save(folder / "model")
+    training.write_report(folder / "model" / "report", model, sets, result.metrics_file, console)
+    return model
 
 
 def _run_lammps(folder: Path, crystal: Atoms, console: Console) -> int:

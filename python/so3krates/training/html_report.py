@@ -11,6 +11,7 @@ from rich.table import Table
 
 FIGURES = {
     "parity.png": "Prediction against label",
+    "uncertainty.png": "Errors against uncertainties, and shares within confidences",
     "breakdown.png": "Force errors by size, element and temperature",
     "learning_curve.png": "Learning curves",
 }

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from so3krates.files import write_figure
+from so3krates.uncertainty import LEVELS, shares_within
 
 from .breakdown import Breakdown
 from .evaluate import Properties
@@ -39,6 +40,27 @@ def parity_plot(path: str | Path, sets: Mapping[str, tuple[Properties, Propertie
             axes.legend(loc="upper left", fontsize=8, frameon=False)
         axes.locator_params(nbins=5)
         axes.set(title=panel, xlabel=f"label ({ROWS[panel]})", ylabel=f"predicted ({ROWS[panel]})")
+    return write_figure(path, figure)
+
+
+def uncertainty_plot(path: str | Path, sets: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Path:
+    """Errors against uncertainties, (N, 3) and (N,) eV/A by set: atoms, tenths of them, shares within confidences."""
+    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
+    atoms, shares = figure.subplots(1, 2)
+    for number, (name, (sigma, error)) in enumerate(sets.items()):
+        size, colour = np.sqrt(np.square(error).mean(axis=1)), f"C{number}"
+        atoms.plot(sigma, size, ".", ms=2, alpha=0.2, color=colour, rasterized=True)
+        tenths = np.array_split(np.argsort(sigma), min(10, len(sigma)))
+        middles = [[np.sqrt(np.square(values[t]).mean()) for t in tenths] for values in (sigma, size)]
+        atoms.plot(*middles, "o-", ms=4, color=colour, mec="w", label=_shown(name))
+        shares.plot(LEVELS, shares_within(sigma, error), color=colour, label=_shown(name))
+    everything = np.concatenate([np.concatenate([s, np.sqrt(np.square(e).mean(axis=1))]) for s, e in sets.values()])
+    everything = everything[everything > 0]
+    for axes, place in ((atoms, everything.min()), (shares, 0.0)):
+        axes.axline((place, place), slope=1, color="0.4", lw=0.8)
+        axes.legend(loc="upper left", fontsize=8, frameon=False)
+    atoms.set(xscale="log", yscale="log", xlabel="uncertainty (eV/Å)", ylabel="error of a force's component (eV/Å)")
+    shares.set(xlabel="confidence", ylabel="share of errors within", xlim=(0, 1), ylim=(0, 1))
     return write_figure(path, figure)
 
 

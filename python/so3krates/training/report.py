@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 from rich.console import Console
 from rich.table import Table
@@ -20,14 +21,14 @@ from so3krates.data import finite
 from so3krates.files import make_folder, write_text
 from so3krates.progress import progress_display
 from so3krates.storage import Model, flat_params
-from so3krates.uncertainty import Calibration, calibration, calibration_table
+from so3krates.uncertainty import Calibration, calibration, calibration_table, known_atoms
 
 from .breakdown import Breakdown, breakdown, breakdown_tables, force_size_table
 from .committee import Committee, committee_table
 from .evaluate import Properties, evaluate, reference, uncertainties_of
 from .html_report import html_page
 from .metrics import Errors, as_json, error_table, rich_table
-from .plots import breakdown_plot, learning_curve, parity_plot
+from .plots import breakdown_plot, learning_curve, parity_plot, uncertainty_plot
 
 
 class ReportError(RuntimeError):
@@ -56,10 +57,21 @@ class Results:
     @cached_property
     def calibration(self) -> Calibration | None:
         """How well uncertainties tell of the errors of forces; None where there are none of either."""
+        if self.predicted.uncertainties is None or self.uncertain_atoms is None:
+            return None
+        return calibration(self.predicted.uncertainties, self._force_errors)
+
+    @property
+    def uncertain_atoms(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Uncertainties (N,) and errors of forces (N, 3), eV/A, of labelled atoms; None where there are none."""
         if self.predicted.uncertainties is None:
             return None
-        errors = [f - g for f, g in zip(self.predicted.forces, self.labels.forces, strict=True)]
-        return calibration(self.predicted.uncertainties, errors)
+        sigma, error = known_atoms(self.predicted.uncertainties, self._force_errors)
+        return (sigma, error) if len(sigma) else None
+
+    @cached_property
+    def _force_errors(self) -> list[np.ndarray]:
+        return [f - g for f, g in zip(self.predicted.forces, self.labels.forces, strict=True)]
 
     def as_json(self) -> dict[str, Any]:
         """All as plain values."""
@@ -107,6 +119,10 @@ def write_results(
         "parity.png": lambda path: parity_plot(path, pairs),
         "breakdown.png": lambda path: breakdown_plot(path, parts),
     }
+    told = {name: result.uncertain_atoms for name, result in sets.items()}
+    told_atoms = {name: atoms for name, atoms in told.items() if atoms is not None}
+    if told_atoms:
+        figures["uncertainty.png"] = lambda path: uncertainty_plot(path, told_atoms)
     if metrics_file is not None:
         figures["learning_curve.png"] = lambda path: learning_curve(path, metrics_file)
     failed: dict[str, Exception] = {}

@@ -3,7 +3,16 @@
 `so3krates.training.uncertainty` makes it from a model and its data.
 """
 
-from .calibration import Calibration, calibration, calibration_table
+from .calibration import LEVELS, Calibration, calibration, calibration_table, known_atoms, shares_within
 from .density import Density, UncertaintyError
 
-__all__ = ["Calibration", "Density", "UncertaintyError", "calibration", "calibration_table"]
+__all__ = [
+    "LEVELS",
+    "Calibration",
+    "Density",
+    "UncertaintyError",
+    "calibration",
+    "calibration_table",
+    "known_atoms",
+    "shares_within",
+]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
 from scipy.stats import norm, spearmanr
+
+LEVELS = np.linspace(0.005, 0.995, 100)  # of confidence
 
 
 class Calibration(NamedTuple):
@@ -33,18 +35,29 @@ def calibration_table(sets: Mapping[str, Calibration]) -> Table:
     return table
 
 
-def calibration(uncertainties: list[np.ndarray], errors: list[np.ndarray]) -> Calibration:
+def known_atoms(uncertainties: Sequence[np.ndarray], errors: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Uncertainties (N,) and errors (N, 3) of all atoms that have labels; arguments as of `calibration`."""
+    known = [~np.isnan(e).any(axis=1) for e in errors]
+    sigma = np.concatenate([u[k] for u, k in zip(uncertainties, known, strict=True)])
+    return sigma, np.concatenate([e[k] for e, k in zip(errors, known, strict=True)])
+
+
+def shares_within(sigma: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Share of errors within each of the confidences `LEVELS`, if they were normal; sigma: (N,), error: (N, 3)."""
+    scaled = np.abs(error) / sigma[:, None]
+    return np.array([(scaled < norm.ppf(0.5 + level / 2)).mean() for level in LEVELS])
+
+
+def calibration(uncertainties: Sequence[np.ndarray], errors: Sequence[np.ndarray]) -> Calibration:
     """uncertainties: of the atoms of each frame, (n,) eV/A. errors: of their forces, (n, 3) eV/A; NaN: no label.
 
     Miscalibration area: Kuleshov, Fenner, Ermon, ICML 2018; with normal errors.
     """
-    known = [~np.isnan(e).any(axis=1) for e in errors]
-    sigma = np.concatenate([u[k] for u, k in zip(uncertainties, known, strict=True)])
-    error = np.concatenate([e[k] for e, k in zip(errors, known, strict=True)])
+    sigma, error = known_atoms(uncertainties, errors)
     scaled = np.abs(error) / sigma[:, None]
-    levels = np.linspace(0.005, 0.995, 100)
-    found = np.array([(scaled < norm.ppf(0.5 + level / 2)).mean() for level in levels])
+    found = shares_within(sigma, error)
     sizes = np.linalg.norm(error, axis=1)
+    known = [~np.isnan(e).any(axis=1) for e in errors]
     frames = np.array(
         [
             [np.sqrt(np.square(u[k]).mean()), np.sqrt(np.square(e[k]).sum(axis=1).mean())]
@@ -56,7 +69,7 @@ def calibration(uncertainties: list[np.ndarray], errors: list[np.ndarray]) -> Ca
     return Calibration(
         atoms=len(sigma),
         ratio=float(np.sqrt(np.square(scaled).mean())),
-        miscalibration=float(np.abs(found - levels).mean()),
+        miscalibration=float(np.abs(found - LEVELS).mean()),
         rank_atoms=_rank(sigma, sizes),
         rank_frames=_rank(*frames.T) if len(frames) >= enough else float("nan"),
     )
