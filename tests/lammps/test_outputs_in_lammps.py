@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
-from decks import Bench, lammps_instance
+from decks import BAR_PER_EV_A3, Bench, lammps_instance
 from extra_outputs import NEWER, write_extra_bundle
 from so3krates.lammps import run_deck
 from so3krates.lammps.thermo import read_log
@@ -14,6 +14,7 @@ from so3krates.runtime import Runtime
 from structures import structure
 
 SAME = 1e-10  # of a value
+FRAME = 1e-8  # eV, and of a norm: positions are written with their digits, but wrapped
 SIGNAL = 0.05
 MD = "velocity all create 1000 7 loop geom\nfix 1 all nve\n"
 FIELDS = ("feature_norm", "forces[2]", "atom_energies", "uncertainty")
@@ -54,6 +55,23 @@ def test_outputs_of_atoms_are_those_of_python(bench64: Bench, gan_cell: Atoms, r
     assert np.ptp(columns, axis=0).min() > SIGNAL
     assert np.all(np.abs(found[:, : len(FIELDS)] - columns).max(axis=0) < SAME * np.abs(columns).max(axis=0))
     assert np.array_equal(found[:, 1], found[:, -1])  # fy
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_further_outputs_and_per_atom_virials_on_one_step(bench64: Bench, gan_cell: Atoms, ranks: int) -> None:
+    """After a run in which atoms change their rank: of the last frame what Python has, and what LAMMPS' own compute."""
+    atoms = structure("crystal", gan_cell)
+    run = "compute w all centroid/stress/atom NULL virial\nneighbor 0.5 bin\nneigh_modify every 1 delay 0 check yes\n"
+    run += "velocity all create 3000 7 loop geom\nfix 1 all nve\nrun 12"
+    deck = bench64.deck(atoms) + of_atoms(bench64, ("feature_norm", "atom_virials[2]"), run)
+    run_deck(deck.replace("id f_u[*] fy", "id f_u[*] c_w[4] x y z"), bench64.folder, ranks=ranks)
+    found = dumped(bench64)
+    atoms.positions = found[:, 3:]
+    expected = Runtime(bench64.bundle, threads=1).evaluate(atoms, ["feature_norm", "atom_virials"])
+    assert np.ptp(expected["feature_norm"]) > SIGNAL and np.ptp(expected["atom_virials"][:, 0, 1]) > SIGNAL
+    assert np.abs(found[:, 0] - expected["feature_norm"]).max() < FRAME
+    assert np.abs(found[:, 1] - expected["atom_virials"][:, 0, 1]).max() < FRAME
+    assert np.abs(found[:, 2] / BAR_PER_EV_A3 + found[:, 1]).max() < FRAME  # tension is positive there
 
 
 def test_an_output_is_computed_on_the_steps_of_its_fix(bench64: Bench, gan_cell: Atoms) -> None:
