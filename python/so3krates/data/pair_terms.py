@@ -56,36 +56,32 @@ def without_terms(graph: FrameGraph, terms: Sequence[Term]) -> FrameGraph:
     )
 
 
-class ShortestDistances:
-    """Shortest distance of neighbours for each pair of elements, over graphs that come one by one."""
+def shortest_squares(graph: FrameGraph) -> dict[int, float]:
+    """Squares (A^2) of the shortest distances of a graph's neighbours, by KINDS * smaller + larger atomic number."""
+    row, slot = np.nonzero(graph.table.used & (graph.table.pairs >= 0))
+    other = graph.table.neighbours[row, slot]
+    vectors = graph.positions[other] - graph.positions[row] + graph.table.shifts[row, slot] @ graph.cell
+    squares = np.square(vectors).sum(axis=1)
+    first, second = graph.species[row], graph.species[other]
+    kinds = KINDS * np.minimum(first, second) + np.maximum(first, second)
+    return {kind: float(squares[kinds == kind].min()) for kind in np.unique(kinds).tolist()}
 
-    def __init__(self) -> None:
-        self._squares: dict[int, float] = {}  # by KINDS * smaller + larger atomic number
 
-    def add(self, graph: FrameGraph) -> None:
-        """Takes the neighbours of one graph into account."""
-        row, slot = np.nonzero(graph.table.used & (graph.table.pairs >= 0))
-        other = graph.table.neighbours[row, slot]
-        vectors = graph.positions[other] - graph.positions[row] + graph.table.shifts[row, slot] @ graph.cell
-        squares = np.square(vectors).sum(axis=1)
-        first, second = graph.species[row], graph.species[other]
-        kinds = KINDS * np.minimum(first, second) + np.maximum(first, second)
-        for kind in np.unique(kinds).tolist():
-            shortest = float(squares[kinds == kind].min())
-            self._squares[kind] = min(shortest, self._squares.get(kind, np.inf))
+def distances_by_pair(squares: Iterable[tuple[int, float]]) -> dict[str, float]:
+    """Shortest distances (A) of entries of `shortest_squares` by pair of elements, such as "Ga-N" (A to Z).
 
-    def by_pair(self) -> dict[str, float]:
-        """A, by pair of elements such as "Ga-N", names in alphabetical order; no pairs that are never neighbours."""
-        found = {}
-        for kind, square in self._squares.items():
-            names = sorted(chemical_symbols[number] for number in divmod(kind, KINDS))
-            found["-".join(names)] = float(np.sqrt(square))
-        return dict(sorted(found.items()))
+    Pairs that are never neighbours are not there.
+    """
+    shortest: dict[int, float] = {}
+    for kind, square in squares:
+        shortest[kind] = min(square, shortest.get(kind, np.inf))
+    found = {}
+    for kind, square in shortest.items():
+        names = sorted(chemical_symbols[number] for number in divmod(kind, KINDS))
+        found["-".join(names)] = float(np.sqrt(square))
+    return dict(sorted(found.items()))
 
 
 def shortest_distances(graphs: Iterable[FrameGraph]) -> dict[str, float]:
-    """`ShortestDistances.by_pair` of some graphs."""
-    shortest = ShortestDistances()
-    for graph in graphs:
-        shortest.add(graph)
-    return shortest.by_pair()
+    """`distances_by_pair` of some graphs."""
+    return distances_by_pair(entry for graph in graphs for entry in shortest_squares(graph).items())

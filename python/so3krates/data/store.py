@@ -20,7 +20,7 @@ from .batches import FrameGraph, frame_graph
 from .errors import DataError
 from .frames import Labels, with_labels
 from .neighbours import neighbour_table
-from .pair_terms import ShortestDistances, term_sums, without_terms
+from .pair_terms import distances_by_pair, shortest_squares, term_sums, without_terms
 
 INDEX_FILE = "store.json"  # written last: a store without it is not whole
 FRAME = np.dtype(
@@ -34,6 +34,8 @@ FRAME = np.dtype(
         ("volume", np.float64),  # A^3
     ]
 )
+# Squares of the shortest distances of a frame: `pair_terms.shortest_squares`.
+SHORTEST = np.dtype([("frame", np.int64), ("kind", np.int32), ("square", np.float64)])
 ATOM_ARRAYS = {"species": (np.uint8, 1), "positions": (np.float64, 3), "forces": (np.float64, 3)}
 
 
@@ -51,6 +53,7 @@ class StoredFrames:
                 name: np.asarray(np.memmap(self.folder / f"{name}.bin", kind, "r").reshape(-1, columns))
                 for name, (kind, columns) in ATOM_ARRAYS.items()
             }
+            (self.folder / "shortest.bin").stat()  # stores of before lack it
             found = len(self._frames), *(len(array) for array in self._atoms.values())
             expected = self.record["frames"], *(self.record["atoms"] for _ in ATOM_ARRAYS)
             if found != expected:
@@ -85,6 +88,17 @@ class StoredFrames:
         row = self._frames[self.indices[place]]
         rows = slice(int(row["start"]), int(row["start"]) + int(row["atoms"]))
         return row, {name: np.array(array[rows]) for name, array in self._atoms.items()}
+
+    def distances(self) -> dict[str, float]:
+        """Shortest distances (A) of neighbours by pair of elements."""
+        is_chosen = np.zeros(len(self._frames), bool)
+        is_chosen[self.indices] = True
+        known = np.fromfile(self.folder / "shortest.bin", SHORTEST)  # no map: it may be empty
+        chosen = known[is_chosen[known["frame"]]]
+        kinds, place = np.unique(chosen["kind"], return_inverse=True)
+        squares = np.full(len(kinds), np.inf)
+        np.minimum.at(squares, place, chosen["square"])
+        return distances_by_pair(zip(kinds.tolist(), squares.tolist(), strict=True))
 
     def forces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Virial (3, 3) and forces (n, 3) of each frame."""
@@ -155,8 +169,8 @@ class StoredGraphs(Sequence[FrameGraph]):
 
     @property
     def distances(self) -> dict[str, float]:
-        """Shortest distances (A) of neighbours in the whole store by pair of elements."""
-        return dict(self._frames.record["distances"])
+        """Shortest distances (A) of neighbours by pair of elements."""
+        return self._frames.distances()
 
     def labels(self) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
         """Energy without shifts, forces and virial of each frame, without terms."""
@@ -190,23 +204,22 @@ def store_frames(
     if source and index.is_file():
         with contextlib.suppress(DataError):  # a damaged store is written anew
             stored = StoredFrames(folder)
-            is_same = stored.record["source"] == source and stored.record["cutoff"] == cutoff
-            if is_same and "distances" in stored.record:
+            if stored.record["source"] == source and stored.record["cutoff"] == cutoff:
                 return stored
     make_folder(folder)
     digest = hashlib.sha256()
     start = count = 0
-    shortest = ShortestDistances()
     with contextlib.ExitStack() as stack:
         files = {
             name: stack.enter_context(open(stack.enter_context(replacing(folder / f"{name}.bin")), "wb"))
-            for name in ("frames", *ATOM_ARRAYS)
+            for name in ("frames", "shortest", *ATOM_ARRAYS)
         }
         for count, atoms in enumerate(frames, start=1):
             graph = frame_graph(atoms, cutoff, dict.fromkeys(set(atoms.symbols), 0.0), f"frame {count - 1}")
-            shortest.add(graph)
             n, width = len(atoms), graph.table.neighbours.shape[1]
             row = np.array([(start, n, width, graph.energy, graph.cell, graph.virial, graph.volume)], FRAME)
+            shortest = [(count - 1, kind, square) for kind, square in shortest_squares(graph).items()]
+            files["shortest"].write(np.array(shortest, SHORTEST).tobytes())
             written = {"frames": row, **{name: getattr(graph, name) for name in ATOM_ARRAYS}}
             for name, array in written.items():
                 kind = FRAME if name == "frames" else ATOM_ARRAYS[name][0]
@@ -220,6 +233,5 @@ def store_frames(
             file.flush()
         index.unlink(missing_ok=True)
     record = {"frames": count, "atoms": start, "cutoff": cutoff, "digest": digest.hexdigest(), "source": source}
-    record["distances"] = shortest.by_pair()
     write_text(index, json.dumps(record, indent=1) + "\n")
     return StoredFrames(folder)

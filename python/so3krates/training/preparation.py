@@ -66,7 +66,7 @@ def require_labels(graphs: Sequence[FrameGraph], config: RunConfig, name: str) -
 
 
 def distances_in(graphs: Sequence[FrameGraph]) -> dict[str, float]:
-    """Shortest distances (A) of neighbours by pair of elements; of stored graphs those of their whole store."""
+    """Shortest distances (A) of neighbours by pair of elements."""
     return graphs.distances if isinstance(graphs, StoredGraphs) else shortest_distances(graphs)
 
 
