@@ -36,15 +36,30 @@ struct Sources {
   std::size_t capacities = 0;                  // what says whether the rung is large enough, before rows are exchanged
 };
 
+// Arguments that a program fills and does not read, by program and place: in one of its calls nothing is in them yet.
+std::set<std::pair<std::string, std::size_t>> filled_arguments(const std::vector<Step>& schedule) {
+  std::set<std::pair<std::string, std::size_t>> filled;
+  std::set<std::string> written;
+  for (const Step& step : schedule) {
+    for (std::size_t k = 0; k < step.inputs.size(); ++k)
+      if (written.count(step.inputs[k]) == 0) filled.insert({step.run, k});
+    written.insert(step.outputs.begin(), step.outputs.end());
+  }
+  return filled;
+}
+
 Sources sources_of(const std::vector<Step>& schedule) {
   Sources sources;
+  const auto filled = filled_arguments(schedule);
   bool is_exchanged = false;
   for (std::size_t index = 0; index < schedule.size(); ++index) {
     const Step& step = schedule[index];
     sources.of.emplace_back();
-    for (const std::string& array : arrays_read(step)) {
-      const auto writer = sources.results.find(array);
-      if (writer != sources.results.end()) sources.of.back().push_back(writer->second);
+    const std::vector<std::string>& read = arrays_read(step);
+    for (std::size_t k = 0; k < read.size(); ++k) {
+      const auto writer = sources.results.find(read[k]);
+      if (writer != sources.results.end() && filled.count({step.run, k}) == 0)
+        sources.of.back().push_back(writer->second);
     }
     for (const std::string& array : arrays_written(step)) sources.results[array] = index;
     is_exchanged = is_exchanged || step.run.empty();

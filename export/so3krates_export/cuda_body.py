@@ -22,7 +22,7 @@ from so3krates.model.terms import Term
 
 from .cuda import CALL, SIMPLE_WARPS, check_cuda, kernel_sizes, launch_of
 from .fused import QUAD, widths
-from .plan import VIRIAL_CHANNELS, Array, Call, Stage, adjoint_name, evaluator_arrays
+from .plan import VIRIAL_CHANNELS, Array, Call, Stage, adjoint_name, evaluator_arrays, member_root
 
 KernelCall = Callable[..., list[jax.Array]]  # as `kernel_call`
 
@@ -59,7 +59,6 @@ class CudaBody:
     Names of arrays and programs start with "kernel_" where the portable body has its own.
     """
 
-    weights = "weights/fused/"
     prefix = "kernel_"
 
     def __init__(
@@ -70,6 +69,7 @@ class CudaBody:
         channels: int = 1,
         row_block: int = GPU_ROW_BLOCK,
         run: KernelCall = kernel_call,
+        member: int = 0,
     ) -> None:
         """
         Args:
@@ -80,11 +80,13 @@ class CudaBody:
             row_block: rows that the adjoint of four channels handles at once, which bounds its memory; a divisor of
                 every capacity of rows.
             run: what calls a kernel.
+            member: of a committee, whose weights it takes.
 
         Raises:
             FusedError: the kernels do not compute this network.
         """
         check_cuda(config, precision)
+        self.weights = member_root("weights/fused/", member)
         self.precision, self.channels, self.row_block = precision, channels, row_block
         self._config, self._elements, self._widths = config, elements, widths(config)
         self._stages = _Stages(config, precision, elements, channels, row_block, run)
@@ -120,7 +122,7 @@ class CudaBody:
         return [f"kernel_attended_{k}", *self.state(k + 1), f"kernel_scale_{k}"]
 
     def _weights(self, part: str, *names: str) -> list[str]:
-        return [f"weights/fused/{part}/{name}" for name in names]
+        return [f"{self.weights}{part}/{name}" for name in names]
 
     def _stage(
         self, program: str, function: Callable[..., Any], inputs: Sequence[str], outputs: Sequence[str]

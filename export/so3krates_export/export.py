@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +19,11 @@ from so3krates.model.rows import GPU_ROW_BLOCK, ROW_BLOCK
 from so3krates.storage import Model
 
 from .bundle import write_bundle
+from .committee import MOVERS, Committee, check_members, mean_shifts, shift_weights
 from .cuda import KERNEL_VERSION as GPU_KERNEL_VERSION
 from .cuda import check_cuda, kernel_shared_bytes, kernel_sizes
 from .cuda_body import CudaBody
-from .fused import KERNEL_VERSION, FusedError, check_fused, fused_weights, interleaved
+from .fused import KERNEL_VERSION, FusedError, check_fused, filter_rank, fused_weights, interleaved
 from .fused_body import FusedBody
 from .guard import guard_entry
 from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
@@ -30,7 +31,7 @@ from .lowering import STABLEHLO_VERSION
 from .manifest import printable, results_of, with_sources
 from .moves import MOVED_ROWS, moves_of
 from .outputs import DECLARED, extra_outputs, uncertainty_weights
-from .plan import VIRIAL_CHANNELS, Array, Body, Call, Plan, build_plan
+from .plan import VIRIAL_CHANNELS, Array, Body, Call, Plan, build_plan, member_root
 from .portable_body import PortableBody, weight_arrays
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
 from .term_stages import term_entries, term_stages
@@ -70,6 +71,8 @@ def export_model(
     ladder: list[Rung] | None = None,
     body: str = "auto",
     tables: float | str = "auto",
+    others: Sequence[Model] = (),
+    mover: str = "first",
 ) -> Choice:
     """Writes `model` as a bundle (docs/bundle.md) whose network computes in `precision`.
 
@@ -79,13 +82,17 @@ def export_model(
     network. A bundle of GPU kernels holds the portable programs too.
     tables: largest change of a force (eV/A) by tables in place of the radial filter networks; "auto", `TOLERANCE` in
     "fused", which needs them, and none in "xla", which they slow down; "off", none.
+    others: further members of a committee, of the same network. mover: "first", `model` alone moves the atoms and the
+    others run where `committee_forces` or members' results are asked for; "mean", all of them do.
     Raises ValueError for an unknown option, WriteError where `path` cannot be written, FusedError for
-    body "fused" where the kernels do not compute the network, TableError where no table is fine enough.
+    body "fused" where the kernels do not compute the network, TableError where no table is fine enough, CommitteeError
+    for members of different networks.
     """
     for name, value, known in (
         ("precision", precision, PRECISIONS),
         ("platform", platform, PLATFORMS),
         ("body", body, BODIES),
+        ("mover", mover, MOVERS),
     ):
         if value not in known:
             raise ValueError(f"{name} = {value!r}: known are {', '.join(known)}")
@@ -104,14 +111,21 @@ def export_model(
             raise ValueError(f"ladder: {rung.rows} rows: programs for {platform} take multiples of {row_block}")
     numbers = [atomic_numbers[element] for element in model.elements]
     real, products = ("float32", "tensorfloat32") if precision == "tf32" else (precision, "highest")
-    choice = _choose(model, platform, real, body, tables)
-    body, record, config, params = choice.body, choice.tables, choice.config, choice.params
+    models = [model, *others]
+    check_members(models)
+    choices = _choose_all(models, platform, real, body, tables)
+    choice = choices[0]
+    body, record, config = choice.body, choice.tables, choice.config
     # Positions are float64 whatever the network's precision.
     with jax.enable_x64(True):
-        weights = fused_weights(config, params, numbers) if body == "fused" else {}
         is_portable = body == "xla" or on_gpu  # GPU kernels may be of another version than the runtime's
-        if is_portable:
-            weights |= weight_arrays(params, numbers)
+        weights: dict[str, np.ndarray] = {}
+        rank = max(filter_rank(config, c.params) for c in choices) if body == "fused" else 0
+        for number, c in enumerate(choices):
+            if body == "fused":
+                weights |= _of_member("weights/fused/", number, fused_weights(config, c.params, numbers, rank))
+            if is_portable:
+                weights |= _of_member("weights/", number, weight_arrays(c.params, numbers))
         layouts = {
             root: layout
             for root, layout, is_there in (
@@ -123,21 +137,27 @@ def export_model(
         if model.uncertainty is not None:
             weights |= uncertainty_weights(model.uncertainty, config, layouts)
         weights = {name: np.asarray(value, real) for name, value in weights.items()}
-        bodies: dict[str, Body] = {}
+        bodies: dict[str, list[Body]] = {}
         for schedule, channels in SCHEDULES.items():
             if body == "fused":
                 of_kernels = CudaBody if on_gpu else FusedBody
-                bodies[schedule] = of_kernels(config, real, len(numbers), channels)
+                bodies[schedule] = [
+                    of_kernels(config, real, len(numbers), channels, member=n) for n in range(len(models))
+                ]
             if is_portable:
                 portable = [name for name in weights if not name.startswith("weights/fused/")]
                 name = f"portable_{schedule}" if body == "fused" else schedule
-                bodies[name] = PortableBody(config, real, portable, channels, row_block)
-        plans = {
-            name: build_plan(
-                body, config.layers, [*term_stages(body, model.terms), *extra_outputs(body, config, weights)]
-            )
-            for name, body in bodies.items()
-        }
+                bodies[name] = [
+                    PortableBody(config, real, portable, channels, row_block, n) for n in range(len(models))
+                ]
+        if others:
+            weights |= {name: np.asarray(value, real) for name, value in shift_weights(models, mover).items()}
+        plans = {}
+        for name, (first, *rest) in bodies.items():
+            together = Committee(len(models), mover, first.channels, first.row_block)
+            more = [*term_stages(first, model.terms), *extra_outputs(first, config, weights)]
+            after = {"after": together.after} if others else {}
+            plans[name] = build_plan(first, config.layers, more, rest, **after)
         moves: dict[str, list[str]] = {}
         moving = []
         if on_gpu:
@@ -151,7 +171,7 @@ def export_model(
         "producer": f"so3krates {importlib.metadata.version('so3krates')}, jax {jax.__version__}",
         "model": model.config.to_dict(),
         "elements": list(model.elements),
-        "energy_shifts": [float(model.energy_shifts.get(element, 0.0)) for element in model.elements],
+        "energy_shifts": list(mean_shifts(models, mover).values()),
         "cutoff": float(model.config.cutoff),
         **term_entries(model),
         "message_passing_steps": model.config.layers,
@@ -159,6 +179,7 @@ def export_model(
         "precision": precision,
         "platform": platform,
         "body": body,
+        **({"committee": {"members": len(models), "mover": mover}} if others else {}),
         "tables": record,
         "stablehlo_version": STABLEHLO_VERSION,
         "training": printable(model.training),
@@ -183,19 +204,42 @@ def export_model(
     return choice
 
 
-def _choose(model: Model, platform: str, precision: str, body: str, tables: float | str) -> Choice:
-    """The body, and the network with tables where they are wanted."""
+def _of_member(root: str, member: int, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights by the names that a member's body has for them."""
+    return {member_root(root, member) + name.removeprefix(root): value for name, value in weights.items()}
+
+
+def _choose_all(models: Sequence[Model], platform: str, precision: str, body: str, tables: float | str) -> list[Choice]:
+    """The same body for all members of a committee, and tables as fine as the finest needs: they share programs."""
+    found = [_choose(model, platform, precision, body, tables) for model in models]
+    portable = [choice for choice in found if choice.body == "xla"]
+    if 0 < len(portable) < len(found):
+        found = [_choose(model, platform, precision, "xla", tables) for model in models]
+        return [choice._replace(reason=portable[0].reason) for choice in found]
+    nodes = max(int(choice.tables["nodes"]) if choice.tables else 0 for choice in found)
+    return [
+        _choose(model, platform, precision, body, tables, nodes)
+        if choice.tables and choice.tables["nodes"] < nodes
+        else choice
+        for model, choice in zip(models, found, strict=True)
+    ]
+
+
+def _choose(
+    model: Model, platform: str, precision: str, body: str, tables: float | str, least_nodes: int = 0
+) -> Choice:
+    """The body, and the network with tables where they are wanted, of at least so many nodes."""
     config, params = model.config, model.params
     if body == "auto":
         try:
-            return _choose(model, platform, precision, "fused", tables)
+            return _choose(model, platform, precision, "fused", tables, least_nodes)
         except FusedError as error:
             reason = _reason(error)
         except TableError as error:
             if tables != "auto":
                 raise
             reason = _reason(error)
-        return _choose(model, platform, precision, "xla", tables)._replace(reason=reason)
+        return _choose(model, platform, precision, "xla", tables, least_nodes)._replace(reason=reason)
     check = check_fused if platform == "cpu" else functools.partial(check_cuda, precision=precision)
     tolerance = TOLERANCE if tables == "auto" and body == "fused" else tables
     if isinstance(tolerance, str) or is_tabulated(config):
@@ -204,7 +248,7 @@ def _choose(model: Model, platform: str, precision: str, body: str, tables: floa
         return Choice(body, None, None, config, params)
     if body == "fused":
         check(tabulated_config(config, GRIDS[0], START))
-    found = choose_tables(config, params, model.elements, tolerance)
+    found = choose_tables(config, params, model.elements, tolerance, least_nodes)
     return Choice(body, None, found.describe(), found.config, found.params)
 
 

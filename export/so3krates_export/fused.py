@@ -81,8 +81,13 @@ def check_fused(config: ModelConfig) -> None:
     require(config.radial_floor == 0, "splines with a radial_floor")
 
 
-def fused_weights(config: ModelConfig, params: Params, atomic_numbers: list[int]) -> dict[str, np.ndarray]:
-    """Weights of a tabulated network in the kernels' layout, float64, by their names in the plan. Needs x64 mode."""
+def fused_weights(
+    config: ModelConfig, params: Params, atomic_numbers: list[int], rank: int | None = None
+) -> dict[str, np.ndarray]:
+    """Weights of a tabulated network in the kernels' layout, float64, by their names in the plan. Needs x64 mode.
+
+    rank: at least `filter_rank`, which it is where it is not given.
+    """
     check_fused(config)
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     w = widths(config)
@@ -99,7 +104,7 @@ def fused_weights(config: ModelConfig, params: Params, atomic_numbers: list[int]
         "first/values": interleaved(config, first.values),
         "first/table": table,
     }
-    rank = filter_rank(config, params)
+    rank = filter_rank(config, params) if rank is None else rank
     for k in range(config.layers):
         layer = params[f"layers_{k}"]
         names = _exchange_weights(config, layer)

@@ -14,16 +14,17 @@ from so3krates.model.term_stages import Lists
 from so3krates.model.terms import Term
 
 from .fused import CUTOFF_NUMBERS, QUAD, ROUNDS, SCHEDULE_ENTRIES, check_fused, widths
-from .plan import VIRIAL_CHANNELS, Array, Call, Stage, adjoint_name, evaluator_arrays
+from .plan import VIRIAL_CHANNELS, Array, Call, Stage, adjoint_name, evaluator_arrays, member_root
 
 
 class FusedBody:
     """Custom calls on arrays and weights in the kernels' layout; see `plan.Body`."""
 
-    weights = "weights/fused/"
     prefix = ""
 
-    def __init__(self, config: ModelConfig, precision: str, elements: int, channels: int = 1, threads: int = 0) -> None:
+    def __init__(
+        self, config: ModelConfig, precision: str, elements: int, channels: int = 1, threads: int = 0, member: int = 0
+    ) -> None:
         """
         Args:
             config: of a tabulated network.
@@ -31,11 +32,13 @@ class FusedBody:
             elements: number of species.
             channels: 1, or 4 for per-atom virials.
             threads: how many share the pairs; 0: the client's.
+            member: of a committee, whose weights it takes.
 
         Raises:
             FusedError: the kernels do not compute this network.
         """
         check_fused(config)
+        self.weights = member_root("weights/fused/", member)
         self.precision, self.channels, self.row_block = precision, channels, ROW_BLOCK
         self._config, self._elements, self._widths = config, elements, widths(config)
         self._attributes = _attributes(config, precision, elements, threads)
@@ -77,7 +80,7 @@ class FusedBody:
         return [f"attended_euclidean_{k}", *self.state(k + 1), f"exchange_scale_{k}"]
 
     def _weights(self, part: str, *names: str) -> list[str]:
-        return [f"weights/fused/{part}/{name}" for name in names]
+        return [f"{self.weights}{part}/{name}" for name in names]
 
     def _stage(
         self,

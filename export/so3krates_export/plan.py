@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -95,8 +95,17 @@ class Body(Protocol):
         """A way of the body's own to add a term to all results; None: that of `term_stages.py`."""
 
 
-def build_plan(body: Body, layers: int, more: Iterable[Addition] = ()) -> Plan:
-    """Energies and their derivatives, stage by stage, and then each of `more`, which all arrays are there for."""
+def build_plan(
+    body: Body,
+    layers: int,
+    more: Iterable[Addition] = (),
+    others: Sequence[Body] = (),
+    after: Callable[[int], Iterable[Addition]] = lambda run: (),
+) -> Plan:
+    """Energies and their derivatives, stage by stage, and then each of `more`, which all arrays are there for.
+
+    others: further networks on the same pairs and arrays, which run before. after(n): what comes after the n-th one.
+    """
     arrays = evaluator_arrays(body.precision, body.channels) | body.arrays
     programs: dict[str, Callable[..., tuple[jax.Array, ...]]] = {}
     steps: list[Call | Refresh] = []
@@ -106,23 +115,31 @@ def build_plan(body: Body, layers: int, more: Iterable[Addition] = ()) -> Plan:
             programs.setdefault(stage.call.program, stage.function)
             steps.append(stage.call)
 
+    def add(additions: Iterable[Addition]) -> None:
+        for addition in additions:
+            arrays.update(addition.arrays)
+            run(addition.stage)
+
+    def network(member: Body) -> None:
+        run(member.embed())
+        for k in range(layers):
+            if k > 0:
+                steps.append(Refresh(member.state(k)))
+            run(member.project(k))
+            run(member.layer(k))
+        run(member.readout())
+        for k in reversed(range(layers)):
+            run(member.exchange_adjoint(k))
+            steps.append(Refresh(member.message_adjoint))
+            if k + 1 < layers:  # those of the last layer are still there
+                run(member.project(k))
+            run(member.layer_adjoint(k))
+
     run(body.pairs())
-    run(body.embed())
-    for k in range(layers):
-        if k > 0:
-            steps.append(Refresh(body.state(k)))
-        run(body.project(k))
-        run(body.layer(k))
-    run(body.readout())
-    for k in reversed(range(layers)):
-        run(body.exchange_adjoint(k))
-        steps.append(Refresh(body.message_adjoint))
-        if k + 1 < layers:  # those of the last layer are still there
-            run(body.project(k))
-        run(body.layer_adjoint(k))
-    for addition in more:
-        arrays |= addition.arrays
-        run(addition.stage)
+    for number, member in enumerate((*others, body)):
+        network(member)
+        add(after(number))
+    add(more)
     return Plan(arrays, programs, steps)
 
 
@@ -131,6 +148,11 @@ class Addition(NamedTuple):
 
     stage: Stage
     arrays: dict[str, Array]
+
+
+def member_root(root: str, member: int) -> str:
+    """What names of weights begin with, for a member of a committee; the first has those of a single network."""
+    return root if member == 0 else f"{root}member_{member}/"
 
 
 def adjoint_name(name: str, channels: int) -> str:

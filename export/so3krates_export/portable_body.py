@@ -14,7 +14,7 @@ from so3krates.model.projections import Projections
 from so3krates.model.rows import ROW_BLOCK, Table
 from so3krates.model.terms import Term
 
-from .plan import VIRIAL_CHANNELS, Array, Stage, adjoint_name, tree_stage
+from .plan import VIRIAL_CHANNELS, Array, Stage, adjoint_name, member_root, tree_stage
 
 # Parameter groups of a layer that each stage reads.
 _PROJECT = ("feature_query", "feature_key", "feature_value", "geometric_query", "geometric_key", "attention_norm")
@@ -32,7 +32,6 @@ def weight_arrays(params: Params, atomic_numbers: list[int]) -> dict[str, np.nda
 class PortableBody:
     """Stages of `so3krates.model`: `stages`, `readout`, `moment_adjoint`; see `plan.Body`."""
 
-    weights = "weights/"
     prefix = ""
 
     def __init__(
@@ -42,6 +41,7 @@ class PortableBody:
         weight_names: list[str],
         channels: int = 1,
         row_block: int = ROW_BLOCK,
+        member: int = 0,
     ) -> None:
         """
         Args:
@@ -51,8 +51,10 @@ class PortableBody:
             channels: 1, or 4 for per-atom virials. Bodies of different channels share the arrays and programs that do
                 not depend on them.
             row_block: rows that loops handle at once, a divisor of every capacity of rows.
+            member: of a committee, whose weights it takes.
         """
         self.precision, self.channels, self.row_block = precision, channels, row_block
+        self.weights = member_root("weights/", member)
         self._config, self._weight_names = config, sorted(weight_names)
         self._adjoint, self.message_adjoint = (
             tuple(adjoint_name(f"{kind}_{part}", channels) for part in ("features", "euclidean"))
@@ -96,7 +98,7 @@ class PortableBody:
         return unflatten_dict({name.removeprefix(root): name for name in names}, sep="/")
 
     def _of_layer(self, k: int, *groups: str) -> dict[str, Any]:
-        return self._weights(f"weights/layers_{k}/", *groups)
+        return self._weights(f"{self.weights}layers_{k}/", *groups)
 
     def pairs(self) -> Stage:
         lists = ("positions", "row_of_atom", "atom_of_row", "candidates", "candidate_count", "owned_count")
@@ -104,7 +106,7 @@ class PortableBody:
         return tree_stage("neighbours", function, (*lists, self._table), (self._table, "neighbours_needed"))
 
     def embed(self) -> Stage:
-        inputs = ("weights/embedding/embedding", "species", "row_count", self.state(0))
+        inputs = (f"{self.weights}embedding/embedding", "species", "row_count", self.state(0))
         return tree_stage("embed", functools.partial(stages.embed, row_block=self.row_block), inputs, self.state(0))
 
     def project(self, k: int) -> Stage:
@@ -122,7 +124,7 @@ class PortableBody:
     def readout(self) -> Stage:
         function = functools.partial(readout.readout, self._config, row_block=self.row_block)
         into = readout.ReadoutArrays._make(("atom_energies", *self._adjoint, "forces", self._virials))
-        inputs = (self._weights("weights/readout/"), self.state(self._config.layers)[0], "owned_count", into)
+        inputs = (self._weights(f"{self.weights}readout/"), self.state(self._config.layers)[0], "owned_count", into)
         return tree_stage(adjoint_name("readout", self.channels), function, inputs, ("energy", "strain_gradient", into))
 
     def exchange_adjoint(self, k: int) -> Stage:

@@ -61,7 +61,11 @@ class Tables(NamedTuple):
 
 
 def choose_tables(
-    config: ModelConfig, params: Params, elements: tuple[str, ...], tolerance: float = TOLERANCE
+    config: ModelConfig,
+    params: Params,
+    elements: tuple[str, ...],
+    tolerance: float = TOLERANCE,
+    least_nodes: int = 0,
 ) -> Tables:
     """The coarsest grid, then the lowest rank, whose forces differ from the network's by less than `tolerance` (eV/A),
     in float64.
@@ -89,7 +93,7 @@ def choose_tables(
         def change(found: np.ndarray, reference: np.ndarray) -> float:
             return float((np.abs(found - reference) / scale).max())
 
-        for nodes in GRIDS:
+        for nodes in (n for n in GRIDS if n >= least_nodes):
             reduced = tabulated(config, params, nodes, START)
             on_grid = forces_of(*reduced, params)
             if change(on_grid, forces) < tolerance:

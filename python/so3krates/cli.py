@@ -192,7 +192,7 @@ def inspect_data(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="A model folder.")],
+    models: Annotated[list[Path], typer.Argument(help="A model folder, or those of a committee, or its folder.")],
     output: Output = Path("potential.so3k"),
     precision: Annotated[
         str, typer.Option(help="Arithmetic of the network: float32, float64, or tf32 (cuda).")
@@ -219,27 +219,41 @@ def export(
         bool,
         typer.Option("--uncertainty/--no-uncertainty", help="With the output uncertainty, where the model has it."),
     ] = True,
+    committee: Annotated[
+        str, typer.Option(help="Whose forces move the atoms: first, the others only tell how far they differ; mean.")
+    ] = "first",
 ) -> None:
-    """Write a model as the one file that LAMMPS runs."""
+    """Write a model, or a committee, as the one file that LAMMPS runs."""
     import dataclasses
 
     from so3krates.storage import Model, with_term
+    from so3krates.training import member_folders
 
-    loaded = Model.load(model)
+    loaded, *others = (Model.load(member) for model in models for member in member_folders(model))
     if not uncertainty:
         loaded = dataclasses.replace(loaded, uncertainty=None)
     if repulsion_outer is not None and repulsion is None:
         raise ValueError("--repulsion-outer says where a repulsion ends, and none is added: give --repulsion zbl too")
     if repulsion is not None:
         radii = {} if repulsion_outer is None else {"outer": repulsion_outer}
-        loaded = with_term(loaded, "repulsion", {"form": repulsion} | radii)
+        loaded, *others = (with_term(m, "repulsion", {"form": repulsion} | radii) for m in (loaded, *others))
     device = " device cuda" if platform == "cuda" else ""
     console = _console()
     with busy(console, "making tables and programs"):
-        choice = exporting.export_model(loaded, output, precision, platform, body=body, tables=_number_or_word(tables))
+        choice = exporting.export_model(
+            loaded,
+            output,
+            precision,
+            platform,
+            body=body,
+            tables=_number_or_word(tables),
+            others=others,
+            mover=committee,
+        )
     console.print(
         f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}).\n{choice.describe()}.\n"
         + "".join(f"{term.describe()}.\n" for term in loaded.terms)
+        + (f"A committee of {1 + len(others)}: the {committee} moves the atoms.\n" if others else "")
         + "In a deck:\n"
         f"  pair_style so3krates{device}\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",
         highlight=False,

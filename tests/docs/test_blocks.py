@@ -25,6 +25,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from blocks import LANGUAGES, PAGES, ROOT, Block, blocks, lines_of, table_commands
 from foreign import compressed, write_ml_ab, write_mtp, write_vasprun
 from original import write_module
+from so3krates.storage import Model
+from so3krates_export.export import export_model
+from so3krates_export.ladder import Rung
 
 SMALL_TRAINING = " ".join(
     f"--set {setting}"
@@ -105,6 +108,10 @@ def folder(small_model_folder: Path, gan_bundle32: Path, tmp_path_factory: pytes
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(small_model_folder, folder / "trained")
     shutil.copyfile(gan_bundle32, folder / "gan.so3k")
+    for seed in range(2):
+        shutil.copytree(small_model_folder, folder / "models" / f"seed-{seed}")
+    model = Model.load(small_model_folder)
+    export_model(model, folder / "committee.so3k", others=[model], ladder=[Rung(256, 4608, 192, 64)])
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -1,8 +1,10 @@
 """Further outputs in decks: those of atoms by `fix pair`, those of the system by `compute pair`."""
 
+import dataclasses
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ase import Atoms
@@ -11,6 +13,8 @@ from extra_outputs import NEWER, write_extra_bundle
 from so3krates.lammps import run_deck
 from so3krates.lammps.thermo import read_log
 from so3krates.runtime import Runtime
+from so3krates.storage import Model
+from so3krates_export.export import export_model
 from structures import structure
 
 SAME = 1e-10  # of a value
@@ -144,6 +148,42 @@ def test_other_kinds_of_runs(
     assert len(columns["Step"]) > 1 and min(columns["c_m"]) > 100
     differences = np.abs(np.subtract(columns["c_m"], columns["c_p[4]"]))
     assert differences[0] == 0 and differences.max() <= (10 if kind == "minimize" else 0)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_committee_in_a_deck(
+    small_model_folder: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms, ranks: int
+) -> None:
+    """Deviations of atoms and energies of members, as Python has them; the other members do not move the atoms."""
+    model, others = Model.load(small_model_folder), []
+    for seed in range(2):
+        random = np.random.default_rng(seed)
+        params = jax.tree.map(lambda p, r=random: p * (1 + 0.01 * r.normal(size=p.shape)), model.params)
+        others.append(dataclasses.replace(model, params=params))
+    export_model(model, tmp_path / "committee.so3k", precision="float64", others=others)
+    export_model(model, tmp_path / "alone.so3k", precision="float64")
+    atoms = structure("slab", gan_cell)[:-1]
+    energies = {}
+    for name in ("alone", "committee"):
+        bench = Bench(tmp_path / f"{name}.so3k", program_cache, tmp_path)
+        deck = bench.deck(atoms).replace("box tilt large", "box tilt large\nprocessors 1 1 *") + MD + "thermo 1\n"
+        if name == "committee":
+            deck += "compute p all pair so3krates\nthermo_style custom step pe c_p[1] c_p[2] c_p[3]\n"
+            deck += "thermo_modify format float %.17g norm no\n"
+            deck += of_atoms(bench, ("committee_forces",), "run 0").replace("f_u[*]", "f_u") + "run 2\n"
+        else:
+            deck += "thermo_modify format float %.17g norm no\nrun 0\nrun 2\n"
+        run_deck(deck, tmp_path, ranks=ranks)
+        energies[name] = read_log(tmp_path / "log.lammps")[-1]
+    assert np.array_equal(energies["alone"]["PotEng"], energies["committee"]["PotEng"])
+    assert np.ptp(energies["alone"]["PotEng"]) > 1e-3
+    names = ["committee_forces", "member_energies"]
+    expected = Runtime(tmp_path / "committee.so3k", threads=1).evaluate(atoms, names)
+    assert expected["committee_forces"].max() > 1e-3 and np.ptp(expected["member_energies"]) > SIGNAL
+    largest = expected["committee_forces"].max()
+    np.testing.assert_allclose(dumped(bench)[:, 0], expected["committee_forces"], rtol=0, atol=1e-8 * largest)
+    first = [energies["committee"][f"c_p[{k}]"][0] for k in (1, 2, 3)]
+    np.testing.assert_allclose(first, expected["member_energies"], rtol=1e-10)
 
 
 REFUSALS = {

@@ -22,6 +22,12 @@ ROUNDING = 5e-3  # relative: environments are in float32, and close to data dist
 SIGNAL = 3.0  # how much more uncertain an environment far away must be
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of compiled programs."""
+    return tmp_path_factory.mktemp("programs")
+
+
 def made_up(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Environments of two elements, each in two clouds."""
     random = np.random.default_rng(seed)
@@ -86,11 +92,11 @@ def test_few_atoms_have_the_scales_of_all() -> None:
 
 @pytest.mark.parametrize(("body", "precision"), [("fused", "float32"), ("fused", "float64"), ("xla", "float64")])
 def test_a_bundle_tells_what_python_tells(
-    body: str, precision: str, small_model_folder: Path, cache: Path, tmp_path: Path
+    body: str, precision: str, small_model_folder: Path, programs: Path, tmp_path: Path
 ) -> None:
     model = Model.load(small_model_folder)
     export_model(model, tmp_path / "gan.so3k", precision=precision, body=body)
-    runtime = Runtime(tmp_path / "gan.so3k", cache=str(cache), threads=1)
+    runtime = Runtime(tmp_path / "gan.so3k", cache=str(programs), threads=1)
     assert runtime.outputs["uncertainty"].unit == "eV/A" and not runtime.outputs["uncertainty"].standard
     near, far = rattled_wurtzite((2, 2, 2)), rattled_wurtzite((2, 2, 2))
     far.set_cell(far.cell.array * 0.9, scale_atoms=True)
@@ -100,17 +106,17 @@ def test_a_bundle_tells_what_python_tells(
         assert found.keys() == {"uncertainty"} and np.ptp(expected) > 0.01 * expected.max()
         np.testing.assert_allclose(found["uncertainty"], expected, rtol=ROUNDING)
     assert np.median(uncertainties_of(model, [far])[0]) > SIGNAL * np.median(uncertainties_of(model, [near])[0])
-    calculator = So3kratesCalculator(tmp_path / "gan.so3k", cache=str(cache), threads=1)
+    calculator = So3kratesCalculator(tmp_path / "gan.so3k", cache=str(programs), threads=1)
     np.testing.assert_array_equal(calculator.get_property("uncertainty", far), found["uncertainty"])
 
 
 def test_a_model_without_says_how_to_get_it(
-    small_model_folder: Path, cache: Path, tmp_path: Path, gan_cell: Atoms
+    small_model_folder: Path, programs: Path, tmp_path: Path, gan_cell: Atoms
 ) -> None:
     model = dataclasses.replace(Model.load(small_model_folder), uncertainty=None)
     export_model(model, tmp_path / "gan.so3k", body="xla")
     with pytest.raises(ValueError, match="uncertainty"):
-        Runtime(tmp_path / "gan.so3k", cache=str(cache)).evaluate(gan_cell, ["uncertainty"])
+        Runtime(tmp_path / "gan.so3k", cache=str(programs)).evaluate(gan_cell, ["uncertainty"])
 
 
 def test_the_folder_keeps_it(small_model_folder: Path, tmp_path: Path) -> None:
