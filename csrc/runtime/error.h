@@ -25,6 +25,8 @@ class StructureError : public Error {
   // text: with {} for each of the atoms, which are indices into the positions. name_of: names for what().
   StructureError(const std::string& text, const std::vector<int>& atoms, const NameOf& name_of);
   std::string message(const NameOf& name_of) const;
+  // Both, one sentence after the other.
+  StructureError followed_by(const StructureError& other, const NameOf& name_of) const;
   const std::vector<int>& atoms() const { return atoms_; }
 
  private:

@@ -43,8 +43,11 @@ void Evaluator::Implementation::check_computed(const double* positions) {
     const auto* species = static_cast<const int*>(input_memory_.at("species").get());
     check_energies(results_, owned_, species, has_shifts_ ? bundle_.energy_shifts.data() : nullptr, atom_of_row,
                    positions, name);
-  } catch (const StructureError&) {
+  } catch (const StructureError& failure) {
     check_all_distances(positions);
+    // The likely reason.
+    if (results_.sighting != nullptr && sighting_.has_close_pair())
+      throw failure.followed_by(sighting_.about_pair(name), name);
     throw;
   }
   if (results_.sighting != nullptr && results_.forces != nullptr)

@@ -62,6 +62,12 @@ std::string StructureError::message(const NameOf& name_of) const {
   return StructureError(text_, atoms_, name_of).what();
 }
 
+StructureError StructureError::followed_by(const StructureError& other, const NameOf& name_of) const {
+  std::vector<int> atoms = atoms_;
+  atoms.insert(atoms.end(), other.atoms_.begin(), other.atoms_.end());
+  return {text_ + ". " + other.text_, atoms, name_of};
+}
+
 void check_positions(const double* positions, int atoms, const int* row_of_atom,
                      const StructureError::NameOf& name_of) {
   if (all_finite(positions, 3 * static_cast<std::size_t>(atoms))) return;

@@ -29,6 +29,11 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_bundle(tmp_path_factory.mktemp("guarded") / "toy.so3k", guard=guard)
 
 
+@pytest.fixture(scope="module")
+def shipped() -> Path:
+    return Path(__file__).parents[2] / "examples" / "models" / "gan-pbesol.so3k"
+
+
 @pytest.fixture
 def bench(guarded: Path, program_cache: Path, tmp_path: Path) -> Bench:
     return Bench(guarded, program_cache, tmp_path)
@@ -138,6 +143,19 @@ def test_stop_ends_the_run(bench: Bench, gan_cell: Atoms) -> None:
         instance.commands_string(deck_with(bench, crystal(gan_cell, 0.85), "guard stop"))
     with lammps_instance() as instance:  # none there
         instance.commands_string(deck_with(bench, crystal(gan_cell), "guard stop"))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_energies_beyond_physics_come_with_the_pair(
+    shipped: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms, ranks: int
+) -> None:
+    """The shipped potential, compressed to where it has a hole: the error names the distance too."""
+    atoms = structure("crystal", gan_cell)
+    atoms.set_cell(atoms.cell.array * 0.8, scale_atoms=True)
+    deck = Bench(shipped, program_cache, tmp_path).deck(atoms, ("N", "Ga")) + "fix 1 all nve\nrun 5\n"
+    words = r"step 0: energy .* beyond any physical value.* \d+ \(.*A apart, nearer than 0\.9 of the [12]\.\d+ A"
+    with pytest.raises(Exception, match=words):
+        run_deck(deck, tmp_path, ranks=ranks)
 
 
 def test_stop_ends_all_ranks(bench: Bench) -> None:
