@@ -100,6 +100,24 @@ py::dict outputs_of(const Bundle& bundle) {
   return outputs;
 }
 
+// What the guard says of a nearest pair, of a largest force: their numbers, those of the training data, names of atoms.
+std::vector<std::string> extrapolations(double distance, double seen_distance, const std::array<std::string, 2>& pair,
+                                        double force, double seen_force, const std::string& atom) {
+  so3krates::Sighting sighting;
+  std::vector<std::string> texts;
+  if (seen_distance > 0.0) sighting.closest_ratio = distance / seen_distance;
+  sighting.first = 0;
+  sighting.second = 1;
+  sighting.distance = distance;
+  sighting.seen_distance = seen_distance;
+  sighting.force = force;
+  sighting.seen_force = seen_force;
+  sighting.force_atom = 0;
+  if (sighting.has_close_pair()) texts.emplace_back(sighting.about_pair([&](int i) { return pair.at(i); }).what());
+  if (sighting.has_large_force()) texts.emplace_back(sighting.about_force([&](int) { return atom; }).what());
+  return texts;
+}
+
 // A Python callable f(sent, received) of messages: rank and uint8 [bytes], in the evaluator's own memory.
 class PythonHalo : public so3krates::Halo {
  public:
@@ -280,6 +298,11 @@ PYBIND11_MODULE(_harness, m) {
         so3krates::check_distances(positions[0].data(), {{0, 1}}, [&](int i) { return names.at(i); });
       },
       "positions"_a, "names"_a, "Raises StructureError where two atoms (A) are at the same place.");
+
+  m.def("extrapolations", &extrapolations, "distance"_a, "seen_distance"_a, "pair"_a, "force"_a, "seen_force"_a,
+        "atom"_a,
+        "What csrc/runtime/guard.h says of a pair (A) and of a force (eV/A) beside those of the training data, 0: not "
+        "known.");
 
   m.attr("BUNDLE_FORMAT") = so3krates::kFormat;
   m.attr("BUNDLE_VERSION") = so3krates::kFormatVersion;

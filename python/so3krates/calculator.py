@@ -49,7 +49,7 @@ class So3kratesCalculator(Calculator):
         """The arguments of `Runtime`, or a model folder, which takes none of them; `options` go to ASE's `Calculator`.
 
         outputs: names of what `results` hold besides the standard outputs.
-        guard: what is done where atoms of a bundle are nearer, or forces larger, than in its training data: "warn",
+        guard: what is done where atoms are nearer, or forces larger, than in its training data: "warn",
         once by Python's `warnings`; "stop", a StructureError; "off", nothing.
 
         Raises what `Runtime` raises, TypeError for unknown options, ModelError for a folder without model, ValueError

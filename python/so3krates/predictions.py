@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from so3krates import exporting
-from so3krates._harness import check_pair
+from so3krates._harness import check_pair, extrapolations
 from so3krates.data import DataError, LabelKeys, frame_graph, terms_of_atoms, total_shift
 from so3krates.data.batches import BatchShape, FrameGraph, collate
 from so3krates.data.neighbours import round_up
@@ -43,13 +43,14 @@ class ModelRuntime:
         self._shifts = self.model.energy_shifts if shifts else dict.fromkeys(self.elements, 0.0)
         self._params = jax.tree.map(lambda p: np.asarray(p, np.float64), self.model.params)
         self._atoms, self._width = 0, 0
+        self._extrapolations: list[str] = []
 
     def forget_structure(self) -> None:
         """Nothing is kept from one structure to the next."""
 
     def extrapolations(self) -> list[str]:
-        """As `Runtime.extrapolations`: a model folder is not looked at."""
-        return []
+        """As `Runtime.extrapolations`."""
+        return self._extrapolations
 
     def require(self, outputs: Sequence[str]) -> list[str]:
         """These outputs, or all. Raises ValueError where one is unknown."""
@@ -62,6 +63,7 @@ class ModelRuntime:
         Raises ValueError for structures that cannot be computed and for other outputs.
         """
         names = self.require(outputs)
+        self._extrapolations = []
         if len(atoms) == 0:
             zero = np.zeros((3, 3))
             found: dict[str, Any] = {"energy": 0.0, "energies": np.zeros(0), "forces": np.zeros((0, 3)), "virial": zero}
@@ -90,18 +92,42 @@ class ModelRuntime:
         }
         if atoms.cell.rank == 3:
             found["stress"] = gradient / atoms.get_volume()
+        self._extrapolations = _extrapolations(self.model.training or {}, atoms, graph, found["forces"])
         return {name: found[name] for name in names if name in found}
 
 
 def _require_apart(atoms: Atoms, graph: FrameGraph) -> None:
     """Raises StructureError for two atoms at the same place, in the words of `Runtime`."""
-    i, slot = np.nonzero(graph.table.used)
-    j = graph.table.neighbours[i, slot]
-    vectors = graph.positions[j] - graph.positions[i] + graph.table.shifts[i, slot] @ graph.cell
+    i, j, vectors = _neighbours(graph)
     if len(vectors):
         k = int(np.square(vectors).sum(axis=1).argmin())
         own = atoms.positions[i[k]]
         check_pair([own, own + vectors[k]], [f"atom {n} ({atoms.symbols[n]})" for n in (i[k], j[k])])
+
+
+def _neighbours(graph: FrameGraph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Atoms of all directed pairs within the cutoff, and the vectors between them (A)."""
+    i, slot = np.nonzero(graph.table.used)
+    j = graph.table.neighbours[i, slot]
+    return i, j, graph.positions[j] - graph.positions[i] + graph.table.shifts[i, slot] @ graph.cell
+
+
+def _extrapolations(training: dict[str, Any], atoms: Atoms, graph: FrameGraph, forces: np.ndarray) -> list[str]:
+    """What of a structure is beyond the training data, in the words of `Runtime`."""
+    seen, names = training.get("distances") or {}, [f"atom {n} ({s})" for n, s in enumerate(atoms.symbols)]
+    i, j, vectors = _neighbours(graph)
+    kinds = sorted(set(atoms.symbols))
+    table = np.array([[seen.get("-".join(sorted((a, b))), 0.0) for b in kinds] for a in kinds])
+    index = np.array([kinds.index(symbol) for symbol in atoms.symbols])
+    limits, lengths = table[index[i], index[j]], np.sqrt(np.square(vectors).sum(axis=1))
+    distance, limit, pair = 0.0, 0.0, ("", "")
+    if (limits > 0).any():
+        k = int(np.where(limits > 0, lengths / np.maximum(limits, 1e-9), np.inf).argmin())
+        distance, limit, pair = float(lengths[k]), float(limits[k]), (names[i[k]], names[j[k]])
+    sizes = np.sqrt(np.square(forces).sum(axis=1))
+    largest = int(sizes.argmax())
+    force = float(training.get("largest_force") or 0.0)
+    return extrapolations(distance, limit, pair, float(sizes[largest]), force, names[largest])
 
 
 def predictions_of(path: str | Path, frames: Sequence[Atoms], float64: bool = False) -> Properties:

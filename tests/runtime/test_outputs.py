@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ase.build import bulk
 from extra_outputs import EXTRA, NEWER, write_extra_bundle
 from so3krates._harness import Error, Evaluator, StructureError
 from so3krates.calculator import So3kratesCalculator
@@ -169,6 +170,24 @@ def test_the_guard_of_the_calculator(guarded: Path) -> None:
         assert np.abs(near.get_forces()).max() > SIGNAL
     with pytest.raises(ValueError, match="guard is 'maybe': give one of off, warn, stop"):
         So3kratesCalculator(guarded, guard="maybe")
+
+
+def test_the_guard_of_a_model_folder(small_model_folder: Path, tmp_path: Path) -> None:
+    """In the words of its bundle."""
+    model = Model.load(small_model_folder)
+    training = {**(model.training or {}), "distances": {"Ga-N": 1.85}, "largest_force": 3.0}
+    folder = dataclasses.replace(model, training=training).save(tmp_path / "model")
+    near = gan()
+    near.set_cell(near.cell.array * 0.8, scale_atoms=True)
+    near.calc = So3kratesCalculator(folder, guard="stop")
+    words = r"atom \d \((Ga|N)\) and atom \d \((Ga|N)\) are 1\.\d+ A apart, nearer than 0.9 of the 1.85 A"
+    with pytest.raises(StructureError, match=rf"{words}.*; the force on atom \d .* more than 1.5 times the 3 eV/A"):
+        near.get_forces()
+    far = bulk("GaN", "wurtzite", a=3.19, c=5.19)
+    far.calc = So3kratesCalculator(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.linalg.norm(far.get_forces(), axis=1).max() < 4.5
 
 
 def test_the_guard_of_moving_atoms(guarded: Path) -> None:
