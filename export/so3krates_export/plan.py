@@ -144,7 +144,7 @@ def build_plan(
 
 
 class Addition(NamedTuple):
-    """A stage that runs after all others, and the arrays that it brings: a term, or an output."""
+    """A stage that runs after a network's, and the arrays that it brings: a term, an output, or a committee's sum."""
 
     stage: Stage
     arrays: dict[str, Array]

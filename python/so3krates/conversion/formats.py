@@ -177,4 +177,6 @@ def is_mlearn(path: Path) -> bool:
         content = json.loads(path.read_text())
     except ValueError:
         return False
-    return isinstance(content, list) and bool(content) and {"structure", "outputs"} <= set(content[0])
+    if not isinstance(content, list) or not content or not isinstance(content[0], dict):
+        return False
+    return {"structure", "outputs"} <= content[0].keys()
