@@ -10,6 +10,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "body.h"
 #include "data_type.h"
@@ -70,24 +71,34 @@ class Call {
 
   // start(rows of the order) for all of them, then task(k, visit) for all pairs, round by round.
   template <typename Start, typename Task>
-  void for_pairs(const Schedule& schedule, const Start& start, const Task& task) {
+  static void add_pairs(std::vector<Stage>& stages, const Schedule& schedule, const Start& start, const Task& task) {
     for (int round = 0; round < kRounds; ++round)
-      parallel(pool_, schedule.task_count(round), [&](int k) {
-        const Visit visit = schedule.task(round, k);
-        if (round == 0) start(Range{visit.begin, visit.end});
-        task(k, visit);
-      });
+      if (schedule.task_count(round) > 0)
+        stages.push_back({schedule.task_count(round), [&schedule, start, task, round](int k) {
+                            const Visit visit = schedule.task(round, k);
+                            if (round == 0) start(Range{visit.begin, visit.end});
+                            task(k, visit);
+                          }});
   }
-  void run(int count, const std::function<void(int)>& task) { parallel(pool_, count, task); }
   // task(range, scratch) for pieces of rows [0, rows) that may be handled in any order.
   template <typename Real, typename Task>
-  void for_rows(int rows, const Task& task) {
-    constexpr int piece = 96;
+  void add_rows(std::vector<Stage>& stages, int rows, const Task& task) {
+    constexpr int piece = 24;
     const int pieces = std::max(1, std::min(4 * threads(), rows / piece));
-    parallel(pool_, pieces, [&](int k) {
-      const auto bound = [&](int n) { return static_cast<int>(static_cast<std::int64_t>(rows) * n / pieces); };
-      task(Range{bound(k), bound(k + 1)}, scratch<Real>(0));
-    });
+    stages.push_back({pieces, [this, task, rows, pieces](int k) {
+                        const auto bound = [&](int n) {
+                          return static_cast<int>(static_cast<std::int64_t>(rows) * n / pieces);
+                        };
+                        task(Range{bound(k), bound(k + 1)}, scratch<Real>(0));
+                      }});
+  }
+  void run(const std::vector<Stage>& stages) { run_stages(pool_, stages); }
+  void run(int count, const std::function<void(int)>& task) { run_stages(pool_, {{count, task}}); }
+  template <typename Real, typename Task>
+  void for_rows(int rows, const Task& task) {
+    std::vector<Stage> stages;
+    add_rows<Real>(stages, rows, task);
+    run(stages);
   }
   // Scratch of this thread.
   template <typename Real>

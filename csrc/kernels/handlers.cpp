@@ -114,13 +114,15 @@ void run_first_layer(Call& call) {
       std::fill_n(attended + i * l.order_stride, l.order_stride, Real(0));
     }
   };
-  call.for_pairs(*pairs.schedule, start, [&](int, Visit visit) {
+  std::vector<Stage> stages;
+  call.add_pairs(stages, *pairs.schedule, start, [&](int, Visit visit) {
     kernels.first_messages(l, w, table, visit, species, coefficients, attended);
   });
-  call.for_rows<Real>(owned, [&](Range range, Real* scratch) {
+  call.add_rows<Real>(stages, owned, [&](Range range, Real* scratch) {
     kernels.first_features(l, w, range, species, coefficients, x);
     kernels.exchange(l, exchange, range, attended, x, chi, scale, scratch);
   });
+  call.run(stages);
 }
 
 // feature and geometric kernels, x, chi, rows in use; projections -> the same
@@ -163,12 +165,14 @@ void run_layer(Call& call) {
       std::copy_n(chi + i * l.order_stride, l.order_stride, attended + i * l.order_stride);
     }
   };
-  call.for_pairs(*pairs.schedule, start, [&](int, Visit visit) {
+  std::vector<Stage> stages;
+  call.add_pairs(stages, *pairs.schedule, start, [&](int, Visit visit) {
     kernels.messages(l, w, table, visit, projections, next_x, attended, call.scratch<Real>(0));
   });
-  call.for_rows<Real>(owned, [&](Range range, Real* scratch) {
+  call.add_rows<Real>(stages, owned, [&](Range range, Real* scratch) {
     kernels.exchange(l, exchange, range, attended, next_x, next_chi, scale, scratch);
   });
+  call.run(stages);
 }
 
 // hidden kernel, its transpose and bias, output kernel and bias, x, owned; atom energies, adjoints, forces, [atom
@@ -260,14 +264,16 @@ void run_layer_adjoint(Call& call) {
     const std::size_t width = static_cast<std::size_t>(channels) * l.row_stride;
     for (int p = range.begin; p < range.end; ++p) std::fill_n(row_gradients + table.order[p] * width, width, Real(0));
   };
-  call.for_pairs(*pairs.schedule, start, [&](int k, Visit visit) {
+  std::vector<Stage> stages;
+  call.add_pairs(stages, *pairs.schedule, start, [&](int k, Visit visit) {
     kernels.messages_adjoint(l, w, table, channels, visit, projections, adjoints, row_gradients, gradients,
                              strains.of(k), call.scratch<Real>(channels));
   });
-  strains.add_to(strain);
-  call.for_rows<Real>(owned, [&](Range range, Real* scratch) {
+  call.add_rows<Real>(stages, owned, [&](Range range, Real* scratch) {
     kernels.project_adjoint(l, projection, channels, range, row_gradients, adjoints, scratch);
   });
+  call.run(stages);
+  strains.add_to(strain);
 }
 
 // values, table, species, adjoints, pairs, owned, rows in use; strain gradient, adjoints of coefficients, forces, [atom
@@ -292,15 +298,18 @@ void run_first_layer_adjoint(Call& call) {
   gradients.forces = call.out<double>({pairs.rows, 3});
   gradients.atom_virials = call.has_more_results() ? call.out<double>({pairs.rows, 3, 3}) : nullptr;
   const Body<Real>& kernels = body<Real>();
-  call.for_rows<Real>(
-      used, [&](Range range, Real*) { kernels.first_features_adjoint(l, w, channels, range, adjoints, coefficients); });
   StrainSums strains;
-  call.for_pairs(
-      *pairs.schedule, [](Range) {},
+  std::vector<Stage> stages;
+  call.add_rows<Real>(stages, used, [&](Range range, Real*) {
+    kernels.first_features_adjoint(l, w, channels, range, adjoints, coefficients);
+  });
+  call.add_pairs(
+      stages, *pairs.schedule, [](Range) {},
       [&](int k, Visit visit) {
         kernels.first_messages_adjoint(l, w, table, channels, visit, species, adjoints, coefficients, gradients,
                                        strains.of(k));
       });
+  call.run(stages);
   strains.add_to(strain);
 }
 

@@ -3,55 +3,45 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
-#include <atomic>
-#include <cstdio>
-#include <exception>
+#include <functional>
 #include <memory>
-#include <stdexcept>
-#include <thread>
 #include <utility>
+#include <vector>
 
 #include "xla/ffi/api/ffi.h"
 
 namespace so3krates::kernels {
 
-// Runs task(k) for k in [0, count) and returns when all are done. The caller takes tasks too, so that nothing waits for
-// a busy pool. Where tasks throw, what one of them says is thrown here as std::runtime_error, when all are done.
+// task(k) for k in [0, count), in any order.
+struct Stage {
+  int count;
+  std::function<void(int)> task;
+};
+
+// The tasks of some stages, shared by the threads that work on it. A task begins when all earlier stages are done.
+class Job;
+std::shared_ptr<Job> make_job(const std::vector<Stage>& stages, int helpers);
+
+// For helpers whom `start` (below) is to bring: works on the job, and stays for a moment for the next one, since waking
+// a thread takes longer than many stages of a small system.
+void help(std::shared_ptr<Job> job);
+
+// Runs the stages and returns when all are done; start(helper) runs helper() on another thread. The caller takes tasks
+// too, so that nothing waits for a busy pool. Where tasks throw, later stages are left out, and what one of the tasks
+// says is thrown here as std::runtime_error, when no task runs any more.
+void run_job(const std::shared_ptr<Job>& job, const std::function<void(std::function<void()>)>& start);
+
+inline void run_stages(xla::ffi::ThreadPool& pool, const std::vector<Stage>& stages) {
+  int most = 0;
+  for (const Stage& stage : stages) most = std::max(most, stage.count);
+  const int helpers = std::min<int>(most, static_cast<int>(pool.num_threads())) - 1;
+  run_job(make_job(stages, helpers), [&](std::function<void()> helper) { pool.Schedule(std::move(helper)); });
+}
+
+// One stage.
 template <typename Task>
 void parallel(xla::ffi::ThreadPool& pool, int count, const Task& task) {
-  struct Job {
-    std::atomic<int> next{0}, done{0};
-    std::atomic<bool> has_failed{false};
-    std::array<char, 512> failure{};  // the first; no exception_ptr, whose copies take a libstdc++ of GCC 11
-    void keep_failure(const char* what) {
-      if (!has_failed.exchange(true)) std::snprintf(failure.data(), failure.size(), "%s", what);
-    }
-  };
-  const auto job = std::make_shared<Job>();
-  const auto work = [job, count, &task] {
-    // A helper that comes late finds no task left and never touches `task`.
-    for (int k; (k = job->next.fetch_add(1)) < count;) {
-      try {
-        task(k);
-      } catch (const std::exception& error) {  // must not leave a thread of XLA's
-        job->keep_failure(error.what());
-      }
-      job->done.fetch_add(1, std::memory_order_release);
-    }
-  };
-  const int helpers = std::min<int>(count, static_cast<int>(pool.num_threads())) - 1;
-  try {
-    for (int k = 0; k < helpers; ++k) {
-      auto helper = work;
-      pool.Schedule(std::move(helper));
-    }
-  } catch (const std::exception& error) {  // helpers that have begun use `task`: they are waited for
-    job->keep_failure(error.what());
-  }
-  work();
-  while (job->done.load(std::memory_order_acquire) < count) std::this_thread::yield();
-  if (job->has_failed) throw std::runtime_error(job->failure.data());
+  run_stages(pool, {{count, [&task](int k) { task(k); }}});
 }
 
 }  // namespace so3krates::kernels
