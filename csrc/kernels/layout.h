@@ -14,13 +14,13 @@ namespace so3krates::kernels {
 
 // Of the custom calls that a bundle makes: their arguments, their results, and how these lie in memory. A bundle of
 // another version is refused.
-constexpr int kVersion = 3;
+constexpr int kVersion = 4;
 
 constexpr int kPadding = 16;       // elements; a whole number of vectors on every instruction set
 constexpr int kMostDegrees = 4;    // degrees 1 to 4
 constexpr int kMostOrders = 32;    // 3 + 5 + 7 + 9, padded
 constexpr int kQuad = 4;           // heads or degrees handled at once
-constexpr int kRounds = 8;         // in which threads visit pairs
+constexpr int kRounds = 48;        // in which threads visit pairs
 constexpr int kMostThreads = 256;  // that share pairs
 constexpr int kMostBlocks = 2 * kMostThreads;
 

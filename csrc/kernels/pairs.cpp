@@ -15,46 +15,126 @@ std::uint32_t spread_bits(std::uint32_t x) {
   return (x | x << 2) & 0x09249249;
 }
 
-// Rows along a Morton curve through cells of the cutoff's size.
-void sort_rows(const Candidates& c, double cutoff, int owned, std::int32_t* order) {
-  if (owned == 0) return;
+constexpr int kFewestRows = 1024;  // of a piece: less is not worth a thread
+
+// Pieces [begin, end) of `count` for `threads`, in turn.
+struct Pieces {
+  int count, pieces;
+  Pieces(int count, int threads) : count(count), pieces(std::clamp(count / kFewestRows, 1, threads)) {}
+  int begin(int k) const { return static_cast<int>(static_cast<std::int64_t>(count) * k / pieces); }
+  int end(int k) const { return begin(k + 1); }
+};
+
+struct Box {
   double low[3], high[3];
+};
+
+Box box_of(const Candidates& c, const Pieces& pieces, const Parallel& parallel) {
   const auto position = [&](int row) { return c.positions + 3 * static_cast<std::size_t>(c.atom_of_row[row]); };
-  std::copy_n(position(0), 3, low);
-  std::copy_n(position(0), 3, high);
-  for (int i = 1; i < owned; ++i)
+  std::vector<Box> boxes(pieces.pieces);
+  parallel(pieces.pieces, [&](int k) {
+    Box box;
+    std::copy_n(position(pieces.begin(k)), 3, box.low);
+    std::copy_n(position(pieces.begin(k)), 3, box.high);
+    for (int i = pieces.begin(k); i < pieces.end(k); ++i)
+      for (int a = 0; a < 3; ++a) {
+        box.low[a] = std::min(box.low[a], position(i)[a]);
+        box.high[a] = std::max(box.high[a], position(i)[a]);
+      }
+    boxes[k] = box;
+  });
+  for (const Box& box : boxes)
     for (int a = 0; a < 3; ++a) {
-      low[a] = std::min(low[a], position(i)[a]);
-      high[a] = std::max(high[a], position(i)[a]);
+      boxes[0].low[a] = std::min(boxes[0].low[a], box.low[a]);
+      boxes[0].high[a] = std::max(boxes[0].high[a], box.high[a]);
     }
-  constexpr double most_cells = 1023;
-  double scale[3];
-  for (int a = 0; a < 3; ++a) scale[a] = 1.0 / std::max(cutoff, (high[a] - low[a]) / most_cells);
-  std::vector<std::pair<std::uint32_t, std::int32_t>> keys(owned);
-  for (int i = 0; i < owned; ++i) {
-    std::uint32_t key = 0;
-    for (int a = 0; a < 3; ++a) {
-      // Positions that are not finite are the host's to report: they must not lead outside the curve.
-      const double cell = (position(i)[a] - low[a]) * scale[a];
-      key |= spread_bits(cell >= 0 && cell <= most_cells ? static_cast<std::uint32_t>(cell) : 0) << a;
-    }
-    keys[i] = {key, i};
-  }
-  std::sort(keys.begin(), keys.end());
-  for (int i = 0; i < owned; ++i) order[i] = keys[i].second;
+  return boxes[0];
 }
 
-void cut_blocks(const Candidates& c, int owned, int threads, const std::int32_t* order, Schedule& s) {
+using Key = std::pair<std::uint32_t, std::int32_t>;  // place along the curve, row
+
+// Sorts by buckets between quantiles of a sample: the pieces count what goes where, and each bucket is sorted by
+// itself.
+void sort_keys(std::vector<Key>& keys, const Pieces& pieces, const Parallel& parallel) {
+  const int n = pieces.pieces;
+  if (n == 1) return std::sort(keys.begin(), keys.end());
+  constexpr int kSample = 32;  // of each bucket
+  std::vector<Key> sample;
+  for (int k = 0; k < n * kSample; ++k)
+    sample.push_back(keys[static_cast<std::size_t>(pieces.count) * k / (n * kSample)]);
+  std::sort(sample.begin(), sample.end());
+  std::vector<Key> least;  // of each bucket but the first
+  for (int k = 1; k < n; ++k) least.push_back(sample[k * kSample]);
+  const auto bucket_of = [&](const Key& key) {
+    return static_cast<int>(std::upper_bound(least.begin(), least.end(), key) - least.begin());
+  };
+  std::vector<int> places(static_cast<std::size_t>(n) * n + 1, 0);  // [bucket][piece], then where they begin
+  parallel(n, [&](int k) {
+    for (int i = pieces.begin(k); i < pieces.end(k); ++i) ++places[bucket_of(keys[i]) * n + k + 1];
+  });
+  for (std::size_t k = 1; k < places.size(); ++k) places[k] += places[k - 1];
+  std::vector<int> bounds(n + 1, pieces.count);
+  for (int k = 0; k < n; ++k) bounds[k] = places[static_cast<std::size_t>(k) * n];
+  std::vector<Key> sorted(keys.size());
+  parallel(n, [&](int k) {
+    for (int i = pieces.begin(k); i < pieces.end(k); ++i) sorted[places[bucket_of(keys[i]) * n + k]++] = keys[i];
+  });
+  parallel(n, [&](int k) { std::sort(sorted.begin() + bounds[k], sorted.begin() + bounds[k + 1]); });
+  keys.swap(sorted);
+}
+
+// Rows along a Morton curve through cells of the cutoff's size.
+void sort_rows(const Candidates& c, double cutoff, const Pieces& pieces, const Parallel& parallel,
+               std::int32_t* order) {
+  if (pieces.count == 0) return;
+  const Box box = box_of(c, pieces, parallel);
+  constexpr double most_cells = 1023;
+  double scale[3];
+  for (int a = 0; a < 3; ++a) scale[a] = 1.0 / std::max(cutoff, (box.high[a] - box.low[a]) / most_cells);
+  std::vector<Key> keys(pieces.count);
+  parallel(pieces.pieces, [&](int k) {
+    for (int i = pieces.begin(k); i < pieces.end(k); ++i) {
+      const double* position = c.positions + 3 * static_cast<std::size_t>(c.atom_of_row[i]);
+      std::uint32_t key = 0;
+      for (int a = 0; a < 3; ++a) {
+        // Positions that are not finite are the host's to report: they must not lead outside the curve.
+        const double cell = (position[a] - box.low[a]) * scale[a];
+        key |= spread_bits(cell >= 0 && cell <= most_cells ? static_cast<std::uint32_t>(cell) : 0) << a;
+      }
+      keys[i] = {key, i};
+    }
+  });
+  sort_keys(keys, pieces, parallel);
+  parallel(pieces.pieces, [&](int k) {
+    for (int i = pieces.begin(k); i < pieces.end(k); ++i) order[i] = keys[i].second;
+  });
+}
+
+void cut_blocks(const Candidates& c, int threads, const Pieces& pieces, const Parallel& parallel,
+                const std::int32_t* order, Schedule& s) {
   constexpr int fewest_rows = 32;  // less is not worth a thread
+  const int owned = pieces.count;
   s.threads = std::clamp(std::min(threads, owned / fewest_rows), 1, kMostThreads);
   const int blocks = 2 * s.threads;
-  std::int64_t total = 0, before = 0;
-  for (int i = 0; i < owned; ++i) total += c.candidate_count[i] + 1;
-  s.bounds[0] = 0;
-  for (int b = 1, p = 0; b <= blocks; ++b) {
-    for (; p < owned && before < total * b / blocks; ++p) before += c.candidate_count[order[p]] + 1;
-    s.bounds[b] = b == blocks ? owned : p;
-  }
+  const auto weight = [&](int p) { return c.candidate_count[order[p]] + std::int64_t{1}; };
+  std::vector<std::int64_t> before(pieces.pieces + 1, 0);  // candidates before each piece
+  parallel(pieces.pieces, [&](int k) {
+    for (int p = pieces.begin(k); p < pieces.end(k); ++p) before[k + 1] += weight(p);
+  });
+  for (int k = 0; k < pieces.pieces; ++k) before[k + 1] += before[k];
+  const std::int64_t total = before.back();
+  std::fill_n(s.bounds, blocks, 0);
+  parallel(pieces.pieces, [&](int k) {
+    // A block begins at the first place before which there is its share.
+    std::int64_t sum = before[k];
+    int b = 1;
+    while (b < blocks && total * b / blocks <= sum) ++b;
+    for (int p = pieces.begin(k); p < pieces.end(k); ++p) {
+      sum += weight(p);
+      for (; b < blocks && total * b / blocks <= sum; ++b) s.bounds[b] = p + 1;
+    }
+  });
+  s.bounds[blocks] = owned;
 }
 
 // Gives each pair of blocks that have pairs in common a round in which neither is busy, those with many first.
@@ -91,16 +171,18 @@ template <typename Real>
 int list_pairs(const Candidates& c, double cutoff, int owned, int threads, const Parallel& parallel,
                const PairArrays<Real>& arrays) {
   Schedule& s = *arrays.schedule;
-  sort_rows(c, cutoff, owned, arrays.order);
-  cut_blocks(c, owned, threads, arrays.order, s);
+  const Pieces pieces(owned, threads);
+  sort_rows(c, cutoff, pieces, parallel, arrays.order);
+  cut_blocks(c, threads, pieces, parallel, arrays.order, s);
   const int blocks = 2 * s.threads;
   std::vector<std::int32_t> place(owned);  // in the order
   std::vector<std::uint16_t> block_of(owned);
-  for (int b = 0; b < blocks; ++b)
+  parallel(blocks, [&](int b) {
     for (int p = s.bounds[b]; p < s.bounds[b + 1]; ++p) {
       place[arrays.order[p]] = p;
       block_of[arrays.order[p]] = static_cast<std::uint16_t>(b);
     }
+  });
   std::vector<std::int64_t> shared(static_cast<std::size_t>(blocks) * blocks,
                                    0);  // each thread counts for its own two blocks
   std::vector<int> most(s.threads, 0);

@@ -14,11 +14,13 @@ namespace {
 
 constexpr std::chrono::microseconds kStay{50};  // a helper, between two jobs
 
+constexpr int kPauses = 2000;  // some 20 us, before the processor is given up
+
 // Waits that are mostly shorter than a change of threads, on a machine that may be full.
 class Patience {
  public:
   void wait() {
-    if (++rounds_ > 64) return std::this_thread::yield();
+    if (++rounds_ > kPauses) return std::this_thread::yield();
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
