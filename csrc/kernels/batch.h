@@ -18,8 +18,7 @@ struct Batch {
   alignas(64) Real unit[3][kBatch];
   alignas(64) Real inverse_distance[kBatch];
   alignas(64) Real cutoff[kBatch], cutoff_slope[kBatch];  // phi and its derivative
-  // Weights of four coefficients; weights of their three differences, which give the derivative: a sum that is nearly
-  // zero would lose the digits of the coefficients themselves.
+  // Of four coefficients; of their three differences in the derivative.
   alignas(64) Real spline[4][kBatch], spline_slope[3][kBatch];
   int node[kBatch];  // the first of them
   alignas(64) Real harmonics[kBatch][kMostOrders];
@@ -74,70 +73,26 @@ class PairCursor {
   int place_, row_ = 0, slot_ = 0, end_ = 0;
 };
 
-// Cutoff function and its derivative at distances d (docs/model.md).
 template <typename V>
-SO3KRATES_INLINE void cutoff_function(const Layout& layout, V d, V& value, V& slope) {
-  using Real = ElementOf<V>;
-  const Real inverse = static_cast<Real>(1.0 / layout.cutoff);
-  const V x = d * inverse;
-  if (layout.cutoff_function == Cutoff::cosine) {
-    constexpr Real pi = Real(3.14159265358979323846);
-    V sine, cosine;  // of half the angle
-    sine_cosine<V>(at_most(x, splat<V>(1)) * (pi / 2), sine, cosine);
-    value = cosine * cosine;
-    slope = sine * cosine * (-pi * inverse);
-  } else if (layout.cutoff_function == Cutoff::exponential) {
-    const V room = at_least(Real(1) - x * x, splat<V>(Real(1e-6)));
-    value = exponential(-x * x / room);
-    slope = value * x / (room * room) * (-2 * inverse);
-  } else {  // polynomial; phys is that of order 3
-    const int p = layout.cutoff_function == Cutoff::phys ? 3 : layout.polynomial_order;
-    V power = splat<V>(1);  // x^(p - 1)
-    for (int k = 1; k < p; ++k) power *= x;
-    const Real a = Real(0.5) * (p + 1) * (p + 2), b = Real(p) * (p + 2), c = Real(0.5) * p * (p + 1);
-    value = Real(1) - power * x * (a - x * (b - c * x));
-    slope = power * (-a * p + x * (b * (p + 1) - x * (c * (p + 2)))) * inverse;
-  }
-  const V zero{};
-  value = x < Real(1) ? value : zero;
-  slope = x < Real(1) ? slope : zero;
-}
-
-// Weights of four B-spline coefficients, and of their differences in the derivative, uniform in exp(-d): constant below
-// the first distance of the table.
-template <typename V>
-SO3KRATES_INLINE void spline_weights(const Layout& layout, V d, V weights[4], V slopes[3], int* node) {
-  using Real = ElementOf<V>;
-  const V decay = exponential(-d);
-  const V t = (decay - static_cast<Real>(layout.spline_start)) * static_cast<Real>(1.0 / layout.spline_step);
-  const V last = splat<V>(static_cast<Real>(layout.nodes - 3)), zero{};
-  const V inside = at_least(at_most(t, last), zero);
+SO3KRATES_INLINE V cells_below(V x, int most, int* node) {
   V floor;
   for (int lane = 0; lane < kLanesOf<V>; ++lane) {
-    const int cell = static_cast<int>(inside[lane]);
-    node[lane] = cell < layout.nodes - 4 ? cell : layout.nodes - 4;
-    floor[lane] = static_cast<Real>(node[lane]);
+    const int cell = static_cast<int>(x[lane]);
+    node[lane] = cell < most ? cell : most;
+    floor[lane] = static_cast<ElementOf<V>>(node[lane]);
   }
-  const V f = inside - floor, g = Real(1) - f;
-  constexpr Real sixth = Real(1) / 6;
-  weights[0] = g * g * g * sixth;
-  weights[1] = (f * f * (3 * f - Real(6)) + Real(4)) * sixth;
-  weights[2] = (g * g * (3 * g - Real(6)) + Real(4)) * sixth;
-  weights[3] = f * f * f * sixth;
-  V rate = decay * static_cast<Real>(-1.0 / layout.spline_step);
-  rate = t < last ? rate : zero;
-  rate = t > zero ? rate : zero;
-  slopes[0] = g * g * Real(0.5) * rate;
-  slopes[1] = (Real(0.5) + f * g) * rate;
-  slopes[2] = f * f * Real(0.5) * rate;
+  return floor;
 }
 
-#include "harmonics.h"
+#include "shared/edge_functions.h"
+#include "shared/harmonics.h"
 
 // All that depends on the vectors alone.
 template <typename Real>
 void fill_geometry(const Layout& layout, Batch<Real>& batch) {
   using V = Vector<Real>;
+  const Real inverse_cutoff = static_cast<Real>(1.0 / layout.cutoff);
+  const Real start = static_cast<Real>(layout.spline_start), inverse_step = static_cast<Real>(1.0 / layout.spline_step);
   alignas(64) Real by_order[kMostOrders][kBatch];
   for (int e = 0; e < kBatch; e += kLanes<Real>) {
     V r[3], u[3];
@@ -147,10 +102,10 @@ void fill_geometry(const Layout& layout, Batch<Real>& batch) {
     store<V>(batch.inverse_distance + e, inverse);
     for (int a = 0; a < 3; ++a) store<V>(batch.unit[a] + e, u[a] = r[a] * inverse);
     V value, slope, weights[4], slopes[3];
-    cutoff_function<V>(layout, d, value, slope);
+    cutoff_function<V>(layout.cutoff_function, layout.polynomial_order, inverse_cutoff, d, value, slope);
     store<V>(batch.cutoff + e, value);
     store<V>(batch.cutoff_slope + e, slope);
-    spline_weights<V>(layout, d, weights, slopes, batch.node + e);
+    spline_weights<V>(start, inverse_step, layout.nodes, d, weights, slopes, batch.node + e);
     for (int k = 0; k < 4; ++k) store<V>(batch.spline[k] + e, weights[k]);
     for (int k = 0; k < 3; ++k) store<V>(batch.spline_slope[k] + e, slopes[k]);
     int first = 0;
@@ -194,10 +149,11 @@ void geometry_adjoint(const Layout& layout, const Batch<Real>& batch, GeometryAd
       });
       first += 2 * layout.degree[l] + 1;
     }
-    const V radial = along[0] * u[0] + along[1] * u[1] + along[2] * u[2];
     const V inverse = load<V>(batch.inverse_distance + e);
     const V distance = load<V>(adjoint.cutoff + e) * load<V>(batch.cutoff_slope + e) + load<V>(adjoint.distance + e);
-    for (int a = 0; a < 3; ++a) store<V>(adjoint.vector[a] + e, (along[a] - radial * u[a]) * inverse + distance * u[a]);
+    V gradient[3];
+    vector_gradient<V>(along, u, inverse, distance, gradient);
+    for (int a = 0; a < 3; ++a) store<V>(adjoint.vector[a] + e, gradient[a]);
   }
 }
 

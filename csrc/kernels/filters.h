@@ -148,12 +148,6 @@ struct Spline {
   }
 };
 
-// Channels 1 to 3 are moments about an atom: moving the origin by r adds r_a times channel 0.
-template <typename T, typename Real>
-SO3KRATES_INLINE T moved(const T* channel, int c, const Real* r) {
-  return c == 0 ? channel[0] : channel[c] + r[c - 1] * channel[0];
-}
-
 // Adjoint of degree_filters: from the filters' adjoints to the Euclidean variables of both rows.
 template <typename Real, int channels>
 void degree_filters_adjoint(const Layout& layout, const Degrees<Real>& degrees, const FilterWeights<Real>& weights,

@@ -24,7 +24,8 @@ constexpr int kRounds = 48;        // in which threads visit pairs
 constexpr int kMostThreads = 256;  // that share pairs
 constexpr int kMostBlocks = 2 * kMostThreads;
 
-enum class Cutoff : std::int64_t { cosine = 0, phys = 1, polynomial = 2, exponential = 3 };
+#include "shared/cutoffs.h"
+
 constexpr const char* kCutoffNames[] = {"cosine", "phys", "polynomial", "exponential"};
 
 struct Layout {

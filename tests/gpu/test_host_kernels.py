@@ -29,7 +29,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     @functools.cache
     def compiled(channels: int, flags: tuple[str, ...], mistake: tuple[str, str, str] | None = None) -> Path:
         folder = tmp_path_factory.mktemp("kernels")
-        for source in (*(KERNELS / "cuda").iterdir(), KERNELS / "harmonics.h"):
+        for source in (*(KERNELS / "cuda").iterdir(), *(KERNELS / "shared").iterdir()):
             text = source.read_text()
             if mistake is not None and source.name == mistake[0]:
                 assert text.count(mistake[1]) == 1

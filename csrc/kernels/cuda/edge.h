@@ -188,12 +188,6 @@ SO3KRATES_INLINE Real parity(int degree) {
     if (l == degree && degree_at(l) % 2 == 1) sign = -1;
   return sign;
 }
-// Channels 1 to 3 are moments about an atom: moving the origin by r adds r_a times channel 0.
-template <typename T>
-SO3KRATES_INLINE T moved(const T* channel, int c, const Real* r) {
-  return c == 0 ? channel[0] : channel[c] + r[c - 1] * channel[0];
-}
-
 // Where quad q of the geometric features lies among them.
 SO3KRATES_INLINE int geometric_place(int q) {
   return q / kBlockQuads * BLOCK_STRIDE + q % kBlockQuads * 4;
@@ -209,31 +203,33 @@ struct Geometry {
   int node;
 };
 
-SO3KRATES_INLINE void cutoff_function(Real d, Real& value, Real& slope) {
-  constexpr Real inverse = Real(1.0 / CUTOFF);
-  const Real x = d * inverse;
-  value = slope = 0;
-  if (x >= 1) return;
-  if (CUTOFF_FUNCTION == 0) {  // cosine
-    constexpr Real pi = Real(3.14159265358979323846);
-    Real sine, cosine;
-    sincos(x * (pi / 2), &sine, &cosine);
-    value = cosine * cosine;
-    slope = sine * cosine * (-pi * inverse);
-  } else if (CUTOFF_FUNCTION == 3) {  // exponential
-    Real room = 1 - x * x;
-    room = room > Real(1e-6) ? room : Real(1e-6);
-    value = exp(-x * x / room);
-    slope = value * x / (room * room) * (-2 * inverse);
-  } else {  // polynomial; phys is that of order 3
-    constexpr int p = CUTOFF_FUNCTION == 1 ? 3 : POLYNOMIAL_ORDER;
-    constexpr Real a = Real(0.5) * (p + 1) * (p + 2), b = Real(p) * (p + 2), c = Real(0.5) * p * (p + 1);
-    Real power = 1;  // x^(p - 1)
-    for (int k = 1; k < p; ++k) power *= x;
-    value = 1 - power * x * (a - x * (b - c * x));
-    slope = power * (-a * p + x * (b * (p + 1) - x * (c * (p + 2)))) * inverse;
-  }
+template <typename V>
+SO3KRATES_INLINE Real splat(Real x) {
+  return x;
 }
+SO3KRATES_INLINE Real at_most(Real a, Real b) {
+  return a < b ? a : b;
+}
+SO3KRATES_INLINE Real at_least(Real a, Real b) {
+  return a > b ? a : b;
+}
+template <typename V>
+SO3KRATES_INLINE Real exponential(Real x) {
+  return exp(x);
+}
+template <typename V>
+SO3KRATES_INLINE void sine_cosine(Real x, Real& sine, Real& cosine) {
+  sincos(x, &sine, &cosine);
+}
+template <typename V>
+SO3KRATES_INLINE Real cells_below(Real x, int most, int* node) {
+  const int cell = static_cast<int>(x);
+  *node = cell < most ? cell : most;
+  return *node;
+}
+
+#include "cutoffs.h"
+#include "edge_functions.h"
 
 // Vector of a slot; of an unused one, a vector beyond the cutoff.
 SO3KRATES_INLINE void edge_vector(const Real* vectors, Size place, bool used, Real* vector) {
@@ -246,23 +242,9 @@ SO3KRATES_INLINE Geometry geometry_of(const Real* vector) {
   const Real d = sqrt(vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2]);
   g.inverse_distance = 1 / d;
   for (int a = 0; a < 3; ++a) g.unit[a] = vector[a] * g.inverse_distance;
-  cutoff_function(d, g.cutoff, g.cutoff_slope);
-
-  constexpr Real last = NODES - 3, sixth = Real(1) / 6;
-  const Real decay = exp(-d);
-  const Real t = (decay - Real(SPLINE_START)) * Real(1.0 / SPLINE_STEP);
-  const Real inside = t < 0 ? 0 : t > last ? last : t;
-  const int cell = static_cast<int>(inside);
-  g.node = cell < NODES - 4 ? cell : NODES - 4;
-  const Real f = inside - g.node, o = 1 - f;
-  g.spline[0] = o * o * o * sixth;
-  g.spline[1] = (f * f * (3 * f - 6) + 4) * sixth;
-  g.spline[2] = (o * o * (3 * o - 6) + 4) * sixth;
-  g.spline[3] = f * f * f * sixth;
-  const Real rate = t > 0 && t < last ? decay * Real(-1.0 / SPLINE_STEP) : Real(0);
-  g.spline_slope[0] = o * o * Real(0.5) * rate;
-  g.spline_slope[1] = (Real(0.5) + f * o) * rate;
-  g.spline_slope[2] = f * f * Real(0.5) * rate;
+  cutoff_function<Real>(static_cast<Cutoff>(CUTOFF_FUNCTION), POLYNOMIAL_ORDER, Real(1.0 / CUTOFF), d, g.cutoff,
+                        g.cutoff_slope);
+  spline_weights<Real>(Real(SPLINE_START), Real(1.0 / SPLINE_STEP), NODES, d, g.spline, g.spline_slope, &g.node);
   return g;
 }
 
@@ -290,10 +272,7 @@ SO3KRATES_INLINE void vector_gradient(const Geometry& g, Real cutoff, Real dista
     const Real weight = harmonics(m);
     for (int a = 0; a < 3; ++a) along[a] += weight * y.slope[a];
   });
-  const Real radial = along[0] * g.unit[0] + along[1] * g.unit[1] + along[2] * g.unit[2];
-  const Real by_distance = cutoff * g.cutoff_slope + distance;
-  for (int a = 0; a < 3; ++a)
-    gradient[a] = (along[a] - radial * g.unit[a]) * g.inverse_distance + by_distance * g.unit[a];
+  vector_gradient<Real>(along, g.unit, g.inverse_distance, cutoff * g.cutoff_slope + distance, gradient);
 }
 
 // What the edges of a row add to its forces, strain gradient and virials, in one lane.
