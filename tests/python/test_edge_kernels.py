@@ -31,7 +31,10 @@ CONFIG = ModelConfig(
     radial_functions=NODES, spline_start=START, radial_filter_features=(16,), spherical_filter_features=(4, 16),
 )  # fmt: skip
 EDGES = 40  # no whole number of batches
-TOLERANCES = {"float64": 1e-13, "float32": 1.5e-5}  # of the largest value; slopes in float32 lose digits near the cutoff
+TOLERANCES = {
+    "float64": 1e-13,
+    "float32": 1.5e-5,
+}  # of the largest value; slopes in float32 lose digits near the cutoff
 SIGNAL = 0.05  # of the largest values
 
 pytestmark = pytest.mark.usefixtures("x64")

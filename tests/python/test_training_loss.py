@@ -17,8 +17,8 @@ from so3krates.training import (
     train,
 )
 from so3krates.training.loss import error_sums, loss_of, normalised_weights, unit_scales, variance_scales
+from so3krates.training.material import Material
 from so3krates.training.step import initial_state, make_step
-from so3krates.training.trainer import _Run
 from training_runs import SMALL, make_frames, quiet, settings
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
@@ -159,19 +159,16 @@ def test_a_batch_in_parts_takes_the_same_step() -> None:
 def test_a_run_splits_its_batches(tmp_path: Path) -> None:
     frames = make_frames(9, repeat=(1, 2))
     config = settings(batch_size=5, accumulate=2)
-    run = _Run(config, frames, [], tmp_path / "run", quiet, False)
-    plain = _Run(settings(batch_size=5), frames, [], tmp_path / "plain", quiet, False)
+    material, plain = Material(config, frames, []), Material(settings(batch_size=5), frames, [])
     for step in range(3):
-        batch, targets = run._batch(step)
+        batch, targets = material.batch(step)
         assert len(batch.species) == len(targets.energies) == 2
         assert batch.atom_mask.any(axis=1).all()
-        whole, energies = plain._batch(step)
+        whole, energies = plain.batch(step)
         assert np.sort(targets.energies[np.isfinite(targets.energies)]).tolist() == sorted(
             energies.energies[np.isfinite(energies.energies)].tolist()
         )
         assert batch.mask.sum() == whole.mask.sum() > 0
-    for one in (run, plain):
-        one.place.checkpoints.close()
     with pytest.raises(TrainingError, match=r"a batch of 2 structures cannot be split into .*accumulate = 3"):
         train(settings(accumulate=3), frames, [], tmp_path / "few", quiet)
     with pytest.raises(TrainingError, match=r"training\.devices = 3, but JAX sees"):

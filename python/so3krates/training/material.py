@@ -1,0 +1,120 @@
+"""What a run trains on: graphs of its frames, energy shifts, and the batch of each step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ase import Atoms
+
+from so3krates.data import BatchShape, Buckets, StoredFrames, collate
+from so3krates.model.network import Params
+from so3krates.model.terms import beside_terms, terms_from
+from so3krates.storage import require_elements
+
+from .config import RunConfig
+from .evaluate import ordered_batches, precision
+from .loss import unit_scales, variance_scales
+from .preparation import (
+    differences,
+    distances_in,
+    fingerprint,
+    graphs_of,
+    largest_force_in,
+    require_labels,
+    require_parts,
+    shifts_of,
+)
+from .run_folder import TrainingError
+from .step import batch_energies
+
+
+class Material:
+    """Frames of a run as the steps take them, and the sizes that follow from their number."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        frames_train: Sequence[Atoms] | StoredFrames,
+        frames_valid: Sequence[Atoms] | StoredFrames,
+    ) -> None:
+        """Finds neighbours. Raises DataError for frames that cannot be used, TrainingError for too few of them."""
+        settings, cutoff = config.training, config.model.cutoff
+        self._dtype = precision(settings.float64)
+        self.shifts = shifts_of(frames_train, config.data.energy_shift)
+        self.elements = tuple(self.shifts)
+        # What could not be saved is not trained.
+        require_elements(config.model, self.elements, self.shifts)
+        whole = graphs_of(frames_train, cutoff, self.shifts, "training data")
+        self.distances = distances_in(whole)
+        self.largest_force = largest_force_in(whole)
+        self.terms = terms_from(config.terms, self.elements, self.distances)
+        self.graphs = differences(whole, self.terms)
+        self.shortest = min(self.distances.values(), default=1.0)  # A
+        whole = graphs_of(frames_valid, cutoff, self.shifts, "validation data")
+        self.valid_graphs = differences(whole, self.terms)
+        require_labels(self.graphs, config, "training")
+        if len(self.valid_graphs):
+            require_labels(self.valid_graphs, config, "validation")
+        elif settings.patience is not None:
+            raise TrainingError(
+                f"training.patience = {settings.patience} needs validation frames, and there are none: "
+                "give some (data.n_valid, data.valid_file), or leave patience out"
+            )
+        self.scales = variance_scales(self.graphs) if settings.variance_scaling else unit_scales()
+        self.batch_size = settings.batch_size_for(len(self.graphs))
+        self._valid_batch_size = settings.valid_batch_size or self.batch_size
+        require_parts(settings, self.batch_size)
+        self._buckets = Buckets(self.graphs, -(-self.batch_size // settings.parts))
+        self.steps_per_epoch = len(self.graphs) // self.batch_size
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        self.eval_every = settings.eval_every or self.steps_per_epoch
+        self._order: tuple[int, np.ndarray] | None = None
+        # As the network is beside the terms.
+        self.config = dataclasses.replace(config, model=beside_terms(config.model, self.terms, self.shortest))
+
+    def fingerprint(self) -> str:
+        """Hash of all frames and labels."""
+        return fingerprint(self.graphs, self.valid_graphs)
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 1, that the step's number belongs to; steps count from 1."""
+        return (step - 1) // self.steps_per_epoch + 1
+
+    def batch(self, step: int) -> tuple[Any, Any]:
+        """The batch of a step, from 0, and its targets; in several parts these come first in all arrays.
+
+        It depends on the seed and the step alone, so that a resumed run sees the same.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        settings = self.config.training
+        if self._order is None or self._order[0] != epoch:
+            generator = np.random.default_rng([settings.seed_training, epoch])
+            self._order = (epoch, generator.permutation(len(self.graphs)))
+        rows = self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+        parts = [[self.graphs[i] for i in some] for some in np.array_split(rows, settings.parts)]
+        shape = BatchShape(*np.max(np.array([self._buckets.shape(part) for part in parts]), axis=0).tolist())
+        batches = [collate(part, shape, self._dtype) for part in parts]
+        return batches[0] if len(batches) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+
+    def valid_batches(self) -> Iterator[tuple[Any, Any]]:
+        """Batches of the validation frames and their targets."""
+        for _, batch, targets in ordered_batches(self.valid_graphs, self._valid_batch_size, self._dtype):
+            yield batch, targets
+
+    def refitted_shifts(self, params: Params) -> dict[str, float]:
+        """Shifts of all elements moved by the mean energy error per atom of the training frames.
+
+        Forces weigh so much in the loss that a constant, to which they are blind, is learnt last.
+        """
+        errors = np.full(len(self.graphs), np.nan)
+        for indices, batch, targets in ordered_batches(self.graphs, self._valid_batch_size, self._dtype):
+            energies = batch_energies(self.config.model, params, batch)
+            found = (targets.energies - np.asarray(energies, np.float64)) / targets.atoms
+            errors[indices] = found[: len(indices)]
+        known = np.isfinite(errors)
+        offset = float(errors[known].mean()) if known.any() else 0.0
+        return {element: shift + offset for element, shift in self.shifts.items()}
