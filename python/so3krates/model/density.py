@@ -44,8 +44,10 @@ def uncertainties(
     def body(start: jax.Array, found: jax.Array) -> jax.Array:
         features, euclidean, elements = rows_in_use.of(start, (x, chi, species))
         scalars = invariants(euclidean[:, : config.orders], config.degrees, config.float32_invariants)
-        points = features @ weights.features + scalars @ weights.invariants
-        white = jnp.einsum("bp,ekpq->bekq", points, weights.whitening) - weights.centres
+        # Differences of large numbers: factors that are rounded to TF32 would make them several times too large.
+        with jax.default_matmul_precision("highest"):
+            points = features @ weights.features + scalars @ weights.invariants
+            white = jnp.einsum("bp,ekpq->bekq", points, weights.whitening) - weights.centres
         squares = jnp.square(white).sum(axis=-1).min(axis=-1)  # (block, E)
         limits = jnp.square(weights.limit)
         grown = jnp.minimum(squares, limits) ** weights.power * jnp.maximum(squares / limits, 1.0)
