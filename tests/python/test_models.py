@@ -64,6 +64,18 @@ def test_it_says_where_it_extrapolates() -> None:
         dimer.get_potential_energy()
 
 
+@pytest.mark.parametrize("pair", ["GaN", "Ga2", "N2"])
+def test_its_atoms_repel_where_its_data_end(pair: str) -> None:
+    """From the outer radius of the repulsion down to 0.3 A: before it had one, a dimer of GaN had -1e18 eV at 1 A."""
+    outer = read_bundle(POTENTIAL).manifest["terms"][0]["outer"]
+    far = {"GaN": outer["N-Ga"], "Ga2": outer["Ga-Ga"], "N2": outer["N-N"]}[pair]
+    runtime = Runtime(POTENTIAL, shifts=False)
+    found = [runtime.evaluate(Atoms(pair, [[0, 0, 0], [0, 0, d]])) for d in np.linspace(0.3, far, 30)]
+    energies = np.array([each["energy"] for each in found])
+    assert (np.diff(energies) < 0).all() and energies[0] > 400 and np.abs(energies[-1]) < 20
+    assert min(each["forces"][1, 2] for each in found) > 0.1
+
+
 @pytest.mark.skipif(not TRAINING.exists(), reason="needs data/gan_pbesol in the folder 'shared' beside the project")
 def test_its_limits_are_those_of_its_training_data() -> None:
     """38 of the frames train, which its settings choose."""
