@@ -199,11 +199,11 @@ class Evaluator {
             "positions must have the shape [" + std::to_string(atoms_) + ", 3] of the neighbourhood");
     std::unique_ptr<PythonHalo> python_halo;
     if (halo) python_halo = std::make_unique<PythonHalo>(*halo, device_memory, only_shareable);
+    extrapolations_.clear();
     const so3krates::Results& results = [&]() -> const so3krates::Results& {
       const py::gil_scoped_release unlock;
       return evaluator_.evaluate(positions.data(), python_halo.get(), outputs);
     }();
-    extrapolations_.clear();
     const auto name_of = [this](int atom) { return evaluator_.name_of(atom); };
     if (results.sighting != nullptr && results.sighting->has_close_pair())
       extrapolations_.emplace_back(results.sighting->about_pair(name_of).what());

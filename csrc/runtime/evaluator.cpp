@@ -215,6 +215,7 @@ void Evaluator::Implementation::set_neighbourhood(const Neighbourhood& n) {
   } else {
     move_to(rung, n);
   }
+  lists_are_new_ = true;  // for the checks; a climb keeps the pairs that they look at
 }
 
 // Gives up all arrays and takes those of another rung. `n` may lie in the memory of the present one.
@@ -302,7 +303,6 @@ void Evaluator::Implementation::pack(const Neighbourhood& n) {
     std::copy_n(n.candidates[i], n.candidate_count[i], candidates + i * rung().candidates);
   lend("candidates");
   keep_peers(n);
-  lists_are_new_ = true;
   ready_ = true;
 }
 

@@ -33,8 +33,8 @@ DECLARED = {
     "feature_norm": Output("1", "Euclidean norm of an atom's features after the last layer"),
     "uncertainty": Output("eV/A", "what a component of the force on an atom is expected to be wrong by"),
     "committee_forces": Output("eV/A", "standard deviation of a component of the force on an atom over a committee"),
-    "member_energies": Output("eV", "of all atoms by each member, without the bundle's energy shifts", "sum"),
-    "member_strain_gradients": Output("eV", "dE/d(strain) [member, position, force component]", "sum"),
+    "member_energies": Output("eV", "of all atoms by each member, without the bundle's energy shifts and terms", "sum"),
+    "member_strain_gradients": Output("eV", "dE/d(strain) [member, position, force component], without terms", "sum"),
 }
 
 

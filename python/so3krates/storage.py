@@ -27,7 +27,7 @@ CONFIG_FILE = "config.toml"
 WEIGHTS_FILE = "weights.safetensors"
 UNCERTAINTY_FILE = "uncertainty.safetensors"
 FORMAT = "so3krates-model"
-VERSION = 2  # where there are terms, else 1: as old a so3krates as reads all of it
+VERSION = 2  # where there are terms, which older readers would leave out; else 1
 
 
 class ModelError(ValueError):

@@ -102,3 +102,22 @@ def test_bad_choices_are_said(tmp_path: Path) -> None:
         list(convert(*find_sources([deepmd], "deepmd")))
     with pytest.raises(DataError, match="dpdata"):
         list(convert(*find_sources([path], "dpdata:nothing")))
+
+
+def test_a_run_is_taken_once(tmp_path: Path) -> None:
+    """Of a folder of VASP, whose files hold the same frames."""
+    frames = [compressed()]
+    WRITERS["vasprun.xml"](tmp_path, frames)
+    WRITERS["OUTCAR"](tmp_path / "run1", frames)
+    path = write_ml_ab(tmp_path, frames)
+    path.with_name("ML_ABN").write_bytes(path.read_bytes())
+    (tmp_path / "run1" / "vasprun.xml.gz").write_bytes(b"not looked at")
+    found = [(source.path.name, source.format) for source in find_sources([tmp_path])]
+    assert sorted(found) == [("ML_ABN", "ML_AB"), ("vasprun.xml", "vasprun.xml")]
+
+
+def test_mixed_types_are_refused(tmp_path: Path) -> None:
+    folder = write_deepmd(tmp_path, [compressed()])
+    np.save(folder / "system/set.000/real_atom_types.npy", np.zeros((1, 4), int))
+    with pytest.raises(DataError, match="dpdata:deepmd/npy/mixed"):
+        list(convert(*find_sources([folder / "system/type.raw"], "deepmd")))

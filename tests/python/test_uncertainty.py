@@ -13,6 +13,7 @@ from so3krates.calculator import So3kratesCalculator
 from so3krates.runtime import Runtime
 from so3krates.storage import Model, ModelError
 from so3krates.training.evaluate import uncertainties_of
+from so3krates.training.uncertainty import _chosen
 from so3krates.uncertainty import UncertaintyError, calibration
 from so3krates.uncertainty.density import Density, calibrated, density_of
 from so3krates_export.export import export_model
@@ -39,7 +40,7 @@ def made_up(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_distances_are_those_of_the_nearest_gaussian() -> None:
     environments, elements = made_up(8000)
-    density = density_of(environments, elements, 2)
+    density = density_of(environments, elements, "ab")
     inside = density.distances(environments, elements)
     assert 0.7 < np.sqrt(np.square(inside).mean() / 6) < 1.1  # squares are chi squared of six numbers
     away = environments + 10.0 * np.eye(6)[0]
@@ -51,7 +52,7 @@ def test_distances_are_those_of_the_nearest_gaussian() -> None:
 def test_errors_are_recovered() -> None:
     """Normal errors whose size grows as a power of the distance."""
     environments, elements = made_up(20_000)
-    density = density_of(environments, elements, 2)
+    density = density_of(environments, elements, "ab")
     distance = density.distances(environments, elements)
     floor, slope, power = np.array([0.01, 0.03]), np.array([0.02, 0.005]), np.array([1.5, 2.5])
     sigma = np.hypot(floor[elements], slope[elements] * distance ** power[elements])
@@ -67,7 +68,7 @@ def test_errors_are_recovered() -> None:
 
 def test_beyond_what_was_calibrated_it_grows_in_proportion() -> None:
     environments, elements = made_up(4000)
-    density = density_of(environments, elements, 2)
+    density = density_of(environments, elements, "ab")
     distance = density.distances(environments, elements)
     errors = 0.01 * distance[:, None] ** 3 * np.random.default_rng(1).normal(size=(len(distance), 3))
     found = calibrated(density, distance, elements, errors)
@@ -79,15 +80,21 @@ def test_few_atoms_have_the_scales_of_all() -> None:
     environments, elements = made_up(4000)
     elements[:] = 0
     elements[:20] = 1
-    density = density_of(environments, elements, 2)
+    density = density_of(environments, elements, "ab")
     distance = density.distances(environments, elements)
     errors = 0.1 * np.random.default_rng(1).normal(size=(len(distance), 3))
     found = calibrated(density, distance, elements, errors)
     assert found.uncertainties(environments[:20], elements[:20]).mean() == pytest.approx(0.1, rel=0.2)
-    with pytest.raises(UncertaintyError, match="element 2 has no atoms"):
-        density_of(environments, elements, 3)
+    with pytest.raises(UncertaintyError, match="c has no atoms"):
+        density_of(environments, elements, "abc")
     with pytest.raises(UncertaintyError, match="no forces that did not train"):
         calibrated(density, distance[:0], elements[:0], errors[:0])
+
+
+def test_rare_elements_are_looked_at() -> None:
+    frames = [Atoms("Ga", [[0.0, 0.0, 0.0]]) for _ in range(20)] + [Atoms("GaN", np.eye(3)[:2])]
+    chosen = _chosen(frames, 7)
+    assert [str(atoms.symbols) for atoms in chosen] == ["Ga", "Ga", "Ga", "GaN"]
 
 
 @pytest.mark.parametrize(("body", "precision"), [("fused", "float32"), ("fused", "float64"), ("xla", "float64")])

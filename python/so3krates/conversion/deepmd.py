@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..data.errors import DataError
 
@@ -27,6 +28,11 @@ def deepmd_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
     sets = sorted(folder for folder in path.glob("set.*") if folder.is_dir())
     if not sets:
         raise DataError(f"{path}: has no folder set.000")
+    mixed = [folder for folder in sets if (folder / "real_atom_types.npy").is_file()]
+    if mixed:
+        raise DataError(
+            f"{mixed[0]}: is of mixed types (real_atom_types.npy): read it with --from dpdata:deepmd/npy/mixed"
+        )
     is_open = (path / "nopbc").exists()
     for folder in sets:
         yield from _frames(folder, [symbols[t] for t in types], is_open)
@@ -59,6 +65,6 @@ def _frames(folder: Path, symbols: list[str], is_open: bool) -> Iterator[Atoms]:
             results["forces"] = forces[k]
         if virials is not None and cell is not None:
             stress = -0.5 * (virials[k] + virials[k].T) / atoms.get_volume()
-            results["stress"] = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+            results["stress"] = full_3x3_to_voigt_6_stress(stress)
         atoms.calc = SinglePointCalculator(atoms, **results)
         yield atoms

@@ -12,6 +12,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..data.errors import DataError
 from ..data.extxyz import extxyz_frames
@@ -65,7 +66,7 @@ def _extxyz(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
         found = {name.lower(): value for name, value in atoms.info.items()}
         if VIRIAL in found and "stress" not in results:
             virial = np.asarray(found[VIRIAL], float).reshape(3, 3)
-            results["stress"] = voigt(-virial / atoms.get_volume())
+            results["stress"] = full_3x3_to_voigt_6_stress(-0.5 * (virial + virial.T) / atoms.get_volume())
         yield labelled(atoms, results)
 
 
@@ -96,10 +97,11 @@ def find_sources(paths: Iterable[Path], format_name: str | None = None) -> list[
         if not path.exists():
             raise DataError(f"{path} is not there")
         if format_name is not None and (not path.is_dir() or format_name.startswith(DPDATA)):
-            sources.append(Source(path, format_name))
+            is_inside = format_name in FORMATS and FORMATS[format_name].is_folder and path.is_file()
+            sources.append(Source(path.parent if is_inside else path, format_name))
             continue
         names = [format_name] if format_name is not None else list(FORMATS)
-        found = [source for name in names for source in _found_in(path, name)]
+        found = _once(source for name in names for source in _found_in(path, name))
         if not found:
             raise DataError(
                 f"{path}: nothing that looks like {', '.join(FORMATS)}. If it is one of these by another name, give "
@@ -107,6 +109,20 @@ def find_sources(paths: Iterable[Path], format_name: str | None = None) -> list[
             )
         sources += sorted(found)
     return list(dict.fromkeys(sources))
+
+
+def _once(sources: Iterable[Source]) -> list[Source]:
+    """Without files that hold again what another in the same folder holds: a run's OUTCAR, compressed copies."""
+    found = list(dict.fromkeys(sources))
+    kinds = {(source.path.parent, source.format) for source in found}
+    paths = {source.path for source in found}
+    return [
+        source
+        for source in found
+        if not (source.format == "OUTCAR" and (source.path.parent, "vasprun.xml") in kinds)
+        and not (source.path.name == "ML_AB" and source.path.with_name("ML_ABN") in paths)
+        and not (source.path.suffix == ".gz" and source.path.with_suffix("") in paths)
+    ]
 
 
 def _found_in(path: Path, name: str) -> Iterator[Source]:
@@ -154,12 +170,6 @@ def labelled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
     plain = Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     plain.calc = SinglePointCalculator(plain, **{name: results[name] for name in LABELS if name in results})
     return plain
-
-
-def voigt(stress: np.ndarray) -> np.ndarray:
-    """ASE's six components of the symmetric part of a stress (3, 3)."""
-    s = 0.5 * (stress + stress.T)
-    return np.array([s[0, 0], s[1, 1], s[2, 2], s[1, 2], s[0, 2], s[0, 1]])
 
 
 def _by_dpdata(path: Path, name: str) -> Iterator[Atoms]:

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from ..data.errors import DataError
+from ..data.units import stress_factor
 
-KBAR = 0.1 * units.GPa
+KBAR = stress_factor("kbar")
 RULES = set("*-=")
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from ..data.errors import DataError
+from ..data.units import stress_factor
 
-KBAR = 0.1 * units.GPa
+KBAR = stress_factor("kbar")
 
 
 def mlearn_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:

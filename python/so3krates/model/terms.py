@@ -122,7 +122,8 @@ def beside_terms(config: ModelConfig, terms: Sequence[Term], shortest: float) ->
     """
     if config.radial_floor > 0 or not any(term.repels for term in terms):
         return config
-    return dataclasses.replace(config, radial_floor=round(FLOOR_SHARE * shortest, 4))
+    floor = FLOOR_SHARE * shortest
+    return dataclasses.replace(config, radial_floor=min(round(floor, 4), floor))
 
 
 class PairSums(NamedTuple):

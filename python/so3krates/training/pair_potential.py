@@ -18,11 +18,12 @@ from so3krates.model.layer import MLP, Layer, applied
 from so3krates.model.network import Params
 from so3krates.model.potential import Batch, Pairs, Prediction
 from so3krates.model.radial_basis import radial_basis
+from so3krates.model.terms import FLOOR_SHARE
 
 from .attention import attend, gather, sum_directions, to_directions
 
 # No distance may lie at the end of the range, where the derivative of the clip is not that of the filter.
-BELOW_SHORTEST = 0.97
+BELOW_SHORTEST = FLOOR_SHARE
 FILTERS = ("feature_filter", "geometric_filter")
 
 

@@ -107,6 +107,8 @@ def weights_of(folder: str, config: ModelConfig, terms: Sequence[Term]) -> Param
             f"{settings_of(terms) or 'none'}: take its [terms] section from {folder}/config.toml"
         )
     theirs, ours = model.config.to_dict(), config.to_dict()
+    if any(term.repels for term in terms):  # where the filters end follows from the data
+        theirs.pop("radial_floor"), ours.pop("radial_floor")
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key):
             raise TrainingError(

@@ -32,9 +32,9 @@ def fit_density(model: Model, train: Sequence[Atoms], valid: Sequence[Atoms]) ->
     total = sum(map(len, train))
     if total == 0:
         raise UncertaintyError("there are no training frames")
-    chosen = train[:: -(-total // MOST_ATOMS)]
+    chosen = _chosen(train, -(-total // MOST_ATOMS))
     rows = np.concatenate(environments_of(model, chosen))
-    density = density_of(rows, elements_of(model, chosen), len(model.elements))
+    density = density_of(rows, elements_of(model, chosen), model.elements)
     labels, predicted = reference(valid), evaluate(model, valid)
     errors = np.concatenate([f - g for f, g in zip(predicted.forces, labels.forces, strict=True)] or [np.zeros((0, 3))])
     known = ~np.isnan(errors).any(axis=1)
@@ -43,3 +43,14 @@ def fit_density(model: Model, train: Sequence[Atoms], valid: Sequence[Atoms]) ->
     elements = elements_of(model, valid)[known]
     distances = density.distances(np.concatenate(environments_of(model, valid))[known], elements)
     return calibrated(density, distances, elements, errors[known])
+
+
+def _chosen(frames: Sequence[Atoms], step: int) -> list[Atoms]:
+    """Every so many frames, and those with elements that none of these has."""
+    chosen = list(frames[::step])
+    known = {symbol for atoms in chosen for symbol in atoms.symbols}
+    for atoms in frames:
+        if not known.issuperset(atoms.symbols):
+            chosen.append(atoms)
+            known.update(atoms.symbols)
+    return chosen

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -84,12 +85,15 @@ class Density(NamedTuple):
         return density
 
 
-def density_of(environments: np.ndarray, elements: np.ndarray, count: int, seed: int = 0) -> Density:
+def density_of(environments: np.ndarray, elements: np.ndarray, names: Sequence[str], seed: int = 0) -> Density:
     """Of training atoms, not yet calibrated: floor 0, slope, power and limit 1.
 
-    environments: (N, D); elements: (N,) indices below `count`, each of which must occur.
-    Raises UncertaintyError for an element without atoms.
+    environments: (N, D); elements: (N,) indices into `names`, each of which must occur.
+    Raises UncertaintyError for an element without atoms, and for fewer than two atoms.
     """
+    count = len(names)
+    if len(environments) < 2:
+        raise UncertaintyError("the training frames have fewer than two atoms")
     mean = environments.mean(axis=0)
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov((environments - mean).T)))
     axes = vectors[:, ::-1][:, :COMPONENTS]
@@ -99,9 +103,11 @@ def density_of(environments: np.ndarray, elements: np.ndarray, count: int, seed:
     for element in range(count):
         own = points[elements == element]
         if len(own) == 0:
-            raise UncertaintyError(f"element {element} has no atoms in the training data")
+            raise UncertaintyError(f"{names[element]} has no atoms in the training frames that are looked at")
         groups = max(1, min(GAUSSIANS, len(own) // (LEAST_ATOMS * size)))
-        _, labels = kmeans2(own, groups, minit="++", seed=seed) if groups > 1 else (None, np.zeros(len(own), int))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="One of the clusters is empty")  # which is then left out
+            _, labels = kmeans2(own, groups, minit="++", seed=seed) if groups > 1 else (None, np.zeros(len(own), int))
         whole = np.atleast_2d(np.cov(own.T)) if len(own) > 1 else np.zeros((size, size))
         whole = whole + RIDGE * max(values.sum(), 1e-12) / len(values) * np.eye(size)
         found = [_gaussian(own[labels == k], whole) for k in np.unique(labels)]
