@@ -51,10 +51,10 @@ def model():
     return Model(PRESETS["gan"], params, ("Ga", "N"), {"Ga": 0.0, "N": 0.0})
 
 
-def export_bundles() -> None:
+def export_bundles(bodies: tuple[str, ...]) -> None:
     from so3krates_export.export import export_model
 
-    for body in ("xla", "fused"):
+    for body in bodies:
         export_model(model(), OUT / f"{body}.so3k", body=body)
 
 
@@ -300,6 +300,26 @@ def host_arrays(atoms: Atoms, reach: float) -> dict[str, np.ndarray]:
     }
 
 
+def measure_scaling(stages: dict[str, float]) -> str:
+    """A table of what threads could gain at most, on any machine."""
+    import jax
+    import scaling
+    from so3krates.kernels import register_kernels
+    from so3krates.model.reductions import tabulated_config
+
+    register_kernels()
+    times = {name: seconds for name, seconds in stages.items() if name != "filter_flops"}
+    bounds = {}
+    with jax.enable_x64(True):
+        config = tabulated_config(model().config, 256, 0.5)
+        for atoms in scaling.ATOMS:
+            inputs = host_arrays(scaling.crystal(atoms), config.cutoff + 0.5)
+            for threads in scaling.THREADS:
+                bounds[atoms, threads] = scaling.pair_bound(config, inputs, threads)
+    parts = scaling.parts(OUT / "fused.so3k", times, structure(32000))
+    return scaling.table(parts, bounds)
+
+
 def worker(body: str, atoms: int, threads: int) -> dict[str, Any]:
     crystal = structure(atoms)
     if body == "plain":
@@ -422,6 +442,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--bodies", nargs="*", default=list(BODIES))
     parser.add_argument("--ranks", type=int, default=2, help="MPI ranks of one thread each, beside one rank")
+    parser.add_argument("--scaling", action="store_true", help="what many threads could gain at most, and nothing else")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -429,7 +450,12 @@ def main() -> None:
         return
     shutil.rmtree(OUT, ignore_errors=True)  # compiled programs of another time too
     OUT.mkdir(parents=True)
-    export_bundles()
+    export_bundles(("fused",) if options.scaling else ("xla", "fused"))
+    if options.scaling:
+        found = in_process("stages", min(options.atoms), 1)
+        if found is not None:
+            print(measure_scaling(found))
+        return
     results: list[dict[str, Any]] = []
     for threads in options.threads:
         for atoms in options.atoms:
