@@ -10,6 +10,9 @@ __asm__(".symver dlsym,dlsym@GLIBC_2.2.5");
 __asm__(".symver dlerror,dlerror@GLIBC_2.2.5");
 __asm__(".symver dladdr,dladdr@GLIBC_2.2.5");
 
+// glibc 2.29: without the wrapper that sets errno.
+__asm__(".symver exp,exp@GLIBC_2.2.5");
+
 // glibc 2.32: whether a process has one thread yet; "no" is always true enough.
 extern "C" {
 __attribute__((weak, visibility("hidden"))) char __libc_single_threaded = 0;

@@ -130,7 +130,7 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
   report_.platform = client_->platform() + ": " + client_->device_kind();
   if (client_->platform() == "cpu") {
     const Cores cores = cores_of_process();
-    const int threads = options.threads > 0 ? options.threads : cores.usable();
+    const int threads = threads_ = options.threads > 0 ? options.threads : cores.usable();
     report_.platform += ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads");
     const bool is_default = options.threads == 0 || options.has_default_threads;
     if (!cores.limits().empty() && (is_default || threads > cores.usable()))

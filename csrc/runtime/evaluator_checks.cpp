@@ -29,7 +29,7 @@ void Evaluator::Implementation::check_structure(const double* positions) {
 
 void Evaluator::Implementation::check_all_distances(const double* positions) {
   std::vector<const int*> lists;
-  near_pairs_ = near_pairs(positions, packed(lists));
+  near_pairs_ = near_pairs(positions, packed(lists), threads_);
   check_distances(positions, near_pairs_, [this](int atom) { return name_of(atom); });
   lists_are_new_ = false;
 }

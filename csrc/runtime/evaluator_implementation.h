@@ -145,6 +145,7 @@ class Evaluator::Implementation {
 
   bool ready_ = false;
   bool lists_are_new_ = false;  // no evaluation has used them
+  int threads_ = 1;             // of the CPU client
   AtomPairs near_pairs_;        // when they were new
   int owned_ = 0, rows_ = 0, atoms_ = 0;
   double skin_ = 0.0;

@@ -16,8 +16,9 @@ constexpr double kSuspectForce = 1e5;   // eV/A; beyond it two atoms may be at o
 
 using AtomPairs = std::vector<std::pair<int, int>>;
 
-// An owned atom and a candidate of its that are nearer than kNear. Costs a pass over all candidates.
-AtomPairs near_pairs(const double* positions, const Neighbourhood& neighbourhood);
+// An owned atom and a candidate of its that are nearer than kNear. Costs a pass over all candidates, shared by
+// `threads` threads.
+AtomPairs near_pairs(const double* positions, const Neighbourhood& neighbourhood, int threads);
 
 // All of these throw StructureError; name_of: as there.
 
