@@ -28,7 +28,7 @@ def check_members(models: Sequence[Model]) -> None:
             if own[name] != other[name]:
                 raise CommitteeError(
                     f"model {number} has {name} = {other[name]!r}, and the first has {own[name]!r}: members of a "
-                    "committee share their settings (so3krates train --committee)"
+                    "committee share their settings, as those of a training with --committee do"
                 )
         if model.elements != first.elements:
             raise CommitteeError(

@@ -16,7 +16,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..data.errors import DataError
 from ..data.extxyz import extxyz_frames
-from ..hints import command
+from ..hints import command, pip_install
 from .deepmd import deepmd_frames
 from .ml_ab import ml_ab_frames
 from .mlearn import mlearn_frames
@@ -105,7 +105,7 @@ def find_sources(paths: Iterable[Path], format_name: str | None = None) -> list[
         if not found:
             raise DataError(
                 f"{path}: nothing that looks like {', '.join(FORMATS)}. If it is one of these by another name, give "
-                "--from FORMAT; what ASE reads, `so3krates train` takes as it is"
+                "--from FORMAT; what ASE reads is taken by a training as it is"
             )
         sources += sorted(found)
     return list(dict.fromkeys(sources))
@@ -174,7 +174,7 @@ def labelled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
 
 def _by_dpdata(path: Path, name: str) -> Iterator[Atoms]:
     if importlib.util.find_spec("dpdata") is None:
-        raise DataError(f"{path}: format dpdata:{name} needs the package dpdata: pip install dpdata")
+        raise DataError(f"{path}: format dpdata:{name} needs the package dpdata: {pip_install('dpdata')}")
     import dpdata
 
     system = dpdata.LabeledSystem(str(path), fmt=name)
