@@ -58,13 +58,14 @@ using Key = std::pair<std::uint32_t, std::int32_t>;  // place along the curve, r
 void sort_keys(std::vector<Key>& keys, const Pieces& pieces, const Parallel& parallel) {
   const int n = pieces.pieces;
   if (n == 1) return std::sort(keys.begin(), keys.end());
-  constexpr int kSample = 32;  // of each bucket
+  constexpr std::size_t kSample = 32;  // of each bucket
+  const auto buckets = static_cast<std::size_t>(n);
   std::vector<Key> sample;
-  for (int k = 0; k < n * kSample; ++k)
-    sample.push_back(keys[static_cast<std::size_t>(pieces.count) * k / (n * kSample)]);
+  for (std::size_t k = 0; k < buckets * kSample; ++k)
+    sample.push_back(keys[static_cast<std::size_t>(pieces.count) * k / (buckets * kSample)]);
   std::sort(sample.begin(), sample.end());
   std::vector<Key> least;  // of each bucket but the first
-  for (int k = 1; k < n; ++k) least.push_back(sample[k * kSample]);
+  for (std::size_t k = 1; k < buckets; ++k) least.push_back(sample[k * kSample]);
   const auto bucket_of = [&](const Key& key) {
     return static_cast<int>(std::upper_bound(least.begin(), least.end(), key) - least.begin());
   };

@@ -61,7 +61,7 @@ void add_term(const TermInputs& in, Range range, const TermSums& out, double* su
           const double moment = 0.5 * r[a] * pull;
           sums[1 + 3 * a + b] += moment;
           if (out.gradients.atom_virials != nullptr)
-            out.gradients.atom_virials[9 * static_cast<std::size_t>(i) + 3 * a + b] -= moment;
+            out.gradients.atom_virials[9 * static_cast<std::size_t>(i) + static_cast<std::size_t>(3 * a + b)] -= moment;
         }
       }
     }
