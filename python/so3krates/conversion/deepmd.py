@@ -23,6 +23,8 @@ def deepmd_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
     symbols = names.read_text().split() if names.is_file() else elements
     if not symbols:
         raise DataError(f"{path}: has no type_map.raw: say which elements its types are, as in --elements Ga,N")
+    if types.min(initial=0) < 0:
+        raise DataError(f"{path}: has atoms of type {types.min()}; types are 0, 1, ...")
     if types.max(initial=0) >= len(symbols):
         raise DataError(f"{path}: has atoms of type {types.max()}, and only the elements {', '.join(symbols)}")
     sets = sorted(folder for folder in path.glob("set.*") if folder.is_dir())

@@ -27,6 +27,8 @@ def mtp_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         word = line.split()[0] if line.split() else ""
         if word == "BEGIN_CFG":
+            if block is not None:
+                raise DataError(f"{path}, line {number}: BEGIN_CFG within a frame: the one before it was cut")
             block = []
         elif word == "END_CFG":
             if block is None:
@@ -75,6 +77,8 @@ def _frame(lines: list[str], elements: Sequence[str], where: str) -> Atoms:
         raise DataError(f"{where}: has {len(rows)} lines of atoms with the columns {columns}, and Size says {size}")
     of = {name: rows[:, place] for place, name in enumerate(columns)}
     types = of["type"].astype(int)
+    if types.min(initial=0) < 0:
+        raise DataError(f"{where}: has atoms of type {types.min()}; types are 0, 1, ...")
     if types.max(initial=0) >= len(elements):
         raise DataError(f"{where}: has atoms of type {types.max()}, and only {len(elements)} elements are given")
     atoms = Atoms([elements[t] for t in types], cell=cell, pbc=cell is not None)
