@@ -123,12 +123,6 @@ def test_mixed_types_are_refused(tmp_path: Path) -> None:
         list(convert(*find_sources([folder / "system/type.raw"], "deepmd")))
 
 
-def test_a_cut_run_of_vasp_is_refused(tmp_path: Path) -> None:
-    xml = cut(next(WRITERS["vasprun.xml"](tmp_path, [compressed(), compressed(0.1)]).rglob("*.xml")), "</modeling>")
-    with pytest.raises(DataError, match="the run is not complete"):
-        list(convert(*find_sources([xml])))
-
-
 def test_a_frame_cut_by_the_next_and_types_below_zero_are_said(tmp_path: Path) -> None:
     path = write_mtp(tmp_path, [compressed(), compressed(0.1)])
     whole = path.read_text()

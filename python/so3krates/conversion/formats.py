@@ -12,7 +12,6 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io.formats import open_with_compression
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..data.errors import DataError
@@ -56,17 +55,6 @@ def _by_ase(name: str) -> Callable[[Path, Sequence[str]], Iterator[Atoms]]:
     return read
 
 
-def _vasprun(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
-    """By ASE, which reads a file that was cut as far as it goes and says nothing."""
-    with open_with_compression(str(path), "rb") as file:
-        complete = file.read().rstrip().endswith(b"</modeling>")
-    if not complete:
-        raise DataError(
-            f"{path}: ends before </modeling>: the run is not complete. Take it away, or read its OUTCAR: --from OUTCAR"
-        )
-    yield from _by_ase("vasp-xml")(path, elements)
-
-
 def _extxyz(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
     """Extended XYZ with `virial` and `force`, as GPUMD writes them."""
     for atoms in extxyz_frames(path):
@@ -83,7 +71,7 @@ def _extxyz(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
 
 
 FORMATS: dict[str, Format] = {
-    "vasprun.xml": Format("VASP", ("vasprun*.xml", "vasprun*.xml.gz"), _vasprun),
+    "vasprun.xml": Format("VASP", ("vasprun*.xml", "vasprun*.xml.gz"), _by_ase("vasp-xml")),
     "OUTCAR": Format("VASP", ("OUTCAR*",), _by_ase("vasp-out")),
     "ML_AB": Format("VASP's machine-learned force fields", ("ML_AB*",), ml_ab_frames),
     "espresso": Format("Quantum ESPRESSO, output of pw.x", ("*.pwo",), _by_ase("espresso-out")),
