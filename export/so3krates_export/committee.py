@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from so3krates.model.committee import MemberResults, Sums, add_member, deviations, mean_results
 from so3krates.storage import Model
@@ -36,6 +37,16 @@ def check_members(models: Sequence[Model]) -> None:
             )
         if model.terms != first.terms:
             raise CommitteeError(f"model {number} has other terms than the first: export them one by one")
+        for before, earlier in enumerate(models[: number - 1], 1):
+            if _same_weights(earlier, model):
+                raise CommitteeError(
+                    f"models {before} and {number} have the same weights, so that they never differ: name each once"
+                )
+
+
+def _same_weights(one: Model, other: Model) -> bool:
+    pairs = zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True)  # of equal settings
+    return all(np.array_equal(a, b) for a, b in pairs)
 
 
 def mean_shifts(models: Sequence[Model], mover: str) -> dict[str, float]:

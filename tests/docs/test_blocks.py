@@ -6,6 +6,7 @@ suite itself) is checked as far as can be: `CHECKED` has a test for each such pr
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ase.io
+import jax
 import numpy as np
 import pytest
 from ase import Atoms
@@ -111,10 +113,11 @@ def folder(small_model_folder: Path, gan_bundle32: Path, tmp_path_factory: pytes
     bundle = read_bundle(gan_bundle32)
     guard = {"distances": [[1.6, 1.6], [1.6, 1.6]], "largest_force": 100.0}  # as of a model that was trained today
     write_bundle(folder / "gan.so3k", {**bundle.manifest, "guard": guard}, bundle.tensors)
-    for seed in range(2):
-        shutil.copytree(small_model_folder, folder / "models" / f"seed-{seed}")
     model = Model.load(small_model_folder)
-    export_model(model, folder / "committee.so3k", others=[model], ladder=[Rung(256, 4608, 192, 64)])
+    other = dataclasses.replace(model, params=jax.tree.map(lambda p: 1.01 * p, model.params))
+    for seed, member in enumerate((model, other)):
+        member.save(folder / "models" / f"seed-{seed}")
+    export_model(model, folder / "committee.so3k", others=[other], ladder=[Rung(256, 4608, 192, 64)])
     before = Path.cwd()
     os.chdir(folder)
     try:

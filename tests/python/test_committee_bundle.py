@@ -115,5 +115,7 @@ def test_models_that_make_no_committee(members: list[Model], tmp_path: Path) -> 
     swapped = dataclasses.replace(second, elements=second.elements[::-1])
     with pytest.raises(CommitteeError, match="model 3 is of Ga, N, and the first of N, Ga"):
         export_model(first, tmp_path / "c.so3k", others=[second, swapped])
+    with pytest.raises(CommitteeError, match="models 2 and 3 have the same weights"):
+        export_model(first, tmp_path / "c.so3k", others=[second, dataclasses.replace(second)])
     with pytest.raises(ValueError, match="mover = 'second': known are first, mean"):
         export_model(first, tmp_path / "c.so3k", others=[second], mover="second")

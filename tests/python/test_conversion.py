@@ -112,8 +112,9 @@ def test_a_run_is_taken_once(tmp_path: Path) -> None:
     path = write_ml_ab(tmp_path, frames)
     path.with_name("ML_ABN").write_bytes(path.read_bytes())
     (tmp_path / "run1" / "vasprun.xml.gz").write_bytes(b"not looked at")
+    (tmp_path / "run1" / "OUTCAR.2").write_bytes((tmp_path / "run1" / "OUTCAR").read_bytes())  # of another run
     found = [(source.path.name, source.format) for source in find_sources([tmp_path])]
-    assert sorted(found) == [("ML_ABN", "ML_AB"), ("vasprun.xml", "vasprun.xml")]
+    assert sorted(found) == [("ML_ABN", "ML_AB"), ("OUTCAR.2", "OUTCAR"), ("vasprun.xml", "vasprun.xml")]
 
 
 def test_mixed_types_are_refused(tmp_path: Path) -> None:

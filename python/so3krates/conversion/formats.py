@@ -73,7 +73,7 @@ def _extxyz(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
 FORMATS: dict[str, Format] = {
     "vasprun.xml": Format("VASP", ("vasprun*.xml", "vasprun*.xml.gz"), _by_ase("vasp-xml")),
     "OUTCAR": Format("VASP", ("OUTCAR*",), _by_ase("vasp-out")),
-    "ML_AB": Format("VASP's machine-learned force fields", ("ML_AB*",), ml_ab_frames),
+    "ML_AB": Format("VASP's machine-learned force fields", ("ML_AB", "ML_ABN"), ml_ab_frames),
     "espresso": Format("Quantum ESPRESSO, output of pw.x", ("*.pwo",), _by_ase("espresso-out")),
     "mtp": Format("MLIP, *.cfg", ("*.cfg",), mtp_frames, needs_elements=True),
     "deepmd": Format("DeePMD-kit, a system of npy files", ("type.raw",), deepmd_frames, is_folder=True),
@@ -112,17 +112,23 @@ def find_sources(paths: Iterable[Path], format_name: str | None = None) -> list[
 
 
 def _once(sources: Iterable[Source]) -> list[Source]:
-    """Without files that hold again what another in the same folder holds: a run's OUTCAR, compressed copies."""
-    found = list(dict.fromkeys(sources))
-    kinds = {(source.path.parent, source.format) for source in found}
-    paths = {source.path for source in found}
-    return [
-        source
-        for source in found
-        if not (source.format == "OUTCAR" and (source.path.parent, "vasprun.xml") in kinds)
-        and not (source.path.name == "ML_AB" and source.path.with_name("ML_ABN") in paths)
-        and not (source.path.suffix == ".gz" and source.path.with_suffix("") in paths)
-    ]
+    """Without files that hold again what another in the same folder holds: a run's OUTCAR, an ML_AB that has been
+    written anew as ML_ABN, packed copies."""
+
+    def content(source: Source) -> tuple[Path, str]:
+        name = source.path.name.removesuffix(".gz")
+        if source.format in ("vasprun.xml", "OUTCAR"):
+            name = name.replace("vasprun", "", 1).replace("OUTCAR", "", 1).replace(".xml", "", 1)
+        return source.path.parent, "ML_ABN" if name == "ML_AB" else name
+
+    def rank(source: Source) -> tuple[bool, bool, bool]:
+        packed = source.path.suffix == ".gz"
+        return source.format == "OUTCAR", source.path.name.removesuffix(".gz") == "ML_AB", packed
+
+    chosen: dict[tuple[Path, str], Source] = {}
+    for source in sorted(dict.fromkeys(sources), key=rank):
+        chosen.setdefault(content(source), source)
+    return list(chosen.values())
 
 
 def _found_in(path: Path, name: str) -> Iterator[Source]:
