@@ -41,7 +41,8 @@ def write_bundle_of(model: Model, body: str, folder: Path) -> Path:
     """Its float64 bundle for at most 256 atoms."""
     path = folder / f"{body}-{model.config.layers}.so3k"
     # The network's own tables, not tables of them.
-    tables = Tables(model.config, model.params, NODES, 0.0, 0.0, 0)
+    width = model.config.spherical_filter_features[0]
+    tables = Tables(model.config, model.params, NODES, width, 0.0, 0.0, 0)
     with patch("so3krates_export.export.choose_tables", return_value=tables):
         export_model(model, path, precision="float64", body=body, ladder=[RUNG])
     return path
