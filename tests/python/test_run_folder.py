@@ -343,9 +343,14 @@ def test_a_report_that_fails_loses_no_weights(tmp_path: Path, monkeypatch: pytes
     for name in ("seed-0", "seed-1"):
         folder = tmp_path / "models" / name
         assert jax.tree.leaves(Model.load(folder).params)
-        assert {"errors.json", "errors.txt", "breakdown.png", "learning_curve.png", "report.html"} == {
-            entry.name for entry in (folder / "report").iterdir()
-        }
+        assert {
+            "errors.json",
+            "errors.txt",
+            "breakdown.png",
+            "learning_curve.png",
+            "uncertainty.png",
+            "report.html",
+        } == {entry.name for entry in (folder / "report").iterdir()}
         assert (
             f"The report of {folder} is not complete: {folder / 'report'} lacks parity.png (no fonts at all)"
             in " ".join(said.split())
