@@ -237,7 +237,8 @@ class Evaluator {
         "evaluations"_a = r.evaluations, "virial_evaluations"_a = r.virial_evaluations, "pin_problem"_a = r.pin_problem,
         "halo_problem"_a = r.halo_problem, "halo_memory"_a = r.halo_memory, "halo_bytes"_a = r.halo_bytes,
         "wait_seconds"_a = r.wait_seconds, "list_seconds"_a = r.list_seconds, "program_seconds"_a = r.program_seconds,
-        "halo_seconds"_a = r.halo_seconds, "result_seconds"_a = r.result_seconds);
+        "halo_seconds"_a = r.halo_seconds, "result_seconds"_a = r.result_seconds,
+        "evaluation_seconds"_a = r.evaluation_seconds, "guard_seconds"_a = r.guard_seconds);
   }
 
  private:

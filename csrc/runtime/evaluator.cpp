@@ -15,6 +15,7 @@
 #include "evaluator_implementation.h"
 #include "host_cpu.h"
 #include "neighbourhood.h"
+#include "pieces.h"
 #include "plugin_search.h"
 #include "xla_flags.h"
 
@@ -299,8 +300,10 @@ void Evaluator::Implementation::pack(const Neighbourhood& n) {
   send("owned_count", &n.owned, 1);
   send("row_count", &n.rows, 1);
   auto* candidates = static_cast<int*>(take_back("candidates"));
-  for (int i = 0; i < n.owned; ++i)
-    std::copy_n(n.candidates[i], n.candidate_count[i], candidates + i * rung().candidates);
+  for_pieces(n.owned, pieces_of(n.owned, kListTime, threads_), [&](int, int begin, int end) {
+    for (int i = begin; i < end; ++i)
+      std::copy_n(n.candidates[i], n.candidate_count[i], candidates + i * rung().candidates);
+  });
   lend("candidates");
   keep_peers(n);
   ready_ = true;
@@ -349,6 +352,8 @@ void Evaluator::Implementation::run_program(const Step& step) {
 
 int Evaluator::Implementation::neighbours_needed() {
   int neighbours = 0;
+  // With one thread all programs come first.
+  const Stopwatch watch(report_.program_seconds), waiting(report_.wait_seconds);
   if (owned_ > 0) buffer("neighbours_needed").download(&neighbours, sizeof(neighbours));
   return neighbours;
 }
@@ -374,6 +379,7 @@ bool Evaluator::Implementation::run(const std::vector<const Step*>& steps, Halo*
 
 const Results& Evaluator::Implementation::evaluate(const double* positions, Halo* halo,
                                                    const std::vector<std::string>& outputs) {
+  const Stopwatch watch(report_.evaluation_seconds);
   if (!ready_) throw Error("evaluate was called without a neighbourhood: call set_neighbourhood first");
   if (positions == nullptr && atoms_ > 0) throw Error("evaluate was called with a null pointer for positions");
   if (rows_ > owned_ && halo == nullptr)
@@ -389,7 +395,10 @@ const Results& Evaluator::Implementation::evaluate(const double* positions, Halo
       send("positions", positions, 3 * static_cast<std::size_t>(atoms_));
     }
     // While a device computes.
-    if (selection.with_guard) sighting_ = guard_.look(positions);
+    if (selection.with_guard) {
+      const Stopwatch looking(report_.guard_seconds);
+      sighting_ = guard_.look(positions, threads_);
+    }
     collect(selection);
   } catch (...) {
     forget_computed();

@@ -143,7 +143,9 @@ struct Report {
   std::string halo_memory;          // by which rows go between ranks and a device; empty: in place, or not yet
   // Seconds of host time so far: candidate lists, programs (on a CPU: until they are done), refreshes, results.
   double list_seconds = 0.0, program_seconds = 0.0, halo_seconds = 0.0, result_seconds = 0.0;
-  double wait_seconds = 0.0;   // of program_seconds, after all programs of an evaluation had been started
+  double wait_seconds = 0.0;  // of program_seconds, after all programs of an evaluation had been started
+  // Whole evaluations, without new candidate lists; of these, the guard's pass over near pairs.
+  double evaluation_seconds = 0.0, guard_seconds = 0.0;
   std::size_t halo_bytes = 0;  // of rows of other ranks received so far
 };
 

@@ -19,7 +19,7 @@ void Evaluator::Implementation::check_structure(const double* positions) {
   check_positions(positions, atoms_, static_cast<const int*>(input_memory_.at("row_of_atom").get()), name);
   if (lists_are_new_ && !bundle_.limits.distances.empty()) {
     std::vector<const int*> lists;
-    guard_.keep_pairs(positions, packed(lists));
+    guard_.keep_pairs(positions, packed(lists), threads_);
   }
   if (lists_are_new_)
     check_all_distances(positions);

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "bundle_outputs.h"
+#include "pieces.h"
 
 namespace so3krates {
 namespace {
@@ -67,54 +68,75 @@ void read_guard(const Json& manifest, Bundle& bundle) {
       "smallest distance of a pair by the shortest in the training data; 1 where no pair is nearer", Ranks::min);
 }
 
-void Guard::keep_pairs(const double* positions, const Neighbourhood& n) {
-  whole_.clear();
-  half_.clear();
+void Guard::keep_pairs(const double* positions, const Neighbourhood& n, int threads) {
+  pairs_ = {};
   std::vector<double> reaches, inverses;  // squares
   for (const double distance : limits_.distances) {
     reaches.push_back(distance > 0.0 ? (distance + n.skin) * (distance + n.skin) : 0.0);
     inverses.push_back(distance > 0.0 ? 1.0 / (distance * distance) : 0.0);
   }
   if (reaches.empty()) return;
-  for (int row = 0; row < n.owned; ++row) {
-    const int i = n.atom_of_row[row];
-    const std::size_t kind = static_cast<std::size_t>(n.species[row]) * elements_;
-    for (int k = 0; k < n.candidate_count[row]; ++k) {
-      const int j = n.candidates[row][k], other = n.row_of_atom[j];
-      const std::size_t pair = kind + static_cast<std::size_t>(n.species[other]);
-      if (!(square_distance(positions, i, j) < reaches[pair])) continue;
-      const bool is_own = other < n.owned && n.atom_of_row[other] == j;  // in both atoms' lists
-      if (!is_own)
-        half_.push_back({i, j, static_cast<float>(inverses[pair])});
-      else if (row < other)
-        whole_.push_back({i, j, static_cast<float>(inverses[pair])});
+  const int pieces = pieces_of(n.owned, kListTime, threads);
+  std::vector<Pairs> kept(static_cast<std::size_t>(pieces));
+  for_pieces(n.owned, pieces, [&](int piece, int begin, int end) {
+    Pairs& pairs = kept[static_cast<std::size_t>(piece)];
+    for (int row = begin; row < end; ++row) {
+      const int i = n.atom_of_row[row];
+      const std::size_t kind = static_cast<std::size_t>(n.species[row]) * elements_;
+      for (int k = 0; k < n.candidate_count[row]; ++k) {
+        const int j = n.candidates[row][k], other = n.row_of_atom[j];
+        const std::size_t pair = kind + static_cast<std::size_t>(n.species[other]);
+        if (!(square_distance(positions, i, j) < reaches[pair])) continue;
+        const bool is_own = other < n.owned && n.atom_of_row[other] == j;  // in both atoms' lists
+        if (!is_own)
+          pairs.half.push_back({i, j, static_cast<float>(inverses[pair])});
+        else if (row < other)
+          pairs.whole.push_back({i, j, static_cast<float>(inverses[pair])});
+      }
     }
+  });
+  for (const Pairs& more : kept) {
+    pairs_.whole.insert(pairs_.whole.end(), more.whole.begin(), more.whole.end());
+    pairs_.half.insert(pairs_.half.end(), more.half.begin(), more.half.end());
   }
 }
 
-Sighting Guard::look(const double* positions) const {
-  Sighting found;
-  double closest = 1.0;
-  const Pair* nearest = nullptr;
-  const auto pass = [&](const std::vector<Pair>& pairs, double weight) {
+Sighting Guard::look(const double* positions, int threads) const {
+  struct Seen {
+    double closest = 1.0;
+    const Pair* nearest = nullptr;
     std::size_t near = 0;
-    for (const Pair& pair : pairs) {
-      const double square = square_distance(positions, pair.i, pair.j) * static_cast<double>(pair.inverse);
-      near += square < kGuardDistance * kGuardDistance ? 1 : 0;
-      if (square >= closest) continue;
-      closest = square;
-      nearest = &pair;
-    }
-    found.close_pairs += weight * static_cast<double>(near);
   };
-  pass(whole_, 1.0);
-  pass(half_, 0.5);
-  if (nearest == nullptr) return found;
-  found.closest_ratio = std::sqrt(closest);
-  found.first = nearest->i;
-  found.second = nearest->j;
-  found.distance = std::sqrt(square_distance(positions, nearest->i, nearest->j));
-  found.seen_distance = 1.0 / std::sqrt(static_cast<double>(nearest->inverse));
+  Sighting found;
+  Seen seen;
+  const auto pass = [&](const std::vector<Pair>& pairs, double weight) {
+    const int count = static_cast<int>(pairs.size()), pieces = pieces_of(pairs.size(), kPairTime, threads);
+    std::vector<Seen> of(static_cast<std::size_t>(pieces));
+    for_pieces(count, pieces, [&](int piece, int begin, int end) {
+      Seen own;
+      for (int k = begin; k < end; ++k) {
+        const Pair& pair = pairs[static_cast<std::size_t>(k)];
+        const double square = square_distance(positions, pair.i, pair.j) * static_cast<double>(pair.inverse);
+        own.near += square < kGuardDistance * kGuardDistance ? 1 : 0;
+        if (square >= own.closest) continue;
+        own.closest = square;
+        own.nearest = &pair;
+      }
+      of[static_cast<std::size_t>(piece)] = own;
+    });
+    for (const Seen& own : of) {
+      found.close_pairs += weight * static_cast<double>(own.near);
+      if (own.closest < seen.closest) seen = own;
+    }
+  };
+  pass(pairs_.whole, 1.0);
+  pass(pairs_.half, 0.5);
+  if (seen.nearest == nullptr) return found;
+  found.closest_ratio = std::sqrt(seen.closest);
+  found.first = seen.nearest->i;
+  found.second = seen.nearest->j;
+  found.distance = std::sqrt(square_distance(positions, seen.nearest->i, seen.nearest->j));
+  found.seen_distance = 1.0 / std::sqrt(static_cast<double>(seen.nearest->inverse));
   return found;
 }
 

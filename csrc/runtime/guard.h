@@ -22,9 +22,9 @@ class Guard {
   explicit Guard(const Bundle& bundle) : limits_(bundle.limits), elements_(bundle.elements.size()) {}
 
   // Keeps the pairs that may come nearer than in the training data before there are new lists.
-  void keep_pairs(const double* positions, const Neighbourhood& neighbourhood);
+  void keep_pairs(const double* positions, const Neighbourhood& neighbourhood, int threads);
   // positions: as for the evaluator; those of `keep_pairs` or later.
-  Sighting look(const double* positions) const;
+  Sighting look(const double* positions, int threads) const;
   // forces: [owned][3] eV/A; square: of the largest.
   void look_at_forces(Sighting& sighting, double square, const double* forces, const int* atom_of_row, int owned) const;
 
@@ -33,10 +33,13 @@ class Guard {
     int i, j;
     float inverse;  // A^-2, of the square of the distance that such pairs have in the training data at least
   };
+  struct Pairs {
+    std::vector<Pair> whole, half;  // of atoms of this rank, and seen from both of its sides
+  };
 
   const Limits limits_;
   const std::size_t elements_;
-  std::vector<Pair> whole_, half_;  // of atoms of this rank, and seen from both of its sides
+  Pairs pairs_;
 };
 
 }  // namespace so3krates

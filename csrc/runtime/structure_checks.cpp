@@ -1,17 +1,15 @@
 #include "structure_checks.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <new>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
+
+#include "pieces.h"
 
 namespace so3krates {
 namespace {
@@ -92,34 +90,17 @@ void check_positions(const double* positions, int atoms, const int* row_of_atom,
 }
 
 AtomPairs near_pairs(const double* positions, const Neighbourhood& n, int threads) {
-  constexpr int kFewestRows = 4096;  // less is not worth a thread
-  const int pieces = std::clamp(n.owned / kFewestRows, 1, std::max(1, threads));
+  const int pieces = pieces_of(n.owned, kListTime, threads);
   std::vector<AtomPairs> found(static_cast<std::size_t>(pieces));
-  std::atomic<bool> has_failed{false};
-  const auto look = [&](int piece) {
-    const auto bound = [&](int k) { return static_cast<int>(static_cast<std::int64_t>(n.owned) * k / pieces); };
+  for_pieces(n.owned, pieces, [&](int piece, int begin, int end) {
     AtomPairs& pairs = found[static_cast<std::size_t>(piece)];
-    try {
-      for (int i = bound(piece); i < bound(piece + 1); ++i) {
-        const double* own = positions + 3 * static_cast<std::size_t>(n.atom_of_row[i]);
-        for (int k = 0; k < n.candidate_count[i]; ++k)
-          if (square_distance(own, positions + 3 * static_cast<std::size_t>(n.candidates[i][k])) < kNear * kNear)
-            pairs.emplace_back(n.atom_of_row[i], n.candidates[i][k]);
-      }
-    } catch (const std::bad_alloc&) {  // must not leave a thread
-      has_failed = true;
+    for (int i = begin; i < end; ++i) {
+      const double* own = positions + 3 * static_cast<std::size_t>(n.atom_of_row[i]);
+      for (int k = 0; k < n.candidate_count[i]; ++k)
+        if (square_distance(own, positions + 3 * static_cast<std::size_t>(n.candidates[i][k])) < kNear * kNear)
+          pairs.emplace_back(n.atom_of_row[i], n.candidates[i][k]);
     }
-  };
-  std::vector<std::thread> others;
-  others.reserve(found.size());
-  try {
-    for (int piece = 1; piece < pieces; ++piece) others.emplace_back(look, piece);
-  } catch (const std::system_error&) {  // no more threads here: the rest is done below
-  }
-  look(0);
-  for (std::thread& other : others) other.join();
-  for (int piece = 1 + static_cast<int>(others.size()); piece < pieces; ++piece) look(piece);
-  if (has_failed) throw std::bad_alloc();
+  });
   for (int piece = 1; piece < pieces; ++piece) {
     const AtomPairs& more = found[static_cast<std::size_t>(piece)];
     found[0].insert(found[0].end(), more.begin(), more.end());

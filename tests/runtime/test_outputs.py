@@ -19,6 +19,8 @@ from so3krates_export.guard import guard_entry
 from toy_bundle import write_toy_bundle
 from toy_systems import SAME, SIGNAL, gan, lists
 
+SHIPPED = Path(__file__).parents[2] / "examples/models/gan-pbesol.so3k"
+NEAR = ["closest_ratio", "close_pairs"]
 STANDARD_NAMES = ["atom_energies", "energy", "forces", "strain_gradient"]
 
 
@@ -197,12 +199,21 @@ def test_the_guard_of_moving_atoms(guarded: Path) -> None:
     ratios = []
     for _ in range(12):
         atoms.positions += rng.normal(0, 0.04, atoms.positions.shape)
-        found = runtime.evaluate(atoms, ["closest_ratio", "close_pairs"])
-        fresh = Runtime(guarded, threads=1, cache="off", skin=0.0).evaluate(atoms, ["closest_ratio", "close_pairs"])
+        found = runtime.evaluate(atoms, NEAR)
+        fresh = Runtime(guarded, threads=1, cache="off", skin=0.0).evaluate(atoms, NEAR)
         assert found == fresh
         ratios.append(found["closest_ratio"])
     assert len(set(ratios)) > 6 and min(ratios) < 1.0
     assert runtime.report()["programs_compiled"] <= 2  # of neighbours alone, on its rungs
+
+
+def test_the_guard_of_threads() -> None:
+    """Of a system so large that lists and near pairs are shared between threads, in pieces."""
+    atoms = gan((16, 16, 16))  # 16384 atoms, some 8 near pairs of each
+    atoms.positions[15001] += 0.5
+    found = [Runtime(SHIPPED, threads=n, cache="off", skin=0.8).evaluate(atoms, NEAR) for n in (1, 3)]
+    assert found[0] == found[1]
+    assert found[0]["close_pairs"] > 0 and found[0]["closest_ratio"] < 0.9
 
 
 def test_what_a_model_knows_of_its_training_goes_into_the_bundle(small_model_folder: Path) -> None:
