@@ -201,6 +201,7 @@ def write_outcar(folder: Path, frames: list[Atoms]) -> Path:
         text += ["-" * 60, "  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)", "  " + "-" * 40]
         text += [f"  free  energy   TOTEN  = {free:.8f} eV", ""]
         text += [f"  energy  without entropy= {free + 0.2:.8f}  energy(sigma->0) = {free + 0.1:.8f}", ""]
+    text += [" General timing and accounting informations for this job:"]
     path = folder / "OUTCAR"
     path.write_text("\n".join(text) + "\n")
     return path
@@ -229,6 +230,7 @@ def write_espresso(folder: Path, frames: list[Atoms]) -> Path:
     pressure = -atoms.get_stress()[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]] / (units.Ry / units.Bohr**3)
     text += ["", "          total   stress  (Ry/bohr**3)                   (kbar)     P=  100.0"]
     text += [f" {rows(row)} {rows(row * 147105.0)}" for row in pressure]
+    text += ["", "   JOB DONE.", ""]
     path = folder / "scf.pwo"
     path.write_text("\n".join(text) + "\n")
     return path

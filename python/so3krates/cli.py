@@ -220,8 +220,9 @@ def export(
         typer.Option("--uncertainty/--no-uncertainty", help="With the output uncertainty, where the model has it."),
     ] = True,
     committee: Annotated[
-        str, typer.Option(help="Whose forces move the atoms: first, the others only tell how far they differ; mean.")
-    ] = "first",
+        str | None,
+        typer.Option(help="Whose forces move the atoms: first (default), the others tell how far they differ; mean."),
+    ] = None,
 ) -> None:
     """Write a model, or a committee, as the one file that LAMMPS runs."""
     import dataclasses
@@ -230,6 +231,11 @@ def export(
     from so3krates.training import member_folders
 
     loaded, *others = (Model.load(member) for model in models for member in member_folders(model))
+    if committee is not None and not others:
+        raise ValueError(
+            f"--committee {committee} says whose forces move the atoms, and {models[0]} is a single model: name all"
+        )
+    mover = committee or "first"
     if not uncertainty:
         loaded = dataclasses.replace(loaded, uncertainty=None)
     if repulsion_outer is not None and repulsion is None:
@@ -248,12 +254,12 @@ def export(
             body=body,
             tables=_number_or_word(tables),
             others=others,
-            mover=committee,
+            mover=mover,
         )
     console.print(
         f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}).\n{choice.describe()}.\n"
         + "".join(f"{term.describe()}.\n" for term in loaded.terms)
-        + (f"A committee of {1 + len(others)}: the {committee} moves the atoms.\n" if others else "")
+        + (f"A committee of {1 + len(others)}: the {mover} moves the atoms.\n" if others else "")
         + "In a deck:\n"
         f"  pair_style so3krates{device}\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",
         highlight=False,

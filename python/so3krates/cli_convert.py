@@ -30,22 +30,30 @@ def convert(
     import ase.io
 
     from so3krates.conversion import convert as frames_of
-    from so3krates.conversion import find_sources
+    from so3krates.conversion import find_sources, is_cut
     from so3krates.progress import progress_display
+    from so3krates.wording import counted
 
     require_place(output, *paths)
     screen = console()
     sources = find_sources(paths, source)
     counts = dict.fromkeys((s.format for s in sources), 0)
+    cut: list[tuple[Path, int]] = []
     labels = {"energy": 0, "forces": 0, "stress": 0}
     with progress_display(screen) as report, replacing(output) as part, part.open("w") as file:
         for done, found in enumerate(sources, 1):
+            number = counts[found.format]
             for atoms in frames_of(found, words(elements)):
                 ase.io.write(file, atoms, format="extxyz")
                 counts[found.format] += 1
                 for name in labels:
                     labels[name] += name in atoms.calc.results
+            if is_cut(found):
+                cut.append((found.path, counts[found.format] - number))
             report("files", done, len(sources))
+    for path, number in cut:
+        warning = f"{path}: was cut, or its program still runs: what it has whole is taken, {counted(number, 'frame')}"
+        screen.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=True)
     total = sum(counts.values())
     parts = ", ".join(f"{count} from {name}" for name, count in counts.items())
     have = ", ".join(f"{count} with {name}" for name, count in labels.items())

@@ -78,6 +78,26 @@ def test_further_outputs_and_per_atom_virials_on_one_step(bench64: Bench, gan_ce
     assert np.abs(found[:, 2] / BAR_PER_EV_A3 + found[:, 1]).max() < FRAME  # tension is positive there
 
 
+def test_outputs_of_the_second_of_two(bench64: Bench, gan_cell: Atoms) -> None:
+    """Of a style that `hybrid` has twice: the first sees gallium alone."""
+    atoms = structure("crystal", gan_cell)
+    pair = (
+        f'pair_style hybrid/overlay so3krates threads 1 cache "{bench64.cache}" '
+        f'so3krates threads 1 cache "{bench64.cache}"\n'
+        f'pair_coeff * * so3krates 1 "{bench64.bundle}" Ga NULL\n'
+        f'pair_coeff * * so3krates 2 "{bench64.bundle}" Ga N\n'
+    )
+    norms = []
+    for name in ("so3krates:1", "so3krates:2"):
+        run = of_atoms(bench64, ("feature_norm",), "run 0").replace("so3krates", name).replace("f_u[*]", "f_u")
+        with lammps_instance() as instance:
+            instance.commands_string(bench64.deck(atoms, pair=pair) + run)
+        norms.append(dumped(bench64)[:, 0])
+    expected = Runtime(bench64.bundle, threads=1).evaluate(atoms, ["feature_norm"])["feature_norm"]
+    assert np.abs(norms[1] - expected).max() < FRAME
+    assert np.all(norms[0][atoms.numbers == 7] == 0.0) and np.abs(norms[0] - expected)[::2].max() > SIGNAL
+
+
 def test_an_output_is_computed_on_the_steps_of_its_fix(bench64: Bench, gan_cell: Atoms) -> None:
     """And nothing else changes: the trajectory is the same to the bit."""
     atoms = structure("crystal", gan_cell)

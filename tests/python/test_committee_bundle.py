@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from ase import Atoms
 from helpers import rattled_wurtzite
+from so3krates.cli import app
 from so3krates.runtime import Runtime
 from so3krates.storage import Model
 from so3krates_export.bundle import read_bundle
 from so3krates_export.committee import CommitteeError
 from so3krates_export.export import export_model
 from so3krates_export.ladder import Rung
+from typer.testing import CliRunner
 
 SAME = {"xla": 1e-11, "fused": 1e-6}  # eV, eV/A; fused members share the finest tables, which a bundle of one may not
 SIGNAL = 0.01
@@ -105,6 +107,13 @@ def test_other_members_run_only_where_they_are_asked_for(members: list[Model], p
     runtime.evaluate(crystal(), ["committee_forces"])
     after = runtime.report()["programs_compiled"]
     assert after - before == len(members) + 1  # what adds each member, and the deviation
+
+
+def test_who_moves_the_atoms_of_a_single_model(tmp_path: Path, small_model_folder: Path) -> None:
+    arguments = ["export", str(small_model_folder), "-o", str(tmp_path / "c.so3k"), "--committee", "mean"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1 and "is a single model: name all" in " ".join(result.output.split())
+    assert not (tmp_path / "c.so3k").exists()
 
 
 def test_models_that_make_no_committee(members: list[Model], tmp_path: Path) -> None:

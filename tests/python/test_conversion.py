@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from ase import units
 from ase.io import read
 from foreign import SIGNAL, WRITERS, compressed, rows, write_deepmd, write_ml_ab, write_mlearn, write_mtp
-from so3krates.conversion import convert, find_sources
+from so3krates.conversion import FORMATS, convert, find_sources, is_cut
 from so3krates.data.errors import DataError
 from typer.testing import CliRunner
 
@@ -134,3 +136,37 @@ def test_a_frame_cut_by_the_next_and_types_below_zero_are_said(tmp_path: Path) -
         path.write_text(text)
         with pytest.raises(DataError, match=message):
             list(convert(*find_sources([path]), ["Al", "Cu"]))
+
+
+@pytest.mark.parametrize("name", ["ML_AB", "mtp", "mlearn", "espresso", "vasprun.xml", "OUTCAR"])
+@pytest.mark.parametrize(("packing", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+def test_packed_files_are_read(name: str, packing: str, pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    [source] = find_sources([WRITERS[name](tmp_path, [compressed()])])
+    source.path.with_name(source.path.name + packing).write_bytes(pack(source.path.read_bytes()))
+    source.path.unlink()
+    [found] = find_sources([tmp_path])
+    (atoms,) = convert(found, ["Al", "Cu"])
+    np.testing.assert_allclose(atoms.get_forces(), compressed().get_forces(), atol=DIGITS)
+    assert not is_cut(found)
+
+
+@pytest.mark.parametrize("name", ["espresso", "vasprun.xml", "OUTCAR"])
+def test_a_run_that_was_cut_is_said(name: str, tmp_path: Path) -> None:
+    [source] = find_sources([WRITERS[name](tmp_path, [compressed()])])
+    source.path.write_text(source.path.read_text().replace(FORMATS[name].end, "..."))
+    result = CliRunner().invoke(app, ["convert", str(source.path), "-o", str(tmp_path / "all.extxyz")])
+    said = " ".join(result.output.split())
+    assert "was cut, or its program still runs: what it has whole is taken, 1 frame" in said, result.output
+
+
+def test_an_ml_ab_that_misses_configurations_is_refused(tmp_path: Path) -> None:
+    path = write_ml_ab(tmp_path, [compressed(), compressed(0.1)])
+    whole = path.read_text()
+    head = f"The number of configurations\n{'-' * 50}\n{{}}\n{'*' * 50}\nConfiguration num.  1"
+    for count in (2, 5):
+        path.write_text(whole.replace("Configuration num.  1", head.format(count), 1))
+        if count == 2:
+            assert len(list(convert(*find_sources([path])))) == 2
+        else:
+            with pytest.raises(DataError, match="holds 2 of the 5 configurations"):
+                list(convert(*find_sources([path])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from .deepmd import deepmd_frames
 from .ml_ab import ml_ab_frames
 from .mlearn import mlearn_frames
 from .mtp import mtp_frames
+from .texts import PACKED, text_of, unpacked, unpacked_name
 
 VIRIAL = "virial"  # -dE/d(strain) in eV: GPUMD's name in train.xyz, as of other users of extended XYZ
 LABELS = ("energy", "forces", "stress")
@@ -34,6 +36,7 @@ class Format(NamedTuple):
     read: Callable[[Path, Sequence[str]], Iterator[Atoms]]
     is_folder: bool = False
     needs_elements: bool = False  # where the file numbers its types
+    end: str = ""  # stands near the end of what a program wrote to its end
 
 
 class Source(NamedTuple):
@@ -45,12 +48,13 @@ class Source(NamedTuple):
 
 def _by_ase(name: str) -> Callable[[Path, Sequence[str]], Iterator[Atoms]]:
     def read(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
-        for atoms in ase.io.iread(str(path), index=":", format=name):
-            results = dict(getattr(atoms.calc, "results", {}))
-            # Forces are derivatives of the free energy, not of its extrapolation to zero smearing.
-            if "free_energy" in results:
-                results["energy"] = results["free_energy"]
-            yield labelled(atoms, results)
+        with unpacked(path) as plain:
+            for atoms in ase.io.iread(str(plain), index=":", format=name):
+                results = dict(getattr(atoms.calc, "results", {}))
+                # Forces are derivatives of the free energy, not of its extrapolation to zero smearing.
+                if "free_energy" in results:
+                    results["energy"] = results["free_energy"]
+                yield labelled(atoms, results)
 
     return read
 
@@ -71,10 +75,10 @@ def _extxyz(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
 
 
 FORMATS: dict[str, Format] = {
-    "vasprun.xml": Format("VASP", ("vasprun*.xml", "vasprun*.xml.gz"), _by_ase("vasp-xml")),
-    "OUTCAR": Format("VASP", ("OUTCAR*",), _by_ase("vasp-out")),
+    "vasprun.xml": Format("VASP", ("vasprun*.xml",), _by_ase("vasp-xml"), end="</modeling>"),
+    "OUTCAR": Format("VASP", ("OUTCAR*",), _by_ase("vasp-out"), end="General timing and accounting"),
     "ML_AB": Format("VASP's machine-learned force fields", ("ML_AB", "ML_ABN"), ml_ab_frames),
-    "espresso": Format("Quantum ESPRESSO, output of pw.x", ("*.pwo",), _by_ase("espresso-out")),
+    "espresso": Format("Quantum ESPRESSO, output of pw.x", ("*.pwo",), _by_ase("espresso-out"), end="JOB DONE"),
     "mtp": Format("MLIP, *.cfg", ("*.cfg",), mtp_frames, needs_elements=True),
     "deepmd": Format("DeePMD-kit, a system of npy files", ("type.raw",), deepmd_frames, is_folder=True),
     "mlearn": Format("pymatgen and mlearn, JSON", ("*.json",), mlearn_frames),
@@ -116,14 +120,13 @@ def _once(sources: Iterable[Source]) -> list[Source]:
     written anew as ML_ABN, packed copies."""
 
     def content(source: Source) -> tuple[Path, str]:
-        name = source.path.name.removesuffix(".gz")
+        name = unpacked_name(source.path)
         if source.format in ("vasprun.xml", "OUTCAR"):
             name = name.replace("vasprun", "", 1).replace("OUTCAR", "", 1).replace(".xml", "", 1)
         return source.path.parent, "ML_ABN" if name == "ML_AB" else name
 
     def rank(source: Source) -> tuple[bool, bool, bool]:
-        packed = source.path.suffix == ".gz"
-        return source.format == "OUTCAR", source.path.name.removesuffix(".gz") == "ML_AB", packed
+        return source.format == "OUTCAR", unpacked_name(source.path) == "ML_AB", source.path.suffix in PACKED
 
     chosen: dict[tuple[Path, str], Source] = {}
     for source in sorted(dict.fromkeys(sources), key=rank):
@@ -133,9 +136,10 @@ def _once(sources: Iterable[Source]) -> list[Source]:
 
 def _found_in(path: Path, name: str) -> Iterator[Source]:
     kind = FORMATS[name]
-    files = [path] if path.is_file() else (f for pattern in kind.names for f in path.rglob(pattern) if f.is_file())
+    patterns = [pattern + packing for pattern in kind.names for packing in ("", *PACKED)]
+    files = [path] if path.is_file() else (f for pattern in patterns for f in path.rglob(pattern) if f.is_file())
     for file in files:
-        if any(file.match(pattern) for pattern in kind.names) and (name != "mlearn" or is_mlearn(file)):
+        if any(file.match(pattern) for pattern in patterns) and (name != "mlearn" or is_mlearn(file)):
             yield Source(file.parent if kind.is_folder else file, name)
 
 
@@ -171,6 +175,12 @@ def convert(source: Source, elements: Sequence[str] = ()) -> Iterator[Atoms]:
         raise DataError(f"{source.path}: holds no frame that {source.format} has: is the run complete?")
 
 
+def is_cut(source: Source) -> bool:
+    """Whether a program had not come to its end when it wrote the file: its last frames may be missing."""
+    end = FORMATS[source.format].end if source.format in FORMATS else ""
+    return bool(end) and end not in text_of(source.path)[-20000:]
+
+
 def labelled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
     """The structure alone with these results."""
     plain = Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
@@ -190,8 +200,8 @@ def _by_dpdata(path: Path, name: str) -> Iterator[Atoms]:
 def is_mlearn(path: Path) -> bool:
     """Whether a JSON file is a list of entries with a structure and its outputs."""
     try:
-        content = json.loads(path.read_text())
-    except ValueError:
+        content = json.loads(text_of(path))
+    except (ValueError, OSError, EOFError, zlib.error):
         return False
     if not isinstance(content, list) or not content or not isinstance(content[0], dict):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from ..data.errors import DataError
 from ..data.units import stress_factor
+from .texts import text_of
 
 KBAR = stress_factor("kbar")
 RULES = set("*-=")
@@ -19,11 +21,15 @@ RULES = set("*-=")
 def ml_ab_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
     """Frames. Energy in eV, forces in eV/A, stress in kbar with VASP's sign: positive where the cell would expand."""
     # Lines of rules only separate; a section is a title and what follows.
-    lines = [line.strip() for line in path.read_text().splitlines()]
+    lines = [line.strip() for line in text_of(path).splitlines()]
     content = [(n, line) for n, line in enumerate(lines, 1) if line and not set(line) <= RULES]
     starts = [k for k, (_, line) in enumerate(content) if line.lower().startswith("configuration num.")]
     if not starts:
         raise DataError(f"{path}: holds no 'Configuration num.'")
+    head = [line for _, line in content[: starts[0]]]
+    named = [after for title, after in pairwise(head) if title.lower().startswith("the number of configurations")]
+    if named and named[0].isdigit() and int(named[0]) != len(starts):
+        raise DataError(f"{path}: is cut: it holds {len(starts)} of the {named[0]} configurations that its head names")
     for start, end in zip(starts, [*starts[1:], len(content)], strict=True):
         number, title = content[start]
         yield _frame([line for _, line in content[start:end]], f"{path}, line {number}, {title}")

@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from ..data.errors import DataError
 from ..data.units import stress_factor
+from .texts import text_of
 
 KBAR = stress_factor("kbar")
 
@@ -23,7 +24,7 @@ def mlearn_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
     Raises DataError for JSON that is no such list.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(text_of(path))
     except ValueError as error:
         raise DataError(f"{path}: is not JSON ({error})") from error
     if not isinstance(content, list):

@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from ..data.errors import DataError
+from .texts import text_of
 
 POSITIONS = (("cartes_x", "cartes_y", "cartes_z"), ("direct_x", "direct_y", "direct_z"))
 FORCES = ("fx", "fy", "fz")
@@ -24,7 +25,7 @@ def mtp_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
     Mach. Learn.: Sci. Technol. 2, 025002 (2021)).
     """
     block: list[str] | None = None
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(text_of(path).splitlines(), 1):
         word = line.split()[0] if line.split() else ""
         if word == "BEGIN_CFG":
             if block is not None:

@@ -1,0 +1,35 @@
+"""Text of files that may be packed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ase.io.formats import open_with_compression
+
+PACKED = (".gz", ".bz2", ".xz")
+
+
+def text_of(path: Path) -> str:
+    """All of it, unpacked. Raises OSError, EOFError or zlib.error where it is not packed as its name says."""
+    with open_with_compression(str(path), "rt") as file:
+        return str(file.read())
+
+
+def unpacked_name(path: Path) -> str:
+    """The name without the packing's ending."""
+    return path.stem if path.suffix in PACKED else path.name
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """The file, or a copy without its packing: not every reader of ASE's takes each kind."""
+    if path.suffix not in PACKED:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / path.stem
+        plain.write_text(text_of(path))
+        yield plain
