@@ -18,7 +18,10 @@ KINDS = {
         "address,undefined",
         "libasan.so",
         # Python and JAX free nothing at their end.
-        {"ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"},
+        {
+            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
+            "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+        },
     ),
     "thread": (
         "thread",

@@ -12,6 +12,7 @@
 #include "pairs.h"
 #include "registry.h"
 #include "terms.h"
+#include "thread_sanitizer.h"
 #include "training.h"
 
 namespace so3krates::kernels {
@@ -356,6 +357,7 @@ void run_term(Call& call) {
 template <void (*run_float)(Call&), void (*run_double)(Call&)>
 ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results,
                   ffi::Dictionary attributes) {
+  const CallOrder order;
   try {
     Call call(pool, arguments, results, attributes);
     const std::int64_t bytes = integer(attributes, "real_bytes");

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "thread_sanitizer.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace so3krates::kernels {
@@ -31,11 +32,23 @@ void help(std::shared_ptr<Job> job);
 // says is thrown here as std::runtime_error, when no task runs any more.
 void run_job(const std::shared_ptr<Job>& job, const std::function<void(std::function<void()>)>& start);
 
+// A function on its way to a thread of XLA's, which moves it once, to where it is called.
+struct HandedOver {
+  explicit HandedOver(std::function<void()> function) : function(std::move(function)) {}
+  HandedOver(HandedOver&& other) noexcept : function(std::move(other.function)) { tsan_release(this); }
+  void operator()() {
+    tsan_acquire(this);
+    function();
+  }
+  std::function<void()> function;
+};
+
 inline void run_stages(xla::ffi::ThreadPool& pool, const std::vector<Stage>& stages) {
   int most = 0;
   for (const Stage& stage : stages) most = std::max(most, stage.count);
   const int helpers = std::min<int>(most, static_cast<int>(pool.num_threads())) - 1;
-  run_job(make_job(stages, helpers), [&](std::function<void()> helper) { pool.Schedule(std::move(helper)); });
+  run_job(make_job(stages, helpers),
+          [&](std::function<void()> helper) { pool.Schedule(HandedOver(std::move(helper))); });
 }
 
 // One stage.

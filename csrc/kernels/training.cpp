@@ -10,6 +10,7 @@
 #include "body.h"
 #include "data_type.h"
 #include "parallel.h"
+#include "thread_sanitizer.h"
 
 namespace so3krates::kernels {
 namespace {
@@ -156,6 +157,7 @@ void run(Name name, ffi::ThreadPool& pool, const ffi::RemainingArgs& arguments, 
 template <Name name>
 ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results, std::int64_t heads,
                   std::int64_t real_bytes) {
+  const CallOrder order;
   try {
     (real_bytes == 4 ? run<float> : run<double>)(name, pool, arguments, results, static_cast<int>(heads));
   } catch (const std::exception& error) {

@@ -14,6 +14,7 @@
 #include "pjrt_api.h"
 #include "plugin_search.h"
 #include "sha256.h"
+#include "thread_sanitizer.h"
 
 namespace so3krates::pjrt {
 namespace {
@@ -29,6 +30,7 @@ void await(const PJRT_Api* api, PJRT_Event* event, const std::string& operation)
   auto args = SIZED(PJRT_Event_Await_Args);
   args.event = event;
   PJRT_Error* error = api->PJRT_Event_Await(&args);
+  tsan_acquire(&xla_order);
   destroy(api, event);
   check(api, error, operation);
 }
@@ -456,6 +458,7 @@ std::vector<Buffer> Executable::run(const std::vector<const Buffer*>& arguments)
   args.num_args = inputs.size();
   args.output_lists = &output_list;
   args.execute_device = client_->device_;
+  tsan_release(&xla_order);
   call(client_->api_, &PJRT_Api::PJRT_LoadedExecutable_Execute, args, operation);
   std::vector<Buffer> results;
   results.reserve(outputs.size());

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
@@ -22,7 +21,7 @@ import numpy as np
 import pytest
 from gpu_kit import record, run
 from gpu_kit.page import QUANTITIES, compared
-from gpu_kit.sizes import FOLDER, Context
+from gpu_kit.sizes import Context
 from so3krates import _harness
 
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "gpu"
@@ -55,15 +54,13 @@ def python(bare: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def kit(little_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kit(little_archive: Path, script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked archive."""
-    folder = tmp_path_factory.mktemp("unpacked")
-    with tarfile.open(little_archive) as tar:
-        tar.extractall(folder, filter="data")
-    return folder / FOLDER
+    folder: Path = script.unpack(little_archive, tmp_path_factory.mktemp("unpacked"))
+    return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def script() -> Iterator[ModuleType]:
     """The file `bench/gpu` as a module."""
     loader = SourceFileLoader("bench_gpu", str(SCRIPT))
