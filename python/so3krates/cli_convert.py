@@ -52,7 +52,10 @@ def convert(
                 cut.append((found.path, counts[found.format] - number))
             report("files", done, len(sources))
     for path, number in cut:
-        warning = f"{path}: was cut, or its program still runs: what it has whole is taken, {counted(number, 'frame')}"
+        warning = (
+            f"{path}: was cut, or its program still runs: what it has whole is taken, {counted(number, 'frame')}. "
+            "Convert again if there is more to come"
+        )
         screen.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=True)
     total = sum(counts.values())
     parts = ", ".join(f"{count} from {name}" for name, count in counts.items())

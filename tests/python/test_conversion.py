@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,7 +140,7 @@ def test_a_frame_cut_by_the_next_and_types_below_zero_are_said(tmp_path: Path) -
             list(convert(*find_sources([path]), ["Al", "Cu"]))
 
 
-@pytest.mark.parametrize("name", ["ML_AB", "mtp", "mlearn", "espresso", "vasprun.xml", "OUTCAR"])
+@pytest.mark.parametrize("name", ["ML_AB", "mtp", "mlearn", "nep", "espresso", "vasprun.xml", "OUTCAR"])
 @pytest.mark.parametrize(("packing", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
 def test_packed_files_are_read(name: str, packing: str, pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
     [source] = find_sources([WRITERS[name](tmp_path, [compressed()])])
@@ -168,5 +170,17 @@ def test_an_ml_ab_that_misses_configurations_is_refused(tmp_path: Path) -> None:
         if count == 2:
             assert len(list(convert(*find_sources([path])))) == 2
         else:
-            with pytest.raises(DataError, match="holds 2 of the 5 configurations"):
+            with pytest.raises(DataError, match="has 2 of the 5 configurations"):
                 list(convert(*find_sources([path])))
+
+
+@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz"])
+@pytest.mark.parametrize("name", ["ML_AB", "nep", "OUTCAR"])
+def test_files_that_are_not_packed_as_named_are_said(name: str, packing: str, tmp_path: Path) -> None:
+    [source] = find_sources([WRITERS[name](tmp_path, [compressed()])])
+    packed = {".gz": gzip, ".bz2": bz2, ".xz": lzma}[packing].compress(source.path.read_bytes())
+    for damaged in (source.path.read_bytes(), packed[:40] + b"\0" * 20 + packed[60:], packed[:-60]):
+        path = source.path.with_name(source.path.name + packing)
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=re.escape(path.name)):
+            list(convert(*find_sources([path], source.format)))

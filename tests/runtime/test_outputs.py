@@ -209,7 +209,7 @@ def test_the_guard_of_moving_atoms(guarded: Path) -> None:
 
 def test_the_guard_of_threads() -> None:
     """Of a system so large that lists and near pairs are shared between threads, in pieces."""
-    atoms = gan((16, 16, 16))  # 16384 atoms, some 8 near pairs of each
+    atoms = gan((20, 20, 20))  # 32000 atoms, some 8 near pairs of each
     atoms.positions[15001] += 0.5
     found = [Runtime(SHIPPED, threads=n, cache="off", skin=0.8).evaluate(atoms, NEAR) for n in (1, 3)]
     assert found[0] == found[1]

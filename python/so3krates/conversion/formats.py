@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +14,14 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from ..data.errors import DataError
+from ..data.errors import DAMAGED, DataError
 from ..data.extxyz import extxyz_frames
 from ..hints import command, pip_install
 from .deepmd import deepmd_frames
 from .ml_ab import ml_ab_frames
 from .mlearn import mlearn_frames
 from .mtp import mtp_frames
-from .texts import PACKED, text_of, unpacked, unpacked_name
+from .texts import PACKED, last_lines, text_of, unpacked, unpacked_name
 
 VIRIAL = "virial"  # -dE/d(strain) in eV: GPUMD's name in train.xyz, as of other users of extended XYZ
 LABELS = ("energy", "forces", "stress")
@@ -136,7 +135,7 @@ def _once(sources: Iterable[Source]) -> list[Source]:
 
 def _found_in(path: Path, name: str) -> Iterator[Source]:
     kind = FORMATS[name]
-    patterns = [pattern + packing for pattern in kind.names for packing in ("", *PACKED)]
+    patterns = [name + packing for name in kind.names for packing in (("",) if kind.is_folder else ("", *PACKED))]
     files = [path] if path.is_file() else (f for pattern in patterns for f in path.rglob(pattern) if f.is_file())
     for file in files:
         if any(file.match(pattern) for pattern in patterns) and (name != "mlearn" or is_mlearn(file)):
@@ -178,7 +177,7 @@ def convert(source: Source, elements: Sequence[str] = ()) -> Iterator[Atoms]:
 def is_cut(source: Source) -> bool:
     """Whether a program had not come to its end when it wrote the file: its last frames may be missing."""
     end = FORMATS[source.format].end if source.format in FORMATS else ""
-    return bool(end) and end not in text_of(source.path)[-20000:]
+    return bool(end) and not any(end in line for line in last_lines(source.path, 300))
 
 
 def labelled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
@@ -201,7 +200,7 @@ def is_mlearn(path: Path) -> bool:
     """Whether a JSON file is a list of entries with a structure and its outputs."""
     try:
         content = json.loads(text_of(path))
-    except (ValueError, OSError, EOFError, zlib.error):
+    except (ValueError, *DAMAGED):
         return False
     if not isinstance(content, list) or not content or not isinstance(content[0], dict):
         return False

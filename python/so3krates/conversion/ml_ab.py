@@ -29,7 +29,9 @@ def ml_ab_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
     head = [line for _, line in content[: starts[0]]]
     named = [after for title, after in pairwise(head) if title.lower().startswith("the number of configurations")]
     if named and named[0].isdigit() and int(named[0]) != len(starts):
-        raise DataError(f"{path}: is cut: it holds {len(starts)} of the {named[0]} configurations that its head names")
+        raise DataError(
+            f"{path}: is cut: has {len(starts)} of the {named[0]} configurations that its head names. Copy it again"
+        )
     for start, end in zip(starts, [*starts[1:], len(content)], strict=True):
         number, title = content[start]
         yield _frame([line for _, line in content[start:end]], f"{path}, line {number}, {title}")

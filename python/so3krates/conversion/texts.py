@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,15 @@ PACKED = (".gz", ".bz2", ".xz")
 
 
 def text_of(path: Path) -> str:
-    """All of it, unpacked. Raises OSError, EOFError or zlib.error where it is not packed as its name says."""
+    """All of it, unpacked. Raises one of DAMAGED where it is not packed as its name says."""
     with open_with_compression(str(path), "rt") as file:
         return str(file.read())
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """At most `count` lines from the end, without holding the others."""
+    with open_with_compression(str(path), "rt") as file:
+        return list(deque(file, maxlen=count))
 
 
 def unpacked_name(path: Path) -> str:

@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.io.extxyz import key_val_str_to_dict, read_xyz
 from ase.io.formats import open_with_compression
 
-from .errors import DataError
+from .errors import DAMAGED, DataError
 
 # Keys of the structure, which some programs (GPUMD) write in any case.
 STRUCTURE_KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
@@ -40,7 +40,7 @@ def extxyz_frames(path: Path) -> Iterator[Atoms]:
                 where = f"{path}, frame {frame}"
                 yield _frame(lines, _count(header, f"{where}, line {line_number}", frame), where)
                 frame += 1
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (*DAMAGED, UnicodeDecodeError) as error:
         raise DataError(f"{path}, frame {frame}: cannot be read ({type(error).__name__}: {error})") from error
 
 
