@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "error.h"
 #include "standard_masses.h"
 
 using namespace LAMMPS_NS;
@@ -141,6 +142,21 @@ std::string mixed_trials(LAMMPS* lmp) {
           fix->id, moves, exchanges, lmp->comm->nprocs);
   }
   return {};
+}
+
+void check_letters(const std::string& text) {
+  std::string shown;
+  bool is_whole = true;
+  for (std::size_t i = 0, follow = 0; i <= text.size(); ++i) {
+    const unsigned char byte = i < text.size() ? text[i] : 0;
+    const bool continues = (byte & 0xc0) == 0x80;
+    is_whole = is_whole && continues == (follow > 0);
+    follow = continues ? follow - (follow > 0) : byte >= 0xf0 ? 3 : byte >= 0xe0 ? 2 : byte >= 0xc0 ? 1 : 0;
+    if (i < text.size() && !continues) shown += byte < 0x80 ? text[i] : '?';
+  }
+  if (!is_whole)
+    throw Error("LAMMPS has dropped a part of a letter beyond ASCII in '" + shown +
+                "': give the file or folder, or a link to it, a name of ASCII letters");
 }
 
 bool is_on_trial(LAMMPS* lmp) {

@@ -31,4 +31,7 @@ std::string mixed_trials(LAMMPS* lmp);
 // Whether a fix is at a trial of its own, with atoms that are taken out for its time.
 bool is_on_trial(LAMMPS* lmp);
 
+// LAMMPS reads decks as ASCII and drops bytes of other letters: what is left names no file. Throws Error.
+void check_letters(const std::string& text);
+
 }  // namespace so3krates::deck

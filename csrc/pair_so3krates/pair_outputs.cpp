@@ -122,8 +122,9 @@ bool PairOutputs::has_compute() const {
   });
 }
 
-const std::vector<std::string>& PairOutputs::request(bool with_virials, bool with_energy) {
-  request_.clear();
+const std::vector<std::string>& PairOutputs::request(bool with_virials, bool with_energy,
+                                                     const std::vector<std::string>& others) {
+  request_ = others;
   if (with_virials) request_.emplace_back("atom_virials");
   for (const auto& [name, field] : fields_)
     if (field.flag != 0) request_.push_back(field.output);

@@ -23,8 +23,8 @@ class PairOutputs {
   // The bundle that names are of from now on; borrowed. Addresses that LAMMPS has taken stay valid.
   void read(const Bundle& bundle);
 
-  // What a step computes. All ranks have the same answer.
-  const std::vector<std::string>& request(bool with_virials, bool with_energy);
+  // What a step computes; `others`: names that the style itself wants. All ranks have the same answer.
+  const std::vector<std::string>& request(bool with_virials, bool with_energy, const std::vector<std::string>& others);
   // Takes the extra results of a step. All ranks come here.
   void keep(const Results& results, const std::vector<int>& atom_of_row, int owned);
 

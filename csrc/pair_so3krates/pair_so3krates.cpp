@@ -1,4 +1,5 @@
-// The methods are in the order in which LAMMPS calls them; those that speak to the log are in pair_so3krates_log.cpp.
+// The methods are in the order in which LAMMPS calls them; those that speak to the log are in pair_so3krates_log.cpp,
+// and what the words of pair_style mean in pair_so3krates_options.cpp.
 #include "pair_so3krates.h"
 
 #include <lammps/atom.h>
@@ -34,25 +35,9 @@ std::string joined(const std::vector<std::string>& words) {
   return text;
 }
 
-// LAMMPS reads decks as ASCII and drops bytes of other letters: what is left names no file.
-void check_letters(const std::string& text) {
-  std::string shown;
-  bool is_whole = true;
-  for (std::size_t i = 0, follow = 0; i <= text.size(); ++i) {
-    const unsigned char byte = i < text.size() ? text[i] : 0;
-    const bool continues = (byte & 0xc0) == 0x80;
-    is_whole = is_whole && continues == (follow > 0);
-    follow = continues ? follow - (follow > 0) : byte >= 0xf0 ? 3 : byte >= 0xe0 ? 2 : byte >= 0xc0 ? 1 : 0;
-    if (i < text.size() && !continues) shown += byte < 0x80 ? text[i] : '?';
-  }
-  if (!is_whole)
-    throw so3krates::Error("LAMMPS has dropped a part of a letter beyond ASCII in '" + shown +
-                           "': give the file or folder, or a link to it, a name of ASCII letters");
-}
-
 }  // namespace
 
-PairSo3krates::PairSo3krates(LAMMPS* lmp) : Pair(lmp), outputs_(lmp), guard_(lmp) {
+PairSo3krates::PairSo3krates(LAMMPS* lmp) : Pair(lmp), outputs_(lmp), guard_(lmp), deviation_(lmp), save_(lmp) {
   single_enable = 0;  // the energy is no sum over pairs
   restartinfo = 0;
   one_coeff = 1;
@@ -79,56 +64,6 @@ void PairSo3krates::settings(int narg, char** arg) {
   reported(lmp, [&] { read_options(narg, arg); });
 }
 
-void PairSo3krates::read_options(int narg, char** arg) {
-  const char* known =
-      "device cpu|cuda[:INDEX], gpu/aware auto|yes|no, threads N, memory SHARE, preallocate yes|no, "
-      "deterministic yes|no, cache DIR|off, plugin PATH, shifts yes|no, guard off|warn|stop, verbose yes|no";
-  options_ = {};
-  gpu_aware_.reset();
-  guard_.choose("warn");
-  verbose_ = false;
-  for (int i = 0; i < narg; i += 2) {
-    const std::string key = arg[i];
-    if (i + 1 == narg) error->all(FLERR, "pair_style so3krates: option '{}' has no value. Options: {}", key, known);
-    const std::string value = arg[i + 1];
-    check_letters(value);
-    if (key == "device")
-      options_.device = value;
-    else if (key == "gpu/aware")
-      gpu_aware_ = value == "auto" ? std::optional<bool>() : utils::logical(FLERR, value, false, lmp) != 0;
-    else if (key == "threads")
-      options_.threads = utils::inumeric(FLERR, value, false, lmp);
-    else if (key == "memory")
-      options_.memory = utils::numeric(FLERR, value, false, lmp);
-    else if (key == "preallocate")
-      options_.preallocate = utils::logical(FLERR, value, false, lmp) != 0;
-    else if (key == "deterministic")
-      options_.deterministic = utils::logical(FLERR, value, false, lmp) != 0;
-    else if (key == "cache")
-      options_.cache = value;
-    else if (key == "plugin")
-      options_.plugin = value;
-    else if (key == "shifts")
-      options_.shifts = utils::logical(FLERR, value, false, lmp) != 0;
-    else if (key == "guard" && !guard_.choose(value))
-      error->all(FLERR, "pair_style so3krates: guard {}: write off, warn or stop", value);
-    else if (key == "guard")
-      options_.guard = guard_.is_on();
-    else if (key == "verbose")
-      verbose_ = utils::logical(FLERR, value, false, lmp) != 0;
-    else
-      error->all(FLERR, "pair_style so3krates: unknown option '{}'. Options: {}", key, known);
-  }
-  if (options_.threads < 0)
-    error->all(FLERR, "pair_style so3krates: threads {} is negative. Give at least 1, or 0 for every core",
-               options_.threads);
-  if (!(options_.memory > 0.0 && options_.memory <= 1.0))
-    error->all(FLERR,
-               "pair_style so3krates: memory {} is no share of the GPU's memory. Give a number above 0 and at most 1",
-               options_.memory);
-  evaluator_.reset();
-}
-
 void PairSo3krates::coeff(int narg, char** arg) {
   reported(lmp, [&] { read_potential(narg, arg); });
 }
@@ -142,18 +77,22 @@ void PairSo3krates::read_potential(int narg, char** arg) {
                types, std::max(narg - 3, 0));
 
   file_ = arg[2];
-  check_letters(file_);
+  so3krates::deck::check_letters(file_);
   const std::string found = utils::get_potential_file_path(file_);
   reported_together(lmp, [&] {
     bundle_ = std::make_unique<const so3krates::Bundle>(so3krates::Bundle::read(found.empty() ? file_ : found));
   });
   evaluator_.reset();
   outputs_.read(*bundle_);
+  guard_.read(*bundle_);
+  deviation_.read(*bundle_);
+  save_.read(*bundle_);
   nextra = outputs_.system_size();
   pvector = outputs_.system_values();
 
   const std::vector<std::string>& elements = bundle_->elements;
   element_of_type_.assign(types + 1, -1);
+  symbol_of_type_.assign(types + 1, "");
   for (int type = 1; type <= types; type++) {
     const std::string symbol = arg[2 + type];
     if (symbol == "NULL") {
@@ -172,6 +111,7 @@ void PairSo3krates::read_potential(int narg, char** arg) {
                  "type that another pair style of pair_style hybrid treats",
                  type, symbol, file_, joined(elements));
     element_of_type_[type] = static_cast<int>(element - elements.begin());
+    symbol_of_type_[type] = symbol;
   }
   if (*std::max_element(element_of_type_.begin(), element_of_type_.end()) < 0)
     error->all(FLERR,
@@ -190,6 +130,7 @@ void PairSo3krates::init_style() {
                update->unit_style, file_, bundle_->units, bundle_->units);
   reported(lmp, [&] {
     guard_.begin_run();
+    deviation_.begin_run();
     check_deck();
     neighbor->add_request(this, NeighConst::REQ_FULL);
     if (!evaluator_) open_evaluator();
@@ -200,10 +141,8 @@ void PairSo3krates::check_deck() {
   const std::string ghosts = so3krates::deck::missing_ghosts(lmp);
   if (!ghosts.empty()) error->all(FLERR, "pair_style so3krates: {}", ghosts);
 
-  std::vector<std::string> elements;
-  for (const int element : element_of_type_) elements.push_back(element < 0 ? "" : bundle_->elements[element]);
   for (const std::string& doubt :
-       {so3krates::deck::hidden_atoms(lmp), so3krates::deck::contradicting_masses(lmp, elements)})
+       {so3krates::deck::hidden_atoms(lmp), so3krates::deck::contradicting_masses(lmp, symbol_of_type_)})
     if (!doubt.empty() && warned_.insert(doubt).second && comm->me == 0)
       error->warning(FLERR, "pair_style so3krates: {}", doubt);
 }
@@ -255,10 +194,15 @@ void PairSo3krates::evaluate() {
   }
   const bool with_virials = vflag_atom || cvflag_atom;
   if (with_virials) warn_of_shifts();
+  request_.clear();
+  guard_.request(request_);
+  deviation_.request(request_);
+  save_.request(request_);
   const double* positions = row_of_atom_.empty() ? nullptr : atom->x[0];
   const so3krates::Results& results = [&]() -> const so3krates::Results& {
     try {
-      return evaluator_->evaluate(positions, exchange_.get(), outputs_.request(with_virials, eflag_global != 0));
+      return evaluator_->evaluate(positions, exchange_.get(),
+                                  outputs_.request(with_virials, eflag_global != 0, request_));
     } catch (const so3krates::StructureError& failure) {
       const auto name = [this](int i) { return name_of(i); };
       throw so3krates::Error(fmt::format("step {}: {}", update->ntimestep, failure.message(name)));
@@ -266,7 +210,11 @@ void PairSo3krates::evaluate() {
   }();
   tally(results);
   outputs_.keep(results, atom_of_row_, owned_);
-  guard_.look(results.sighting, [this](int i) { return name_of(i); });
+  deviation_.keep(results, owned_);
+  const so3krates::StructureError::NameOf names = [this](int i) { return name_of(i); };
+  const so3krates::deck::Computed computed = {results, atom_of_row_, owned_, symbol_of_type_, names};
+  save_.keep(computed);
+  guard_.look(computed);
   log_report(evaluator_->report());
 }
 
@@ -457,7 +405,11 @@ void* PairSo3krates::extract_peratom(const char* name, int& columns) {
 }
 
 void PairSo3krates::finish() {
-  if (verbose_ && evaluator_) reported(lmp, [&] { log_times(); });
+  reported(lmp, [&] {
+    const std::string saved = save_.summary();
+    if (comm->me == 0 && !saved.empty()) utils::logmesg(lmp, "So3krates: {}\n", saved);
+    if (verbose_ && evaluator_) log_times();
+  });
 }
 
 double PairSo3krates::memory_usage() {

@@ -9,9 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "deviation.h"
 #include "evaluator.h"
 #include "pair_guard.h"
 #include "pair_outputs.h"
+#include "pair_save.h"
 
 namespace so3krates::ranks {
 class Exchange;
@@ -69,7 +71,11 @@ class PairSo3krates : public Pair {
   std::unique_ptr<so3krates::Evaluator> evaluator_;
   so3krates::deck::PairOutputs outputs_;
   so3krates::deck::PairGuard guard_;
-  std::vector<int> element_of_type_;  // index into Bundle::elements, -1 for NULL; from 1
+  so3krates::deck::PairDeviation deviation_;
+  so3krates::deck::PairSave save_;
+  std::vector<int> element_of_type_;         // index into Bundle::elements, -1 for NULL; from 1
+  std::vector<std::string> symbol_of_type_;  // empty for NULL
+  std::vector<std::string> request_;         // of a step, besides what LAMMPS asks for
 
   // Row r of the evaluator is the r-th atom of LAMMPS' list that is counted; then come atoms of other ranks, each once,
   // rank after rank.

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from ._harness import StructureError
+from .files import write_frames
 from .hints import command
 from .runtime import Runtime, Turns
 
@@ -44,26 +47,30 @@ class So3kratesCalculator(Calculator):
         skin: float = 0.5,
         outputs: Sequence[str] = (),
         guard: str = "warn",
+        guard_uncertainty: float | None = None,
         **options: Any,
     ) -> None:
         """The arguments of `Runtime`, or a model folder, which takes none of them; `options` go to ASE's `Calculator`.
 
         outputs: names of what `results` hold besides the standard outputs.
         guard: what is done where atoms are nearer, or forces larger, than in its training data: "warn",
-        once by Python's `warnings`; "stop", a StructureError; "off", nothing.
+        once by Python's `warnings`; "stop", a StructureError, after the frame was written to
+        guard-evaluation-N.extxyz in ASE's `directory`; "off", nothing.
+        guard_uncertainty: eV/A, likewise where the force on an atom is more uncertain; None: nobody looks.
 
         Raises what `Runtime` raises, TypeError for unknown options, ModelError for a folder without model, ValueError
-        for a device with a folder, for unknown outputs and for another guard.
+        for a device with a folder, for unknown outputs, for another guard and for a limit of uncertainty of a potential
+        that tells none.
         """
         unknown = sorted(options.keys() - ASE_OPTIONS)
         if unknown:
             raise TypeError(
-                f"unknown option {unknown[0]}: known are device, threads, plugin, cache, skin, outputs, guard "
-                "and ASE's " + ", ".join(sorted(ASE_OPTIONS))
+                f"unknown option {unknown[0]}: known are device, threads, plugin, cache, skin, outputs, guard, "
+                "guard_uncertainty and ASE's " + ", ".join(sorted(ASE_OPTIONS))
             )
         if guard not in GUARDS:
             raise ValueError(f"guard is {guard!r}: give one of {', '.join(GUARDS)}")
-        self._guard, self._has_warned = guard, False
+        self._guard, self._has_warned, self._evaluations = guard, False, 0
         self._turns = Turns()
         super().__init__(**options)
         self.runtime: Runtime | ModelRuntime = (
@@ -72,6 +79,7 @@ class So3kratesCalculator(Calculator):
             else Runtime(bundle, device=device, threads=threads, plugin=plugin, cache=cache, skin=skin)
         )
         self._outputs = self.runtime.require(outputs) if outputs else []
+        self._limit = self._checked_limit(guard_uncertainty)
         self.implemented_properties = list(dict.fromkeys([*type(self).implemented_properties, *self.runtime.outputs]))
 
     @staticmethod
@@ -86,19 +94,55 @@ class So3kratesCalculator(Calculator):
 
         return predictions.ModelRuntime(bundle)
 
-    def _look(self) -> None:
-        """Says what of the structure is beyond the training data."""
+    def _checked_limit(self, limit: float | None) -> float | None:
+        """The limit of uncertainty, where it can be looked at."""
+        if limit is None:
+            return None
+        if not limit > 0 or self._guard == "off":
+            raise ValueError(
+                f"guard = {self._guard!r}, guard_uncertainty = {limit!r}: give warn or stop, and eV/A above 0"
+            )
+        if "uncertainty" not in self.runtime.outputs:
+            exporting = command("so3krates", "export", "MODEL", "-o", "potential.so3k")
+            raise ValueError(
+                f"guard_uncertainty = {limit:g}: {self.runtime.path} tells no uncertainties; a bundle does that was "
+                f"exported without --no-uncertainty: {exporting}"
+            )
+        return limit
+
+    def _look(self, found: dict[str, Any]) -> None:
+        """Says what of the structure, and of what was found of it, is beyond the training data."""
+        self._evaluations += 1
         if self._guard == "off" or (self._guard == "warn" and self._has_warned):
             return
-        found = self.runtime.extrapolations()
-        if not found:
+        said = self.runtime.extrapolations()
+        if self._limit is not None and len(self.atoms) and found["uncertainty"].max() > self._limit:
+            k = int(found["uncertainty"].argmax())
+            said.append(
+                f"the uncertainty of the force on atom {k} ({self.atoms.symbols[k]}) is {found['uncertainty'][k]:.4g} "
+                f"eV/A, more than the {self._limit:g} eV/A that guard allows"
+            )
+        if not said:
             return
-        text = f"{self.runtime.path}: {'; '.join(found)}. "
+        text = f"{self.runtime.path}: {'; '.join(said)}. "
         advice = "use a smaller timestep, look at the structure, or train on such structures"
         if self._guard == "stop":
-            raise StructureError(f'{text}To go on regardless: guard="warn"; else {advice}')
+            written = self._write_frame(found, "; ".join(said))
+            raise StructureError(f'{text}The frame is in {written}. To go on regardless: guard="warn"; else {advice}')
         self._has_warned = True
         warnings.warn(f'{text}Said once; to end there: guard="stop"; if it is not meant so, {advice}', stacklevel=2)
+
+    def _write_frame(self, found: dict[str, Any], reason: str) -> Path:
+        """The structure with ids and what was found of it, and the reason."""
+        frame = Atoms(self.atoms.numbers, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
+        frame.info = {"reason": reason}
+        frame.arrays["id"] = np.arange(len(frame))
+        frame.calc = SinglePointCalculator(frame, forces=found["forces"])
+        if "uncertainty" in found:
+            frame.arrays["uncertainty"] = found["uncertainty"]
+        path = Path(self.directory) / f"guard-evaluation-{self._evaluations}.extxyz"
+        write_frames(path, [frame])
+        return path
 
     def forget_structure(self) -> None:
         """Finds the neighbours of the next structure anew, so that its results depend on it alone."""
@@ -126,9 +170,11 @@ class So3kratesCalculator(Calculator):
             known = {} if system_changes else self.results
             standard = [name for name, output in self.runtime.outputs.items() if output.standard and name != "virial"]
             further = [name for name in properties if name in self.runtime.outputs and name not in standard]
-            names = [name for name in dict.fromkeys([*standard, *self._outputs, *further]) if name not in known]
+            watched = [] if self._limit is None else ["uncertainty"]
+            wanted = dict.fromkeys([*standard, *self._outputs, *further, *watched])
+            names = [name for name in wanted if name not in known]
             found = self.runtime.evaluate(self.atoms, names)
-            self._look()
+            self._look(known | found)
             if "stress" in found:
                 found["stress"] = full_3x3_to_voigt_6_stress(found["stress"])
             self.results = known | found

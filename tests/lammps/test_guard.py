@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.io import read
 from ase.neighborlist import neighbor_list
 from decks import Bench, lammps_instance
-from so3krates.lammps import run_deck
+from so3krates.lammps import LammpsError, run_deck
 from so3krates.lammps.thermo import read_log
+from so3krates.runtime import Runtime
 from structures import structure
 from toy_bundle import write_toy_bundle
 
@@ -135,7 +137,8 @@ def test_large_forces(bench: Bench, ranks: int) -> None:
     assert (step, symbol) == ("0", "N") and atom in ("1", "2") and float(force) > FORCE_MARGIN * LARGEST_FORCE
 
 
-def test_stop_ends_the_run(bench: Bench, gan_cell: Atoms) -> None:
+def test_stop_ends_the_run(bench: Bench, gan_cell: Atoms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bench.folder)
     words = (
         r"step 0: atom \d+ .* A apart, nearer than 0.9 of .*train on such structures. To go on regardless: guard warn"
     )
@@ -206,3 +209,93 @@ def test_trials_of_monte_carlo_are_not_looked_at(bench: Bench, gan_cell: Atoms, 
     log = run_deck(deck, bench.folder)
     tried, done = map(int, re.search(r"^tried (\d+), done (\d+)$", log, re.MULTILINE).groups())
     assert tried > 5 and done == 0 and "WARNING: pair_style" not in log
+
+
+HEATED = "velocity all create 100 1\nfix move all nve\nfix heat all langevin 6000 6000 0.02 1\n"
+SAYS = (
+    r"step (\d+): the uncertainty of the force on atom (\d+) \((\w+), type \d\) is ([\d.]+) eV/A, more than the 2 eV/A"
+)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_uncertainty_ends_a_run_and_the_frame_is_written(bench64: Bench, gan_cell: Atoms, ranks: int) -> None:
+    """The frame has ids, elements, forces and uncertainties, as Python computes them of it, and the reason."""
+    deck = deck_with(bench64, crystal(gan_cell), "guard stop uncertainty 2.0 every 5", f"{HEATED}thermo 100\nrun 500\n")
+    with pytest.raises(LammpsError, match=f"{SAYS}.*The frame is in guard-step-") as caught:
+        run_deck(deck, bench64.folder, ranks=ranks)
+    step, atom, symbol, value = re.search(SAYS, str(caught.value)).groups()
+    (file,) = bench64.folder.glob("guard-step-*.extxyz")
+    assert file.name == f"guard-step-{step}.extxyz" and int(step) % 5 == 0 and int(step) > 0
+    frame = read(file)
+    assert frame.arrays["id"].tolist() == list(range(1, len(frame) + 1))
+    assert (
+        frame.symbols[int(atom) - 1] == symbol
+        and f"the uncertainty of the force on atom {atom}" in frame.info["reason"]
+    )
+    largest = frame.arrays["uncertainty"].max()
+    assert largest == pytest.approx(float(value), rel=1e-3)
+    assert frame.arrays["uncertainty"].argmax() == int(atom) - 1
+    expected = Runtime(bench64.bundle, threads=1).evaluate(frame, ["forces", "uncertainty"])
+    np.testing.assert_allclose(frame.get_forces(), expected["forces"], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(frame.arrays["uncertainty"], expected["uncertainty"], rtol=1e-8)
+    assert np.abs(frame.get_forces()).max() > 1.0
+
+
+def test_uncertainty_is_warned_of_once_in_a_run(bench64: Bench, gan_cell: Atoms) -> None:
+    run = f"{HEATED}thermo 100\nrun 40\nrun 20\n"
+    log = run_deck(deck_with(bench64, crystal(gan_cell), "guard warn uncertainty 2 every 10", run), bench64.folder)
+    assert [int(found[0]) > 0 for found in re.findall(SAYS, log)] == [True, True]
+    assert "uncertainties above 2 eV/A on every 10 steps" in log and not list(bench64.folder.glob("*.extxyz"))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_close_pair_leaves_its_frame(bench: Bench, gan_cell: Atoms, ranks: int) -> None:
+    atoms = crystal(gan_cell, 0.85)
+    with pytest.raises(LammpsError, match=r"The frame is in guard-step-0.extxyz"):
+        run_deck(deck_with(bench, atoms, "guard stop"), bench.folder, ranks=ranks)
+    frame = read(bench.folder / "guard-step-0.extxyz")
+    assert (frame.symbols == atoms.symbols).all() and frame.pbc.all() and "A apart" in frame.info["reason"]
+    np.testing.assert_allclose(frame.cell.array, atoms.cell.array, atol=1e-9)
+    expected = Runtime(bench.bundle, threads=1).evaluate(atoms)["forces"]
+    assert np.abs(expected).max() > 1.0
+    np.testing.assert_allclose(frame.get_forces(), expected, atol=1e-4 * np.abs(expected).max())
+
+
+REFUSALS = {
+    "without uncertainty": ("guard stop uncertainty 1", "tells no uncertainties. Export the model without --no-unc"),
+    "off": ("guard off uncertainty 1", "guard off uncertainty 1: write warn or stop, and a number above 0"),
+    "negative": ("guard stop uncertainty -1", "guard stop uncertainty -1: write warn or stop, and a number above 0"),
+    "no number": ("guard stop uncertainty x", "Expected floating point"),
+    "every": ("guard stop uncertainty 1 every -5", "every -5: give a number of steps of at least 1"),
+    "save without": ("save f.xyz hardness 1 2", "has no output hardness with a number for each atom. It has: "),
+    "save order": ("save f.xyz uncertainty 2 1", "save f.xyz uncertainty 2 1: frames are kept above the first number"),
+    "save words": ("save f.xyz uncertainty", "save f.xyz wants OUTPUT LOW HIGH"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals_of_thresholds(bench: Bench, gan_cell: Atoms, case: str) -> None:
+    options, words = REFUSALS[case]
+    deck = re.sub(r"pair_style.*", f"pair_style so3krates {options}", deck_with(bench, crystal(gan_cell), ""))
+    with lammps_instance() as instance, pytest.raises(Exception, match=words):
+        instance.commands_string(deck)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_uncertain_frames_are_saved_until_the_upper_threshold(bench64: Bench, gan_cell: Atoms, ranks: int) -> None:
+    """`save`: the run ends without an error, later ones are left out, and the log says what was seen."""
+    run = f"{HEATED}thermo 100\nrun 2000\nprint 'after'\nrun 5\n"
+    options = "save kept.extxyz uncertainty 2.0 20.0 every 5 check 3"
+    log = run_deck(deck_with(bench64, crystal(gan_cell), options, run), bench64.folder, ranks=ranks)
+    frames = read(bench64.folder / "kept.extxyz", index=":")
+    largest = [frame.arrays["uncertainty"].max() for frame in frames]
+    assert [frame.info["largest_uncertainty"] for frame in frames] == pytest.approx(largest, rel=1e-8)
+    above = [bool(frame.info["above"]) for frame in frames]
+    assert above == [value > 2.0 for value in largest] and not above[0] and above[-1]
+    assert largest[-1] > 20.0 > max(largest[:-1])
+    assert all(frame.info["check"] == (frame.info["look"] % 3 == 0) for frame in frames)
+    assert all(frame.info["step"] == 5 * (frame.info["look"] - 1) for frame in frames)
+    last = frames[-1].info["step"]
+    assert f"So3krates: step {last}: uncertainty is " in log and "after" in log
+    words = f"uncertainty was above 2 eV/A in {sum(above)} of {last // 5 + 1} frames, at most "
+    assert words in log and "Loop time" in log

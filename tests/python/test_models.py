@@ -51,11 +51,11 @@ def test_its_crystal_is_at_rest() -> None:
     assert np.trace(Runtime(POTENTIAL).evaluate(strained)["stress"]) > 3 * STRESS
 
 
-def test_it_says_where_it_extrapolates() -> None:
+def test_it_says_where_it_extrapolates(tmp_path: Path) -> None:
     """Its own guard: silent in the crystal, not for a dimer on its way into a hole."""
     crystal = bulk("GaN", "wurtzite", a=3.18926, c=5.18523, u=0.37697)
     dimer = Atoms("GaN", [[0, 0, 0], [0, 0, 1.3]])
-    calculator = So3kratesCalculator(POTENTIAL, guard="stop")
+    calculator = So3kratesCalculator(POTENTIAL, guard="stop", directory=str(tmp_path))
     crystal.calc = dimer.calc = calculator
     assert np.isfinite(crystal.get_potential_energy())
     assert calculator.get_property("closest_ratio", crystal) == 1.0

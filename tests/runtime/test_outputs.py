@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.io import read
 from extra_outputs import EXTRA, NEWER, write_extra_bundle
 from so3krates._harness import Error, Evaluator, StructureError
 from so3krates.calculator import So3kratesCalculator
@@ -148,7 +149,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_bundle(tmp_path_factory.mktemp("guarded") / "toy.so3k", guard=guard)
 
 
-def test_the_guard_of_the_calculator(guarded: Path) -> None:
+def test_the_guard_of_the_calculator(guarded: Path, tmp_path: Path) -> None:
     near = gan()
     near.set_cell(near.cell.array * 0.8, scale_atoms=True)
     words = r"atom \d \(\w+\) and atom \d \(\w+\) are [\d.]+ A apart, nearer than 0.9 of the 1.8 A"
@@ -163,9 +164,12 @@ def test_the_guard_of_the_calculator(guarded: Path) -> None:
     assert calculator.get_property("close_pairs", near) > 0 and calculator.get_property("closest_ratio", near) < 0.9
     assert calculator.get_property("close_pairs", gan()) == 0
 
-    near.calc = So3kratesCalculator(guarded, threads=1, cache="off", guard="stop")
+    near.calc = So3kratesCalculator(guarded, threads=1, cache="off", guard="stop", directory=str(tmp_path))
     with pytest.raises(StructureError, match=words):
         near.get_forces()
+    frame = read(tmp_path / "guard-evaluation-1.extxyz")
+    assert np.array_equal(frame.arrays["id"], range(len(near))) and "A apart" in frame.info["reason"]
+    assert np.allclose(frame.positions, near.positions) and np.abs(frame.get_forces()).max() > SIGNAL
     near.calc = So3kratesCalculator(guarded, threads=1, cache="off", guard="off")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -181,7 +185,7 @@ def test_the_guard_of_a_model_folder(small_model_folder: Path, tmp_path: Path) -
     folder = dataclasses.replace(model, training=training).save(tmp_path / "model")
     near = gan()
     near.set_cell(near.cell.array * 0.8, scale_atoms=True)
-    near.calc = So3kratesCalculator(folder, guard="stop")
+    near.calc = So3kratesCalculator(folder, guard="stop", directory=str(tmp_path))
     words = r"atom \d \((Ga|N)\) and atom \d \((Ga|N)\) are 1\.\d+ A apart, nearer than 0.9 of the 1.85 A"
     with pytest.raises(StructureError, match=rf"{words}.*; the force on atom \d .* more than 1.5 times the 3 eV/A"):
         near.get_forces()
@@ -190,6 +194,27 @@ def test_the_guard_of_a_model_folder(small_model_folder: Path, tmp_path: Path) -
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.linalg.norm(far.get_forces(), axis=1).max() < 4.5
+
+
+def test_the_guard_takes_an_uncertainty(gan_bundle32: Path, guarded: Path, tmp_path: Path) -> None:
+    """Of the force on the atom that is most uncertain; a potential without is refused."""
+    atoms = bulk("GaN", "wurtzite", a=3.19, c=5.19)
+    far = atoms.copy()
+    far.positions += np.random.default_rng(0).normal(0.0, 0.3, far.positions.shape)
+    near, most = (Runtime(gan_bundle32).evaluate(a, ["uncertainty"])["uncertainty"].max() for a in (atoms, far))
+    limit = float(np.sqrt(near * most))
+    assert most > 2 * near
+    options = {"guard": "stop", "guard_uncertainty": limit, "directory": str(tmp_path)}
+    atoms.calc = far.calc = So3kratesCalculator(gan_bundle32, **options)
+    assert np.isfinite(atoms.get_forces()).all() and not list(tmp_path.iterdir())
+    words = rf"the uncertainty of the force on atom \d \(\w+\) is {most:.4g} eV/A, more than the {limit:g} eV/A"
+    with pytest.raises(StructureError, match=rf"{words}.*The frame is in .*guard-evaluation-2"):
+        far.get_forces()
+    assert read(tmp_path / "guard-evaluation-2.extxyz").arrays["uncertainty"].max() == pytest.approx(most, rel=1e-6)
+    with pytest.raises(ValueError, match=r"tells no uncertainties; .*so3krates export MODEL"):
+        So3kratesCalculator(guarded, guard_uncertainty=1.0)
+    with pytest.raises(ValueError, match=r"guard = 'off', guard_uncertainty = 1\.0: give warn or stop"):
+        So3kratesCalculator(gan_bundle32, guard="off", guard_uncertainty=1.0)
 
 
 def test_the_guard_of_moving_atoms(guarded: Path) -> None:
