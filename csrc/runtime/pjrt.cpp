@@ -15,6 +15,7 @@
 #include "plugin_search.h"
 #include "sha256.h"
 #include "thread_sanitizer.h"
+#include "xla_flags.h"
 
 namespace so3krates::pjrt {
 namespace {
@@ -102,6 +103,10 @@ std::string message(int field, const std::string& content) {
   return begin + static_cast<char>(size) + content;
 }
 
+std::string flag(const char* name, const std::string& value) {
+  return message(7, message(1, name) + message(2, value));
+}
+
 }  // namespace
 
 // By xla/pjrt/proto/compile_options.proto. The device is named when the program is run, and by no ordinal before
@@ -110,9 +115,6 @@ std::string compile_options(bool deterministic, const std::string& cuda_folder) 
   const std::string no_device = std::string("\x08") + std::string(9, '\xff') + '\x01';
   const std::string one_device("\x20\x01\x28\x01", 4);  // num_replicas: 1 num_partitions: 1
   std::string options = message(3, no_device + one_device) + std::string("\x20\x01", 2);  // ..., portable: true
-  const auto flag = [](const char* name, const std::string& value) {
-    return message(7, message(1, name) + message(2, value));
-  };
   if (deterministic) {
     // The first choice of each library, without timing; Triton has none for float32 in XLA 0.11 and 0.12.
     options += flag("xla_gpu_exclude_nondeterministic_ops", "\x10\x01");
@@ -123,7 +125,10 @@ std::string compile_options(bool deterministic, const std::string& cuda_folder) 
 }
 
 std::string compile_options(const PJRT_Api* api, const std::string& path, bool deterministic) {
-  return is_gpu(api) ? compile_options(deterministic, cuda_folder(path)) : compile_options(false);
+  if (is_gpu(api)) return compile_options(deterministic, cuda_folder(path));
+  // Off: programs with fusions for YNNPACK take 1.14 times as long on two threads, and no less on one.
+  const char* fusions = "xla_cpu_experimental_ynn_fusion_type";
+  return compile_options(false) + (has_flag(path, fusions) ? flag(fusions, message(1, "")) : "");
 }
 
 // ---- client
@@ -250,9 +255,9 @@ Executable Client::compile(const std::uint8_t* artifact, std::size_t bytes, cons
   auto args = SIZED(PJRT_Client_Compile_Args);
   args.client = client_;
   args.program = &program;
-  const std::string options = compile_options(api_, options_.plugin, options_.deterministic);
-  args.compile_options = options.data();
-  args.compile_options_size = options.size();
+  if (compile_options_.empty()) compile_options_ = compile_options(api_, options_.plugin, options_.deterministic);
+  args.compile_options = compile_options_.data();
+  args.compile_options_size = compile_options_.size();
   call(api_, &PJRT_Api::PJRT_Client_Compile, args, "compiling program '" + name + "'");
   return Executable(shared_from_this(), args.executable, name);
 }

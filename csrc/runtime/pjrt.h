@@ -108,6 +108,7 @@ class Client : public std::enable_shared_from_this<Client> {
   friend class Executable;
   Client() = default;
   ClientOptions options_;
+  std::string compile_options_;  // empty until the first program is compiled
   const PJRT_Api* api_ = nullptr;
   PJRT_Client* client_ = nullptr;
   PJRT_Device* device_ = nullptr;

@@ -20,8 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kMagic = "so3krates program 1\n";
-constexpr off_t kLargestEntry = off_t{1} << 31;  // bytes
+const std::string kMagic = "so3krates program 2\n";  // another number where programs are compiled with other options
+constexpr off_t kLargestEntry = off_t{1} << 31;      // bytes
 
 std::string length_bytes(std::uint64_t length) {
   std::string bytes;

@@ -93,6 +93,10 @@ std::string without_quotes(const std::string& value) {
 
 }  // namespace
 
+bool has_flag(const std::string& plugin, const std::string& flag) {
+  return names(content_of(plugin), flag);
+}
+
 void check_xla_flags(const std::string& plugin) {
   std::string flags = variable("XLA_FLAGS");
   if (flags.empty()) return;
