@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from so3krates.data import DataError, LabelKeys, frame_graph, terms_of_atoms, to
 from so3krates.data.batches import BatchShape, FrameGraph, collate
 from so3krates.data.neighbours import round_up
 from so3krates.hints import command
+from so3krates.model.config import So3lrConfig
 from so3krates.outputs import COMMON, Output, wanted
 from so3krates.runtime import Runtime, require_structure
 from so3krates.storage import Model, ModelError
+from so3krates.system_evaluator import SystemEvaluator, system_outputs
+from so3krates.total_charge import State, state_of
 from so3krates.training import Properties, evaluate
 from so3krates.training.evaluate import predict_batch, uncertainties_of
 from so3krates.wording import counted
@@ -33,8 +37,18 @@ class ModelRuntime:
     In float64, whatever JAX's setting. Sizes only grow, so that few programs are compiled.
     """
 
-    def __init__(self, model: Model | str | Path, shifts: bool = True) -> None:
-        """`shifts`: whether energies hold the model's energy shifts. Raises ModelError for a folder without model."""
+    def __init__(
+        self,
+        model: Model | str | Path,
+        shifts: bool = True,
+        charge: int | None = None,
+        multiplicity: int | None = None,
+    ) -> None:
+        """`shifts`: whether energies hold the model's energy shifts.
+
+        charge (e), multiplicity: of every structure, for models that know them; None: what `atoms.info` says, else 0
+        and 1. Raises ModelError for a folder without model, ValueError where the model knows no charges.
+        """
         self.path = "" if isinstance(model, Model) else str(model)
         self.model = model if isinstance(model, Model) else Model.load(model)
         self.elements: list[str] = list(self.model.elements)
@@ -42,6 +56,14 @@ class ModelRuntime:
         self.outputs: dict[str, Output] = COMMON
         self._shifts = self.model.energy_shifts if shifts else dict.fromkeys(self.elements, 0.0)
         self._params = jax.tree.map(lambda p: np.asarray(p, np.float64), self.model.params)
+        self._charge, self._multiplicity = charge, multiplicity
+        self._system: SystemEvaluator | None = None
+        if isinstance(self.model.config, So3lrConfig):
+            self._system = SystemEvaluator(self.model)
+            self.outputs = COMMON | system_outputs(self.model)
+        elif charge is not None or multiplicity is not None:
+            raise ValueError(f"{self.path or 'the model'} knows no charge or multiplicity of a structure: leave it out")
+        self._has_warned = False
         self._atoms, self._width = 0, 0
         self._extrapolations: list[str] = []
 
@@ -76,24 +98,65 @@ class ModelRuntime:
         require_structure(atoms)
         graph = frame_graph(atoms, self.cutoff, self._shifts, read_labels=False)
         _require_apart(atoms, graph)
+        found = self._of_network(atoms, graph) if self._system is None else self._of_system(self._system, atoms, graph)
+        gradient = found.pop("strain_gradient")
+        found["virial"] = -gradient
+        if atoms.cell.rank == 3:
+            found["stress"] = gradient / atoms.get_volume()
+        self._extrapolations = _extrapolations(self.model.training or {}, atoms, graph, found["forces"])
+        return {name: found[name] for name in names if name in found}
+
+    def _of_network(self, atoms: Atoms, graph: FrameGraph) -> dict[str, Any]:
         self._atoms = max(self._atoms, len(atoms))
         self._width = max(self._width, round_up(graph.table.neighbours.shape[1], 32))
         batch, _ = collate([graph], BatchShape(1, self._atoms, self._width), np.float64)
         with jax.enable_x64(True):
             answer = jax.tree.map(np.asarray, predict_batch(self.model.config, self._params, batch))
         added = terms_of_atoms(self.model.terms, atoms)
-        gradient = answer.strain_gradients[0] + added.strain_gradient
         shifts = [self._shifts[symbol] for symbol in atoms.symbols]
-        found = {
+        return {
             "energy": float(answer.energies[0]) + total_shift(atoms.numbers, self._shifts) + added.energy,
             "energies": answer.atom_energies[: len(atoms)] + shifts + added.atom_energies,
             "forces": answer.forces[: len(atoms)] + added.forces,
-            "virial": -gradient,
+            "strain_gradient": answer.strain_gradients[0] + added.strain_gradient,
         }
-        if atoms.cell.rank == 3:
-            found["stress"] = gradient / atoms.get_volume()
-        self._extrapolations = _extrapolations(self.model.training or {}, atoms, graph, found["forces"])
-        return {name: found[name] for name in names if name in found}
+
+    def _of_system(self, system: SystemEvaluator, atoms: Atoms, graph: FrameGraph) -> dict[str, Any]:
+        state = self.state_of(atoms)
+        assert state is not None
+        answer = system(atoms, graph, state)
+        added = {term.section: terms_of_atoms([term], atoms) for term in self.model.terms}
+        parts = {name: float(value) for name, value in answer.energies.items()}
+        parts |= {name: sums.energy for name, sums in added.items()}
+        shifts = np.array([self._shifts[symbol] for symbol in atoms.symbols])
+        charges = answer.properties.charges
+        return {
+            "energy": sum(parts.values()) + total_shift(atoms.numbers, self._shifts),
+            "energies": answer.atom_energies + shifts + sum(sums.atom_energies for sums in added.values()),
+            "forces": answer.forces + sum(sums.forces for sums in added.values()),
+            "strain_gradient": answer.strain_gradient + sum(sums.strain_gradient for sums in added.values()),
+            "charges": charges,
+            "hirshfeld_ratios": answer.properties.hirshfeld_ratios,
+            "dipole": charges @ atoms.positions,
+        } | {f"energy_{name}": value for name, value in parts.items()}
+
+    def state_of(self, atoms: Atoms) -> State | None:
+        """Charge and multiplicity that a structure is computed with; None where the model knows none.
+
+        Raises ChargeError. Warns, once, of a charge in a periodic cell.
+        """
+        if self._system is None:
+            return None
+        state = state_of(atoms, self._charge, self._multiplicity)
+        if state.charge and atoms.pbc.any() and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"{self.path or 'the model'}: the total charge is {state.charge:+d} e in a periodic cell. Charges act "
+                "on each other up to the cutoff alone, with no background: energies of cells of different size or "
+                "charge cannot be compared. Said once",
+                stacklevel=4,
+            )
+        return state
 
 
 def _require_apart(atoms: Atoms, graph: FrameGraph) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from .files import make_folder, write_bytes, write_text
-from .model.config import ConfigError, ModelConfig
+from .model.config import ConfigError, ModelConfig, So3lrConfig, config_from
+from .model.long_range import INTERACTIONS, Interaction, interactions_from
 from .model.network import Params, init_params
+from .model.so3lr import init_so3lr
 from .model.terms import Term, beside_terms, settings_of, terms_from
 from .uncertainty.density import Density
 
@@ -27,7 +30,7 @@ CONFIG_FILE = "config.toml"
 WEIGHTS_FILE = "weights.safetensors"
 UNCERTAINTY_FILE = "uncertainty.safetensors"
 FORMAT = "so3krates-model"
-VERSION = 2  # where there are terms, which older readers would leave out; else 1
+VERSION = 3  # of the architecture so3lr; 2 where there are terms, which older readers would leave out; else 1
 
 
 class ModelError(ValueError):
@@ -49,6 +52,7 @@ class Model:
     training: dict[str, Any] | None = None  # what is known of data, settings and errors; plain values
     terms: tuple[Term, ...] = ()  # added to the network's energy
     uncertainty: Density | None = None  # of the training environments
+    interactions: tuple[Interaction, ...] = ()  # of long range, with what the network of SO3LR says of atoms
 
     def __post_init__(self) -> None:
         require_elements(self.config, self.elements, self.energy_shifts)
@@ -58,19 +62,25 @@ class Model:
         """The largest cutoff (A) of the network and of the terms."""
         return max(self.config.cutoff, *(term.cutoff for term in self.terms), 0.0)
 
+    @property
+    def _version(self) -> int:
+        if isinstance(self.config, So3lrConfig):
+            return VERSION
+        return 2 if self.terms else 1
+
     def save(self, folder: str | Path) -> Path:
         """Write the model to `folder`, which is made when missing; returns its path. Raises WriteError."""
         folder = Path(folder)
         make_folder(folder)
         config = {
             "format": FORMAT,
-            "version": VERSION if self.terms else 1,
+            "version": self._version,
             "elements": list(self.elements),
             "energy_shifts": {symbol: float(self.energy_shifts[symbol]) for symbol in self.elements},
             "model": self.config.to_dict(),
         }
-        if self.terms:
-            config["terms"] = settings_of(self.terms)
+        if self.terms or self.interactions:
+            config["terms"] = settings_of((*self.terms, *self.interactions))
         if self.training is not None:
             config["training"] = _plain(self.training)
         weights = {name: np.ascontiguousarray(array) for name, array in flat_params(self.params).items()}
@@ -107,17 +117,27 @@ class Model:
             for key, kind, words in (("model", dict, "a section"), ("elements", list, "a list")):
                 if not isinstance(content[key], kind):
                     raise TypeError(f"{key} = {content[key]!r}: must be {words}")
-            config = ModelConfig.from_dict(content["model"])
+            config = config_from(content["model"])
             elements, shifts = tuple(content["elements"]), dict(content["energy_shifts"])
             shifts = {symbol: float(value) for symbol, value in shifts.items()}
-            terms = terms_from(content.get("terms", {}), elements)
+            terms, interactions = _terms_from(config, content.get("terms", {}), elements)
         except KeyError as error:
             raise ModelError(f"{path}: {error.args[0]} is missing") from error
         except (ConfigError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: {error}") from error
         params = _read_weights(folder / WEIGHTS_FILE, config)
         density = _read_uncertainty(folder / UNCERTAINTY_FILE, config, len(elements))
-        return cls(config, params, elements, shifts, content.get("training"), terms, density)
+        return cls(config, params, elements, shifts, content.get("training"), terms, density, interactions)
+
+
+def _terms_from(
+    config: ModelConfig, settings: Any, elements: Sequence[str]
+) -> tuple[tuple[Term, ...], tuple[Interaction, ...]]:
+    """Terms of pairs, and the interactions that a network of SO3LR has beside them. Raises ConfigError."""
+    if not (isinstance(config, So3lrConfig) and isinstance(settings, Mapping)):
+        return terms_from(settings, elements), ()
+    of_pairs = {section: values for section, values in settings.items() if section not in INTERACTIONS}
+    return terms_from(of_pairs, elements), interactions_from(settings, elements)
 
 
 def with_term(model: Model, section: str, settings: Mapping[str, Any]) -> Model:
@@ -179,9 +199,10 @@ def flat_params(params: Params) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in flatten_dict(params, sep="/").items()}
 
 
+@functools.lru_cache(maxsize=16)
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Flat name and shape of every parameter of the network, without computing any."""
-    tree = jax.eval_shape(lambda: init_params(config, 0))
+    tree = jax.eval_shape(lambda: init_so3lr(config, 0) if isinstance(config, So3lrConfig) else init_params(config, 0))
     return {name: leaf.shape for name, leaf in flatten_dict(tree, sep="/").items()}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 RADIAL_BASES = ("phys", "spline")
 CUTOFF_FUNCTIONS = ("cosine", "phys", "polynomial", "exponential")
@@ -20,6 +22,8 @@ class ModelConfig:
 
     Lengths are in A. Widths that are not given follow from `features`: (F, F), (F // 4, F) and (F,).
     """
+
+    radial_bases: ClassVar[tuple[str, ...]] = RADIAL_BASES
 
     cutoff: float = 5.0  # radius of one message-passing step
     features: int = 132  # F, width of an atom's feature vector
@@ -89,8 +93,8 @@ class ModelConfig:
             f"take features = {_next_multiple(self.features, len(self.degrees))} or other degrees",
         )
         require(
-            self.radial_basis in RADIAL_BASES,
-            f"radial_basis = {self.radial_basis!r}: known are {', '.join(RADIAL_BASES)}",
+            self.radial_basis in self.radial_bases,
+            f"radial_basis = {self.radial_basis!r}: known are {', '.join(self.radial_bases)}",
         )
         require(
             self.cutoff_function in CUTOFF_FUNCTIONS,
@@ -122,6 +126,10 @@ class ModelConfig:
         """Length of an atom's Euclidean variables, the sum of 2l + 1 over the degrees."""
         return sum(2 * l + 1 for l in self.degrees)
 
+    def message_factor(self, width: int) -> float:
+        """What the sums over the `width` features of a head are multiplied by in messages."""
+        return 1.0 / math.sqrt(width)
+
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain values, for TOML and JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
@@ -137,6 +145,64 @@ class ModelConfig:
         if unknown:
             raise ConfigError(f"unknown model setting {unknown[0]!r}: known are {', '.join(sorted(known))}")
         return cls(**settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class So3lrConfig(ModelConfig):
+    """Settings of a network of the architecture of SO3LR; the defaults are the published ones (docs/so3lr.md)."""
+
+    radial_bases: ClassVar[tuple[str, ...]] = ("bernstein",)
+
+    cutoff: float = 4.5
+    features: int = 128
+    degrees: tuple[int, ...] = (1, 2, 3, 4)
+    radial_basis: str = "bernstein"
+    cutoff_function: str = "phys"
+    embeddings: int = 18  # up to chlorine
+    bernstein_rate: float = 0.9448630809783936  # g, 1/A: 0.944863062918464 in float32, as it was trained with
+    mean_neighbours: float = 13.168995780096482  # by which messages are divided
+
+    def _validate(self) -> None:
+        super()._validate()
+        plain = ModelConfig()
+        for name in _NO_CHOICES:
+            if getattr(self, name) != getattr(plain, name):
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: the architecture {SO3LR} has no such choice")
+        for name in ("bernstein_rate", "mean_neighbours"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ConfigError(f"{name} = {value!r}: give a number above 0")
+
+    def message_factor(self, width: int) -> float:
+        """One over the mean number of neighbours, whatever the width."""
+        return 1.0 / self.mean_neighbours
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain values, with the architecture, which `config_from` reads."""
+        values = super().to_dict()
+        return {"architecture": SO3LR} | {name: value for name, value in values.items() if name not in _NO_CHOICES}
+
+
+SO3LR = "so3lr"
+_NO_CHOICES = (
+    "layer_normalization",
+    "residual_mlp_1",
+    "residual_mlp_2",
+    "float32_invariants",
+    "radial_floor",
+    "spline_start",
+    "polynomial_order",
+)
+ARCHITECTURES: dict[str, type[ModelConfig]] = {"so3krates": ModelConfig, SO3LR: So3lrConfig}
+
+
+def config_from(settings: Mapping[str, Any]) -> ModelConfig:
+    """Settings of a network of any architecture; where none is named, of So3krates. Raises ConfigError."""
+    values = dict(settings)
+    architecture = values.pop("architecture", "so3krates")
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(f"architecture = {architecture!r}: known are {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[architecture].from_dict(values)
 
 
 def _next_multiple(value: int, factor: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -144,7 +143,7 @@ class Layer(nn.Module):
         def coefficients(q: jax.Array, w: jax.Array, k: jax.Array, heads: int) -> jax.Array:
             width = c.features // heads
             products = (q * w * k).reshape(*w.shape[:-1], heads, width)
-            return products.sum(-1) * (1.0 / math.sqrt(width)) * cutoff[..., None]
+            return products.sum(-1) * c.message_factor(width) * cutoff[..., None]
 
         alpha = coefficients(centre.query, filters.feature, other.key, c.heads)
         beta = coefficients(centre.geometric_query, filters.geometric, other.geometric_key, len(c.degrees))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .config import ModelConfig
+from .config import ModelConfig, So3lrConfig
 
 FLOOR_WIDTH = 0.1  # of `radial_floor`: where the basis goes over to a constant
 
@@ -17,6 +17,8 @@ def radial_basis(distance: jax.Array, config: ModelConfig) -> jax.Array:
     """The configured basis; distance: (...) in A. Returns (..., config.radial_functions)."""
     if config.radial_floor > 0:
         distance = floored(distance, config.radial_floor)
+    if isinstance(config, So3lrConfig):
+        return bernstein_basis(distance, config.radial_functions, config.bernstein_rate)
     if config.radial_basis == "spline":
         return spline_basis(distance, config.radial_functions, config.cutoff, config.spline_start)
     return phys_basis(distance, config.radial_functions, config.cutoff)
@@ -58,3 +60,18 @@ def spline_basis(distance: jax.Array, count: int, cutoff: float, start: float) -
     inner = (4.0 - 6.0 * z**2 + 3.0 * z**3) / 6.0
     outer = jnp.maximum(2.0 - z, 0.0) ** 3 / 6.0
     return jnp.where(z < 1.0, inner, outer)
+
+
+def bernstein_basis(distance: jax.Array, count: int, rate: float) -> jax.Array:
+    """Bernstein polynomials of degree count - 1 in exp(-rate d), which add up to 1 (docs/so3lr.md).
+
+    distance: (...) in A, above 0; rate: 1/A. Returns (..., count).
+    """
+    degree = count - 1
+    powers = np.arange(count)
+    binomials = [math.lgamma(count) - math.lgamma(k + 1) - math.lgamma(count - k) for k in powers]
+    decay = rate * distance[..., None]
+    # By logarithms, as the coefficients of 31 are beyond what float32 adds up without loss.
+    complement = jnp.log(-jnp.expm1(-decay))
+    dtype = distance.dtype
+    return jnp.exp(jnp.asarray(binomials, dtype) - jnp.asarray(powers, dtype) * decay + (degree - powers) * complement)

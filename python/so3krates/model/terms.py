@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .config import ConfigError, ModelConfig
+from .fitted_zbl import FittedZbl
+from .long_range import Interaction
 from .zbl import Zbl
 
 
@@ -71,7 +73,7 @@ class Term(Protocol):
 
 
 # By section and form of the settings; a new term is one class and one entry here.
-KNOWN: dict[str, dict[str, type[Term]]] = {Zbl.section: {Zbl.name: Zbl}}
+KNOWN: dict[str, dict[str, type[Term]]] = {Zbl.section: {Zbl.name: Zbl, FittedZbl.name: FittedZbl}}
 
 
 def check_terms(settings: Any) -> None:
@@ -105,7 +107,7 @@ def terms_from(
     )
 
 
-def settings_of(terms: Sequence[Term]) -> dict[str, Any]:
+def settings_of(terms: Sequence[Term | Interaction]) -> dict[str, Any]:
     """The inverse of `terms_from`."""
     return {term.section: term.settings() for term in terms}
 

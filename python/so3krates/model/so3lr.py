@@ -1,0 +1,93 @@
+"""The network of SO3LR: energies, partial charges and Hirshfeld ratios of atoms (docs/so3lr.md)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .config import So3lrConfig
+from .geometry import edge_geometry, masked_vectors
+from .harmonics import invariants, spread
+from .initial import embedding_normal
+from .layer import MLP, Layer, applied
+from .network import Graph, Params
+from .properties import AtomProperties, ChargeReadout, HirshfeldReadout
+from .system import System, SystemEmbedding
+
+
+class So3lrLayer(Layer):
+    """A layer that normalises the features themselves, after the attention and after the exchange."""
+
+    config: So3lrConfig
+
+    def setup(self) -> None:
+        super().setup()
+        # Means of differences: the mean of squares less the square of the mean loses digits.
+        self.norm_1 = nn.LayerNorm(use_fast_variance=False)
+        self.norm_2 = nn.LayerNorm(use_fast_variance=False)
+        self.residual = MLP((self.config.features, self.config.features))
+
+    def exchange(self, x: jax.Array, chi: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Features and Euclidean variables of atoms after the attention's residual to those after the layer."""
+        c = self.config
+        x = self.norm_1(x)
+        x = x + self.residual(nn.silu(x))
+        output = self.exchange_dense(jnp.concatenate([x, invariants(chi, c.degrees)], axis=-1))
+        x = self.norm_2(x + output[..., : c.features])
+        return x, chi + spread(output[..., c.features :], c.degrees) * chi
+
+
+class AtomOutputs(NamedTuple):
+    """What the network says of atoms (N,)."""
+
+    energies: jax.Array  # eV, of the network alone, without shifts
+    properties: AtomProperties
+
+
+class So3lr(nn.Module):
+    """Parameters and forward pass; the long-range part of the energy is made of the properties."""
+
+    config: So3lrConfig
+
+    def setup(self) -> None:
+        c = self.config
+        self.embedding = nn.Embed(c.embeddings, c.features, embedding_init=embedding_normal)
+        self.charge_embedding = SystemEmbedding(c.features, c.embeddings)
+        self.spin_embedding = SystemEmbedding(c.features, c.embeddings)
+        self.layers = [So3lrLayer(c) for _ in range(c.layers)]
+        self.readout = MLP((*c.readout_features, 1))
+        self.energy_scale = self.param("energy_scale", nn.initializers.ones, (c.embeddings,))
+        self.charges = ChargeReadout(c.features, c.embeddings)
+        self.hirshfeld = HirshfeldReadout(c.features, c.embeddings)
+
+    def __call__(self, graph: Graph, system: System) -> AtomOutputs:
+        """Outputs of the atoms of structures with these charges and unpaired electrons."""
+        c, dtype = self.config, graph.vectors.dtype
+        geometry = edge_geometry(c, masked_vectors(graph.vectors, graph.mask, c.cutoff))
+        x = jnp.asarray(self.embedding.embedding, dtype)[graph.species]
+        x = x + self.charge_embedding(graph.species, system.charges, system)
+        x = (x + self.spin_embedding(graph.species, system.unpaired, system)) / math.sqrt(3.0)
+        chi = jnp.zeros((len(graph.species), c.orders), dtype)
+        for layer in self.layers:
+            x, chi = layer(x, chi, graph.neighbours, geometry)
+        energies = self.readout(x)[..., 0] * jnp.asarray(self.energy_scale, dtype)[graph.species]
+        charges = self.charges(x, graph.species, system)
+        return AtomOutputs(energies, AtomProperties(charges, self.hirshfeld(x, graph.species)))
+
+
+def init_so3lr(config: So3lrConfig, seed: int) -> Params:
+    """Random parameters, float32, as a nested dict."""
+    shapes = (((1,), jnp.int32), ((1, 1), jnp.int32), ((1, 1, 3), jnp.float32), ((1, 1), bool))
+    graph = Graph._make(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes)
+    kinds = (jnp.int32, bool, jnp.float32, jnp.float32)
+    system = System._make(jax.ShapeDtypeStruct((1,), dtype) for dtype in kinds)
+    return So3lr(config).lazy_init(jax.random.PRNGKey(seed), graph, system)["params"]
+
+
+def atom_outputs(config: So3lrConfig, params: Params, graph: Graph, system: System) -> AtomOutputs:
+    """Energies and properties of atoms, in the precision of `graph.vectors` and `params`."""
+    return applied(So3lr(config), params, graph, system)

@@ -1,0 +1,82 @@
+"""Total charge and multiplicity of structures: where they are said, and what no structure can have."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+CHARGE, MULTIPLICITY = "charge", "multiplicity"
+
+
+class ChargeError(ValueError):
+    """A total charge or multiplicity that the structure cannot have; the message says what to give."""
+
+
+class State(NamedTuple):
+    """Of the electrons of a structure."""
+
+    charge: int  # e, of all atoms together
+    multiplicity: int  # unpaired electrons + 1
+
+
+def state_of(atoms: Atoms, charge: Any = None, multiplicity: Any = None) -> State:
+    """By the arguments or by `atoms.info`, which must not contradict them; else 0 and 1.
+
+    Raises ChargeError for what is no whole number, and where the electrons cannot be paired so.
+    """
+    total = _said(atoms, CHARGE, charge, 0)
+    unpaired = _said(atoms, MULTIPLICITY, multiplicity, 1) - 1
+    if unpaired < 0:
+        raise ChargeError(f"the multiplicity is {unpaired + 1}: it is the number of unpaired electrons plus 1")
+    protons = int(atoms.numbers.sum())
+    electrons = protons - total
+    if electrons < unpaired:
+        raise ChargeError(
+            f"the structure has {protons} protons, and with the charge {total:+d} e and multiplicity {unpaired + 1} "
+            f"it would have {electrons} electrons, {unpaired} of them unpaired: give another charge or multiplicity"
+        )
+    if (electrons - unpaired) % 2:
+        fitting = [str(m) for m in (unpaired, unpaired + 2) if 0 < m <= electrons + 1]
+        raise ChargeError(
+            f"the structure has {electrons} electrons ({protons} protons, charge {total:+d} e), of which {unpaired} "
+            f"cannot be unpaired: give the multiplicity {' or '.join(fitting)} instead of {unpaired + 1}, "
+            f"as in atoms.info['{MULTIPLICITY}'] = {fitting[-1]}, or another charge"
+        )
+    return State(total, unpaired + 1)
+
+
+def summary(states: Iterable[State]) -> str:
+    """How many structures have which charge and multiplicity, in words."""
+    counts: dict[State, int] = {}
+    for state in states:
+        counts[state] = counts.get(state, 0) + 1
+    parts = [
+        f"{state.charge:+d} e, multiplicity {state.multiplicity} ({count})"
+        if state.charge
+        else f"0 e, multiplicity {state.multiplicity} ({count})"
+        for state, count in sorted(counts.items())
+    ]
+    return "; ".join(parts)
+
+
+def _said(atoms: Atoms, name: str, given: Any, default: int) -> int:
+    found = atoms.info.get(name)
+    values = [_whole(name, value) for value in (given, found) if value is not None]
+    if len(set(values)) > 1:
+        raise ChargeError(
+            f"atoms.info['{name}'] is {values[1]}, and the calculator was given {name} = {values[0]}: "
+            "say it in one place"
+        )
+    return values[0] if values else default
+
+
+def _whole(name: str, value: Any) -> int:
+    value = value.item() if isinstance(value, np.ndarray | np.generic) and value.size == 1 else value
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or value != value or abs(value) > 1e6 or int(value) != value:
+        raise ChargeError(f"the {name} is {value!r}: give a whole number")
+    return int(value)
