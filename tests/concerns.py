@@ -5,7 +5,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent
 # Words in the path of a test file below this folder, of which one is enough: `make test ARGS="-m ranks"`.
 CONCERNS = {
-    "bundle": ("bundle", "committee", "export", "kernel_version", "mlff", "storage"),
+    "bundle": ("array_pickle", "bundle", "committee", "export", "kernel_version", "mlff", "so3lr", "storage"),
     "data": ("conversion", "data", "evaluate", "label", "sampling", "selection", "splits"),
     "docs": ("docs", "hints", "messages"),
     "flux": ("flux", "kappa"),

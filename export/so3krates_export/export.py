@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from ase.data import atomic_numbers
 from so3krates.files import require_place
-from so3krates.model.config import ModelConfig
+from so3krates.hints import command
+from so3krates.model.config import ModelConfig, So3lrConfig
 from so3krates.model.network import Params
 from so3krates.model.reductions import is_tabulated, tabulated_config
 from so3krates.model.rows import GPU_ROW_BLOCK, ROW_BLOCK
@@ -41,6 +42,10 @@ PRECISIONS = ("float32", "float64", "tf32")
 BODIES = ("auto", "fused", "xla")
 TABLES = ("auto", "off")
 SCHEDULES = {"forces": 1, "virials": VIRIAL_CHANNELS}  # channels of the adjoint
+
+
+class ExportError(ValueError):
+    """A model that bundles have no place for; the message says what is left."""
 
 
 class Choice(NamedTuple):
@@ -85,8 +90,8 @@ def export_model(
     others: further members of a committee, of the same network. mover: "first", `model` alone moves the atoms and the
     others run where `committee_forces` or members' results are asked for; "mean", all of them do.
     Raises ValueError for an unknown option, WriteError where `path` cannot be written, FusedError for
-    body "fused" where the kernels do not compute the network, TableError where no table is fine enough, CommitteeError
-    for members of different networks.
+    body "fused" where the kernels do not compute the network, ExportError where no body does, TableError where no table
+    is fine enough, CommitteeError for members of different networks.
     """
     for name, value, known in (
         ("precision", precision, PRECISIONS),
@@ -102,6 +107,12 @@ def export_model(
         raise ValueError(f"tables = {tables!r}: give {', '.join(TABLES)} or the allowed change of a force in eV/A")
     path = Path(path)
     require_place(path)
+    if any(isinstance(member.config, So3lrConfig) for member in (model, *others)):
+        raise ExportError(
+            "a model of the architecture so3lr cannot be exported yet, as bundles have no place for its charges and "
+            "long-range interactions: use its folder in Python (So3kratesCalculator) and "
+            f"{command('so3krates', 'evaluate')}"
+        )
     on_gpu = platform == "cuda"
     if ladder is None:
         ladder = gpu_ladder() if on_gpu else default_ladder()

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_convert, cli_kappa, cli_sample, exporting
+from . import cli_convert, cli_import, cli_kappa, cli_sample, exporting
 from .cli_errors import Commands, debug_option
 from .cli_values import number_or_word as _number_or_word
-from .cli_values import words as _words
 from .files import plain_text, require_figure_name, require_folder, require_place, write_text
-from .hints import command
 from .terminal import busy, said
 from .terminal import console as _console
 from .wording import counted
@@ -318,29 +316,6 @@ def info(path: Annotated[Path, typer.Argument(help="A bundle or a model folder."
     _console().print(describe(path))
 
 
-@app.command("import-mlff")
-def import_mlff(
-    module_dir: Annotated[Path, typer.Argument(help="The module folder of mlff or tools.mlff.")],
-    output: Output = Path("model"),
-    checkpoint: Annotated[Path | None, typer.Option(help="A checkpoint other than the newest.")] = None,
-    elements: Annotated[str | None, typer.Option(help="Elements of the model, as in Ga,N.")] = None,
-) -> None:
-    """Turn a model trained with the original code into a model folder."""
-    require_folder(output)
-    symbols = _words(elements) if elements is not None else None
-    model = exporting.import_mlff(module_dir, elements=symbols, checkpoint=checkpoint)
-    model.save(output)
-    shifts = ", ".join(f"{symbol} {model.energy_shifts[symbol]:.6f}" for symbol in model.elements)
-    console = _console()
-    console.print(
-        f"Read {model.training['checkpoint'] if model.training else module_dir} of {module_dir}", soft_wrap=True
-    )
-    console.print(f"Elements and energy shifts (eV): {shifts}", soft_wrap=True, highlight=False)
-    console.print(
-        f"Model: {output}. Next: {command('so3krates', 'export', output, '-o', output.name + '.so3k')}", soft_wrap=True
-    )
-
-
 @app.command("select")
 def select_command(
     pool: Annotated[Path, typer.Argument(help="Frames to choose from.")],
@@ -375,6 +350,8 @@ def select_command(
 
 app.command()(cli_convert.convert)
 app.command()(cli_kappa.kappa)
+app.command("import-mlff")(cli_import.import_mlff)
+app.command("import-so3lr")(cli_import.import_so3lr)
 
 
 @app.command()

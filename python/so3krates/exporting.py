@@ -12,11 +12,18 @@ if TYPE_CHECKING:
     from so3krates_export.bundle import read_bundle
     from so3krates_export.export import export_model
     from so3krates_export.mlff import import_mlff
+    from so3krates_export.so3lr import import_so3lr
     from so3krates_export.tables import TOLERANCE
 
-_MODULES = {"TOLERANCE": "tables", "export_model": "export", "import_mlff": "mlff", "read_bundle": "bundle"}
+_MODULES = {
+    "TOLERANCE": "tables",
+    "export_model": "export",
+    "import_mlff": "mlff",
+    "import_so3lr": "so3lr",
+    "read_bundle": "bundle",
+}
 
-__all__ = ["TOLERANCE", "export_model", "import_mlff", "read_bundle"]
+__all__ = ["TOLERANCE", "export_model", "import_mlff", "import_so3lr", "read_bundle"]
 
 
 def __getattr__(name: str) -> Any:

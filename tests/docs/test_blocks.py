@@ -27,6 +27,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from blocks import LANGUAGES, PAGES, ROOT, Block, blocks, lines_of, table_commands
 from foreign import compressed, write_ml_ab, write_mtp, write_vasprun
 from original import write_module
+from original_so3lr import original_arrays, write_params
 from so3krates.storage import Model
 from so3krates_export import read_bundle, write_bundle
 from so3krates_export.export import export_model
@@ -133,6 +134,9 @@ def folder(small_model_folder: Path, gan_bundle32: Path, tmp_path_factory: pytes
     ase.io.write(folder / "gan.data", crystal, format="lammps-data", specorder=["Ga", "N"])
     ase.io.write(folder / "nacl.xyz", bulk("NaCl", "rocksalt", a=5.64), format="extxyz")
     write_module(folder / "module")
+    so3lr = ROOT / "examples" / "models" / "so3lr"
+    write_params(folder / "params.pkl", original_arrays(Model.load(so3lr)))
+    shutil.copyfile(ROOT / "tests" / "reference" / "so3lr" / "molecules.extxyz", folder / "molecules.extxyz")
     for file in (ROOT / "examples" / "lammps" / "gan_kappa").iterdir():
         shutil.copyfile(file, folder / file.name)
     (settings,) = (block.text for block in blocks("toml") if block.page == "docs/training.md")

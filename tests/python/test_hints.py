@@ -15,7 +15,7 @@ from so3krates import _harness, demo, hints
 
 ROOT = Path(__file__).parents[2]
 PLAIN_PATH = "/usr/bin:/bin"  # a shell in which nothing was activated
-COMMANDS = "train|evaluate|data|export|check|info|import-mlff|select|kappa|demo|doctor|sample"
+COMMANDS = "train|evaluate|data|export|check|info|import-mlff|import-so3lr|select|kappa|demo|doctor|sample"
 TYPED = re.compile(rf"(?<![\w./-])(so3krates (?:{COMMANDS})\b|lmp -|mpiexec -|pip install)")
 
 
