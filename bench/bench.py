@@ -148,11 +148,11 @@ def measure_training(threads: int) -> dict[str, Any]:
     targets = tuple(jnp.asarray(x, jnp.float32) for x in labels)
     plain = jax.jit(lambda p, e, x, y: loss_gradient(config, p, e, x, y))
     state = initial_state(TrainingConfig(), params)
-    step = make_step(config, TrainingConfig(), 1000, radial_points(config, 1.6))
+    step = make_step(config, TrainingConfig(), radial_points(config, 1.6))
 
     def train() -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(step(state, *batch, scales))
+        state, _ = jax.block_until_ready(step(state, *batch, scales, 1000))
 
     found = {"median": timed(train)["median"]}
     positions = jnp.asarray(atoms.positions, jnp.float32)

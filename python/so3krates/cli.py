@@ -74,8 +74,17 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="What is written.")
 
 @app.command()
 def train(
-    config: Annotated[Path | None, typer.Argument(help="Settings: a TOML file, or inputs.json of tools.mlff.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Settings by name instead: gan.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="Settings (a TOML file, or inputs.json of tools.mlff), or labelled frames as in --data."),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Settings by name: fast, balanced (what is left out is its), accurate, gan.")
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(help="Wall time to fill: epochs and schedule follow from the measured time of steps."),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled frames to be split into training and validation.")] = None,
     test: Annotated[Path | None, typer.Option(help="Labelled frames for the error table only.")] = None,
     output: Output = Path("model"),
@@ -87,7 +96,11 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Train although labels look wrong as a whole.")] = False,
 ) -> None:
     """Train a potential and report its errors."""
-    run = _run_config(config, preset, data, setting or [])
+    if config is not None and config.suffix not in (".toml", ".json"):
+        if data is not None:
+            raise ValueError(f"{config} and --data {data}: give one file of frames")
+        config, data = None, config
+    run = _run_config(config, preset, data, setting or [], hours)
     if run.training.float64:
         _use_float64()
     from so3krates.training import run_session
@@ -383,22 +396,32 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _run_config(config: Path | None, preset: str | None, data: Path | None, settings: list[str]) -> RunConfig:
+def _run_config(
+    config: Path | None, preset: str | None, data: Path | None, settings: list[str], hours: float | None
+) -> RunConfig:
     """Settings of a run from what was given on the command line."""
     from so3krates.model.config import ConfigError
     from so3krates.training import config as training_config
 
-    if (config is None) == (preset is None):
-        raise ConfigError("give either a file of settings or --preset gan")
-    run = training_config.RunConfig.load(config) if config is not None else training_config.preset(preset or "")
+    if config is not None and preset is not None:
+        raise ConfigError(f'{config} and --preset {preset}: write preset = "{preset}" into the file instead')
+    if config is None and preset is None and data is None:
+        raise ConfigError(f"give a file of settings, frames, or --preset {' or '.join(training_config.PRESETS)}")
+    if config is not None:
+        run = training_config.RunConfig.load(config)
+    else:
+        run = training_config.preset(training_config.DEFAULT_PRESET if preset is None else preset)
     content: dict[str, dict[str, Any]] = {"terms": {}} | training_config.changeable(run)
+    if hours is not None:
+        content["training"].pop("epochs", None)
+        content["training"]["hours"] = hours
     for setting in settings:
         _set(content, setting)
     if data is not None:
         for name in ("file", "train_file", "valid_file"):
             content["data"].pop(name, None)
         content["data"]["file"] = str(data)
-    return training_config.RunConfig.from_dict(content)
+    return training_config.RunConfig.from_dict({"preset": training_config.NO_PRESET} | content)
 
 
 def _data_config(

@@ -214,7 +214,7 @@ def test_import(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train",), "give either a file of settings or --preset gan"),
+        (("train",), "give a file of settings, frames, or --preset fast or balanced or accurate or gan"),
         (("train", "--preset", "gun"), "preset = 'gun'"),
         (("train", "absent.toml"), "absent.toml"),
         (("train", "--preset", "gan", "--data", "absent.extxyz"), "absent.extxyz: no such file"),

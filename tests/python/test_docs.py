@@ -11,7 +11,8 @@ import tomli_w
 from so3krates import checks
 from so3krates.data import report, units
 from so3krates.model.config import ModelConfig
-from so3krates.training import DataConfig, TrainingConfig
+from so3krates.training import DataConfig, RunConfig, TrainingConfig
+from so3krates.training.config import changeable
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 
@@ -28,10 +29,11 @@ def rows(heading: str) -> list[list[str]]:
     ("section", "settings"), [("data", DataConfig), ("training", TrainingConfig), ("model", ModelConfig)]
 )
 def test_every_key_is_there_with_its_default(section: str, settings: type) -> None:
+    defaults = changeable(RunConfig.from_dict({}))[section]
     documented = {cells[0]: cells[1] for cells in rows(f"### [{section}]")}
     expected = {}
     for field in dataclasses.fields(settings):
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        default = defaults.get(field.name)
         value = " ".join(tomli_w.dumps({"key": default}).split("=", 1)[1].split()) if default is not None else None
         value = value.replace("[ ", "[").replace(", ]", "]") if value else value
         expected[f"`{field.name}`"] = "absent" if value is None else f"`{value}`"

@@ -17,7 +17,7 @@ from so3krates.model import ConfigError, ModelConfig, init_params, predict
 from so3krates.model.cutoff import cutoff_function
 from so3krates.model.harmonics import invariants, parity, spherical_harmonics
 from so3krates.model.initial import embedding_normal, lecun_normal
-from so3krates.model.radial_basis import phys_basis
+from so3krates.model.radial_basis import phys_basis, radial_basis
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 
@@ -139,6 +139,22 @@ def test_cutoff_functions_go_smoothly_to_zero(name):
 def test_radial_basis_is_one_at_its_centres():
     centres = -np.log(np.linspace(np.exp(-5.0), 1.0, 32))
     np.testing.assert_allclose(np.diag(phys_basis(jnp.asarray(centres), 32, 5.0)), 1.0, atol=ROUNDING)
+
+
+def test_gaussians_are_uniform_between_their_start_and_the_cutoff():
+    centres = np.linspace(1.5, 5.0, 8)
+    config = ModelConfig(radial_basis="gaussian", radial_functions=8, radial_start=1.5)
+    basis = np.asarray(radial_basis(jnp.asarray(centres), config))
+    np.testing.assert_allclose(np.diag(basis), 1.0, atol=ROUNDING)
+    np.testing.assert_allclose(np.diag(basis, 1), np.exp(-0.25), atol=ROUNDING)  # a spacing is half a width
+    np.testing.assert_allclose(basis, basis.T, atol=ROUNDING)
+    near, far = (np.asarray(radial_basis(jnp.asarray(d), config)) for d in (0.0, 80.0))
+    assert 0 < near.max() < 0.2  # far from all centres filters go over to constants
+    assert far.max() == 0
+    with pytest.raises(ConfigError, match="begins at radial_start, which is not given"):
+        radial_basis(jnp.asarray(2.0), ModelConfig(radial_basis="gaussian"))
+    with pytest.raises(ConfigError, match=r"radial_start = 5\.0: give a length in A from 0 to below the cutoff"):
+        ModelConfig(radial_start=5.0)
 
 
 def test_rotation_translation_permutation():

@@ -148,9 +148,13 @@ def test_the_gradient_of_a_loss_is_that_of_the_rows(dtype: type, points: int | N
     close(found, gradient(lambda p, b: predict(CONFIG, p, b), exact, np.float64), tolerance)
 
 
-@pytest.mark.parametrize("shortest", [1.6, 1.0, 0.7])
-def test_interpolated_filters(shortest: float) -> None:
-    config = ModelConfig(features=24, cutoff=5.0)
+@pytest.mark.parametrize(
+    ("shortest", "basis"),
+    [(1.6, {}), (1.0, {}), (0.7, {})]
+    + [(d, {"radial_basis": "gaussian", "radial_functions": 16, "radial_start": round(0.9 * d, 1)}) for d in (2.2,)],
+)
+def test_interpolated_filters(shortest: float, basis: dict[str, Any]) -> None:
+    config = ModelConfig(features=24, cutoff=5.0, **basis)
     params = params_of(config)
     distances = jnp.linspace(shortest, 4.99, 400)  # the first is the shortest: the end of the range
     points = radial_points(config, shortest)

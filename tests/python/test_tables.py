@@ -106,6 +106,18 @@ def test_the_grid_is_the_coarsest_that_is_fine_enough():
     assert 0 < np.abs(change).max() < 2 * TOLERANCE
 
 
+def test_tables_of_a_basis_that_is_uniform_in_the_distance():
+    config = dataclasses.replace(SMALL, radial_basis="gaussian", radial_functions=16, radial_start=1.6)
+    params = params64(config)
+    found = choose_tables(config, params, ("Ga", "N"), TOLERANCE)
+    assert (found.config.radial_basis, found.config.radial_start) == ("spline", None)
+    assert 0 < found.force_error < TOLERANCE and found.nodes <= 2048
+    batch = batch_of(crystal(), config.cutoff)
+    forces = predict(config, params, batch).forces
+    assert np.abs(forces).max() > SIGNAL
+    assert 0 < np.abs(predict(found.config, found.params, batch).forces - forces).max() < 2 * TOLERANCE
+
+
 def test_the_rank_is_the_lowest_that_is_high_enough():
     """Filters of small Euclidean variables are nearly linear in the invariants; of large ones they are not."""
     config = dataclasses.replace(SMALL, spherical_filter_features=(24, 24))

@@ -35,6 +35,7 @@ from so3krates.training import (
     train,
 )
 from so3krates.training.loss import loss_of, normalised_weights, unit_scales, variance_scales
+from so3krates.training.material import Material
 from so3krates.training.optimiser import MUON_RMS, make_optimiser, make_schedule
 from so3krates.training.step import batch_errors, initial_state, make_step
 from training_runs import SMALL, assert_same, make_frames, quiet, rows_of, settings
@@ -187,14 +188,14 @@ def test_the_step_left_out_changes_nothing_but_the_count() -> None:
     (graph,) = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "lse"))
     batch, targets = collate([graph], Buckets([graph], 1).shape([graph]))
     config = TrainingConfig()
-    step = make_step(SMALL, config, 10)
+    step = make_step(SMALL, config)
     params = init_params(SMALL, 0)
     bad = targets._replace(energies=np.full_like(targets.energies, 1e30))
-    state, result = step(initial_state(config, params), batch, bad, unit_scales())
+    state, result = step(initial_state(config, params), batch, bad, unit_scales(), 10)
     assert not bool(result.finite)
     assert int(state.step) == 1
     assert_same(state.params, params)
-    state, result = step(initial_state(config, params), batch, targets, unit_scales())
+    state, result = step(initial_state(config, params), batch, targets, unit_scales(), 10)
     assert bool(result.finite)
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), state.params, params)
     # Adam's first step is the learning rate wherever there is a gradient.
@@ -290,6 +291,29 @@ def test_the_shift_can_be_refitted(tmp_path: Path) -> None:
     errors = [(reference(frames).energies - evaluate(m, frames).energies) / atoms for m in (plain, refitted)]
     assert abs(errors[0].mean()) > 1e-3
     assert abs(errors[1].mean()) < 1e-5
+
+
+def test_a_uniform_basis_begins_where_the_data_do(tmp_path: Path) -> None:
+    frames = make_frames(4)
+    model = dataclasses.replace(SMALL, radial_basis="gaussian")
+    config = dataclasses.replace(settings(epochs=1), model=model)
+    first = train(config, frames[:3], frames[3:], tmp_path / "a", quiet).model
+    shortest = min(first.training["distances"].values())
+    assert 0.8 * shortest < first.config.radial_start < shortest
+    assert first.config.radial_start == pytest.approx(round(first.config.radial_start, 1), abs=0)
+    assert Model.load(tmp_path / "a").config == first.config
+    resumed = train(config, frames[:3], frames[3:], tmp_path / "a", quiet, resume=True).model
+    assert resumed.config == first.config
+    # Weights of a model mean something on its own basis only.
+    near = []
+    for atoms in make_frames(3, seed=1):
+        squeezed = atoms.copy()
+        squeezed.set_cell(0.8 * atoms.cell.array, scale_atoms=True)
+        near.append(label(squeezed, labels(atoms)))
+    assert Material(config, near, []).config.model.radial_start < first.config.radial_start
+    standing = dataclasses.replace(config.training, initial_model=str(tmp_path / "a"))
+    again = train(dataclasses.replace(config, training=standing), near, [], tmp_path / "c", quiet).model
+    assert again.config == first.config
 
 
 def test_weights_on_labels_that_nobody_has_are_refused(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_batch_in_parts_takes_the_same_step() -> None:
     stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *pieces)
 
     def moments(config: TrainingConfig, batch: tuple) -> tuple:
-        state, result = make_step(SMALL, config, 10)(initial_state(config, params), *batch, scales)
+        state, result = make_step(SMALL, config)(initial_state(config, params), *batch, scales, 10)
         return jax.tree.leaves(state.moments), result.loss, result.sums.counts
 
     whole = moments(TrainingConfig(), collate(graphs, Buckets(graphs, 3).shape(graphs)))

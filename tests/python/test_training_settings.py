@@ -38,6 +38,37 @@ def test_preset_gan_is_the_published_run() -> None:
     assert float(schedule(706_000)) == pytest.approx(8.06e-5, rel=1e-3)
 
 
+def test_what_is_left_out_is_that_of_a_preset(tmp_path: Path) -> None:
+    balanced = preset("balanced")
+    assert RunConfig.from_dict({}) == balanced
+    assert (balanced.model.radial_basis, balanced.model.radial_start) == ("gaussian", None)
+    assert (balanced.training.optimiser, balanced.training.schedule) == ("muon", "cosine")
+    changed = RunConfig.from_dict({"model": {"features": 48}, "training": {"ema_decay": 0.0}})
+    assert changed.model.radial_filter_features == (48, 48)
+    assert (changed.training.ema_decay, changed.training.clip_norm) == (0.0, balanced.training.clip_norm)
+    sizes = [preset(name).model.features for name in ("fast", "balanced", "accurate")]
+    assert sizes == sorted(set(sizes))
+    for name in ("gan", "fast", "balanced", "accurate"):
+        preset(name).save(tmp_path / "c.toml")
+        assert RunConfig.load(tmp_path / "c.toml") == preset(name)
+    # Keys of the original come with the original's defaults.
+    original = RunConfig.from_dict({"r_cut": 4.0})
+    assert (original.model.radial_basis, original.training.optimiser, original.training.epochs) == (
+        "phys",
+        "adam",
+        2000,
+    )
+    assert original.training.clip_norm is None
+
+
+def test_epochs_follow_from_the_steps_and_the_data() -> None:
+    training = RunConfig.from_dict({"training": {"steps": 1000}}).training
+    assert [training.epochs_for(steps) for steps in (1, 7, 1000, 5000)] == [1000, 143, 1, 1]
+    assert dataclasses.replace(training, epochs=3).epochs_for(7) == 3
+    hurried = RunConfig.from_dict({"preset": "gan", "training": {"hours": 2}}).training
+    assert (hurried.epochs, hurried.hours) == (None, 2)  # the preset's number of epochs is not asked for
+
+
 def test_settings_survive_a_file(tmp_path: Path) -> None:
     config = RunConfig.from_dict(
         {
@@ -76,14 +107,17 @@ def test_keys_of_the_original_are_understood(tmp_path: Path) -> None:
         ({"training": {"epoch": 5}}, "unknown key training.epoch"),
         ({"training": {"schedule": "step"}}, "exponential, cosine, constant"),
         ({"training": {"ema_decay": 1.0}}, "training.ema_decay = 1.0"),
-        ({"training": {"learning_rate": 1e-6}}, "learning_rate_stop"),
+        ({"training": {"learning_rate": 1e-7}}, "learning_rate_stop"),
         ({"training": {"energy_weight": 0, "force_weight": 0, "stress_weight": 0}}, "at least one weight"),
         ({"training": {"float64": 1}}, "training.float64 = 1: give true or false"),
         ({"data": {"energy_shift": "median"}}, "data.energy_shift = 'median'"),
         ({"data": {"file": "a", "train_file": "b"}}, "either file or train_file"),
         ({"data": {"n_valid": 3}}, "n_train with it"),
+        ({"training": {"patience": 1.5}}, "a share of all below 1"),
+        ({"training": {"hours": 0}}, "training.hours = 0"),
+        ({"model": {"radial_start": -1}}, "radial_start = -1"),
         ({"model": {"feature": 3}}, "unknown model setting 'feature'"),
-        ({"preset": "gold"}, "known are gan"),
+        ({"preset": "gold"}, "known are fast, balanced, accurate, gan"),
         ({"ace": True}, "ACE"),
         ({"learning": 3}, "unknown key 'learning'"),
     ],

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-RADIAL_BASES = ("phys", "spline")
+RADIAL_BASES = ("phys", "gaussian", "spline")
 CUTOFF_FUNCTIONS = ("cosine", "phys", "polynomial", "exponential")
 LARGEST_CUTOFF = 100.0  # A; every pair of atoms would be neighbours
 
@@ -32,6 +32,7 @@ class ModelConfig:
     degrees: tuple[int, ...] = (1, 2, 3)  # l of the Euclidean variables; one head of the geometric attention each
     radial_basis: str = "phys"
     radial_functions: int = 32  # K
+    radial_start: float | None = None  # A, centre of the first function of "gaussian"; a training finds it in its data
     spline_start: float = 0.5  # A, used by radial_basis = "spline": below it the basis is constant
     radial_floor: float = 0.0  # A, below which radial filters go over to constants; 0: nowhere
     cutoff_function: str = "cosine"
@@ -103,6 +104,11 @@ class ModelConfig:
         fewest = 4 if self.radial_basis == "spline" else 2
         require(self.radial_functions >= fewest, f"radial_functions = {self.radial_functions}: give at least {fewest}")
         require(
+            self.radial_start is None
+            or (isinstance(self.radial_start, int | float) and 0 <= self.radial_start < self.cutoff),
+            f"radial_start = {self.radial_start!r}: give a length in A from 0 to below the cutoff, or leave it out",
+        )
+        require(
             isinstance(self.spline_start, int | float) and 0 <= self.spline_start < self.cutoff,
             f"spline_start = {self.spline_start!r}: give a length in A from 0 to below the cutoff",
         )
@@ -131,8 +137,9 @@ class ModelConfig:
         return 1.0 / math.sqrt(width)
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings as plain values, for TOML and JSON."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        """All settings as plain values, for TOML and JSON; those that are absent are left out."""
+        settings = dataclasses.asdict(self).items()
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in settings if v is not None}
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> ModelConfig:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .config import ModelConfig, So3lrConfig
+from .config import ConfigError, ModelConfig, So3lrConfig
 
 FLOOR_WIDTH = 0.1  # of `radial_floor`: where the basis goes over to a constant
 
@@ -21,7 +21,19 @@ def radial_basis(distance: jax.Array, config: ModelConfig) -> jax.Array:
         return bernstein_basis(distance, config.radial_functions, config.bernstein_rate)
     if config.radial_basis == "spline":
         return spline_basis(distance, config.radial_functions, config.cutoff, config.spline_start)
+    if config.radial_basis == "gaussian":
+        return gaussian_basis(distance, config.radial_functions, config.cutoff, started(config))
     return phys_basis(distance, config.radial_functions, config.cutoff)
+
+
+def started(config: ModelConfig) -> float:
+    """Where (A) a basis that is uniform in d begins. Raises ConfigError where no training has said it yet."""
+    if config.radial_start is None:
+        raise ConfigError(
+            f"radial_basis = {config.radial_basis!r} begins at radial_start, which is not given: a training takes it "
+            "from its data; give a length in A, a tenth below the shortest distance"
+        )
+    return config.radial_start
 
 
 def floored(distance: jax.Array, floor: float) -> jax.Array:
@@ -41,6 +53,15 @@ def phys_basis(distance: jax.Array, count: int, cutoff: float) -> jax.Array:
     centres = jnp.asarray(np.linspace(math.exp(-cutoff), 1.0, count), dtype)
     beta = ((2.0 / count) * (1.0 - math.exp(-cutoff))) ** -2
     return jnp.exp(-beta * (jnp.exp(-distance)[..., None] - centres) ** 2)
+
+
+def gaussian_basis(distance: jax.Array, count: int, cutoff: float, start: float) -> jax.Array:
+    """Gaussians in d with equidistant centres from `start` to the cutoff (A), exp(-(d - c)^2 / (2 spacing)^2).
+
+    distance: (...) in A. Returns (..., count); not multiplied by the cutoff function. Far below `start` all are zero.
+    """
+    centres, spacing = np.linspace(start, cutoff, count, retstep=True)
+    return jnp.exp(-jnp.square((distance[..., None] - jnp.asarray(centres, distance.dtype)) / (2.0 * spacing)))
 
 
 def spline_range(count: int, cutoff: float, start: float) -> tuple[float, float]:

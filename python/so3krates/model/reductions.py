@@ -33,6 +33,7 @@ def tabulated_config(config: ModelConfig, nodes: int, start: float) -> ModelConf
         config,
         radial_basis="spline",
         radial_functions=nodes,
+        radial_start=None,
         spline_start=start,
         radial_filter_features=(config.features,),
         radial_floor=0.0,  # the splines have it in them

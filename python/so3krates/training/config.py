@@ -116,13 +116,18 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Loss, optimiser and course of a run; the defaults are those of the published GaN potential (docs/model.md)."""
+    """Loss, optimiser and course of a run; the defaults are those of the published GaN potential (docs/model.md).
+
+    A file of settings begins with a preset's values instead (`PRESETS`).
+    """
 
     energy_weight: float = 0.001  # weights are normalised to a sum of 1
     force_weight: float = 1.0
     stress_weight: float = 0.01
     variance_scaling: bool = True  # divide each target's squared error by its variance in the training data
-    epochs: int = 2000
+    epochs: int | None = None  # absent: so many that `steps` are made, or that fill `hours`
+    steps: int = 12_000  # of the optimiser, rounded up to whole epochs
+    hours: float | None = None  # wall time from which the epochs are chosen and at which the run ends
     batch_size: int | None = None  # structures; absent: by the number of training frames as mlff does
     valid_batch_size: int | None = None  # absent: batch_size
     accumulate: int = 1  # parts in which a device computes its batch one after the other, to need less memory
@@ -139,7 +144,7 @@ class TrainingConfig:
     ema_decay: float = 0.0  # weight of the past in the running average of weights that is validated and kept; 0: none
     refit_shift: bool = False  # at the end, take the mean energy error per atom of the training frames into the shifts
     eval_every: int | None = None  # steps between validations; absent: one epoch
-    patience: int | None = None  # validations without a lower loss after which the run ends; absent: none
+    patience: float = 0  # validations without a lower loss after which the run ends; below 1: their share; 0: never
     checkpoint_minutes: float = 2.0  # wall time between checkpoints; a resumed run repeats at most this much
     max_minutes: float | None = None  # wall time after which the run stops with what it has
     initial_model: str | None = None  # folder of a model whose weights the run starts from; absent: random ones
@@ -160,11 +165,9 @@ class TrainingConfig:
             "a number of at least 0",
         )
         check(("variance_scaling", "refit_shift", "float64"), lambda v: isinstance(v, bool), "true or false")
+        check(("steps", "decay_steps", "accumulate", "devices"), lambda v: is_int(v, 1), "a whole number of at least 1")
         check(
-            ("epochs", "decay_steps", "accumulate", "devices"), lambda v: is_int(v, 1), "a whole number of at least 1"
-        )
-        check(
-            ("batch_size", "valid_batch_size", "eval_every", "patience"),
+            ("epochs", "batch_size", "valid_batch_size", "eval_every"),
             lambda v: is_int(v, 1),
             "a whole number of at least 1, or leave it out",
             optional=True,
@@ -174,7 +177,12 @@ class TrainingConfig:
         check(("learning_rate_stop", "checkpoint_minutes"), lambda v: is_number(v) and v >= 0, "at least 0")
         check(("decay_factor",), lambda v: is_number(v) and 0 < v <= 1, "above 0 and up to 1")
         check(("ema_decay",), lambda v: is_number(v) and 0 <= v < 1, "0 for none, or below 1, for instance 0.999")
-        check(("clip_norm", "max_minutes"), lambda v: is_number(v) and v > 0, "above 0, or leave it out", True)
+        check(
+            ("patience",),
+            lambda v: is_int(v) or (is_number(v) and 0 < v < 1),
+            "a number of validations, a share of all below 1, or 0 for no early end",
+        )
+        check(("clip_norm", "max_minutes", "hours"), lambda v: is_number(v) and v > 0, "above 0, or leave it out", True)
         check(("initial_model",), lambda v: isinstance(v, str) and v != "", "a model folder, or leave it out", True)
         known = f"a list out of {', '.join(PACKAGES)}"
         check(("log_to",), lambda v: isinstance(v, list | tuple) and all(name in PACKAGES for name in v), known)
@@ -200,6 +208,10 @@ class TrainingConfig:
     def parts(self) -> int:
         """Parts into which a batch is split."""
         return self.accumulate * self.devices
+
+    def epochs_for(self, steps_per_epoch: int) -> int:
+        """Epochs of a run: the setting, or as many as `steps` take."""
+        return self.epochs or -(-self.steps // steps_per_epoch)
 
     def batch_size_for(self, n_train: int) -> int:
         """Structures per step: the setting, or the original's choice by the number of training frames."""
@@ -227,19 +239,27 @@ class RunConfig:
     def from_dict(cls, settings: dict[str, Any]) -> RunConfig:
         """From a nested dict with sections model, data, training, terms and an optional `preset`.
 
-        Keys beside the sections are taken as the original code's (`ORIGINAL_KEYS`), so that an `inputs.json` of
-        tools.mlff is a configuration. Raises ConfigError with the name of the key.
+        Keys that are absent are the preset's, by default those of DEFAULT_PRESET; of NO_PRESET they are the defaults of
+        the classes, so that it makes `from_dict` the inverse of `to_dict`. Keys beside the sections are taken as the
+        original code's (`ORIGINAL_KEYS`) with its defaults, so that an `inputs.json` of tools.mlff is a configuration.
+        Raises ConfigError with the name of the key.
         """
         settings = dict(settings)
-        base = changeable(preset(settings.pop("preset"))) if "preset" in settings else {}
-        sections = {name: dict(base.get(name, {})) for name in ("model", "data", "training", "terms")}
-        given = {name: settings.pop(name, {}) for name in sections}
+        named = settings.pop("preset", None)
+        given = {name: settings.pop(name, {}) for name in ("model", "data", "training", "terms")}
+        if settings and named is None:
+            base: dict[str, dict[str, Any]] = {"training": {"epochs": ORIGINAL_EPOCHS}}
+        else:
+            base = {} if named == NO_PRESET else changeable(preset(DEFAULT_PRESET if named is None else named))
+        sections = {name: dict(base.get(name, {})) for name in given}
         for name, values in sections_from_original(settings).items():
             sections[name].update(values)
         for name, values in given.items():
             if not isinstance(values, dict):
                 raise ConfigError(f"[{name}] must be a section of keys, got {values!r}")
             sections[name].update(values)
+        if "hours" in given["training"] and "epochs" not in given["training"]:
+            sections["training"].pop("epochs", None)  # of a preset
         return cls(
             ModelConfig.from_dict(sections["model"]),
             _build(DataConfig, "data", sections["data"]),
@@ -248,7 +268,7 @@ class RunConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values without those that are absent; the inverse of `from_dict`."""
+        """Nested plain values without those that are absent; with NO_PRESET `from_dict` makes the same of them."""
         sections = {
             "model": self.model.to_dict(),
             "data": dataclasses.asdict(self.data),
@@ -288,13 +308,44 @@ class RunConfig:
 
     def save(self, path: str | Path) -> None:
         """Writes the TOML file that `load` reads."""
-        write_text(path, tomli_w.dumps(self.to_dict()))
+        write_text(path, tomli_w.dumps({"preset": NO_PRESET} | self.to_dict()))
 
 
-# The published GaN run: tools.mlff's settings of docs/model.md, energies shifted by their mean.
+ORIGINAL_EPOCHS = 2000
+
+
+def _recommended(features: int, layers: int, degrees: tuple[int, ...], steps: int) -> RunConfig:
+    """Settings that measured best (docs/training.md, "What was tried") for a network and a length of the run."""
+    return RunConfig(
+        ModelConfig(features=features, layers=layers, degrees=degrees, radial_basis="gaussian", radial_functions=16),
+        DataConfig(),
+        TrainingConfig(
+            energy_weight=1.0,
+            stress_weight=0.1,
+            steps=steps,
+            batch_size=4,
+            learning_rate=3e-3,
+            learning_rate_stop=1e-6,
+            schedule="cosine",
+            warmup_steps=50,
+            clip_norm=10.0,
+            optimiser="muon",
+            ema_decay=0.99,
+            refit_shift=True,
+            patience=0.5,
+        ),
+    )
+
+
+# Beside them the published GaN run: tools.mlff's settings of docs/model.md, energies shifted by their mean.
 PRESETS: dict[str, RunConfig] = {
-    "gan": RunConfig(MODEL_PRESETS["gan"], DataConfig(energy_shift="mean"), TrainingConfig()),
+    "fast": _recommended(32, 2, (1, 2), 4000),
+    "balanced": _recommended(72, 2, (1, 2, 3), 8000),
+    "accurate": _recommended(132, 3, (1, 2, 3), 16_000),
+    "gan": RunConfig(MODEL_PRESETS["gan"], DataConfig(energy_shift="mean"), TrainingConfig(epochs=ORIGINAL_EPOCHS)),
 }
+DEFAULT_PRESET = "balanced"
+NO_PRESET = "none"  # all settings are there
 
 
 def preset(name: str) -> RunConfig:

@@ -27,6 +27,7 @@ from .preparation import (
     require_labels,
     require_parts,
     shifts_of,
+    with_start,
 )
 from .run_folder import TrainingError
 from .step import batch_energies
@@ -59,7 +60,7 @@ class Material:
         require_labels(self.graphs, config, "training")
         if len(self.valid_graphs):
             require_labels(self.valid_graphs, config, "validation")
-        elif settings.patience is not None:
+        elif settings.patience >= 1:
             raise TrainingError(
                 f"training.patience = {settings.patience} needs validation frames, and there are none: "
                 "give some (data.n_valid, data.valid_file), or leave patience out"
@@ -70,11 +71,18 @@ class Material:
         require_parts(settings, self.batch_size)
         self._buckets = Buckets(self.graphs, -(-self.batch_size // settings.parts))
         self.steps_per_epoch = len(self.graphs) // self.batch_size
-        self.total_steps = settings.epochs * self.steps_per_epoch
         self.eval_every = settings.eval_every or self.steps_per_epoch
         self._order: tuple[int, np.ndarray] | None = None
-        # As the network is beside the terms.
-        self.config = dataclasses.replace(config, model=beside_terms(config.model, self.terms, self.shortest))
+        # As the network is beside the terms, and where the data begin.
+        model = with_start(beside_terms(config.model, self.terms, self.shortest), self.shortest, settings.initial_model)
+        self.config = dataclasses.replace(config, model=model)
+        self.plan(settings.epochs_for(self.steps_per_epoch))
+
+    def plan(self, epochs: int) -> None:
+        """Takes note of how many epochs the run has."""
+        self.total_steps = epochs * self.steps_per_epoch
+        training = dataclasses.replace(self.config.training, epochs=epochs)
+        self.config = dataclasses.replace(self.config, training=training)
 
     def fingerprint(self) -> str:
         """Hash of all frames and labels."""

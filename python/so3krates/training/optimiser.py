@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax import contrib
 
@@ -48,7 +49,7 @@ def matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
-def make_schedule(config: TrainingConfig, total_steps: int) -> optax.Schedule:
+def make_schedule(config: TrainingConfig, total_steps: int | jax.Array) -> optax.Schedule:
     """Learning rate as a function of the step, from 0: warm-up, then the schedule over what remains.
 
     exponential: lr decay_factor^(t / decay_steps), continuous; cosine: from lr to learning_rate_stop at the end.
@@ -57,7 +58,11 @@ def make_schedule(config: TrainingConfig, total_steps: int) -> optax.Schedule:
     if config.schedule == "exponential":
         main = optax.exponential_decay(lr, config.decay_steps, config.decay_factor)
     elif config.schedule == "cosine":
-        main = optax.cosine_decay_schedule(lr, max(total_steps - warmup, 1), min(config.learning_rate_stop / lr, 1.0))
+        stop = min(config.learning_rate_stop, lr)
+        span = jnp.maximum(total_steps - warmup, 1)  # total_steps may be an argument of the compiled step
+
+        def main(t: Any) -> Any:
+            return stop + 0.5 * (lr - stop) * (1.0 + jnp.cos(jnp.pi * jnp.minimum(t / span, 1.0)))
     else:
         main = optax.constant_schedule(lr)
     if warmup == 0:

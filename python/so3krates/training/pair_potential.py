@@ -4,6 +4,7 @@ gradient of the loss that costs a fraction (docs/training.md, the training step)
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from so3krates.model.harmonics import invariants, parity, spherical_harmonics, s
 from so3krates.model.layer import MLP, Layer, applied
 from so3krates.model.network import Params
 from so3krates.model.potential import Batch, Pairs, Prediction
-from so3krates.model.radial_basis import radial_basis
+from so3krates.model.radial_basis import radial_basis, started
 from so3krates.model.terms import FLOOR_SHARE
 
 from .attention import attend, gather, sum_directions, to_directions
@@ -28,17 +29,28 @@ FILTERS = ("feature_filter", "geometric_filter")
 
 
 def radial_points(config: ModelConfig, shortest: float) -> int | None:
-    """Chebyshev points in exp(-d) at which polynomials meet the radial filters to float32 rounding, for distances from
-    `shortest` (A) to the cutoff; None for filters that are no smooth functions.
+    """Chebyshev points at which polynomials in `smooth_variable` meet the radial filters to float32 rounding.
+
+    For distances from `shortest` (A) to the cutoff; None for filters that are no smooth functions.
 
     Chebyshev coefficients of a Gaussian of width s on an interval of length L fall from degree ~ L/s on; the filters'
     networks are smooth functions of such Gaussians (docs/training.md has the errors).
     """
-    if config.radial_basis != "phys" or config.radial_floor > BELOW_SHORTEST * shortest:
+    if config.radial_basis == "spline" or config.radial_floor > BELOW_SHORTEST * shortest:
         return None
-    width = 2.0 / config.radial_functions * (1.0 - math.exp(-config.cutoff))
-    length = math.exp(-BELOW_SHORTEST * shortest) - math.exp(-config.cutoff)
-    return 16 * math.ceil((12 + 4 * length / width) / 16)
+    near = BELOW_SHORTEST * shortest
+    if config.radial_basis == "phys":
+        width = 2.0 / config.radial_functions * (1.0 - math.exp(-config.cutoff))
+        return 16 * math.ceil((12 + 4 * (math.exp(-near) - math.exp(-config.cutoff)) / width) / 16)
+    width = 2.0 * (config.cutoff - started(config)) / (config.radial_functions - 1)
+    return 16 * math.ceil((16 + 5 * (config.cutoff - near) / width) / 16)
+
+
+def smooth_variable(config: ModelConfig) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
+    """The function of the distance (A) in which the basis is uniform, and its inverse."""
+    if config.radial_basis == "phys":
+        return (lambda d: jnp.exp(-d)), (lambda u: -jnp.log(u))
+    return (lambda d: d), (lambda u: u)
 
 
 def predict_pairs(config: ModelConfig, params: Params, batch: Batch, points: int | None) -> Prediction:
@@ -123,15 +135,17 @@ def _radial_filters(
 
     if points is None:
         return networks(radial_basis(distances, config))
-    # exp(-d) between the cutoff's, a, and a little less than the shortest distance's, b, is mapped to t on [-1, 1].
-    a, b = math.exp(-config.cutoff), jax.lax.stop_gradient(jnp.exp(-BELOW_SHORTEST * distances.min()))
+    # From the cutoff, a, to a little less than the shortest distance, b, the variable is mapped to t on [-1, 1].
+    smooth, distance_of = smooth_variable(config)
+    a = smooth(jnp.asarray(config.cutoff, distances.dtype))
+    b = jax.lax.stop_gradient(smooth(BELOW_SHORTEST * distances.min()))
     angles = (np.arange(points) + 0.5) * np.pi / points
-    decays = 0.5 * (a + b) + 0.5 * (b - a) * jnp.asarray(np.cos(angles), distances.dtype)
+    nodes = 0.5 * (a + b) + 0.5 * (b - a) * jnp.asarray(np.cos(angles), distances.dtype)
     transform = 2.0 / points * np.cos(np.arange(points)[:, None] * angles)
     transform[0] *= 0.5
-    t = jnp.clip((2.0 * jnp.exp(-distances) - (a + b)) / (b - a), -1.0, 1.0)
+    t = jnp.clip((2.0 * smooth(distances) - (a + b)) / (b - a), -1.0, 1.0)
     polynomials = _chebyshev(t, points)
-    values = networks(radial_basis(-jnp.log(decays), config))
+    values = networks(radial_basis(distance_of(nodes), config))
     return jax.tree.map(lambda v: polynomials @ (jnp.asarray(transform, v.dtype) @ v), values)
 
 

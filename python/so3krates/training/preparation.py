@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,25 @@ def weights_of(folder: str, config: ModelConfig, terms: Sequence[Term]) -> Param
                 f"{ours.get(key)!r}: take its [model] section from {folder}/config.toml"
             )
     return model.params
+
+
+# Of the shortest distance in the training data: where a basis that is uniform in d begins, in steps of START_STEP, so
+# that a few more frames do not change it.
+START_SHARE = 0.9
+START_STEP = 0.1  # A
+
+
+def with_start(config: ModelConfig, shortest: float, initial_model: str | None = None) -> ModelConfig:
+    """The network with `radial_start` as a number: that of the model it begins from, else a tenth below `shortest` (A).
+
+    A start that is given, and a basis that has none, are left as they are.
+    """
+    if config.radial_basis != "gaussian" or config.radial_start is not None:
+        return config
+    if initial_model is not None:
+        return dataclasses.replace(config, radial_start=Model.load(initial_model).config.radial_start)
+    steps = math.floor(START_SHARE * min(shortest, config.cutoff) / START_STEP)
+    return dataclasses.replace(config, radial_start=round(steps * START_STEP, 10))
 
 
 def require_parts(settings: TrainingConfig, batch_size: int) -> None:

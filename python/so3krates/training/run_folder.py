@@ -15,7 +15,7 @@ from so3krates.model.config import ConfigError
 from so3krates.storage import CONFIG_FILE, WEIGHTS_FILE
 
 from .checkpoints import Checkpoints, Stored
-from .config import RunConfig
+from .config import NO_PRESET, RunConfig
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.csv"
@@ -31,6 +31,7 @@ SECONDS = COLUMNS.index("seconds")
 FREE_SETTINGS = frozenset(
     {"data.file", "data.train_file", "data.valid_file", "data.tag_key"}
     | {"training.patience", "training.checkpoint_minutes", "training.max_minutes", "training.log_to"}
+    | {"training.hours"}
     | {"training.initial_model"}
 )
 
@@ -58,6 +59,15 @@ def require_run_place(folder: Path, resume: bool) -> None:
                 f"{folder / name} is there already, but no run ({RUN_FILE} is missing), and training would overwrite "
                 "it: choose another folder, or move it away"
             )
+
+
+def recorded_epochs(folder: Path) -> int | None:
+    """Epochs that a run in a folder was begun with; None where that is not known."""
+    try:
+        epochs = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["config"]["training"]["epochs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return epochs if isinstance(epochs, int) and epochs > 0 else None
 
 
 class RunFolder:
@@ -154,7 +164,7 @@ def _require_same(path: Path, new: Mapping[str, Any]) -> None:
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
         # Settings that are younger than the run have the values that it was trained with.
-        configs = RunConfig.from_dict(old["config"]).to_dict(), new["config"]
+        configs = RunConfig.from_dict({"preset": NO_PRESET} | old["config"]).to_dict(), new["config"]
         data = old["data"]
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise TrainingError(

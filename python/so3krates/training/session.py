@@ -39,6 +39,8 @@ def committee(config: RunConfig, members: int) -> dict[str, RunConfig]:
     if members == 1:
         return {"": config}
     t = config.training
+    if t.hours is not None:
+        t = dataclasses.replace(t, hours=t.hours / members)
     return {
         f"seed-{n}": dataclasses.replace(
             config,

@@ -48,9 +48,11 @@ def initial_state(config: TrainingConfig, params: Params) -> TrainState:
 
 
 def make_step(
-    model: ModelConfig, config: TrainingConfig, total_steps: int, points: int | None = None
-) -> Callable[[TrainState, Batch, Targets, Scales], tuple[TrainState, StepResult]]:
-    """The compiled step. It takes the state's memory: the old state is gone after the call.
+    model: ModelConfig, config: TrainingConfig, points: int | None = None
+) -> Callable[[TrainState, Batch, Targets, Scales, int], tuple[TrainState, StepResult]]:
+    """The compiled step; its last argument are the steps of the whole run, which the schedule wants to know.
+
+    It takes the state's memory: the old state is gone after the call.
 
     Scales are an argument, so that the program does not depend on the data and a compile cache can serve it. With
     more than one part (`accumulate`, `devices`) all arrays of batch and targets begin with an axis of that length.
@@ -58,7 +60,6 @@ def make_step(
     """
     weights = normalised_weights(config)
     optimiser = make_optimiser(config)
-    schedule = make_schedule(config, total_steps)
 
     def objective(
         params: Params, batch: Batch, targets: Targets, scales: Scales, counts: jax.Array | None = None
@@ -70,11 +71,13 @@ def make_step(
     if config.parts > 1:
         gradient_of = _in_parts(gradient_of, config.devices)
 
-    def step(state: TrainState, batch: Batch, targets: Targets, scales: Scales) -> tuple[TrainState, StepResult]:
+    def step(
+        state: TrainState, batch: Batch, targets: Targets, scales: Scales, total_steps: int | jax.Array
+    ) -> tuple[TrainState, StepResult]:
         (loss, sums), gradient = gradient_of(state.params, batch, targets, scales)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         updates, moments = optimiser.update(gradient, state.moments, state.params)
-        rate = jnp.asarray(schedule(state.step), jnp.float32)
+        rate = jnp.asarray(make_schedule(config, total_steps)(state.step), jnp.float32)
         params = jax.tree.map(lambda p, u: p - rate.astype(p.dtype) * u, state.params, updates)
         new = TrainState(state.step, params, moments, _averaged(config, state, params))
         kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)

@@ -18,20 +18,23 @@ from ase import Atoms
 from so3krates.data import DataError, StoredFrames
 from so3krates.model.network import Params, init_params
 from so3krates.storage import Model
+from so3krates.wording import counted
 
 from . import stopping
+from .budget import SHARE, copied, epochs_within
 from .clock import Clock
 from .config import RunConfig
 from .evaluate import precision
 from .interrupt import polite_interrupts
 from .journal import Journal
 from .loggers import open_loggers, require_packages
+from .loss import ErrorSums
 from .material import Material
 from .optimiser import make_schedule
 from .pair_potential import radial_points
 from .preparation import weights_of, without_folders
 from .progress import Display, ProgressCallback, progress_display
-from .run_folder import METRICS_FILE, RunFolder, TrainingError
+from .run_folder import METRICS_FILE, RunFolder, TrainingError, recorded_epochs
 from .step import StepResult, TrainState, add_sums, batch_errors, initial_state, make_step, zero_sums
 
 # A run that meets so many non-finite steps with no better validation in between is given up.
@@ -111,7 +114,7 @@ class _Run:
         progress: ProgressCallback,
         resume: bool,
     ) -> None:
-        self.folder, self.progress = folder, progress
+        self.folder, self.progress, self.given = folder, progress, config
         self.clock = Clock()
         settings = config.training
         require_packages(settings.log_to)
@@ -119,17 +122,43 @@ class _Run:
             raise DataError("no frame to train on")
         self._stage(f"finding the neighbours in {len(frames_train)} + {len(frames_valid)} frames")
         self.material = material = Material(config, frames_train, frames_valid)
-        self.config = config = material.config
-        points = None if settings.float64 else radial_points(config.model, material.shortest)
-        self.step_function = make_step(config.model, settings, material.total_steps, points)
+        self.config = material.config
+        points = None if settings.float64 else radial_points(self.config.model, material.shortest)
+        self.step_function = make_step(self.config.model, settings, points)
         self.state, self.best = self._initial()
+        self.said = self._planned(recorded_epochs(folder) if resume else None)
+        self.config = config = material.config
+        settings = config.training
         self.place = RunFolder(folder, config, material.fingerprint(), resume)
         self.step = 0
         self.learning_rate = math.nan
-        self.said = self._restore() if resume else []
+        if resume:
+            self.said += self._restore()
         self.loggers = open_loggers(settings.log_to, self.folder, config.to_dict(), self.step)
         self.journal = Journal(settings, material, self.place, self.loggers, progress, self.clock)
         self.saved = time.monotonic()
+
+    def _planned(self, recorded: int | None) -> list[str]:
+        """Where hours are given in place of epochs: the epochs that fill them; returns what the user should know."""
+        given, material = self.given.training, self.material
+        if given.epochs is None and recorded is not None:
+            material.plan(recorded)  # what the run was begun with
+            return []
+        if given.hours is None or given.epochs is not None:
+            return []
+        self._stage(f"timing some steps, to fill {given.hours:g} hours")
+        seconds = SHARE * 3600 * given.hours - self.clock.here
+        trial = copied(self.state)
+
+        def step(number: int) -> Any:
+            nonlocal trial
+            batch, targets = material.batch(number)
+            trial, result = self.step_function(trial, batch, targets, material.scales, material.total_steps)
+            return result.loss
+
+        epochs = epochs_within(seconds, material, step, lambda: self._valid_sums(self.state.params))
+        material.plan(epochs)
+        return [f"{given.hours:g} hours hold {counted(epochs, 'epoch')} of {counted(material.steps_per_epoch, 'step')}"]
 
     # Folder and checkpoints
 
@@ -206,7 +235,7 @@ class _Run:
             started = time.monotonic()
             shape = tuple(array.shape for array in jax.tree.leaves(batch))
             graph, targets = batch
-            self.state, result = self.step_function(self.state, graph, targets, material.scales)
+            self.state, result = self.step_function(self.state, graph, targets, material.scales, material.total_steps)
             self.step += 1
             # The next batch is put together while this step is computed.
             batch = material.batch(self.step)
@@ -214,7 +243,7 @@ class _Run:
             self.clock.step(time.monotonic() - started, shape)
             self._show(news)
             slow = self._slow()
-            reason = stopping.stopped(settings, interrupted(), self.clock.here) or slow
+            reason = stopping.stopped(settings, interrupted(), self.clock.here, self.clock.total) or slow
             due = self.step % material.eval_every == 0 or self.step == material.total_steps or slow is not None
             if due:
                 self._validate()
@@ -255,7 +284,10 @@ class _Run:
     def _stale(self) -> str | None:
         if len(self.material.valid_graphs) == 0:
             return None
-        return stopping.stale(self.config.training, self.step, self.best.step, self.material.eval_every)
+        material = self.material
+        return stopping.stale(
+            self.config.training, self.step, self.best.step, material.eval_every, material.total_steps
+        )
 
     def _account(self, result: StepResult) -> str | None:
         """Adds a step to the sums, or recovers from it and says so."""
@@ -286,18 +318,19 @@ class _Run:
         params = self.state.params if self.state.average is None else self.state.average
         started = time.monotonic()
         validates = len(self.material.valid_graphs) > 0
-        if validates:
-            total = zero_sums()
-            for batch, targets in self.material.valid_batches():
-                total = add_sums(total, batch_errors(self.config.model, params, batch, targets, self.material.scales))
-            loss = self.journal.valid_loss(total)
-        else:
-            loss = self.journal.train_loss
+        loss = self.journal.valid_loss(self._valid_sums(params)) if validates else self.journal.train_loss
         # Without validation frames there is nothing to choose by: the last weights are kept.
         if loss < self.best.loss or not validates:
             self.best = _Best(jax.tree.map(np.array, params), loss, self.step, self.best.recoveries)
         self.clock.validation(time.monotonic() - started)
         self.journal.write_row(self.step, self.learning_rate)
+
+    def _valid_sums(self, params: Params) -> ErrorSums:
+        """Sums of the errors on all validation frames."""
+        total = zero_sums()
+        for batch, targets in self.material.valid_batches():
+            total = add_sums(total, batch_errors(self.config.model, params, batch, targets, self.material.scales))
+        return total
 
     def _stage(self, name: str) -> None:
         """Says what goes on beside the steps."""
