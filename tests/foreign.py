@@ -100,7 +100,7 @@ def write_mlearn(folder: Path, frames: list[Atoms]) -> Path:
             "virial_stress": (-atoms.get_stress() / KBAR)[VOIGT_OF_VASP].tolist(),
         }
         structure = {"lattice": {"matrix": atoms.cell.array.tolist()}, "sites": sites}
-        entries.append({"structure": structure, "outputs": outputs, "num_atoms": len(atoms)})
+        entries.append({"structure": structure, "outputs": outputs, "num_atoms": len(atoms), "group": "Strained"})
     path = folder / "training.json"
     path.write_text(json.dumps(entries))
     return path

@@ -66,6 +66,7 @@ def test_command_gathers_what_is_in_a_folder(tmp_path: Path) -> None:
     assert "Wrote 4 frames" in result.output.replace("\n", " ") and "4 with stress" in result.output.replace("\n", " ")
     found = read(tmp_path / "all.extxyz", ":")
     assert len(found) == 4
+    assert [atoms.info["group"] for atoms in found if "group" in atoms.info] == ["Strained"]
     for atoms in found:
         np.testing.assert_allclose(atoms.get_stress(), frames[0].get_stress(), atol=DIGITS)
 

@@ -16,6 +16,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..data.errors import DAMAGED, DataError
 from ..data.extxyz import extxyz_frames
+from ..data.tags import NAME_KEY, TAG_KEYS, TEMPERATURE_KEYS
 from ..hints import command, pip_install
 from .deepmd import deepmd_frames
 from .ml_ab import ml_ab_frames
@@ -25,6 +26,7 @@ from .texts import PACKED, last_lines, text_of, unpacked, unpacked_name
 
 VIRIAL = "virial"  # -dE/d(strain) in eV: GPUMD's name in train.xyz, as of other users of extended XYZ
 LABELS = ("energy", "forces", "stress")
+KINDS = (*TAG_KEYS, NAME_KEY, *TEMPERATURE_KEYS)  # entries of a frame that are kept
 
 
 class Format(NamedTuple):
@@ -181,8 +183,9 @@ def is_cut(source: Source) -> bool:
 
 
 def labelled(atoms: Atoms, results: dict[str, Any]) -> Atoms:
-    """The structure alone with these results."""
-    plain = Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    """The structure alone with these results, and what says of what kind it is."""
+    info = {key: atoms.info[key] for key in KINDS if isinstance(atoms.info.get(key), str | float | int)}
+    plain = Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=info)
     plain.calc = SinglePointCalculator(plain, **{name: results[name] for name in LABELS if name in results})
     return plain
 

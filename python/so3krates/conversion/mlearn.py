@@ -19,7 +19,8 @@ KBAR = stress_factor("kbar")
 
 
 def mlearn_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
-    """Frames. Energy in eV, forces in eV/A; `virial_stress` in kbar, with VASP's sign and order xx yy zz xy yz zx.
+    """Frames, with the kind (`group`) of each. Energy in eV, forces in eV/A; `virial_stress` in kbar, with VASP's sign
+    and order xx yy zz xy yz zx.
 
     Raises DataError for JSON that is no such list.
     """
@@ -33,7 +34,10 @@ def mlearn_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
         where = f"{path}, frame {number}"
         if not isinstance(entry, dict) or not {"structure", "outputs"} <= entry.keys():
             raise DataError(f"{where}: has no 'structure' and 'outputs'")
-        yield _frame(entry["structure"], entry["outputs"], where)
+        atoms = _frame(entry["structure"], entry["outputs"], where)
+        if isinstance(entry.get("group"), str):
+            atoms.info["group"] = entry["group"]
+        yield atoms
 
 
 def _frame(structure: dict[str, Any], outputs: dict[str, Any], where: str) -> Atoms:
