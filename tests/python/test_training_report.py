@@ -22,7 +22,9 @@ from so3krates.training import (
     plots,
     write_report,
 )
+from so3krates.training.overfitting import overfitting
 from so3krates.training.plots import breakdown_plot
+from so3krates.training.run_folder import COLUMNS
 from training_runs import make_frames
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
@@ -117,6 +119,31 @@ def test_the_report_holds_tables_and_figures(trained: tuple, tmp_path: Path) -> 
     assert "energy, means removed" in (tmp_path / "errors.txt").read_text()
     for name in ("parity.png", "learning_curve.png", "breakdown.png"):
         assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_overfitting_is_said_with_its_epoch(tmp_path: Path) -> None:
+    epochs = np.arange(1, 41)
+    rising = 100.0 + np.abs(epochs - 15)  # lowest at epoch 15
+    falling = 200.0 - epochs
+
+    def said(train: np.ndarray, valid: np.ndarray) -> str | None:
+        rows = [",".join(COLUMNS)]
+        for epoch, t, v in zip(epochs, train, valid, strict=True):
+            row = {"step": 7 * epoch, "epoch": epoch, "train_loss": t * t, "valid_loss": v * v}
+            row |= {"train_forces_rmse": t, "valid_forces_rmse": v}
+            rows.append(",".join(str(row.get(column, "")) for column in COLUMNS))
+        (tmp_path / "metrics.csv").write_text("\n".join(rows))
+        return overfitting(tmp_path / "metrics.csv")
+
+    found = said(falling, rising)
+    assert found is not None
+    assert "rose by 48 % from epoch 14 to 40 while the training loss fell" in found  # medians of five: 123 and 101
+    assert "(forces 101 to 123 meV/A in validation, 186 to 162 in training)" in found
+    assert said(falling, falling) is None
+    assert said(rising, rising) is None  # a rate that is too large is no overfitting
+    assert said(falling, np.where(epochs == 15, 50.0, falling)) is None  # one lucky validation
+    assert said(falling, np.full(40, np.nan)) is None
+    assert overfitting(tmp_path / "absent.csv") is None
 
 
 def test_the_page_of_a_report_needs_nothing_else(trained: tuple, tmp_path: Path) -> None:

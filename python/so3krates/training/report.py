@@ -28,6 +28,7 @@ from .committee import Committee, committee_table
 from .evaluate import Properties, evaluate, reference, uncertainties_of
 from .html_report import html_page
 from .metrics import Errors, as_json, error_table, rich_table
+from .overfitting import overfitting
 from .plots import breakdown_plot, learning_curve, parity_plot, uncertainty_plot
 
 
@@ -176,7 +177,10 @@ def write_report(
         if frames
     }
     title = f"Report of {folder.resolve().parent.name}"
-    write_results(folder, results, console, title=title, facts=model_facts(model), metrics_file=metrics_file)
+    facts = model_facts(model)
+    if metrics_file is not None and (learnt := overfitting(metrics_file)) is not None:
+        facts["learning curve"] = learnt
+    write_results(folder, results, console, title=title, facts=facts, metrics_file=metrics_file)
     return {name: result.table for name, result in results.items()}
 
 

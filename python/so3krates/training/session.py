@@ -23,6 +23,7 @@ from so3krates.wording import counted
 from .config import RunConfig
 from .loggers import require_packages
 from .metrics import Errors
+from .overfitting import overfitting
 from .progress import duration, progress_display
 from .report import ReportError, write_committee_report, write_report
 from .run_folder import REPORT_FOLDER, holds_run, require_run_place
@@ -95,6 +96,8 @@ def run_session(
         with progress_display(console) as progress:
             result = train(run, frames_train, frames_valid, folder, progress, begun)
         _say(console, f"Ended after {result.steps} steps ({_taken(result)}): {result.reason}.")
+        if (learnt := overfitting(result.metrics_file)) is not None:
+            said(console, "Note:", learnt)
         try:
             model = with_uncertainty(result.model, sets["train"], sets["valid"])
             model.save(folder)
