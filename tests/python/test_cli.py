@@ -133,14 +133,11 @@ def test_data(data_file: Path, tmp_path: Path) -> None:
 
 
 def test_train_and_evaluate(data_file: Path, tmp_path: Path) -> None:
-    settings = tmp_path / "settings.toml"
-    settings.write_text(
-        "[model]\ncutoff = 3.5\nfeatures = 8\nlayers = 1\ndegrees = [1, 2]\nradial_functions = 8\n"
-        f"[data]\nfile = {json.dumps(str(data_file))}\nn_train = 4\nn_valid = 2\n"
-        "[training]\nepochs = 9\nbatch_size = 2\n"
-    )
+    small = ("cutoff=3.5", "features=8", "heads=2", "layers=1", "degrees=[1,2]")
+    settings = [f"model.{setting}" for setting in small] + ["data.n_train=4", "training.batch_size=2"]
+    options = [part for setting in [*settings, "training.epochs=2"] for part in ("--set", setting)]
     code, output, error = run(
-        "train", settings, "-o", tmp_path / "model", "--set", "training.epochs=2", "--test", data_file
+        "train", data_file, "--preset", "accurate", *options, "-o", tmp_path / "model", "--test", data_file
     )
     assert code == 0, error
     assert "Ended after 4 steps" in " ".join(output.split())
@@ -148,7 +145,9 @@ def test_train_and_evaluate(data_file: Path, tmp_path: Path) -> None:
     errors = json.loads((tmp_path / "model" / "report" / "errors.json").read_text())
     assert errors["test"]["forces"]["rmse"] > 1.0
     saved = tomllib.loads((tmp_path / "model" / "config.toml").read_text())
-    assert saved["training"]["settings"]["training"]["epochs"] == 2
+    assert (saved["model"]["radial_basis"], saved["model"]["features"]) == ("gaussian", 8)
+    used = saved["training"]["settings"]["training"]
+    assert (used["epochs"], used["steps"], used["stress_weight"]) == (2, 12_000, 0.1)
 
     files = ("--json", tmp_path / "e.json", "--plot", tmp_path / "p.pdf")
     code, output, error = run("evaluate", tmp_path / "model", data_file, "-o", tmp_path / "errors", *files)
@@ -167,8 +166,15 @@ def test_train_and_evaluate(data_file: Path, tmp_path: Path) -> None:
     assert other["data"]["forces"]["rmse"] > 10 * again["data"]["forces"]["rmse"]
 
 
+def test_frames_and_hours_are_all_that_a_training_needs() -> None:
+    config = cli._run_config(None, None, Path("x.extxyz"), [], 2.0)
+    assert (config.training.hours, config.training.epochs, config.model.features) == (2.0, None, 72)
+    config = cli._run_config(None, "gan", Path("x.extxyz"), ["training.epochs=3"], 2.0)
+    assert (config.training.hours, config.training.epochs, config.model.features) == (2.0, 3, 132)
+
+
 def test_a_setting_keeps_what_follows_from_it() -> None:
-    config = cli._run_config(None, "gan", Path("x.extxyz"), ["model.features=24", "data.energy_shift=none"])
+    config = cli._run_config(None, "gan", Path("x.extxyz"), ["model.features=24", "data.energy_shift=none"], None)
     assert config.model.radial_filter_features == (24, 24)
     assert (config.data.file, config.data.energy_shift) == ("x.extxyz", "none")
 
@@ -264,7 +270,8 @@ def test_import(tmp_path: Path) -> None:
         (("kappa", "{bytes}", "-o", "{bytes}"), "is a file, not a folder"),
         (("train", "{bytes}"), "cannot be read"),
         (("data", "{folder}"), "is a folder, not a file"),
-        (("train", "{folder}"), "Is a directory"),
+        (("train", "{folder}"), "is a folder, not a file"),
+        (("train", "{data}", "--data", "{data}"), "give one file of frames"),
         (("train", "{list}"), "it holds no keys with values"),
         (("demo", "--folder", "{bytes}"), "a file of that name is there already"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import signal
 import struct
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from ase.io import write
 from rich.console import Console
 from so3krates.cli import app
-from so3krates.data import Buckets, DataError, collate, energy_shifts, frame_graphs, labels, read_frames
+from so3krates.data import Buckets, DataError, Labels, collate, energy_shifts, frame_graphs, labels, read_frames
 from so3krates.data import with_labels as label
 from so3krates.model.config import ConfigError
 from so3krates.model.network import init_params
@@ -34,6 +35,7 @@ from so3krates.training import (
     session,
     train,
 )
+from so3krates.training.config import LABELLED_WEIGHTS
 from so3krates.training.loss import loss_of, normalised_weights, unit_scales, variance_scales
 from so3krates.training.material import Material
 from so3krates.training.optimiser import MUON_RMS, make_optimiser, make_schedule
@@ -216,6 +218,19 @@ def test_the_time_limit_and_the_rate_end_a_run(tmp_path: Path) -> None:
     assert_same(again.model.params, result.model.params)
 
 
+def test_hours_end_a_run_that_more_of_them_finish(tmp_path: Path) -> None:
+    frames = make_frames(5)
+    said: list[str | None] = []
+    config = settings(epochs=None, hours=1e-6)  # over after the first step, which is compiled
+    first = train(config, frames[:4], frames[4:], tmp_path / "a", lambda status: said.append(status.message))
+    assert "1e-06 hours hold 1 epoch of 2 steps" in said
+    assert (first.steps, first.reason.split(";")[0]) == (1, "training.hours = 1e-06 are over")
+    last = train(settings(epochs=None, hours=1.0), frames[:4], frames[4:], tmp_path / "a", quiet, resume=True)
+    assert (last.steps, last.reason) == (2, "all 1 epochs done")
+    whole = train(settings(epochs=1), frames[:4], frames[4:], tmp_path / "b", quiet)
+    assert_same(last.model.params, whole.model.params)  # timing leaves no trace
+
+
 def test_a_run_that_gets_no_better_ends(tmp_path: Path) -> None:
     frames = make_frames(4)
     opposite = [label(a, labels(a)._replace(forces=-labels(a).forces)) for a in frames]
@@ -324,6 +339,28 @@ def test_weights_on_labels_that_nobody_has_are_refused(tmp_path: Path) -> None:
         train(settings(epochs=1), make_frames(3), frames, tmp_path / "a", quiet)
     result = train(settings(epochs=1, stress_weight=0.0), frames, [], tmp_path / "b", quiet)
     assert rows_of(result.folder)[0]["train_stress_rmse"] == ""
+
+
+def test_weights_that_nobody_gave_follow_the_labels(tmp_path: Path) -> None:
+    absent = {"energy_weight": None, "force_weight": None, "stress_weight": None, "epochs": 1}
+    frames = make_frames(4)
+    assert Material(settings(**absent), frames[:3], frames[3:]).config.training.weights == LABELLED_WEIGHTS
+    bare = [label(a, labels(a)._replace(stress=np.full((3, 3), np.nan))) for a in frames]
+    said: list[str | None] = []
+    result = train(settings(**absent), bare[:3], bare[3:], tmp_path / "a", lambda status: said.append(status.message))
+    assert result.model.training["settings"]["training"]["stress_weight"] == 0
+    (line,) = filter(None, said)
+    assert line.startswith("none of 3 training frames has stress (key 'stress'): left out of the loss")
+    # Validation frames that lack a label do not change what is learnt; those without any are refused.
+    assert Material(settings(**absent), frames[:3], bare[3:]).config.training.stress_weight == 0.1
+    stress_alone = [label(a, Labels(math.nan, np.full((4, 3), np.nan), labels(a).stress)) for a in frames]
+    material = Material(settings(**absent), stress_alone, [])
+    assert material.config.training.weights == {"energy_weight": 0, "force_weight": 0, "stress_weight": 0.1}
+    assert "has energy (key 'energy') and forces (key 'forces'): left out of the loss" in material.said[0]
+    with pytest.raises(DataError, match="none of 4 validation frames has a label that the loss weighs"):
+        Material(settings(**absent), stress_alone, bare)
+    left_out = dataclasses.replace(settings(**absent), data=DataConfig(stress_key=""))
+    assert Material(left_out, bare, []).said == []
 
 
 def test_weights_that_were_never_validated_are_not_called_the_best(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from so3krates.model.config import ConfigError
 from so3krates.training import (
     DataConfig,
     RunConfig,
+    budget,
     load_frames,
     preset,
 )
@@ -67,6 +69,34 @@ def test_epochs_follow_from_the_steps_and_the_data() -> None:
     assert dataclasses.replace(training, epochs=3).epochs_for(7) == 3
     hurried = RunConfig.from_dict({"preset": "gan", "training": {"hours": 2}}).training
     assert (hurried.epochs, hurried.hours) == (None, 2)  # the preset's number of epochs is not asked for
+
+
+@pytest.mark.parametrize(
+    ("shapes", "deadline", "epochs"),
+    [
+        # Two steps compile, 20 are timed; validations take 5 s and 2 s; an epoch 10 * 1 s + 2 s; 953 s are left.
+        (2, 1000.0, 79),
+        # Nothing but new shapes for a tenth of the time: the last is timed again. 1000 - 100 - 1 - 7 = 892 s.
+        (10_000, 1000.0, 74),
+        (2, 0.0, 1),
+    ],
+)
+def test_hours_hold_epochs(monkeypatch: pytest.MonkeyPatch, shapes: int, deadline: float, epochs: int) -> None:
+    now, compiled = 0.0, set()
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: now))
+    material = SimpleNamespace(
+        batch=lambda n: np.zeros(1 + n % shapes), steps_per_epoch=10, eval_every=10, valid_graphs=["a frame"]
+    )
+
+    def takes(first: float, then: float, program: object) -> None:
+        nonlocal now
+        now += then if program in compiled else first
+        compiled.add(program)
+
+    found = budget.epochs_until(
+        deadline, material, lambda n: takes(10.0, 1.0, n % shapes), lambda: takes(5.0, 2.0, "validation")
+    )
+    assert found == epochs
 
 
 def test_settings_survive_a_file(tmp_path: Path) -> None:

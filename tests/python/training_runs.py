@@ -37,6 +37,7 @@ def make_frames(count: int, seed: int = 0, repeat: tuple[int, ...] = (1,)) -> li
 
 def settings(**training: object) -> RunConfig:
     defaults = {"epochs": 3, "batch_size": 2, "learning_rate": 3e-3, "checkpoint_minutes": 60.0}
+    defaults |= {"energy_weight": 0.001, "force_weight": 1.0, "stress_weight": 0.01}
     return RunConfig(SMALL, DataConfig(), TrainingConfig(**{**defaults, **training}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,35 +14,42 @@ from .material import Material
 
 SHARE = 0.9  # of the hours: the rest is for compilation, checkpoints and the report
 TIMED = 20  # steps that are timed, each of a shape that is compiled already
-MOST = 200  # steps that are made for it
+TRIAL = 0.1  # of the time that is left: the trial ends when it is over, though fewer steps were timed
 
 
-def epochs_within(seconds: float, material: Material, step: Callable[[int], Any], validate: Callable[[], Any]) -> int:
-    """Epochs that take `seconds` with their validations, at least 1.
+def epochs_until(deadline: float, material: Material, step: Callable[[int], Any], validate: Callable[[], Any]) -> int:
+    """Epochs with their validations that end at `deadline` (s, of `time.monotonic`), at least 1.
 
     `step` makes a step on the batch of a number without a trace, `validate` all validation batches.
     """
-    per_epoch = material.steps_per_epoch * _seconds_per_step(material, step)
+    per_epoch = material.steps_per_epoch * _seconds_per_step(deadline, material, step)
     if len(material.valid_graphs):
-        validate()  # compiles
-        started = time.monotonic()
-        validate()
-        per_epoch += (time.monotonic() - started) * material.steps_per_epoch / material.eval_every
-    return max(1, int(seconds / per_epoch))
+        _seconds(validate)  # compiles
+        per_epoch += _seconds(validate) * material.steps_per_epoch / material.eval_every
+    return max(1, int((deadline - time.monotonic()) / per_epoch))
 
 
-def _seconds_per_step(material: Material, step: Callable[[int], Any]) -> float:
-    shapes, times = set(), []
-    for n in range(MOST):
-        shape = tuple(array.shape for array in jax.tree.leaves(material.batch(n)))
-        started = time.monotonic()
-        jax.block_until_ready(step(n))
+def _seconds_per_step(deadline: float, material: Material, step: Callable[[int], Any]) -> float:
+    """Mean of steps of shapes that are compiled already."""
+    trial_end = time.monotonic() + TRIAL * (deadline - time.monotonic())
+    shapes: set[Any] = set()
+    times: list[float] = []
+    number = 0
+    while len(times) < TIMED and (number == 0 or time.monotonic() < trial_end):
+        shape = tuple(array.shape for array in jax.tree.leaves(material.batch(number)))
+        taken = _seconds(partial(step, number))
         if shape in shapes:
-            times.append(time.monotonic() - started)
+            times.append(taken)
         shapes.add(shape)
-        if len(times) == TIMED:
-            break
-    return sum(times) / len(times)
+        number += 1
+    # Of few hours, or of many shapes: the last one again.
+    return sum(times) / len(times) if times else _seconds(partial(step, number - 1))
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.monotonic()
+    jax.block_until_ready(work())
+    return time.monotonic() - started
 
 
 def copied(state: Any) -> Any:

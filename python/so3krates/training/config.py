@@ -23,6 +23,9 @@ from .original_keys import sections_from_original
 
 SCHEDULES = ("exponential", "cosine", "constant")
 OPTIMISERS = ("adam", "amsgrad", "muon")
+WEIGHTS = {"energy": "energy_weight", "forces": "force_weight", "stress": "stress_weight"}  # settings of the loss
+# Theirs where the settings give none and the training data have the label.
+LABELLED_WEIGHTS = {"energy_weight": 1.0, "force_weight": 1.0, "stress_weight": 0.1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,11 @@ class DataConfig:
         require(valid, "data", "energy_shift", shift, f"{', '.join(SHIFT_MODES)} or a table of eV per element")
 
     @property
+    def wanted(self) -> dict[str, str]:
+        """The key of each label, "" where it is left out."""
+        return {"energy": self.energy_key, "forces": self.forces_key, "stress": self.virial_key or self.stress_key}
+
+    @property
     def keys(self) -> LabelKeys:
         """The label keys as the readers take them."""
         return LabelKeys(
@@ -116,17 +124,17 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Loss, optimiser and course of a run; the defaults are those of the published GaN potential (docs/model.md).
+    """Loss, optimiser and course of a run; the defaults are mlff's but for the weights and the length (ORIGINAL).
 
     A file of settings begins with a preset's values instead (`PRESETS`).
     """
 
-    energy_weight: float = 0.001  # weights are normalised to a sum of 1
-    force_weight: float = 1.0
-    stress_weight: float = 0.01
+    energy_weight: float | None = None  # normalised to a sum of 1; absent: LABELLED_WEIGHTS, or 0 without labels
+    force_weight: float | None = None
+    stress_weight: float | None = None
     variance_scaling: bool = True  # divide each target's squared error by its variance in the training data
     epochs: int | None = None  # absent: so many that `steps` are made, or that fill `hours`
-    steps: int = 12_000  # of the optimiser, rounded up to whole epochs
+    steps: int = 4000  # of the optimiser, rounded up to whole epochs
     hours: float | None = None  # wall time from which the epochs are chosen and at which the run ends
     batch_size: int | None = None  # structures; absent: by the number of training frames as mlff does
     valid_batch_size: int | None = None  # absent: batch_size
@@ -159,11 +167,8 @@ class TrainingConfig:
                 value = getattr(self, name)
                 require((optional and value is None) or condition(value), "training", name, value, advice)
 
-        check(
-            ("energy_weight", "force_weight", "stress_weight", "weight_decay"),
-            lambda v: is_number(v) and v >= 0,
-            "a number of at least 0",
-        )
+        check(tuple(LABELLED_WEIGHTS), lambda v: is_number(v) and v >= 0, "at least 0, or leave it out", True)
+        check(("weight_decay",), lambda v: is_number(v) and v >= 0, "a number of at least 0")
         check(("variance_scaling", "refit_shift", "float64"), lambda v: isinstance(v, bool), "true or false")
         check(("steps", "decay_steps", "accumulate", "devices"), lambda v: is_int(v, 1), "a whole number of at least 1")
         check(
@@ -197,12 +202,18 @@ class TrainingConfig:
             f"more than learning_rate_stop = {self.learning_rate_stop}, at which the run ends",
         )
         require(
-            self.energy_weight + self.force_weight + self.stress_weight > 0,
+            sum(self.weights.values()) > 0,
             "training",
             "force_weight",
             self.force_weight,
             "at least one weight above 0",
         )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of energy, forces and stress by their settings, before they are normalised."""
+        given = {name: getattr(self, name) for name in LABELLED_WEIGHTS}
+        return {name: LABELLED_WEIGHTS[name] if weight is None else weight for name, weight in given.items()}
 
     @property
     def parts(self) -> int:
@@ -248,7 +259,7 @@ class RunConfig:
         named = settings.pop("preset", None)
         given = {name: settings.pop(name, {}) for name in ("model", "data", "training", "terms")}
         if settings and named is None:
-            base: dict[str, dict[str, Any]] = {"training": {"epochs": ORIGINAL_EPOCHS}}
+            base: dict[str, dict[str, Any]] = {"training": dict(ORIGINAL)}
         else:
             base = {} if named == NO_PRESET else changeable(preset(DEFAULT_PRESET if named is None else named))
         sections = {name: dict(base.get(name, {})) for name in given}
@@ -311,7 +322,8 @@ class RunConfig:
         write_text(path, tomli_w.dumps({"preset": NO_PRESET} | self.to_dict()))
 
 
-ORIGINAL_EPOCHS = 2000
+# Settings of mlff's that are no defaults here.
+ORIGINAL: dict[str, Any] = {"energy_weight": 0.001, "force_weight": 1.0, "stress_weight": 0.01, "epochs": 2000}
 
 
 def _recommended(features: int, layers: int, degrees: tuple[int, ...], steps: int) -> RunConfig:
@@ -320,8 +332,6 @@ def _recommended(features: int, layers: int, degrees: tuple[int, ...], steps: in
         ModelConfig(features=features, layers=layers, degrees=degrees, radial_basis="gaussian", radial_functions=16),
         DataConfig(),
         TrainingConfig(
-            energy_weight=1.0,
-            stress_weight=0.1,
             steps=steps,
             batch_size=4,
             learning_rate=3e-3,
@@ -330,6 +340,7 @@ def _recommended(features: int, layers: int, degrees: tuple[int, ...], steps: in
             warmup_steps=50,
             clip_norm=10.0,
             optimiser="muon",
+            weight_decay=0.1,
             ema_decay=0.99,
             refit_shift=True,
             patience=0.5,
@@ -339,10 +350,10 @@ def _recommended(features: int, layers: int, degrees: tuple[int, ...], steps: in
 
 # Beside them the published GaN run: tools.mlff's settings of docs/model.md, energies shifted by their mean.
 PRESETS: dict[str, RunConfig] = {
-    "fast": _recommended(32, 2, (1, 2), 4000),
-    "balanced": _recommended(72, 2, (1, 2, 3), 8000),
-    "accurate": _recommended(132, 3, (1, 2, 3), 16_000),
-    "gan": RunConfig(MODEL_PRESETS["gan"], DataConfig(energy_shift="mean"), TrainingConfig(epochs=ORIGINAL_EPOCHS)),
+    "fast": _recommended(32, 2, (1, 2), 2000),
+    "balanced": _recommended(72, 2, (1, 2, 3), 4000),
+    "accurate": _recommended(132, 3, (1, 2, 3), 12_000),
+    "gan": RunConfig(MODEL_PRESETS["gan"], DataConfig(energy_shift="mean"), TrainingConfig(**ORIGINAL)),
 }
 DEFAULT_PRESET = "balanced"
 NO_PRESET = "none"  # all settings are there

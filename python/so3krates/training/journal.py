@@ -77,7 +77,7 @@ class Journal:
                 step=step,
                 total_steps=self._material.total_steps,
                 epoch=self._material.epoch(step),
-                epochs=self._settings.epochs,
+                epochs=self._material.epochs,
                 learning_rate=learning_rate,
                 loss=self.train_loss,
                 errors=root_mean_squares(self._sums),

@@ -36,7 +36,7 @@ class ErrorSums(NamedTuple):
 
 def normalised_weights(config: TrainingConfig) -> np.ndarray:
     """Weights of energy, forces, stress with sum 1, (3,)."""
-    weights = np.array([config.energy_weight, config.force_weight, config.stress_weight], np.float64)
+    weights = np.array(list(config.weights.values()), np.float64)
     return weights / weights.sum()
 
 

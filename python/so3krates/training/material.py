@@ -27,6 +27,7 @@ from .preparation import (
     require_labels,
     require_parts,
     shifts_of,
+    weighed,
     with_start,
 )
 from .run_folder import TrainingError
@@ -57,9 +58,9 @@ class Material:
         self.shortest = min(self.distances.values(), default=1.0)  # A
         whole = graphs_of(frames_valid, cutoff, self.shifts, "validation data")
         self.valid_graphs = differences(whole, self.terms)
-        require_labels(self.graphs, config, "training")
+        settings, self.said = weighed(self.graphs, config)
         if len(self.valid_graphs):
-            require_labels(self.valid_graphs, config, "validation")
+            require_labels(self.valid_graphs, config, settings.weights, "validation")
         elif settings.patience >= 1:
             raise TrainingError(
                 f"training.patience = {settings.patience} needs validation frames, and there are none: "
@@ -75,11 +76,12 @@ class Material:
         self._order: tuple[int, np.ndarray] | None = None
         # As the network is beside the terms, and where the data begin.
         model = with_start(beside_terms(config.model, self.terms, self.shortest), self.shortest, settings.initial_model)
-        self.config = dataclasses.replace(config, model=model)
+        self.config = dataclasses.replace(config, model=model, training=settings)
         self.plan(settings.epochs_for(self.steps_per_epoch))
 
     def plan(self, epochs: int) -> None:
         """Takes note of how many epochs the run has."""
+        self.epochs = epochs
         self.total_steps = epochs * self.steps_per_epoch
         training = dataclasses.replace(self.config.training, epochs=epochs)
         self.config = dataclasses.replace(self.config, training=training)

@@ -29,8 +29,9 @@ from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
 from so3krates.model.terms import Term, settings_of
 from so3krates.storage import Model
+from so3krates.wording import counted
 
-from .config import RunConfig, TrainingConfig
+from .config import WEIGHTS, RunConfig, TrainingConfig
 from .loss import labels_of
 from .run_folder import TrainingError
 
@@ -51,20 +52,48 @@ def graphs_of(
     return frame_graphs(frames, cutoff, shifts, name)
 
 
-def require_labels(graphs: Sequence[FrameGraph], config: RunConfig, name: str) -> None:
-    """Refuses a weight on a target that no frame of the named set has."""
-    settings, data = config.training, config.data
-    wanted = (
-        (settings.energy_weight, "energy_weight", data.energy_key),
-        (settings.force_weight, "force_weight", data.forces_key),
-        (settings.stress_weight, "stress_weight", data.virial_key or data.stress_key),
+def weighed(graphs: Sequence[FrameGraph], config: RunConfig) -> tuple[TrainingConfig, list[str]]:
+    """Settings in which weights that are not given are numbers: 0 for labels that no training frame has.
+
+    Returns what the user should know of it, too. Raises DataError as `require_labels`.
+    """
+    labelled, keys = _labelled(graphs), config.data.wanted
+    left = [name for name, weight in WEIGHTS.items() if getattr(config.training, weight) is None and not labelled[name]]
+    weights: dict[str, Any] = config.training.weights | {WEIGHTS[name]: 0.0 for name in left}
+    require_labels(graphs, config, weights, "training")
+    missing = " and ".join(f"{name} (key {keys[name]!r})" for name in left if keys[name])
+    said = (
+        f"none of {counted(len(graphs), 'training frame')} has {missing}: left out of the loss; "
+        "labels under another name need their key under [data]"
     )
-    for place, (weight, setting, key) in enumerate(wanted):
-        if weight > 0 and not any(np.isfinite(found[place]).any() for found in labels_of(graphs)):
+    return dataclasses.replace(config.training, **weights), [said] if missing else []
+
+
+def require_labels(graphs: Sequence[FrameGraph], config: RunConfig, weights: Mapping[str, float], name: str) -> None:
+    """Refuses a weight that is given on a label that no frame of the named set has, and a set with none at all."""
+    labelled, keys = _labelled(graphs), config.data.wanted
+    for quantity, setting in WEIGHTS.items():
+        given = getattr(config.training, setting)
+        if given is not None and given > 0 and not labelled[quantity]:
             raise DataError(
-                f"training.{setting} = {weight} but none of {len(graphs)} {name} frames has a label for it "
-                f"(key {key!r}): name the right key under [data], or set training.{setting} = 0"
+                f"training.{setting} = {given} but none of {len(graphs)} {name} frames has a label for it "
+                f"(key {keys[quantity]!r}): name the right key under [data], or set training.{setting} = 0"
             )
+    if not any(labelled[quantity] and weights[setting] > 0 for quantity, setting in WEIGHTS.items()):
+        raise DataError(
+            f"none of {len(graphs)} {name} frames has a label that the loss weighs (keys {keys}): name the right keys "
+            "under [data]"
+        )
+
+
+def _labelled(graphs: Sequence[FrameGraph]) -> dict[str, bool]:
+    """Whether any of the graphs has each label."""
+    found = np.zeros(len(WEIGHTS), bool)
+    for labels in labels_of(graphs):
+        found |= [bool(np.isfinite(label).any()) for label in labels]
+        if found.all():
+            break
+    return dict(zip(WEIGHTS, found.tolist(), strict=True))
 
 
 def distances_in(graphs: Sequence[FrameGraph]) -> dict[str, float]:

@@ -24,9 +24,7 @@ from so3krates.data import (
 )
 from so3krates.wording import counted
 
-from .config import DataConfig, RunConfig
-
-WEIGHTS = {"energy": "energy_weight", "forces": "force_weight", "stress": "stress_weight"}
+from .config import WEIGHTS, DataConfig, RunConfig
 
 
 def _silent(_: str) -> None:
@@ -45,7 +43,7 @@ class Demands:
     @classmethod
     def of(cls, config: RunConfig, force: bool = False, say: Callable[[str], None] = _silent) -> Demands:
         """The demands of a run."""
-        weighed = tuple(name for name, weight in WEIGHTS.items() if getattr(config.training, weight) > 0)
+        weighed = tuple(name for name, weight in WEIGHTS.items() if config.training.weights[weight] > 0)
         return cls(config.model.embeddings - 1, weighed, force, say)
 
 

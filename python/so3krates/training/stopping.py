@@ -14,7 +14,7 @@ def stopped(settings: TrainingConfig, signal_name: str | None, seconds: float, s
     if settings.max_minutes is not None and seconds >= 60 * settings.max_minutes:
         return f"time limit of {settings.max_minutes:g} min reached"
     if settings.hours is not None and seconds_of_run >= 3600 * settings.hours:
-        return f"stopped by training.hours = {settings.hours:g}; with more hours --resume goes on"
+        return f"training.hours = {settings.hours:g} are over; with more hours --resume goes on"
     return None
 
 

@@ -21,7 +21,7 @@ from so3krates.storage import Model
 from so3krates.wording import counted
 
 from . import stopping
-from .budget import SHARE, copied, epochs_within
+from .budget import SHARE, copied, epochs_until
 from .clock import Clock
 from .config import RunConfig
 from .evaluate import precision
@@ -116,17 +116,16 @@ class _Run:
     ) -> None:
         self.folder, self.progress, self.given = folder, progress, config
         self.clock = Clock()
-        settings = config.training
-        require_packages(settings.log_to)
+        require_packages(config.training.log_to)
         if len(frames_train) == 0:
             raise DataError("no frame to train on")
         self._stage(f"finding the neighbours in {len(frames_train)} + {len(frames_valid)} frames")
         self.material = material = Material(config, frames_train, frames_valid)
-        self.config = material.config
+        self.config, settings = material.config, material.config.training
         points = None if settings.float64 else radial_points(self.config.model, material.shortest)
         self.step_function = make_step(self.config.model, settings, points)
         self.state, self.best = self._initial()
-        self.said = self._planned(recorded_epochs(folder) if resume else None)
+        self.said = material.said + self._planned(recorded_epochs(folder) if resume else None)
         self.config = config = material.config
         settings = config.training
         self.place = RunFolder(folder, config, material.fingerprint(), resume)
@@ -147,7 +146,6 @@ class _Run:
         if given.hours is None or given.epochs is not None:
             return []
         self._stage(f"timing some steps, to fill {given.hours:g} hours")
-        seconds = SHARE * 3600 * given.hours - self.clock.here
         trial = copied(self.state)
 
         def step(number: int) -> Any:
@@ -156,7 +154,8 @@ class _Run:
             trial, result = self.step_function(trial, batch, targets, material.scales, material.total_steps)
             return result.loss
 
-        epochs = epochs_within(seconds, material, step, lambda: self._valid_sums(self.state.params))
+        deadline = time.monotonic() + SHARE * 3600 * given.hours - self.clock.here
+        epochs = epochs_until(deadline, material, step, lambda: self._valid_sums(self.state.params))
         material.plan(epochs)
         return [f"{given.hours:g} hours hold {counted(epochs, 'epoch')} of {counted(material.steps_per_epoch, 'step')}"]
 
@@ -271,7 +270,7 @@ class _Run:
             seconds=self.clock.total,
             seconds_here=self.clock.here,
             seconds_per_step=self.clock.per_step,
-            reason=reason or f"all {settings.epochs} epochs done",
+            reason=reason or f"all {material.epochs} epochs done",
             recoveries=self.best.recoveries,
         )
 
