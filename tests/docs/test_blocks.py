@@ -46,7 +46,7 @@ SMALLER = {  # sizes that a reader wants and a test does not
     r"sample harmonic": "sample harmonic --repeats 2,1,1",
     r"--processes 4": "--processes 2",
     r"-n 256": "-n 2",
-    r"train settings.toml": f"train settings.toml {SMALL_TRAINING}",
+    r"train (settings.toml|data.extxyz)": rf"train \1 {SMALL_TRAINING}",
     r"check model": "check model --steps 0",
     r"^run( +)\d+": r"run\g<1>2",
     r"--time \d+": "--time 1",
