@@ -36,7 +36,7 @@ def radial_points(config: ModelConfig, shortest: float) -> int | None:
     Chebyshev coefficients of a Gaussian of width s on an interval of length L fall from degree ~ L/s on; the filters'
     networks are smooth functions of such Gaussians (docs/training.md has the errors).
     """
-    if config.radial_basis == "spline" or config.radial_floor > BELOW_SHORTEST * shortest:
+    if config.radial_basis not in ("phys", "gaussian") or config.radial_floor > BELOW_SHORTEST * shortest:
         return None
     near = BELOW_SHORTEST * shortest
     if config.radial_basis == "phys":
