@@ -32,7 +32,10 @@ RANK = 10  # of "low rank": neither a multiple of four nor of a vector
 BLOCK = 8  # rows of the GPU kernels' adjoint of four channels: fewer than there are atoms
 RUNG = Rung(rows=256, atoms=4096, candidates=192, neighbours=64)
 CONFIGS = {
-    "two heads": ModelConfig(features=24, heads=2, layers=3, degrees=(1, 2, 3), cutoff=5.0),
+    "two heads": ModelConfig(
+        features=24, heads=2, layers=3, degrees=(1, 2, 3), cutoff=5.0, radial_basis="gaussian", radial_functions=16,
+        radial_start=1.6,
+    ),
     "four degrees": ModelConfig(
         features=48, heads=4, layers=2, degrees=(1, 2, 3, 4), cutoff=4.0, cutoff_function="polynomial",
         spherical_filter_features=(40, 48),

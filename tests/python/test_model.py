@@ -148,6 +148,7 @@ def test_gaussians_are_uniform_between_their_start_and_the_cutoff():
     np.testing.assert_allclose(np.diag(basis), 1.0, atol=ROUNDING)
     np.testing.assert_allclose(np.diag(basis, 1), np.exp(-0.25), atol=ROUNDING)  # a spacing is half a width
     np.testing.assert_allclose(basis, basis.T, atol=ROUNDING)
+    assert radial_basis(jnp.asarray(2.0, jnp.float32), config).dtype == jnp.float32
     near, far = (np.asarray(radial_basis(jnp.asarray(d), config)) for d in (0.0, 80.0))
     assert 0 < near.max() < 0.2  # far from all centres filters go over to constants
     assert far.max() == 0

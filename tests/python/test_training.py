@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import math
 import signal
 import struct
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from ase.io import write
 from rich.console import Console
 from so3krates.cli import app
-from so3krates.data import Buckets, DataError, Labels, collate, energy_shifts, frame_graphs, labels, read_frames
+from so3krates.data import Buckets, collate, energy_shifts, frame_graphs, labels, read_frames
 from so3krates.data import with_labels as label
 from so3krates.model.config import ConfigError
 from so3krates.model.network import init_params
@@ -35,7 +34,6 @@ from so3krates.training import (
     session,
     train,
 )
-from so3krates.training.config import LABELLED_WEIGHTS
 from so3krates.training.loss import loss_of, normalised_weights, unit_scales, variance_scales
 from so3krates.training.material import Material
 from so3krates.training.optimiser import MUON_RMS, make_optimiser, make_schedule
@@ -329,38 +327,6 @@ def test_a_uniform_basis_begins_where_the_data_do(tmp_path: Path) -> None:
     standing = dataclasses.replace(config.training, initial_model=str(tmp_path / "a"))
     again = train(dataclasses.replace(config, training=standing), near, [], tmp_path / "c", quiet).model
     assert again.config == first.config
-
-
-def test_weights_on_labels_that_nobody_has_are_refused(tmp_path: Path) -> None:
-    frames = [label(a, labels(a)._replace(stress=np.full((3, 3), np.nan))) for a in make_frames(3)]
-    with pytest.raises(DataError, match=r"training\.stress_weight = 0\.01 but none of 3 training frames"):
-        train(settings(epochs=1), frames, [], tmp_path / "a", quiet)
-    with pytest.raises(DataError, match="none of 3 validation frames has a label for it"):
-        train(settings(epochs=1), make_frames(3), frames, tmp_path / "a", quiet)
-    result = train(settings(epochs=1, stress_weight=0.0), frames, [], tmp_path / "b", quiet)
-    assert rows_of(result.folder)[0]["train_stress_rmse"] == ""
-
-
-def test_weights_that_nobody_gave_follow_the_labels(tmp_path: Path) -> None:
-    absent = {"energy_weight": None, "force_weight": None, "stress_weight": None, "epochs": 1}
-    frames = make_frames(4)
-    assert Material(settings(**absent), frames[:3], frames[3:]).config.training.weights == LABELLED_WEIGHTS
-    bare = [label(a, labels(a)._replace(stress=np.full((3, 3), np.nan))) for a in frames]
-    said: list[str | None] = []
-    result = train(settings(**absent), bare[:3], bare[3:], tmp_path / "a", lambda status: said.append(status.message))
-    assert result.model.training["settings"]["training"]["stress_weight"] == 0
-    (line,) = filter(None, said)
-    assert line.startswith("none of 3 training frames has stress (key 'stress'): left out of the loss")
-    # Validation frames that lack a label do not change what is learnt; those without any are refused.
-    assert Material(settings(**absent), frames[:3], bare[3:]).config.training.stress_weight == 0.1
-    stress_alone = [label(a, Labels(math.nan, np.full((4, 3), np.nan), labels(a).stress)) for a in frames]
-    material = Material(settings(**absent), stress_alone, [])
-    assert material.config.training.weights == {"energy_weight": 0, "force_weight": 0, "stress_weight": 0.1}
-    assert "has energy (key 'energy') and forces (key 'forces'): left out of the loss" in material.said[0]
-    with pytest.raises(DataError, match="none of 4 validation frames has a label that the loss weighs"):
-        Material(settings(**absent), stress_alone, bare)
-    left_out = dataclasses.replace(settings(**absent), data=DataConfig(stress_key=""))
-    assert Material(left_out, bare, []).said == []
 
 
 def test_weights_that_were_never_validated_are_not_called_the_best(tmp_path: Path) -> None:

@@ -60,8 +60,9 @@ def gaussian_basis(distance: jax.Array, count: int, cutoff: float, start: float)
 
     distance: (...) in A. Returns (..., count); not multiplied by the cutoff function. Far below `start` all are zero.
     """
-    centres, spacing = np.linspace(start, cutoff, count, retstep=True)
-    return jnp.exp(-jnp.square((distance[..., None] - jnp.asarray(centres, distance.dtype)) / (2.0 * spacing)))
+    centres = jnp.asarray(np.linspace(start, cutoff, count), distance.dtype)
+    width = 2.0 * (cutoff - start) / (count - 1)
+    return jnp.exp(-jnp.square((distance[..., None] - centres) / width))
 
 
 def spline_range(count: int, cutoff: float, start: float) -> tuple[float, float]:
