@@ -48,6 +48,8 @@ class So3kratesCalculator(Calculator):
         outputs: Sequence[str] = (),
         guard: str = "warn",
         guard_uncertainty: float | None = None,
+        charge: int | None = None,
+        multiplicity: int | None = None,
         **options: Any,
     ) -> None:
         """The arguments of `Runtime`, or a model folder, which takes none of them; `options` go to ASE's `Calculator`.
@@ -57,16 +59,18 @@ class So3kratesCalculator(Calculator):
         once by Python's `warnings`; "stop", a StructureError, after the frame was written to
         guard-evaluation-N.extxyz in ASE's `directory`; "off", nothing.
         guard_uncertainty: eV/A, likewise where the force on an atom is more uncertain; None: nobody looks.
+        charge, multiplicity: of every structure, total charge (e) and unpaired electrons + 1, for models that know
+        them (docs/so3lr.md); None: what `atoms.info` says under these names, else 0 and 1.
 
         Raises what `Runtime` raises, TypeError for unknown options, ModelError for a folder without model, ValueError
-        for a device with a folder, for unknown outputs, for another guard and for a limit of uncertainty of a potential
-        that tells none.
+        for a device with a folder, for unknown outputs, for another guard, for a limit of uncertainty of a potential
+        that tells none, and for a charge or multiplicity of one that knows none.
         """
         unknown = sorted(options.keys() - ASE_OPTIONS)
         if unknown:
             raise TypeError(
                 f"unknown option {unknown[0]}: known are device, threads, plugin, cache, skin, outputs, guard, "
-                "guard_uncertainty and ASE's " + ", ".join(sorted(ASE_OPTIONS))
+                "guard_uncertainty, charge, multiplicity and ASE's " + ", ".join(sorted(ASE_OPTIONS))
             )
         if guard not in GUARDS:
             raise ValueError(f"guard is {guard!r}: give one of {', '.join(GUARDS)}")
@@ -74,16 +78,21 @@ class So3kratesCalculator(Calculator):
         self._turns = Turns()
         super().__init__(**options)
         self.runtime: Runtime | ModelRuntime = (
-            self._open_model(bundle, device)
+            self._open_model(bundle, device, charge, multiplicity)
             if Path(bundle).is_dir()
             else Runtime(bundle, device=device, threads=threads, plugin=plugin, cache=cache, skin=skin)
         )
+        if isinstance(self.runtime, Runtime) and (charge is not None or multiplicity is not None):
+            raise ValueError(
+                f"{bundle} is a bundle, which knows no charge or multiplicity of a structure: leave it out, or take a "
+                "model folder that knows them"
+            )
         self._outputs = self.runtime.require(outputs) if outputs else []
         self._limit = self._checked_limit(guard_uncertainty)
         self.implemented_properties = list(dict.fromkeys([*type(self).implemented_properties, *self.runtime.outputs]))
 
     @staticmethod
-    def _open_model(bundle: str | Path, device: str) -> "ModelRuntime":
+    def _open_model(bundle: str | Path, device: str, charge: int | None, multiplicity: int | None) -> "ModelRuntime":
         if device != "cpu":
             exporting = command("so3krates", "export", bundle, "--platform", "cuda", "-o", f"{Path(bundle).name}.so3k")
             raise ValueError(
@@ -92,7 +101,7 @@ class So3kratesCalculator(Calculator):
             )
         from . import predictions
 
-        return predictions.ModelRuntime(bundle)
+        return predictions.ModelRuntime(bundle, charge=charge, multiplicity=multiplicity)
 
     def _checked_limit(self, limit: float | None) -> float | None:
         """The limit of uncertainty, where it can be looked at."""
@@ -149,6 +158,13 @@ class So3kratesCalculator(Calculator):
         with self._turns:
             self.reset()
             self.runtime.forget_structure()
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """As ASE's own, and what `atoms.info` says of the electrons, which ASE does not look at."""
+        changes: list[str] = super().check_state(atoms, tol)
+        if not changes and not isinstance(self.runtime, Runtime):
+            changes = ["info"] if self.runtime.state_of(self.atoms) != self.runtime.state_of(atoms) else []
+        return changes
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """As ASE's own, in one turn from the comparison of structures to the result."""

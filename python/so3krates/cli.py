@@ -133,7 +133,7 @@ def evaluate(
         require_folder(output)
     if plot is not None:
         require_figure_name(plot)
-    from so3krates.predictions import predictions_of, require_finite
+    from so3krates.predictions import charges_said, predictions_of, require_finite
     from so3krates.training import (
         Committee,
         Results,
@@ -150,6 +150,9 @@ def evaluate(
     members = [member for model in models for member in member_folders(model)]
     settings = _data_config(setting, energy_key, forces_key, stress_key, members, console)
     frames = evaluated_frames(data, settings, lambda text: said(console, "Note:", text))
+    for text in dict.fromkeys(charges_said(member, frames) for member in members):
+        if text:
+            said(console, "Note:", text)
     labels, name = reference(frames), plain_text(data.stem)
     with busy(console, f"evaluating {counted(len(frames), 'frame')}"):
         predicted = [predictions_of(member, frames, float64) for member in members]

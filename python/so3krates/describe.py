@@ -63,13 +63,21 @@ def _bundle_rows(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _model_rows(path: Path) -> Iterator[tuple[str, str]]:
+    from so3krates.model.config import So3lrConfig
     from so3krates.storage import Model, flat_params
+    from so3krates.system_evaluator import system_outputs
 
     model = Model.load(path)
     yield "elements", _shifts(model.energy_shifts)
     yield "weights", str(sum(array.size for array in flat_params(model.params).values()))
     for term in model.terms:
         yield f"term {term.name}", term.describe()
+    for interaction in model.interactions:
+        yield f"term {interaction.name}", interaction.describe()
+    if isinstance(model.config, So3lrConfig):
+        for name, output in system_outputs(model).items():
+            yield f"output {name}", f"{output.unit}, {output.meaning}"
+        yield "charge", "total charge and multiplicity of a structure by atoms.info, else 0 and 1"
     yield "uncertainty", "none" if model.uncertainty is None else "of atoms, calibrated on validation frames"
     yield from _flat(model.config.to_dict(), "model.")
     yield from _training_rows(model.training or {})

@@ -22,7 +22,7 @@ from so3krates.outputs import COMMON, Output, wanted
 from so3krates.runtime import Runtime, require_structure
 from so3krates.storage import Model, ModelError
 from so3krates.system_evaluator import SystemEvaluator, system_outputs
-from so3krates.total_charge import State, state_of
+from so3krates.total_charge import State, state_of, summary
 from so3krates.training import Properties, evaluate
 from so3krates.training.evaluate import predict_batch, uncertainties_of
 from so3krates.wording import counted
@@ -122,8 +122,8 @@ class ModelRuntime:
         }
 
     def _of_system(self, system: SystemEvaluator, atoms: Atoms, graph: FrameGraph) -> dict[str, Any]:
-        state = self.state_of(atoms)
-        assert state is not None
+        state = state_of(atoms, self._charge, self._multiplicity)
+        self._warn_of_charge(atoms, state)
         answer = system(atoms, graph, state)
         added = {term.section: terms_of_atoms([term], atoms) for term in self.model.terms}
         parts = {name: float(value) for name, value in answer.energies.items()}
@@ -143,20 +143,21 @@ class ModelRuntime:
     def state_of(self, atoms: Atoms) -> State | None:
         """Charge and multiplicity that a structure is computed with; None where the model knows none.
 
-        Raises ChargeError. Warns, once, of a charge in a periodic cell.
+        Raises ChargeError.
         """
-        if self._system is None:
-            return None
-        state = state_of(atoms, self._charge, self._multiplicity)
-        if state.charge and atoms.pbc.any() and not self._has_warned:
-            self._has_warned = True
-            warnings.warn(
-                f"{self.path or 'the model'}: the total charge is {state.charge:+d} e in a periodic cell. Charges act "
-                "on each other up to the cutoff alone, with no background: energies of cells of different size or "
-                "charge cannot be compared. Said once",
-                stacklevel=4,
-            )
-        return state
+        return None if self._system is None else state_of(atoms, self._charge, self._multiplicity)
+
+    def _warn_of_charge(self, atoms: Atoms, state: State) -> None:
+        """Says, once, that there is a charge in a periodic cell."""
+        if state.charge == 0 or not atoms.pbc.any() or self._has_warned:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"{self.path or 'the model'}: the total charge is {state.charge:+d} e in a periodic cell. Charges act on "
+            "each other up to the cutoff alone, with no background: energies of cells of other sizes or charges cannot "
+            "be compared. Said once; if no charge is meant, set atoms.info['charge'] = 0",
+            stacklevel=4,
+        )
 
 
 def _require_apart(atoms: Atoms, graph: FrameGraph) -> None:
@@ -201,6 +202,8 @@ def predictions_of(path: str | Path, frames: Sequence[Atoms], float64: bool = Fa
     path = Path(path)
     if path.is_dir():
         model = Model.load(path)
+        if isinstance(model.config, So3lrConfig):
+            return _properties(ModelRuntime(path), frames)
         found = evaluate(model, frames, float64=float64)
         return found._replace(uncertainties=uncertainties_of(model, frames))
     if not path.is_file():
@@ -210,14 +213,32 @@ def predictions_of(path: str | Path, frames: Sequence[Atoms], float64: bool = Fa
 
 def runtime_properties(bundle: Path, frames: Sequence[Atoms]) -> Properties:
     """Predictions of a bundle by the C++ evaluator on the CPU."""
-    runtime = Runtime(bundle)
+    return _properties(Runtime(bundle), frames)
+
+
+def charges_said(path: str | Path, frames: Sequence[Atoms]) -> str:
+    """What charges and multiplicities a potential takes frames to have; "" where it knows none. Raises DataError."""
+    model = Model.load(path) if Path(path).is_dir() else None
+    if model is None or not isinstance(model.config, So3lrConfig):
+        return ""
+    states = []
+    for number, atoms in enumerate(frames):
+        try:
+            states.append(state_of(atoms))
+        except ValueError as error:
+            raise DataError(f"frame {number}: {error}") from error
+    return f"total charges and multiplicities: {summary(states)}"
+
+
+def _properties(runtime: Runtime | ModelRuntime, frames: Sequence[Atoms]) -> Properties:
     has_uncertainty = "uncertainty" in runtime.outputs
     names = [name for name, output in runtime.outputs.items() if output.standard]
     names += ["uncertainty"] if has_uncertainty else []
-    results = []
-    for number, atoms in enumerate(frames):
+    results: list[dict[str, Any]] = [{}] * len(frames)
+    # The largest first, as sizes for which programs are compiled only grow.
+    for number in sorted(range(len(frames)), key=lambda n: -len(frames[n])):
         try:
-            results.append(runtime.evaluate(atoms, names))
+            results[number] = runtime.evaluate(frames[number], names)
         except ValueError as error:
             raise DataError(f"frame {number}: {error}") from error
     unknown = np.full((3, 3), np.nan)

@@ -49,6 +49,12 @@ def state_of(atoms: Atoms, charge: Any = None, multiplicity: Any = None) -> Stat
     return State(total, unpaired + 1)
 
 
+def with_lowest_multiplicity(atoms: Atoms) -> Atoms:
+    """The same structure, which says that no electrons, or one where their number is odd, are unpaired."""
+    atoms.info[MULTIPLICITY] = 1 + int(atoms.numbers.sum()) % 2
+    return atoms
+
+
 def summary(states: Iterable[State]) -> str:
     """How many structures have which charge and multiplicity, in words."""
     counts: dict[State, int] = {}

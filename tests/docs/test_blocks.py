@@ -93,6 +93,17 @@ def gan_frames(count: int) -> list[Atoms]:
     return frames
 
 
+def molecules(path: Path) -> None:
+    """Molecules and ions with the forces of SO3LR's original code."""
+    reference = ROOT / "tests" / "reference" / "so3lr"
+    frames = ase.io.read(reference / "molecules.extxyz", ":")
+    with np.load(reference / "expected.npz") as archive:
+        for atoms in frames:
+            labels = {key: archive[f"{atoms.info['name']}/{key}"] for key in ("energy", "forces")}
+            atoms.calc = SinglePointCalculator(atoms, energy=float(labels["energy"]), forces=labels["forces"])
+    ase.io.write(path, frames)
+
+
 def flux_log(path: Path, seed: int) -> None:
     """A log of a run at constant energy, its flux a noise that forgets itself."""
     path.parent.mkdir(exist_ok=True)
@@ -136,7 +147,8 @@ def folder(small_model_folder: Path, gan_bundle32: Path, tmp_path_factory: pytes
     write_module(folder / "module")
     so3lr = ROOT / "examples" / "models" / "so3lr"
     write_params(folder / "params.pkl", original_arrays(Model.load(so3lr)))
-    shutil.copyfile(ROOT / "tests" / "reference" / "so3lr" / "molecules.extxyz", folder / "molecules.extxyz")
+    shutil.copytree(so3lr, folder / "so3lr")
+    molecules(folder / "molecules.extxyz")
     for file in (ROOT / "examples" / "lammps" / "gan_kappa").iterdir():
         shutil.copyfile(file, folder / file.name)
     (settings,) = (block.text for block in blocks("toml") if block.page == "docs/training.md")

@@ -18,6 +18,7 @@ from so3krates.data import structure_faults
 from so3krates.data.report import LARGE_FORCE
 from so3krates.progress import Callback
 from so3krates.storage import ModelError
+from so3krates.total_charge import with_lowest_multiplicity
 
 from .crystals import default_structure, perfect_crystal
 from .findings import Check, not_made
@@ -199,7 +200,7 @@ def _cutoff(potential: Potential, bounds: Bounds) -> Iterator[Check]:
         answers = []
         for side in (-CUTOFF_STEP, CUTOFF_STEP):
             places = [[0, 0, 0], [potential.cutoff + side, 0, 0], [0.5, bond, 0.3]]
-            answers.append(potential(Atoms([first, second, second], places)))
+            answers.append(potential(with_lowest_multiplicity(Atoms([first, second, second], places))))
         worst = max(worst, _largest(answers[1].forces - answers[0].forces))
     yield Check("force step at the cutoff", worst, bounds.cutoff, "eV/A")
 

@@ -147,6 +147,11 @@ class ModelConfig:
 
         Raises ConfigError for an unknown key or an impossible value.
         """
+        if "architecture" in settings:
+            raise ConfigError(
+                f"architecture = {settings['architecture']!r}: only So3krates networks are trained, which need no such "
+                f"key; models of another architecture are imported (so3krates import-{SO3LR})"
+            )
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(settings) - known)
         if unknown:
@@ -196,7 +201,6 @@ _NO_CHOICES = (
     "residual_mlp_1",
     "residual_mlp_2",
     "float32_invariants",
-    "radial_floor",
     "spline_start",
     "polynomial_order",
 )
