@@ -201,6 +201,7 @@ _NO_CHOICES = (
     "residual_mlp_1",
     "residual_mlp_2",
     "float32_invariants",
+    "radial_start",
     "spline_start",
     "polynomial_order",
 )
