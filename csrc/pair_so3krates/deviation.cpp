@@ -166,7 +166,7 @@ void PairDeviation::write(const double (&values)[6]) {
     place_ = std::ftell(file);
   step_ = step;
   std::string line = fmt::format("{:>12}", step);
-  for (const double value : values) line += fmt::format(" {:>18.11e}", value);
+  for (const double value : values) line += fmt::format(" {:>18.11e}", units_.energy() * value);
   line += "\n";
   if (std::fwrite(line.data(), 1, line.size(), file) != line.size() || std::fflush(file) != 0)
     throw Error(

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "evaluator.h"
+#include "units.h"
 
 namespace so3krates::deck {
 
@@ -20,7 +21,7 @@ using LAMMPS_NS::LAMMPS;
 
 class PairDeviation {
  public:
-  explicit PairDeviation(LAMMPS* lmp) : lmp_(lmp) {}
+  explicit PairDeviation(LAMMPS* lmp) : lmp_(lmp), units_(lmp) {}
 
   // path: of the file; empty: none is written.
   void choose(const std::string& path, bigint every);
@@ -44,6 +45,7 @@ class PairDeviation {
   void write(const double (&values)[6]);
 
   LAMMPS* lmp_;
+  Units units_;
   std::string path_;
   bigint every_ = 1;
   std::size_t members_ = 0;

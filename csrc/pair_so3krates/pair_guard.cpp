@@ -16,6 +16,7 @@ namespace so3krates::deck {
 namespace {
 
 constexpr const char* kUncertainty = "uncertainty";
+constexpr const char* kUnit = "eV/A";
 
 // The text of one rank, on all.
 std::string shared(const std::string& own, int rank, MPI_Comm world) {
@@ -78,7 +79,8 @@ void PairGuard::look(const Computed& computed) {
   }
   const double* values = looks ? computed.results.find(kUncertainty) : nullptr;
   const auto most = looks ? std::max_element(values, values + computed.owned) - values : 0;
-  if (looks && computed.owned > 0) own[2].value = -values[most];
+  const double unit = units_.of(kUnit);
+  if (looks && computed.owned > 0) own[2].value = -unit * values[most];
   Place worst[3] = {own[0], own[1], own[2]};
   if (lmp_->comm->nprocs > 1) MPI_Allreduce(own, worst, 3, MPI_DOUBLE_INT, MPI_MINLOC, lmp_->world);
   const bool has_pair = has_limits && !has_said_pair_ && worst[0].value < kGuardDistance;
@@ -90,10 +92,11 @@ void PairGuard::look(const Computed& computed) {
   if (has_pair) say(worst[0].rank == me ? sighting->about_pair(name_of).what() : "", worst[0].rank, computed);
   if (has_force) say(worst[1].rank == me ? sighting->about_force(name_of).what() : "", worst[1].rank, computed);
   if (is_uncertain)
-    say(worst[2].rank == me ? fmt::format("the uncertainty of the force on {} is {:.4g} eV/A, more than the {:g} eV/A "
-                                          "that guard allows",
-                                          name_of(computed.atom_of_row[most]), values[most], uncertainty_)
-                            : "",
+    say(worst[2].rank == me
+            ? fmt::format("the uncertainty of the force on {0} is {1:.4g} {2}, more than the {3:g} {2} that "
+                          "guard allows",
+                          name_of(computed.atom_of_row[most]), unit * values[most], units_.name(kUnit), uncertainty_)
+            : "",
         worst[2].rank, computed);
   has_said_pair_ = has_said_pair_ || has_pair;
   has_said_force_ = has_said_force_ || has_force;
@@ -132,8 +135,9 @@ std::string PairGuard::written(const std::string& reason, const Computed& comput
 std::string PairGuard::description(const Bundle& bundle, const std::vector<bool>& elements) const {
   if (mode_ == Mode::off) return "off";
   const Limits& limits = bundle.limits;
-  const std::string uncertain =
-      uncertainty_ > 0.0 ? fmt::format("uncertainties above {:g} eV/A on every {} steps", uncertainty_, every_) : "";
+  const std::string uncertain = uncertainty_ > 0.0 ? fmt::format("uncertainties above {:g} {} on every {} steps",
+                                                                 uncertainty_, units_.name(kUnit), every_)
+                                                   : "";
   const std::string begin = mode_ == Mode::stop ? "stops at " : "warns of ";
   if (limits.distances.empty())
     return (uncertain.empty() ? "none" : begin + uncertain + "; not of distances and forces") +

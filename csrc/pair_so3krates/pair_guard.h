@@ -10,6 +10,7 @@
 
 #include "evaluator.h"
 #include "pair_frames.h"
+#include "units.h"
 
 namespace so3krates::deck {
 
@@ -20,12 +21,13 @@ class PairGuard {
  public:
   enum class Mode { off, warn, stop };
 
-  explicit PairGuard(LAMMPS* lmp) : lmp_(lmp) {}
+  explicit PairGuard(LAMMPS* lmp) : lmp_(lmp), units_(lmp) {}
 
   // "off", "warn" or "stop"; false: none of them.
   bool choose(const std::string& word);
   bool is_on() const { return mode_ != Mode::off; }
-  // Largest uncertainty (eV/A) of the force on an atom, looked at on every so many steps; 0: nobody looks.
+  // Largest uncertainty, in units of the deck, of the force on an atom, looked at on every so many steps; 0: nobody
+  // looks.
   void choose_uncertainty(double limit, bigint every);
   // Ends the run where uncertainties are to be looked at and the bundle has none.
   void read(const Bundle& bundle) const;
@@ -45,8 +47,9 @@ class PairGuard {
   std::string written(const std::string& reason, const Computed& computed) const;
 
   LAMMPS* lmp_;
+  Units units_;
   Mode mode_ = Mode::warn;
-  double uncertainty_ = 0.0;  // eV/A
+  double uncertainty_ = 0.0;  // in units of the deck
   bigint every_ = 1;
   bool has_said_pair_ = false, has_said_force_ = false, has_said_uncertainty_ = false;
 };

@@ -49,7 +49,7 @@ std::string PairOutputs::system_names() const {
     const Output& output = bundle_->outputs.at(name);
     for (std::int64_t k = 1; k <= output.width; k++)
       text += fmt::format("{}[{}] {}{} ({})", text.empty() ? "" : ", ", ++place, name,
-                          output.width == 1 ? "" : fmt::format("[{}]", k), output.unit);
+                          output.width == 1 ? "" : fmt::format("[{}]", k), units_.name(output.unit));
   }
   return text;
 }
@@ -139,8 +139,9 @@ void PairOutputs::keep(const Results& results, const std::vector<int>& atom_of_r
     if (field.flag == 0) continue;
     const double* values = results.find(field.output);
     field.values.assign(static_cast<std::size_t>(std::max(lmp_->atom->nlocal + lmp_->atom->nghost, 1)), 0.0);
+    const double unit = units_.of(bundle_->outputs.at(field.output).unit);
     for (int row = 0; row < owned; row++)
-      field.values[atom_of_row[row]] = values[static_cast<std::size_t>(row) * field.width + field.entry];
+      field.values[atom_of_row[row]] = unit * values[static_cast<std::size_t>(row) * field.width + field.entry];
     field.step = lmp_->update->ntimestep;
   }
   double* place = system_values_.data();
@@ -152,7 +153,8 @@ void PairOutputs::keep(const Results& results, const std::vector<int>& atom_of_r
       std::fill_n(place, width, std::numeric_limits<double>::quiet_NaN());
     } else {
       MPI_Allreduce(values, place, width, MPI_DOUBLE, operation_of(output.ranks), lmp_->world);
-      if (lmp_->comm->me != 0) std::fill_n(place, width, 0.0);  // compute pair sums over ranks
+      const double unit = lmp_->comm->me == 0 ? units_.of(output.unit) : 0.0;  // compute pair sums over ranks
+      std::transform(place, place + width, place, [unit](double value) { return unit * value; });
     }
     place += width;
   }

@@ -1,5 +1,5 @@
 // Outputs of a bundle besides energy, forces and virials, as LAMMPS asks for them: those of atoms by `fix pair`, those
-// of the whole system by `compute pair`. Only what is asked for on a step is computed.
+// of the whole system by `compute pair`, in units of the deck. Only what is asked for on a step is computed.
 #pragma once
 
 #include <lammps/lammps.h>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "evaluator.h"
+#include "units.h"
 
 namespace so3krates::deck {
 
@@ -18,7 +19,7 @@ using LAMMPS_NS::LAMMPS;
 
 class PairOutputs {
  public:
-  explicit PairOutputs(LAMMPS* lmp) : lmp_(lmp) {}
+  explicit PairOutputs(LAMMPS* lmp) : lmp_(lmp), units_(lmp) {}
 
   // The bundle that names are of from now on; borrowed. Addresses that LAMMPS has taken stay valid.
   void read(const Bundle& bundle);
@@ -51,6 +52,7 @@ class PairOutputs {
   bool has_compute() const;
 
   LAMMPS* lmp_;
+  Units units_;
   const Bundle* bundle_ = nullptr;
   std::vector<std::string> standard_, system_, request_;  // names
   int system_size_ = 0;

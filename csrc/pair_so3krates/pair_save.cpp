@@ -33,7 +33,8 @@ void PairSave::read(const Bundle& bundle) {
   const auto found = bundle.outputs.find(output_);
   if (found != bundle.outputs.end() && found->second.per_atom && found->second.width == 1 &&
       found->second.problem.empty()) {
-    unit_ = found->second.unit;
+    unit_ = units_.name(found->second.unit);
+    factor_ = units_.of(found->second.unit);
     return;
   }
   std::string known;
@@ -70,8 +71,9 @@ void PairSave::keep(const Computed& computed) {
   if (lmp_->comm->nprocs > 1) MPI_Allreduce(&own, &most, 1, MPI_DOUBLE_INT, MPI_MAXLOC, lmp_->world);
   looks_++;
   all_looks_++;
-  largest_ = std::max(largest_, most.value);
-  const bool is_above = most.value > low_, is_check = check_ > 0 && all_looks_ % check_ == 0;
+  const double largest_here = factor_ * most.value;
+  largest_ = std::max(largest_, largest_here);
+  const bool is_above = largest_here > low_, is_check = check_ > 0 && all_looks_ % check_ == 0;
   if (!is_above && !is_check) return;
   found_ += is_above ? 1 : 0;
   const std::string comment = fmt::format("largest_{}={:.9g} look={} above={} check={}", output_, most.value,
@@ -80,12 +82,12 @@ void PairSave::keep(const Computed& computed) {
   if (!problem.empty())
     throw Error(fmt::format("step {}: save {}: the frame could not be written ({}). Make room, or give another name",
                             step, path_, problem));
-  if (!(most.value > high_)) return;
+  if (!(largest_here > high_)) return;
   has_ended_ = true;
   lmp_->timer->force_timeout();
   if (me == 0)
     LAMMPS_NS::utils::logmesg(lmp_, "So3krates: step {}: {} is {:.4g} {} on an atom, above {:g}: the run ends here\n",
-                              step, output_, most.value, unit_, high_);
+                              step, output_, largest_here, unit_, high_);
 }
 
 std::string PairSave::summary() {

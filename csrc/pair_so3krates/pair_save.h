@@ -11,6 +11,7 @@
 
 #include "evaluator.h"
 #include "pair_frames.h"
+#include "units.h"
 
 namespace so3krates::deck {
 
@@ -19,9 +20,9 @@ using LAMMPS_NS::LAMMPS;
 
 class PairSave {
  public:
-  explicit PairSave(LAMMPS* lmp) : lmp_(lmp) {}
+  explicit PairSave(LAMMPS* lmp) : lmp_(lmp), units_(lmp) {}
 
-  // path: of the file; empty: nothing is kept.
+  // path: of the file; empty: nothing is kept. low, high: in units of the deck; files are in those of the potential.
   void choose(const std::string& path, const std::string& output, double low, double high, bigint every, bigint check);
   // Ends the run where the bundle has no such output.
   void read(const Bundle& bundle);
@@ -37,8 +38,10 @@ class PairSave {
   bool is_due() const;
 
   LAMMPS* lmp_;
-  std::string path_, output_, unit_;
-  double low_ = 0.0, high_ = 0.0;
+  Units units_;
+  std::string path_, output_, unit_;  // the latter of the deck
+  double factor_ = 1.0;               // of the output, to be in it
+  double low_ = 0.0, high_ = 0.0;     // likewise
   bigint every_ = 1, check_ = 0;
   bool has_ended_ = false;
   bigint step_ = -1;                              // of the last look

@@ -37,7 +37,8 @@ std::string joined(const std::vector<std::string>& words) {
 
 }  // namespace
 
-PairSo3krates::PairSo3krates(LAMMPS* lmp) : Pair(lmp), outputs_(lmp), guard_(lmp), deviation_(lmp), save_(lmp) {
+PairSo3krates::PairSo3krates(LAMMPS* lmp)
+    : Pair(lmp), units_(lmp), outputs_(lmp), guard_(lmp), deviation_(lmp), save_(lmp) {
   single_enable = 0;  // the energy is no sum over pairs
   restartinfo = 0;
   one_coeff = 1;
@@ -125,9 +126,11 @@ void PairSo3krates::read_potential(int narg, char** arg) {
 }
 
 void PairSo3krates::init_style() {
-  if (bundle_->units != update->unit_style)
-    error->all(FLERR, "pair_style so3krates: the deck has units {} but {} is in units {}. Write: units {}",
-               update->unit_style, file_, bundle_->units, bundle_->units);
+  if (!units_.are_known())
+    error->all(FLERR,
+               "pair_style so3krates: the deck has units {}, and {} is for units metal (eV, A, ps) and units real "
+               "(kcal/mol, A, fs). Write one of these",
+               update->unit_style, file_);
   reported(lmp, [&] {
     guard_.begin_run();
     deviation_.begin_run();
@@ -371,22 +374,23 @@ std::string PairSo3krates::name_of(int i) const {
 
 void PairSo3krates::tally(const so3krates::Results& results) {
   const double* force = results.forces;
+  const double unit = units_.energy();
   for (int row = 0; row < owned_; row++)
-    for (int k = 0; k < 3; k++) atom->f[atom_of_row_[row]][k] += *force++;
+    for (int k = 0; k < 3; k++) atom->f[atom_of_row_[row]][k] += unit * *force++;
 
-  if (eflag_global) eng_vdwl += results.energy;
+  if (eflag_global) eng_vdwl += unit * results.energy;
   if (eflag_atom)
-    for (int row = 0; row < owned_; row++) eatom[atom_of_row_[row]] += results.atom_energies[row];
+    for (int row = 0; row < owned_; row++) eatom[atom_of_row_[row]] += unit * results.atom_energies[row];
   if (vflag_global) {
     const auto& g = results.strain_gradient;
-    for (int k = 0; k < 6; k++) virial[k] -= 0.5 * (g[kFirst[k]][kSecond[k]] + g[kSecond[k]][kFirst[k]]);
+    for (int k = 0; k < 6; k++) virial[k] -= 0.5 * unit * (g[kFirst[k]][kSecond[k]] + g[kSecond[k]][kFirst[k]]);
   }
   if (vflag_atom || cvflag_atom)
     for (int row = 0; row < owned_; row++) {
       const int i = atom_of_row_[row];
       const double* w =
           results.atom_virials + 9 * static_cast<std::size_t>(row);  // [position component][force component]
-      const auto entry = [w](int a, int b) { return w[3 * a + b]; };
+      const auto entry = [w, unit](int a, int b) { return unit * w[3 * a + b]; };
       if (vflag_atom)
         for (int k = 0; k < 6; k++) vatom[i][k] += 0.5 * (entry(kFirst[k], kSecond[k]) + entry(kSecond[k], kFirst[k]));
       if (cvflag_atom)

@@ -14,6 +14,7 @@
 #include "pair_guard.h"
 #include "pair_outputs.h"
 #include "pair_save.h"
+#include "units.h"
 
 namespace so3krates::ranks {
 class Exchange;
@@ -69,6 +70,7 @@ class PairSo3krates : public Pair {
   std::unique_ptr<const so3krates::Bundle> bundle_;
   std::unique_ptr<so3krates::ranks::Exchange> exchange_;  // where there are other ranks
   std::unique_ptr<so3krates::Evaluator> evaluator_;
+  so3krates::deck::Units units_;
   so3krates::deck::PairOutputs outputs_;
   so3krates::deck::PairGuard guard_;
   so3krates::deck::PairDeviation deviation_;

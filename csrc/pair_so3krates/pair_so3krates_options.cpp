@@ -69,8 +69,7 @@ void PairSo3krates::read_options(int narg, char** arg) {
       const char* text = following("uncertainty");
       const double limit = text == nullptr ? 0.0 : utils::numeric(FLERR, text, false, lmp);
       if (text != nullptr && (!(limit > 0.0) || !guard_.is_on()))
-        error->all(FLERR,
-                   "pair_style so3krates: guard {} uncertainty {}: write warn or stop, and a number above 0 in eV/A",
+        error->all(FLERR, "pair_style so3krates: guard {} uncertainty {}: write warn or stop, and a number above 0",
                    value, text);
       guard_.choose_uncertainty(limit, text == nullptr ? 1 : every());
     } else if (key == "deviation") {

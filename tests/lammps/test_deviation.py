@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from ase import Atoms
@@ -13,35 +11,13 @@ from decks import Bench, lammps_instance
 from so3krates.lammps import LammpsError, run_deck
 from so3krates.predictions import ModelRuntime
 from so3krates.storage import Model
-from so3krates_export.export import export_model
-from so3krates_export.ladder import Rung
 from structures import structure
 
-MEMBERS = 3
 SAME = 1e-10  # relative, of ranks and of restarts
 OF_PYTHON = 1e-5  # of the largest, from the same frame evaluated in Python
 SIGNAL = 1e-3  # eV/A and eV
-LADDER = [Rung(256, 4608, 192, 64)]
 HEADER = ["step", "max_devi_v", "min_devi_v", "avg_devi_v", "max_devi_f", "min_devi_f", "avg_devi_f"]
 MD = "velocity all create 1000 7 loop geom\nfix 1 all nve\n"
-
-
-@pytest.fixture(scope="module")
-def members(small_model_folder: Path) -> list[Model]:
-    model = Model.load(small_model_folder)
-    others = []
-    for seed in range(1, MEMBERS):
-        random = np.random.default_rng(seed)
-        params = jax.tree.map(lambda p, r=random: p * (1 + 0.01 * r.normal(size=p.shape)), model.params)
-        others.append(dataclasses.replace(model, params=params))
-    return [model, *others]
-
-
-@pytest.fixture(scope="module")
-def committee(members: list[Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("committee") / "committee.so3k"
-    export_model(members[0], path, precision="float64", others=members[1:], ladder=LADDER)
-    return path
 
 
 @pytest.fixture

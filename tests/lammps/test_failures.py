@@ -23,7 +23,7 @@ REFUSALS = {
     "option": ("threads 1", "threads 1 speed 3", "unknown option 'speed'"),
     "device": ("threads 1", "threads 1 device tpu", "tpu"),
     "plugin": ("threads 1", "threads 1 plugin nowhere.so", "nowhere.so"),
-    "units": ("units metal", "units real", "the deck has units real"),
+    "units": ("units metal", "units electron", "the deck has units electron"),
     "element": (" Ga N\n", " Ga Xx\n", "atom type 2 is 'Xx'"),
     "missing file": (".so3k", "-missing.so3k", "-missing.so3k"),
 }

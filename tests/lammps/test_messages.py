@@ -27,7 +27,7 @@ REFUSALS = {
     "threads": ("threads 1", "threads -2", ["threads -2 is negative"]),
     "device": ("threads 1", "threads 1 device tpu", ["tpu", "cpu"]),
     "plugin": ("threads 1", "threads 1 plugin /nowhere/pjrt.so", ["/nowhere/pjrt.so"]),
-    "units": ("units metal", "units real", ["units real", "units metal"]),
+    "units": ("units metal", "units lj", ["units lj", "units metal", "units real"]),
     "element": (" Ga N\n", " Ga Xx\n", ["type 2 is 'Xx'", "knows only: ", "NULL"]),
     "few elements": (" Ga N\n", " Ga\n", ["for each of the 2 atom types, not 1"]),
     "many elements": (" Ga N\n", " Ga N N\n", ["for each of the 2 atom types, not 3"]),
