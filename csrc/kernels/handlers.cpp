@@ -364,7 +364,7 @@ ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::Remai
     if (bytes != 4 && bytes != 8) throw std::invalid_argument("'real_bytes' is neither 4 nor 8");
     (bytes == 4 ? run_float : run_double)(call);
   } catch (const std::exception& error) {
-    return ffi::Error(ffi::ErrorCode::kInvalidArgument, std::string("so3krates kernel: ") + error.what());
+    return failed(error);
   }
   return ffi::Error::Success();
 }

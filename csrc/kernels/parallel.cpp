@@ -48,19 +48,21 @@ class Job {
       try {
         if (!has_failed_.load(std::memory_order_acquire) || failed_stage_ == stage) stages_[stage].task(n - begin);
       } catch (const std::exception& error) {  // must not leave a thread of XLA's
-        keep_failure(error.what(), stage);
+        keep_failure(error, stage);
       }
       done_.fetch_add(1, std::memory_order_acq_rel);
     }
   }
-  void keep_failure(const char* what, int stage) {
+  void keep_failure(const std::exception& failure, int stage) {
     if (is_failing_.exchange(true)) return;
-    std::snprintf(failure_.data(), failure_.size(), "%s", what);
+    is_out_of_memory_ = dynamic_cast<const std::bad_alloc*>(&failure) != nullptr;
+    std::snprintf(failure_.data(), failure_.size(), "%s", failure.what());
     failed_stage_ = stage;
     has_failed_.store(true, std::memory_order_release);
   }
   void finish() {
     for (Patience patience; done_.load(std::memory_order_acquire) < total_;) patience.wait();
+    if (has_failed_ && is_out_of_memory_) throw std::bad_alloc();
     if (has_failed_) throw std::runtime_error(failure_.data());
   }
 
@@ -73,6 +75,7 @@ class Job {
   std::atomic<int> next_{0}, done_{0};
   std::atomic<bool> is_failing_{false}, has_failed_{false};
   std::atomic<int> failed_stage_{0};
+  bool is_out_of_memory_ = false;
   std::array<char, 512> failure_{};  // the first; no exception_ptr, whose copies take a libstdc++ of GCC 11
 };
 
@@ -139,7 +142,7 @@ void run_job(const std::shared_ptr<Job>& job, const std::function<void(std::func
     try {
       for (int missing = post(job); missing > 0; --missing) start([job] { help(job); });
     } catch (const std::exception& error) {  // helpers that have begun use the stages: they are waited for
-      job->keep_failure(error.what(), -1);
+      job->keep_failure(error, -1);
     }
   }
   job->work();

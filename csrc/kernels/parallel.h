@@ -3,8 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <exception>
 #include <functional>
 #include <memory>
+#include <new>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -12,6 +15,14 @@
 #include "xla/ffi/api/ffi.h"
 
 namespace so3krates::kernels {
+
+// What a custom call returns for an exception; hosts tell a lack of memory by its code.
+inline xla::ffi::Error failed(const std::exception& failure) {
+  const bool is_out_of_memory = dynamic_cast<const std::bad_alloc*>(&failure) != nullptr;
+  return xla::ffi::Error(
+      is_out_of_memory ? xla::ffi::ErrorCode::kResourceExhausted : xla::ffi::ErrorCode::kInvalidArgument,
+      std::string("so3krates kernel: ") + failure.what());
+}
 
 // task(k) for k in [0, count), in any order.
 struct Stage {
@@ -29,7 +40,7 @@ void help(std::shared_ptr<Job> job);
 
 // Runs the stages and returns when all are done; start(helper) runs helper() on another thread. The caller takes tasks
 // too, so that nothing waits for a busy pool. Where tasks throw, later stages are left out, and what one of the tasks
-// says is thrown here as std::runtime_error, when no task runs any more.
+// says is thrown here, as std::bad_alloc or std::runtime_error, when no task runs any more.
 void run_job(const std::shared_ptr<Job>& job, const std::function<void(std::function<void()>)>& start);
 
 // A function on its way to a thread of XLA's, which moves it once, to where it is called.

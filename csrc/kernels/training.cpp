@@ -161,7 +161,7 @@ ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::Remai
   try {
     (real_bytes == 4 ? run<float> : run<double>)(name, pool, arguments, results, static_cast<int>(heads));
   } catch (const std::exception& error) {
-    return ffi::Error(ffi::ErrorCode::kInvalidArgument, std::string("so3krates kernel: ") + error.what());
+    return failed(error);
   }
   return ffi::Error::Success();
 }

@@ -259,7 +259,9 @@ ffi::Error launch(Stream stream, ffi::RemainingArgs arguments, ffi::RemainingRet
                           parameters.data(), nullptr),
           "starting the kernel " + name);
   } catch (const std::exception& error) {
-    return ffi::Error(ffi::ErrorCode::kInternal, std::string("so3krates kernel: ") + error.what());
+    const bool is_out_of_memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+    return ffi::Error(is_out_of_memory ? ffi::ErrorCode::kResourceExhausted : ffi::ErrorCode::kInternal,
+                      std::string("so3krates kernel: ") + error.what());
   }
   return ffi::Error::Success();
 }
