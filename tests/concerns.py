@@ -16,7 +16,7 @@ CONCERNS = {
     "model": ("terms", "checks", "derivatives", "model", "stages", "tables"),
     "ranks": ("launchers", "ranks", "rows"),
     "runtime": ("runtime/", "calculator"),
-    "training": ("files", "uncertainty", "pair_potential", "run_folder", "training"),
+    "training": ("files", "finetuning", "uncertainty", "pair_potential", "run_folder", "training"),
 }
 
 

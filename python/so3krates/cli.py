@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_convert, cli_import, cli_kappa, cli_sample, exporting
+from . import cli_convert, cli_import, cli_kappa, cli_sample, cli_train, exporting
 from .cli_errors import Commands, debug_option
-from .cli_values import number_or_word as _number_or_word
+from .cli_train import use_float64
+from .cli_values import number_or_word, set_value
 from .files import plain_text, require_figure_name, require_folder, require_place, write_text
 from .terminal import busy, said
 from .terminal import console as _console
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from so3krates.training.config import DataConfig, RunConfig
+    from so3krates.training.config import DataConfig
 
 app = typer.Typer(
     cls=Commands,
@@ -72,40 +73,7 @@ DataSettings = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", help="What is written.")]
 
 
-@app.command()
-def train(
-    config: Annotated[
-        Path | None,
-        typer.Argument(help="Settings (a TOML file, or inputs.json of tools.mlff), or labelled frames as in --data."),
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Settings by name: fast, balanced (what is left out is its), accurate, gan.")
-    ] = None,
-    hours: Annotated[
-        float | None,
-        typer.Option(help="Wall time to fill: epochs and schedule follow from the measured time of steps."),
-    ] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled frames to be split into training and validation.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Labelled frames for the error table only.")] = None,
-    output: Output = Path("model"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
-    members: Annotated[int, typer.Option("--committee", help="Models that differ in their seeds alone.")] = 1,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, as in --set training.epochs=100; may be repeated.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Train although labels look wrong as a whole.")] = False,
-) -> None:
-    """Train a potential and report its errors."""
-    if config is not None and config.suffix not in (".toml", ".json"):
-        if data is not None:
-            raise ValueError(f"{config} and --data {data}: give one file of frames")
-        config, data = None, config
-    run = _run_config(config, preset, data, setting or [], hours)
-    if run.training.float64:
-        _use_float64()
-    from so3krates.training import run_session
-
-    run_session(run, output, _console(), test, resume, members, force)
+app.command()(cli_train.train)
 
 
 @app.command()
@@ -126,7 +94,7 @@ def evaluate(
 ) -> None:
     """Errors of a model folder or a bundle on labelled frames, or of a committee and its disagreement."""
     if float64:
-        _use_float64()
+        use_float64()
     if json_file is not None:
         require_place(json_file, data, *models)
     if output is not None:
@@ -266,7 +234,7 @@ def export(
             precision,
             platform,
             body=body,
-            tables=_number_or_word(tables),
+            tables=number_or_word(tables),
             others=others,
             mover=mover,
         )
@@ -299,7 +267,7 @@ def check(
     setting: DataSettings = None,
 ) -> None:
     """Symmetries, derivatives, dynamics and errors of a potential; exit code 1 where one fails."""
-    _use_float64()
+    use_float64()
     import json
 
     from so3krates import checks
@@ -399,34 +367,6 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _run_config(
-    config: Path | None, preset: str | None, data: Path | None, settings: list[str], hours: float | None
-) -> RunConfig:
-    """Settings of a run from what was given on the command line."""
-    from so3krates.model.config import ConfigError
-    from so3krates.training import config as training_config
-
-    if config is not None and preset is not None:
-        raise ConfigError(f'{config} and --preset {preset}: write preset = "{preset}" into the file instead')
-    if config is None and preset is None and data is None:
-        raise ConfigError(f"give a file of settings, frames, or --preset {' or '.join(training_config.PRESETS)}")
-    if config is not None:
-        run = training_config.RunConfig.load(config)
-    else:
-        run = training_config.preset(training_config.DEFAULT_PRESET if preset is None else preset)
-    content: dict[str, dict[str, Any]] = {"terms": {}} | training_config.changeable(run)
-    if hours is not None:
-        content["training"].pop("epochs", None)
-        content["training"]["hours"] = hours
-    for setting in settings:
-        _set(content, setting)
-    if data is not None:
-        for name in ("file", "train_file", "valid_file"):
-            content["data"].pop(name, None)
-        content["data"]["file"] = str(data)
-    return training_config.RunConfig.from_dict({"preset": training_config.NO_PRESET} | content)
-
-
 def _data_config(
     settings: list[str] | None,
     energy_key: str | None,
@@ -443,7 +383,7 @@ def _data_config(
         if key is not None:
             content["data"][name] = key
     for setting in settings or []:
-        _set(content, setting)
+        set_value(content, setting)
     if models:
         from so3krates.predictions import common_data_settings
 
@@ -455,32 +395,6 @@ def _data_config(
             text = f"labels are read as in the training: {', '.join(used)}; change it by --set data.KEY=VALUE"
             said(console, "Note:", text)
     return RunConfig.from_dict(content).data
-
-
-def _set(content: dict[str, Any], setting: str) -> None:
-    """Put `section.key=value` into nested settings; the value is TOML, or else text."""
-    import tomllib
-
-    from so3krates.model.config import ConfigError
-
-    name, equals, text = setting.partition("=")
-    section, dot, key = name.strip().partition(".")
-    if not equals or not dot or section not in content:
-        raise ConfigError(f"--set {setting}: give section.key=value with a section out of {', '.join(content)}")
-    place = content[section]
-    if section == "terms" and "." in key:  # a section for each of them
-        term, _, key = key.partition(".")
-        place = place.setdefault(term, {})
-    try:
-        place[key] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        place[key] = text.strip()
-
-
-def _use_float64() -> None:
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
 
 
 if __name__ == "__main__":

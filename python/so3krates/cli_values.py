@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,21 @@ def number_or_word(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def set_value(content: dict[str, Any], setting: str) -> None:
+    """Put `section.key=value` into nested settings; the value is TOML, or else text. Raises ConfigError."""
+    from .model.config import ConfigError
+
+    name, equals, text = setting.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not equals or not dot or section not in content:
+        raise ConfigError(f"--set {setting}: give section.key=value with a section out of {', '.join(content)}")
+    place = content[section]
+    if section == "terms" and "." in key:  # a section for each of them
+        term, _, key = key.partition(".")
+        place = place.setdefault(term, {})
+    try:
+        place[key] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        place[key] = text.strip()

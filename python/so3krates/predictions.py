@@ -13,7 +13,7 @@ from ase import Atoms
 
 from so3krates import exporting
 from so3krates._harness import check_pair, extrapolations
-from so3krates.data import DataError, LabelKeys, frame_graph, terms_of_atoms, total_shift
+from so3krates.data import DataError, frame_graph, terms_of_atoms, total_shift
 from so3krates.data.batches import BatchShape, FrameGraph, collate
 from so3krates.data.neighbours import round_up
 from so3krates.hints import command
@@ -25,10 +25,8 @@ from so3krates.system_evaluator import SystemEvaluator, system_outputs
 from so3krates.total_charge import State, state_of, summary
 from so3krates.training import Properties, evaluate
 from so3krates.training.evaluate import predict_batch, uncertainties_of
+from so3krates.training.sources import reading_of
 from so3krates.wording import counted
-
-# Settings of section [data] that say how labels and structures are read, and by what errors are split.
-READING = (*LabelKeys.setting_names(), "tag_key")
 
 
 class ModelRuntime:
@@ -280,8 +278,7 @@ def training_record(path: str | Path) -> dict[str, Any]:
 
 def data_settings(path: str | Path) -> dict[str, Any]:
     """Settings of section [data] by which the data of a potential were read; those that it does not know are absent."""
-    data = training_record(path).get("settings", {}).get("data", {})
-    return {name: data[name] for name in READING if name in data} if isinstance(data, dict) else {}
+    return reading_of(training_record(path))
 
 
 def common_data_settings(paths: Sequence[str | Path], given: Container[str] = ()) -> dict[str, Any]:

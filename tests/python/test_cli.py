@@ -14,7 +14,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from so3krates import cli, cli_errors, versions
+from so3krates import cli, cli_errors, cli_train, versions
 from so3krates.analysis import energy_drift
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import init_params
@@ -167,14 +167,14 @@ def test_train_and_evaluate(data_file: Path, tmp_path: Path) -> None:
 
 
 def test_frames_and_hours_are_all_that_a_training_needs() -> None:
-    config = cli._run_config(None, None, Path("x.extxyz"), [], 2.0)
+    config = cli_train.run_config(None, None, Path("x.extxyz"), [], 2.0)
     assert (config.training.hours, config.training.epochs, config.model.features) == (2.0, None, 72)
-    config = cli._run_config(None, "gan", Path("x.extxyz"), ["training.epochs=3"], 2.0)
+    config = cli_train.run_config(None, "gan", Path("x.extxyz"), ["training.epochs=3"], 2.0)
     assert (config.training.hours, config.training.epochs, config.model.features) == (2.0, 3, 132)
 
 
 def test_a_setting_keeps_what_follows_from_it() -> None:
-    config = cli._run_config(None, "gan", Path("x.extxyz"), ["model.features=24", "data.energy_shift=none"], None)
+    config = cli_train.run_config(None, "gan", Path("x.extxyz"), ["model.features=24", "data.energy_shift=none"])
     assert config.model.radial_filter_features == (24, 24)
     assert (config.data.file, config.data.energy_shift) == ("x.extxyz", "none")
 
@@ -324,7 +324,7 @@ def test_our_own_mistakes_are_said_to_be_ours(monkeypatch: pytest.MonkeyPatch) -
         {}["absent"]
 
     monkeypatch.delenv(cli_errors.TRACEBACK, raising=False)
-    monkeypatch.setattr(cli, "_run_config", mistake)
+    monkeypatch.setattr(cli_train, "run_config", mistake)
     code, _, error = run("train", "--preset", "gan")
     assert code == 1
     assert error.startswith("Error: KeyError: 'absent' (a defect of so3krates")

@@ -11,7 +11,7 @@ import tomli_w
 from so3krates import checks
 from so3krates.data import report, units
 from so3krates.model.config import ModelConfig
-from so3krates.training import DataConfig, RunConfig, TrainingConfig
+from so3krates.training import DataConfig, FineTuningConfig, RunConfig, TrainingConfig
 from so3krates.training.config import changeable
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
@@ -26,10 +26,11 @@ def rows(heading: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("section", "settings"), [("data", DataConfig), ("training", TrainingConfig), ("model", ModelConfig)]
+    ("section", "settings"),
+    [("data", DataConfig), ("training", TrainingConfig), ("model", ModelConfig), ("finetuning", FineTuningConfig)],
 )
 def test_every_key_is_there_with_its_default(section: str, settings: type) -> None:
-    defaults = changeable(RunConfig.from_dict({}))[section]
+    defaults = changeable(RunConfig.from_dict({})).get(section) or dataclasses.asdict(settings())
     documented = {cells[0]: cells[1] for cells in rows(f"### [{section}]")}
     expected = {}
     for field in dataclasses.fields(settings):

@@ -147,7 +147,7 @@ def test_a_run_may_start_from_a_model(trained: tuple, tmp_path: Path) -> None:
         np.testing.assert_allclose(a, b, atol=1e-9)
     assert again.model.training["settings"]["training"]["initial_model"] == folder.name  # no folder of this machine
     other = dataclasses.replace(SMALL, layers=2)
-    with pytest.raises(TrainingError, match=r"has model\.layers = 1, this run 2"):
+    with pytest.raises(ConfigError, match=r"model\.layers = 2, but training\.initial_model = .* has 1: leave it out"):
         train(dataclasses.replace(settings(**standing), model=other), frames, [], tmp_path / "other", quiet)
 
 

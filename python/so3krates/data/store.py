@@ -167,6 +167,12 @@ class StoredGraphs(Sequence[FrameGraph]):
         """The same graphs, whose labels have what the terms give taken off."""
         return StoredGraphs(self._frames, self._shifts, terms)
 
+    def moved(self, moves: Mapping[str, float]) -> StoredGraphs:
+        """The same graphs with these energies (eV by element) taken off in addition."""
+        elements, counts, _ = self._frames.composition()
+        added = counts @ np.array([moves[element] for element in elements])
+        return StoredGraphs(self._frames, self._shifts + added, self._terms)
+
     @property
     def distances(self) -> dict[str, float]:
         """Shortest distances (A) of neighbours by pair of elements."""

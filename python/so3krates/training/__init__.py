@@ -4,6 +4,7 @@ from .breakdown import Breakdown, breakdown
 from .committee import Committee, CommitteeError, committee_table, disagreement, member_folders
 from .config import PRESETS, DataConfig, RunConfig, TrainingConfig, preset
 from .evaluate import Properties, evaluate, reference
+from .finetuning import FineTuningConfig
 from .metrics import Errors, as_json, error_table, rich_table
 from .plots import breakdown_plot, learning_curve, parity_plot
 from .progress import Status, progress_display
@@ -21,6 +22,7 @@ __all__ = [
     "DataConfig",
     "Demands",
     "Errors",
+    "FineTuningConfig",
     "Properties",
     "Results",
     "RunConfig",

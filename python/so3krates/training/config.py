@@ -18,9 +18,17 @@ from so3krates.model.config import ConfigError, ModelConfig
 from so3krates.model.terms import check_terms
 
 from .checks import is_int, is_number, require
+from .finetuning import FineTuningConfig, gentler, initial_model, rate_factors, require_start, same_network
 from .loggers import PACKAGES
 from .original_keys import sections_from_original
 
+SECTIONS = ("model", "data", "training", "terms", "finetuning")
+# Keys that name files, which are looked for beside the settings.
+FILES = {
+    "data": ("file", "train_file", "valid_file"),
+    "training": ("initial_model",),
+    "finetuning": ("replay", "old_test"),
+}
 SCHEDULES = ("exponential", "cosine", "constant")
 OPTIMISERS = ("adam", "amsgrad", "muon")
 WEIGHTS = {"energy": "energy_weight", "forces": "force_weight", "stress": "stress_weight"}  # settings of the loss
@@ -155,7 +163,7 @@ class TrainingConfig:
     patience: float = 0  # validations without a lower loss after which the run ends; below 1: their share; 0: never
     checkpoint_minutes: float = 2.0  # wall time between checkpoints; a resumed run repeats at most this much
     max_minutes: float | None = None  # wall time after which the run stops with what it has
-    initial_model: str | None = None  # folder of a model whose weights the run starts from; absent: random ones
+    initial_model: str | None = None  # model that the run goes on from (docs/finetuning.md); absent: random weights
     log_to: tuple[str, ...] = ()  # tensorboard, wandb, beside metrics.csv
     seed_model: int = 0
     seed_training: int = 0  # of the order of frames
@@ -242,41 +250,48 @@ class RunConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     terms: dict[str, Any] = dataclasses.field(default_factory=dict)  # settings of each, by its section of [terms]
+    finetuning: FineTuningConfig = dataclasses.field(default_factory=FineTuningConfig)  # beside initial_model
 
     def __post_init__(self) -> None:
         check_terms(self.terms)
+        require_start(self.finetuning, self.training.initial_model)
+        _ = self.rate_factors
+
+    @property
+    def rate_factors(self) -> dict[str, float]:
+        """Factor of the learning rate of each part of the network."""
+        return rate_factors(self.finetuning, self.model)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> RunConfig:
-        """From a nested dict with sections model, data, training, terms and an optional `preset`.
+        """From a nested dict with the sections of `SECTIONS` and an optional `preset`.
 
         Keys that are absent are the preset's, by default those of DEFAULT_PRESET; of NO_PRESET they are the defaults of
         the classes, so that it makes `from_dict` the inverse of `to_dict`. Keys beside the sections are taken as the
         original code's (`ORIGINAL_KEYS`) with its defaults, so that an `inputs.json` of tools.mlff is a configuration.
         Raises ConfigError with the name of the key.
         """
-        settings = dict(settings)
-        named = settings.pop("preset", None)
-        given = {name: settings.pop(name, {}) for name in ("model", "data", "training", "terms")}
-        if settings and named is None:
-            base: dict[str, dict[str, Any]] = {"training": dict(ORIGINAL)}
-        else:
-            base = {} if named == NO_PRESET else changeable(preset(DEFAULT_PRESET if named is None else named))
-        sections = {name: dict(base.get(name, {})) for name in given}
-        for name, values in sections_from_original(settings).items():
-            sections[name].update(values)
-        for name, values in given.items():
-            if not isinstance(values, dict):
-                raise ConfigError(f"[{name}] must be a section of keys, got {values!r}")
-            sections[name].update(values)
-        if "hours" in given["training"] and "epochs" not in given["training"]:
-            sections["training"].pop("epochs", None)  # of a preset
+        sections = _filled(*_given(settings))
         return cls(
             ModelConfig.from_dict(sections["model"]),
             _build(DataConfig, "data", sections["data"]),
             _build(TrainingConfig, "training", sections["training"]),
             sections["terms"],
+            _build(FineTuningConfig, "finetuning", sections["finetuning"]),
         )
+
+    @classmethod
+    def from_settings(cls, named: str, given: dict[str, dict[str, Any]]) -> RunConfig:
+        """From what a user gave beside a named preset, by section, as `read_settings` returns them.
+
+        The network is that of the model that the run goes on from, where there is one. Raises ConfigError for settings
+        of another network as well, and ModelError for what is no model.
+        """
+        sections = _filled(named, given)
+        source = sections["training"].get("initial_model")
+        if isinstance(source, str) and source:
+            sections["model"] = same_network(given["model"], initial_model(source).config, source)
+        return cls.from_dict({"preset": NO_PRESET, **sections})
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values without those that are absent; with NO_PRESET `from_dict` makes the same of them."""
@@ -287,6 +302,8 @@ class RunConfig:
         }
         if self.terms:
             sections["terms"] = copy.deepcopy(self.terms)
+        if self.training.initial_model is not None:
+            sections["finetuning"] = dataclasses.asdict(self.finetuning)
         return {name: {k: v for k, v in values.items() if v is not None} for name, values in sections.items()}
 
     @classmethod
@@ -295,27 +312,11 @@ class RunConfig:
 
         Data files and models are looked up beside the configuration where they are relative.
         """
-        path = Path(path)
+        named, given = read_settings(path)
         try:
-            text = path.read_text(encoding="utf-8")
-            settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-            if not isinstance(settings, dict):
-                raise ValueError("it holds no keys with values")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error})") from error
-        try:
-            config = cls.from_dict(settings)
+            return cls.from_settings(named, given)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
-        files: dict[str, Any] = {
-            name: str(path.parent / getattr(config.data, name))
-            for name in ("file", "train_file", "valid_file")
-            if getattr(config.data, name)
-        }
-        training = config.training
-        if training.initial_model is not None:
-            training = dataclasses.replace(training, initial_model=str(path.parent / training.initial_model))
-        return dataclasses.replace(config, data=dataclasses.replace(config.data, **files), training=training)
 
     def save(self, path: str | Path) -> None:
         """Writes the TOML file that `load` reads."""
@@ -357,6 +358,7 @@ PRESETS: dict[str, RunConfig] = {
 }
 DEFAULT_PRESET = "balanced"
 NO_PRESET = "none"  # all settings are there
+ORIGINAL_PRESET = "mlff"  # of settings under the original's keys
 
 
 def preset(name: str) -> RunConfig:
@@ -364,6 +366,61 @@ def preset(name: str) -> RunConfig:
     if name not in PRESETS:
         raise ConfigError(f"preset = {name!r}: known are {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def read_settings(path: str | Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The preset that a file begins with, and its settings by section. Raises ConfigError, beginning with the path.
+
+    Data files and models are looked up beside the configuration where they are relative.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        if not isinstance(settings, dict):
+            raise ValueError("it holds no keys with values")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    try:
+        named, sections = _given(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for section, keys in FILES.items():
+        for key in keys:
+            if isinstance(sections[section].get(key), str) and sections[section][key]:
+                sections[section][key] = str(path.parent / sections[section][key])
+    return named, sections
+
+
+def _given(settings: dict[str, Any]) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The preset that settings begin with, and what they say by section; the original's keys have places there."""
+    settings = dict(settings)
+    named = settings.pop("preset", None)
+    given = {name: settings.pop(name, {}) for name in SECTIONS}
+    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    if settings and named is None:
+        named = ORIGINAL_PRESET
+    for name, values in sections_from_original(settings).items():
+        sections[name].update(values)
+    for name, values in given.items():
+        if not isinstance(values, dict):
+            raise ConfigError(f"[{name}] must be a section of keys, got {values!r}")
+        sections[name].update(values)
+    return DEFAULT_PRESET if named is None else named, sections
+
+
+def _filled(named: str, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Settings by section; what is not given is the preset's."""
+    if named == ORIGINAL_PRESET:
+        base = changeable(RunConfig(training=TrainingConfig(**ORIGINAL)))
+    else:
+        base = {} if named == NO_PRESET else changeable(preset(named))
+    if base and "initial_model" in given["training"]:
+        base["training"] = gentler(base["training"])
+    sections = {name: base.get(name, {}) | values for name, values in given.items()}
+    if "hours" in given["training"] and "epochs" not in given["training"]:
+        sections["training"].pop("epochs", None)  # of a preset
+    return sections
 
 
 def changeable(config: RunConfig) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from so3krates.files import write_text
+
 FIGURES = {
     "parity.png": "Prediction against label",
     "uncertainty.png": "Errors against uncertainties, and shares within confidences",
@@ -37,6 +39,12 @@ def html_page(title: str, facts: Mapping[str, str], tables: Sequence[Table], fol
             parts.append(f"<h2>{caption}</h2>\n{image}")
     head = f'<meta charset="utf-8">\n<title>{escape(title)}</title>\n<style>{STYLE}</style>'
     return f"<!DOCTYPE html>\n<html>\n<head>\n{head}\n</head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
+
+
+def add_to_page(path: Path, tables: Sequence[Table]) -> None:
+    """Puts tables at the end of a page that is there."""
+    head, end = path.read_text(encoding="utf-8").rsplit("</body>", 1)
+    write_text(path, "\n".join([head, *map(_table, tables), f"</body>{end}"]))
 
 
 def _table(table: Table) -> str:

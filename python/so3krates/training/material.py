@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from ase import Atoms
 
-from so3krates.data import BatchShape, Buckets, StoredFrames, collate
+from so3krates.data import BatchShape, Buckets, StoredFrames, collate, shortest_distances
 from so3krates.model.network import Params
-from so3krates.model.terms import beside_terms, terms_from
+from so3krates.model.terms import beside_terms
 from so3krates.storage import require_elements
 
 from .config import RunConfig
@@ -21,16 +21,20 @@ from .loss import unit_scales, variance_scales
 from .preparation import (
     differences,
     distances_in,
+    elements_in,
     fingerprint,
     graphs_of,
     largest_force_in,
+    moved,
     require_labels,
     require_parts,
     shifts_of,
+    unlabelled,
     weighed,
     with_start,
 )
 from .run_folder import TrainingError
+from .start import beyond_basis, floor_of, refitted, start_of, terms_of
 from .step import batch_energies
 
 
@@ -42,23 +46,45 @@ class Material:
         config: RunConfig,
         frames_train: Sequence[Atoms] | StoredFrames,
         frames_valid: Sequence[Atoms] | StoredFrames,
+        replay: Sequence[Atoms] = (),
     ) -> None:
-        """Finds neighbours. Raises DataError for frames that cannot be used, TrainingError for too few of them."""
+        """Finds neighbours; `replay`: frames with the labels and energy shifts of the model that the run goes on from.
+
+        Raises DataError for frames that cannot be used, TrainingError for too few of them and for a model that does
+        not fit.
+        """
         settings, cutoff = config.training, config.model.cutoff
         self._dtype = precision(settings.float64)
-        self.shifts = shifts_of(frames_train, config.data.energy_shift)
+        self.start = start_of(config, elements_in(frames_train, replay))
+        self.shifts = self.start.shifts if self.start else shifts_of(frames_train, config.data.energy_shift)
         self.elements = tuple(self.shifts)
         # What could not be saved is not trained.
         require_elements(config.model, self.elements, self.shifts)
         whole = graphs_of(frames_train, cutoff, self.shifts, "training data")
-        self.distances = distances_in(whole)
-        self.largest_force = largest_force_in(whole)
-        self.terms = terms_from(config.terms, self.elements, self.distances)
-        self.graphs = differences(whole, self.terms)
+        old = list(graphs_of(replay, cutoff, self.shifts, "replayed data"))
+        self.distances = distances_in(whole) if not old else shortest_distances([*whole, *old])
+        self.largest_force = largest_force_in(whole) if not old else largest_force_in([*whole, *old])
         self.shortest = min(self.distances.values(), default=1.0)  # A
-        whole = graphs_of(frames_valid, cutoff, self.shifts, "validation data")
-        self.valid_graphs = differences(whole, self.terms)
+        self.terms = terms_of(config, self.start, self.elements, self.distances)
+        # As the network is beside the terms, and where the data begin.
+        network = self.start.model.config if self.start else with_start(config.model, self.shortest)
+        network = beside_terms(network, self.terms, self.shortest)
+        network = floor_of(network, self.shortest) if self.start else network
+        self.graphs = differences(whole, self.terms)
+        self.valid_graphs = differences(graphs_of(frames_valid, cutoff, self.shifts, "validation data"), self.terms)
+        # Before labels depend on what a network computes, whose rounding is the machine's.
+        self.fingerprint = fingerprint(self.graphs, self.valid_graphs, *([unlabelled(old)] if old else []))
         settings, self.said = weighed(self.graphs, config)
+        self.config = dataclasses.replace(config, model=network, training=settings)
+        if self.start:
+            before, mode = self.shifts, config.data.energy_shift
+            self.shifts, said = refitted(self.start, network, self.graphs, mode, self._dtype)
+            self.said += [*self.start.said, *beyond_basis(network, self.shortest), said]
+            moves = {element: shift - before[element] for element, shift in self.shifts.items()}
+            self.graphs, self.valid_graphs = moved(self.graphs, moves), moved(self.valid_graphs, moves)
+        self.new = len(self.graphs)  # frames that are not replayed, which come first
+        if old:
+            self.graphs = [*self.graphs, *differences(old, self.terms)]
         if len(self.valid_graphs):
             require_labels(self.valid_graphs, config, settings.weights, "validation")
         elif settings.patience >= 1:
@@ -74,9 +100,6 @@ class Material:
         self.steps_per_epoch = len(self.graphs) // self.batch_size
         self.eval_every = settings.eval_every or self.steps_per_epoch
         self._order: tuple[int, np.ndarray] | None = None
-        # As the network is beside the terms, and where the data begin.
-        model = with_start(beside_terms(config.model, self.terms, self.shortest), self.shortest, settings.initial_model)
-        self.config = dataclasses.replace(config, model=model, training=settings)
         self.plan(settings.epochs_for(self.steps_per_epoch))
 
     def plan(self, epochs: int) -> None:
@@ -86,9 +109,12 @@ class Material:
         training = dataclasses.replace(self.config.training, epochs=epochs)
         self.config = dataclasses.replace(self.config, training=training)
 
-    def fingerprint(self) -> str:
-        """Hash of all frames and labels."""
-        return fingerprint(self.graphs, self.valid_graphs)
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Frames by what they are for."""
+        replayed = len(self.graphs) - self.new
+        numbers = {"train": self.new, "valid": len(self.valid_graphs)}
+        return numbers | ({"replayed": replayed} if replayed else {})
 
     def epoch(self, step: int) -> int:
         """The epoch, from 1, that the step's number belongs to; steps count from 1."""
@@ -116,12 +142,13 @@ class Material:
             yield batch, targets
 
     def refitted_shifts(self, params: Params) -> dict[str, float]:
-        """Shifts of all elements moved by the mean energy error per atom of the training frames.
+        """Shifts of all elements moved by the mean energy error per atom of the training frames, without replayed ones.
 
         Forces weigh so much in the loss that a constant, to which they are blind, is learnt last.
         """
-        errors = np.full(len(self.graphs), np.nan)
-        for indices, batch, targets in ordered_batches(self.graphs, self._valid_batch_size, self._dtype):
+        graphs = self.graphs[: self.new] if self.new < len(self.graphs) else self.graphs
+        errors = np.full(len(graphs), np.nan)
+        for indices, batch, targets in ordered_batches(graphs, self._valid_batch_size, self._dtype):
             energies = batch_energies(self.config.model, params, batch)
             found = (targets.energies - np.asarray(energies, np.float64)) / targets.atoms
             errors[indices] = found[: len(indices)]

@@ -12,12 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
 
 from so3krates.data import (
     DataError,
     FrameGraph,
     StoredFrames,
     StoredGraphs,
+    elements_of,
     energy_shifts,
     fit_shifts,
     frame_graphs,
@@ -26,12 +28,10 @@ from so3krates.data import (
 )
 from so3krates.files import plain_text
 from so3krates.model.config import ModelConfig
-from so3krates.model.network import Params
-from so3krates.model.terms import Term, settings_of
-from so3krates.storage import Model
+from so3krates.model.terms import Term
 from so3krates.wording import counted
 
-from .config import WEIGHTS, RunConfig, TrainingConfig
+from .config import FILES, WEIGHTS, RunConfig, TrainingConfig
 from .loss import labels_of
 from .run_folder import TrainingError
 
@@ -41,6 +41,17 @@ def shifts_of(frames: Sequence[Atoms] | StoredFrames, mode: str | Mapping[str, f
     if isinstance(frames, StoredFrames):
         return fit_shifts(*frames.composition(), mode)
     return energy_shifts(frames, mode)
+
+
+def elements_in(*sets: Sequence[Atoms] | StoredFrames) -> list[str]:
+    """Chemical symbols of the frames of all sets, by atomic number."""
+    found: set[str] = set()
+    for frames in sets:
+        if isinstance(frames, StoredFrames):
+            found.update(frames.composition()[0])
+        elif len(frames):
+            found.update(elements_of(frames))
+    return sorted(found, key=atomic_numbers.__getitem__)
 
 
 def graphs_of(
@@ -119,34 +130,30 @@ def differences(graphs: Sequence[FrameGraph], terms: Sequence[Term]) -> Sequence
     return [without_terms(graph, terms) for graph in graphs]
 
 
+def moved(graphs: Sequence[FrameGraph], moves: Mapping[str, float]) -> Sequence[FrameGraph]:
+    """Graphs with other energy shifts; moves: what is added to the shift (eV) of each element."""
+    if isinstance(graphs, StoredGraphs):
+        return graphs.moved(moves)
+    by_number = np.zeros(len(chemical_symbols))
+    by_number[[atomic_numbers[element] for element in moves]] = list(moves.values())
+    return [graph._replace(energy=graph.energy - float(by_number[graph.species].sum())) for graph in graphs]
+
+
+def unlabelled(graphs: Sequence[FrameGraph]) -> list[FrameGraph]:
+    """Graphs without labels."""
+    return [
+        graph._replace(energy=np.nan, forces=np.full_like(graph.forces, np.nan), virial=np.full((3, 3), np.nan))
+        for graph in graphs
+    ]
+
+
 def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings whose files are named without the folders of this machine: a model and its bundles are given away."""
-    named = {"data": ("file", "train_file", "valid_file"), "training": ("initial_model",)}
-    for section, keys in named.items():
-        names = {key: Path(settings[section][key]).name for key in keys if key in settings[section]}
+    for section, keys in FILES.items():
+        own = settings.get(section, {})
         # Bytes that are no text, which a name may hold, have no place in TOML.
-        settings[section] |= {key: plain_text(name) for key, name in names.items()}
+        own |= {key: plain_text(Path(own[key]).name) for key in keys if key in own}
     return settings
-
-
-def weights_of(folder: str, config: ModelConfig, terms: Sequence[Term]) -> Params:
-    """Weights of a model with the same network and terms. Raises TrainingError where it has others."""
-    model = Model.load(folder)
-    if model.terms and model.terms != tuple(terms):
-        raise TrainingError(
-            f"training.initial_model = {folder} has the terms {settings_of(model.terms)}, this run "
-            f"{settings_of(terms) or 'none'}: take its [terms] section from {folder}/config.toml"
-        )
-    theirs, ours = model.config.to_dict(), config.to_dict()
-    if any(term.repels for term in terms):  # where the filters end follows from the data
-        theirs.pop("radial_floor"), ours.pop("radial_floor")
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key):
-            raise TrainingError(
-                f"training.initial_model = {folder} has model.{key} = {theirs.get(key)!r}, this run "
-                f"{ours.get(key)!r}: take its [model] section from {folder}/config.toml"
-            )
-    return model.params
 
 
 # Of the shortest distance in the training data: where a basis that is uniform in d begins, in steps of START_STEP, so
@@ -155,15 +162,13 @@ START_SHARE = 0.9
 START_STEP = 0.1  # A
 
 
-def with_start(config: ModelConfig, shortest: float, initial_model: str | None = None) -> ModelConfig:
-    """The network with `radial_start` as a number: that of the model it begins from, else a tenth below `shortest` (A).
+def with_start(config: ModelConfig, shortest: float) -> ModelConfig:
+    """The network with `radial_start` as a number: a tenth below `shortest` (A).
 
     A start that is given, and a basis that has none, are left as they are.
     """
     if config.radial_basis != "gaussian" or config.radial_start is not None:
         return config
-    if initial_model is not None:
-        return dataclasses.replace(config, radial_start=Model.load(initial_model).config.radial_start)
     steps = math.floor(START_SHARE * min(shortest, config.cutoff) / START_STEP)
     return dataclasses.replace(config, radial_start=round(steps * START_STEP, 10))
 

@@ -31,8 +31,7 @@ SECONDS = COLUMNS.index("seconds")
 FREE_SETTINGS = frozenset(
     {"data.file", "data.train_file", "data.valid_file", "data.tag_key"}
     | {"training.patience", "training.checkpoint_minutes", "training.max_minutes", "training.log_to"}
-    | {"training.hours"}
-    | {"training.initial_model"}
+    | {"training.hours", "training.initial_model", "finetuning.replay", "finetuning.old_test"}
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from ase import Atoms
 from rich.console import Console
 
 from so3krates.data import StoredFrames
+from so3krates.files import write_text
 from so3krates.hints import command
 from so3krates.storage import Model
 from so3krates.terminal import said
@@ -21,13 +23,16 @@ from so3krates.uncertainty import UncertaintyError
 from so3krates.wording import counted
 
 from .config import RunConfig
+from .finetuning import initial_model
+from .forgetting import OLD, changes, changes_table
+from .html_report import add_to_page
 from .loggers import require_packages
 from .metrics import Errors
 from .overfitting import overfitting
 from .progress import duration, progress_display
 from .report import ReportError, write_committee_report, write_report
 from .run_folder import REPORT_FOLDER, holds_run, require_run_place
-from .sources import Demands, load_frames, load_stored, load_test
+from .sources import Demands, load_frames, load_old_test, load_replay, load_stored, load_test
 from .trainer import TrainingResult, train
 from .uncertainty import with_uncertainty
 
@@ -86,6 +91,10 @@ def run_session(
     _say(
         console, f"{counted(len(frames_train), 'frame')} to train, {len(frames_valid)} to validate; writing to {output}"
     )
+    replay = load_replay(config, len(frames_train), demands)
+    if replay:
+        _say(console, f"{counted(len(replay), 'frame')} of {config.finetuning.replay} beside them")
+    old_test = load_old_test(config, demands.say)
     sets = {"train": reported(frames_train), "valid": reported(frames_valid), "test": test_frames}
     results: list[TrainingResult] = []
     unwritten: dict[str, Exception] = {}
@@ -94,12 +103,12 @@ def run_session(
         # A member whose turn has not come when the session was stopped is begun, not resumed.
         begun = resume and (members == 1 or holds_run(folder))
         with progress_display(console) as progress:
-            result = train(run, frames_train, frames_valid, folder, progress, begun)
+            result = train(run, frames_train, frames_valid, folder, progress, begun, replay)
         _say(console, f"Ended after {result.steps} steps ({_taken(result)}): {result.reason}.")
         if (learnt := overfitting(result.metrics_file)) is not None:
             said(console, "Note:", learnt)
         try:
-            model = with_uncertainty(result.model, sets["train"], sets["valid"])
+            model = with_uncertainty(result.model, [*sets["train"], *replay], sets["valid"])
             model.save(folder)
             result = dataclasses.replace(result, model=model)
         except UncertaintyError as problem:
@@ -109,6 +118,9 @@ def run_session(
             tables = write_report(folder / REPORT_FOLDER, result.model, sets, result.metrics_file, console, **options)
             result = dataclasses.replace(result, model=with_errors(result.model, tables, sets))
             result.model.save(folder)
+            if run.training.initial_model is not None:
+                told = {name: sets[name] for name in ("valid", "test")} | {OLD: old_test}
+                result = dataclasses.replace(result, model=_compared(run, result.model, told, folder, console))
         following = command("so3krates", "export", folder, "-o", f"{folder.resolve().name}.so3k")
         _say(console, f"Model: {folder}. Next: {following}")
         results.append(result)
@@ -125,6 +137,22 @@ def run_session(
             + command("so3krates", "evaluate", output, "DATA", "-o", "FOLDER")
         ) from next(iter(unwritten.values()))
     return results
+
+
+def _compared(
+    run: RunConfig, model: Model, sets: Mapping[str, Sequence[Atoms]], folder: Path, console: Console
+) -> Model:
+    """Says what the run has gained and lost beside the model that it went on from; the model that knows it too."""
+    found = changes(initial_model(run.training.initial_model or ""), model, sets, run.training.float64)
+    if not found:
+        return model
+    table = changes_table(found)
+    console.print(table)
+    write_text(folder / REPORT_FOLDER / "changes.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+    add_to_page(folder / REPORT_FOLDER / "report.html", [table])
+    model = dataclasses.replace(model, training={**(model.training or {}), "changes": found})
+    model.save(folder)
+    return model
 
 
 @contextlib.contextmanager

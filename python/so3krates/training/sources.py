@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -13,18 +14,28 @@ from ase.data import atomic_numbers, chemical_symbols
 from so3krates.data import (
     DataError,
     LabelCheck,
+    LabelKeys,
+    Labels,
     Split,
     StoredFrames,
     count_split,
     fraction_split,
+    labels,
     require_file,
     sound_frames,
     store_frames,
     tags_of,
+    with_labels,
 )
+from so3krates.storage import Model
 from so3krates.wording import counted
 
 from .config import WEIGHTS, DataConfig, RunConfig
+from .evaluate import evaluate
+from .finetuning import initial_model
+
+# Settings of section [data] that say how labels and structures are read, and by what errors are split.
+READING = (*LabelKeys.setting_names(), "tag_key")
 
 
 def _silent(_: str) -> None:
@@ -96,6 +107,77 @@ def load_test(
     frames, numbers = _read(config, str(file), demands)
     _require_elements(frames_train, frames, str(file), numbers)
     return frames
+
+
+def load_replay(config: RunConfig, new: int, demands: Demands) -> list[Atoms]:
+    """Frames of `finetuning.replay` with the labels that they train with: all, or as many as the settings say.
+
+    `new`: number of new frames. The file is read as the data of the initial model were. Raises as `load_frames`.
+    """
+    settings, source = config.finetuning, config.training.initial_model
+    if settings.replay is None or source is None:
+        return []
+    if config.data.stream:
+        raise DataError("finetuning.replay with data.stream = true: replayed frames are kept in memory, leave one out")
+    model = initial_model(source)
+    own = settings.replay_labels == "file"
+    asked = dataclasses.replace(demands, quantities=demands.quantities if own else ())
+    frames, _ = _read(data_config_of(model), settings.replay, asked)
+    _require_old(frames, settings.replay, model, source)
+    number = min(settings.replay_frames or new, len(frames))
+    chosen = [frames[i] for i in np.sort(np.random.default_rng(config.data.seed).permutation(len(frames))[:number])]
+    if own and not any(np.isfinite(label).any() for atoms in chosen for label in labels(atoms)):
+        raise DataError(
+            f"{settings.replay}: none of {counted(len(chosen), 'frame')} to replay has a label: leave "
+            "finetuning.replay_labels out, and what the model says of them is taken"
+        )
+    if own:
+        return chosen
+    return labelled_by(model, chosen, config.training.float64)
+
+
+def labelled_by(model: Model, frames: Sequence[Atoms], float64: bool = False) -> list[Atoms]:
+    """The structures with the model's energy (eV), forces (eV/A) and stress (eV/A^3) as their labels."""
+    found = evaluate(model, frames, float64=float64)
+    return [
+        with_labels(atoms.copy(), Labels(float(energy), forces, stress))
+        for atoms, energy, forces, stress in zip(frames, found.energies, found.forces, found.stresses, strict=True)
+    ]
+
+
+def load_old_test(config: RunConfig, say: Callable[[str], None]) -> list[Atoms]:
+    """Frames of `finetuning.old_test`, read as the data of the initial model were.
+
+    Raises as `evaluated_frames`, and DataError for elements that this model does not know.
+    """
+    file, source = config.finetuning.old_test, config.training.initial_model
+    if file is None or source is None:
+        return []
+    model = initial_model(source)
+    frames = evaluated_frames(file, data_config_of(model), say)
+    _require_old(frames, file, model, source)
+    return frames
+
+
+def _require_old(frames: Sequence[Atoms], file: str, model: Model, source: str) -> None:
+    """Refuses frames of elements that the model, whose old data they should be, does not know."""
+    unknown = sorted({symbol for atoms in frames for symbol in atoms.symbols} - set(model.elements))
+    if unknown:
+        raise DataError(
+            f"{file} has {', '.join(unknown)}, which {source} does not know: give frames of its own data, with "
+            f"{', '.join(model.elements)} alone"
+        )
+
+
+def data_config_of(model: Model) -> DataConfig:
+    """How the data of a model's training were read, for other files of the same kind."""
+    return DataConfig(**reading_of(model.training or {}))
+
+
+def reading_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of READING in what a model tells of its training; those that it does not tell are absent."""
+    data = record.get("settings", {}).get("data", {})
+    return {name: data[name] for name in READING if name in data} if isinstance(data, dict) else {}
 
 
 def evaluated_frames(file: str | Path, config: DataConfig, say: Callable[[str], None]) -> list[Atoms]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -48,7 +48,10 @@ def initial_state(config: TrainingConfig, params: Params) -> TrainState:
 
 
 def make_step(
-    model: ModelConfig, config: TrainingConfig, points: int | None = None
+    model: ModelConfig,
+    config: TrainingConfig,
+    points: int | None = None,
+    factors: Mapping[str, float] | None = None,
 ) -> Callable[[TrainState, Batch, Targets, Scales, int], tuple[TrainState, StepResult]]:
     """The compiled step; its last argument are the steps of the whole run, which the schedule wants to know.
 
@@ -56,20 +59,29 @@ def make_step(
 
     Scales are an argument, so that the program does not depend on the data and a compile cache can serve it. With
     more than one part (`accumulate`, `devices`) all arrays of batch and targets begin with an axis of that length.
-    `points`: see `predict_pairs`.
+    `points`: see `predict_pairs`. `factors`: of the learning rate, by part of the parameters
+    (`RunConfig.rate_factors`); absent: 1. Parts with 0 keep their bits, and no gradient is computed for them.
     """
+    factor_of = (factors or {}).get
     weights = normalised_weights(config)
     optimiser = make_optimiser(config)
 
     def objective(
         params: Params, batch: Batch, targets: Targets, scales: Scales, counts: jax.Array | None = None
     ) -> tuple[jax.Array, ErrorSums]:
+        params = {k: part if factor_of(k, 1.0) else jax.lax.stop_gradient(part) for k, part in params.items()}
         sums = error_sums(predict_pairs(model, params, batch, points), batch, targets, scales)
         return loss_of(sums if counts is None else sums._replace(counts=counts), weights), sums
 
     gradient_of = jax.value_and_grad(objective, has_aux=True)
     if config.parts > 1:
         gradient_of = _in_parts(gradient_of, config.devices)
+
+    def moved(params: Params, updates: Params, rate: jax.Array, factor: float) -> Params:
+        if factor == 0:
+            return params
+        rate = rate if factor == 1 else factor * rate
+        return jax.tree.map(lambda p, u: p - rate.astype(p.dtype) * u, params, updates)
 
     def step(
         state: TrainState, batch: Batch, targets: Targets, scales: Scales, total_steps: int | jax.Array
@@ -78,7 +90,7 @@ def make_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         updates, moments = optimiser.update(gradient, state.moments, state.params)
         rate = jnp.asarray(make_schedule(config, total_steps)(state.step), jnp.float32)
-        params = jax.tree.map(lambda p, u: p - rate.astype(p.dtype) * u, state.params, updates)
+        params = {k: moved(part, updates[k], rate, factor_of(k, 1.0)) for k, part in state.params.items()}
         new = TrainState(state.step, params, moments, _averaged(config, state, params))
         kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         return kept._replace(step=state.step + 1), StepResult(loss, sums, rate, finite)

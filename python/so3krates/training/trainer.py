@@ -32,7 +32,7 @@ from .loss import ErrorSums
 from .material import Material
 from .optimiser import make_schedule
 from .pair_potential import radial_points
-from .preparation import weights_of, without_folders
+from .preparation import without_folders
 from .progress import Display, ProgressCallback, progress_display
 from .run_folder import METRICS_FILE, RunFolder, TrainingError, recorded_epochs
 from .step import StepResult, TrainState, add_sums, batch_errors, initial_state, make_step, zero_sums
@@ -83,19 +83,21 @@ def train(
     folder: str | Path,
     progress: ProgressCallback | None = None,
     resume: bool = False,
+    replay: Sequence[Atoms] = (),
 ) -> TrainingResult:
     """Trains a model on labelled frames and saves it, checkpoints and metrics.csv in `folder`.
 
-    Labels are those that `so3krates.data.labels` finds. With `resume` a run that was stopped goes on from its last
-    checkpoint to the same weights as if it had not been. Non-finite steps are not applied: the run goes back to
-    its best weights with fresh moments and says so. Without `progress` the run shows itself on the terminal.
+    Labels are those that `so3krates.data.labels` finds; energies of `replay`, old frames that train too, count from the
+    shifts of the model that the run goes on from. With `resume` a run that was stopped goes on from its last checkpoint
+    to the same weights as if it had not been. Non-finite steps are not applied: the run goes back to its best weights
+    with fresh moments and says so. Without `progress` the run shows itself on the terminal.
     Raises DataError for frames that cannot be used, TrainingError for a run that cannot start or go on, and
     CheckpointError and WriteError where the disc refuses; the run can then be resumed from its last checkpoint.
     """
     with contextlib.ExitStack() as stack:
         if progress is None:
             progress = stack.enter_context(progress_display())
-        run = _Run(config, frames_train, frames_valid, Path(folder), progress, resume)
+        run = _Run(config, frames_train, frames_valid, Path(folder), progress, resume, replay)
         stack.callback(run.place.checkpoints.close)
         for logger in run.loggers:
             stack.callback(logger.close)
@@ -113,6 +115,7 @@ class _Run:
         folder: Path,
         progress: ProgressCallback,
         resume: bool,
+        replay: Sequence[Atoms],
     ) -> None:
         self.folder, self.progress, self.given = folder, progress, config
         self.clock = Clock()
@@ -120,15 +123,15 @@ class _Run:
         if len(frames_train) == 0:
             raise DataError("no frame to train on")
         self._stage(f"finding the neighbours in {len(frames_train)} + {len(frames_valid)} frames")
-        self.material = material = Material(config, frames_train, frames_valid)
+        self.material = material = Material(config, frames_train, frames_valid, replay)
         self.config, settings = material.config, material.config.training
         points = None if settings.float64 else radial_points(self.config.model, material.shortest)
-        self.step_function = make_step(self.config.model, settings, points)
+        self.step_function = make_step(self.config.model, settings, points, config.rate_factors)
         self.state, self.best = self._initial()
         self.said = material.said + self._planned(recorded_epochs(folder) if resume else None)
         self.config = config = material.config
         settings = config.training
-        self.place = RunFolder(folder, config, material.fingerprint(), resume)
+        self.place = RunFolder(folder, config, material.fingerprint, resume)
         self.step = 0
         self.learning_rate = math.nan
         if resume:
@@ -163,10 +166,8 @@ class _Run:
 
     def _initial(self) -> tuple[TrainState, _Best]:
         settings = self.config.training
-        if settings.initial_model is None:
-            params = init_params(self.config.model, settings.seed_model)
-        else:
-            params = weights_of(settings.initial_model, self.config.model, self.material.terms)
+        start = self.material.start
+        params = init_params(self.config.model, settings.seed_model) if start is None else start.params
         dtype = precision(settings.float64)
         params = jax.tree.map(lambda p: np.asarray(p, dtype), params)
         return initial_state(settings, params), _Best(params)
@@ -209,7 +210,7 @@ class _Run:
             energy_shifts=self.material.shifts,
             training={
                 "settings": without_folders(self.config.to_dict()),
-                "frames": {"train": len(self.material.graphs), "valid": len(self.material.valid_graphs)},
+                "frames": self.material.numbers,
                 "distances": self.material.distances,
                 "largest_force": self.material.largest_force,
                 "best_step": self.best.step,

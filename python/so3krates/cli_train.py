@@ -1,0 +1,104 @@
+"""The command `so3krates train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .cli_values import set_value, words
+from .terminal import console
+
+if TYPE_CHECKING:
+    from so3krates.training.config import RunConfig
+
+
+def train(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="Settings (a TOML file, or inputs.json of tools.mlff), or labelled frames as in --data."),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Settings by name: fast, balanced (what is left out is its), accurate, gan.")
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(help="Wall time to fill: epochs and schedule follow from the measured time of steps."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled frames to be split into training and validation.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Labelled frames for the error table only.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="A model folder to go on from: fine-tuning, with its network.")
+    ] = None,
+    add_elements: Annotated[
+        str | None, typer.Option(help="Elements that this model does not know yet, as in Al,In.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="What is written.")] = Path("model"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    members: Annotated[int, typer.Option("--committee", help="Models that differ in their seeds alone.")] = 1,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, as in --set training.epochs=100; may be repeated.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Train although labels look wrong as a whole.")] = False,
+) -> None:
+    """Train a potential and report its errors."""
+    if config is not None and config.suffix not in (".toml", ".json"):
+        if data is not None:
+            raise ValueError(f"{config} and --data {data}: give one file of frames")
+        config, data = None, config
+    run = run_config(config, preset, data, setting or [], hours, start, words(add_elements or ""))
+    if run.training.float64:
+        use_float64()
+    from so3krates.training import run_session
+
+    run_session(run, output, console(), test, resume, members, force)
+
+
+def run_config(
+    config: Path | None,
+    preset: str | None,
+    data: Path | None,
+    settings: Sequence[str],
+    hours: float | None = None,
+    start: Path | None = None,
+    added: Sequence[str] = (),
+) -> RunConfig:
+    """Settings of a run from what was given on the command line. Raises ConfigError, ModelError for no model."""
+    from so3krates.model.config import ConfigError
+    from so3krates.training.config import DEFAULT_PRESET, PRESETS, SECTIONS, RunConfig, read_settings
+
+    if config is not None and preset is not None:
+        raise ConfigError(f'{config} and --preset {preset}: write preset = "{preset}" into the file instead')
+    if config is None and preset is None and data is None and start is None:
+        raise ConfigError(f"give a file of settings, frames, or --preset {' or '.join(PRESETS)}")
+    named = DEFAULT_PRESET if preset is None else preset
+    content: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    if config is not None:
+        named, content = read_settings(config)
+    if hours is not None:
+        content["training"].pop("epochs", None)
+        content["training"]["hours"] = hours
+    for setting in settings:
+        set_value(content, setting)
+    if data is not None:
+        for name in ("file", "train_file", "valid_file"):
+            content["data"].pop(name, None)
+        content["data"]["file"] = str(data)
+    if start is not None:
+        content["training"]["initial_model"] = str(start)
+    if added:
+        content["finetuning"]["add_elements"] = list(added)
+    try:
+        return RunConfig.from_settings(named, content)
+    except ConfigError as error:
+        source = f"{config}: " if config is not None and not settings else ""
+        raise ConfigError(f"{source}{error}") from error
+
+
+def use_float64() -> None:
+    """Lets JAX compute in double precision."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
