@@ -28,6 +28,7 @@ LOOSE = 1e-2  # eV/A
 ROUNDING = 1e-11  # eV/A
 LARGE_FORCE = 10.0  # eV/A, from where errors count relative to the force
 SMALL = ModelConfig(features=24, heads=2, layers=2, degrees=(1, 2, 3), cutoff=5.0)
+UNIFORM = dataclasses.replace(SMALL, radial_basis="gaussian", radial_functions=16, radial_start=1.6)
 SHARP = ModelConfig(features=24, heads=2, layers=2, degrees=(1, 2, 3), cutoff=5.0, radial_functions=96)
 
 
@@ -95,27 +96,17 @@ def test_the_collapsed_first_layer_is_the_first_layer():
 
 
 def test_the_grid_is_the_coarsest_that_is_fine_enough():
-    found = choose_tables(SMALL, params64(SMALL), ("Ga", "N"), TOLERANCE)
+    params = params64(UNIFORM)
+    found = choose_tables(UNIFORM, params, ("Ga", "N"), TOLERANCE)
+    assert (found.config.radial_basis, found.config.radial_start) == ("spline", None)
     assert 0 < found.force_error < TOLERANCE and found.largest_force > SIGNAL
     assert found.config.radial_functions == found.nodes == found.describe()["nodes"]
-    looser = choose_tables(SMALL, params64(SMALL), ("Ga", "N"), 1.0)
+    looser = choose_tables(UNIFORM, params, ("Ga", "N"), 1.0)
     assert looser.nodes <= found.nodes
     # On structures that the choice has not seen.
-    batch = batch_of(crystal(), SMALL.cutoff)
-    change = predict(found.config, found.params, batch).forces - predict(SMALL, params64(SMALL), batch).forces
+    batch = batch_of(crystal(), UNIFORM.cutoff)
+    change = predict(found.config, found.params, batch).forces - predict(UNIFORM, params, batch).forces
     assert 0 < np.abs(change).max() < 2 * TOLERANCE
-
-
-def test_tables_of_a_basis_that_is_uniform_in_the_distance():
-    config = dataclasses.replace(SMALL, radial_basis="gaussian", radial_functions=16, radial_start=1.6)
-    params = params64(config)
-    found = choose_tables(config, params, ("Ga", "N"), TOLERANCE)
-    assert (found.config.radial_basis, found.config.radial_start) == ("spline", None)
-    assert 0 < found.force_error < TOLERANCE and found.nodes <= 2048
-    batch = batch_of(crystal(), config.cutoff)
-    forces = predict(config, params, batch).forces
-    assert np.abs(forces).max() > SIGNAL
-    assert 0 < np.abs(predict(found.config, found.params, batch).forces - forces).max() < 2 * TOLERANCE
 
 
 def test_the_rank_is_the_lowest_that_is_high_enough():

@@ -310,13 +310,11 @@ def test_a_uniform_basis_begins_where_the_data_do(tmp_path: Path) -> None:
     frames = make_frames(4)
     model = dataclasses.replace(SMALL, radial_basis="gaussian")
     config = dataclasses.replace(settings(epochs=1), model=model)
-    first = train(config, frames[:3], frames[3:], tmp_path / "a", quiet).model
+    first = train(config, frames, [], tmp_path / "a", quiet).model
     shortest = min(first.training["distances"].values())
     assert 0.8 * shortest < first.config.radial_start < shortest
     assert first.config.radial_start == pytest.approx(round(first.config.radial_start, 1), abs=0)
     assert Model.load(tmp_path / "a").config == first.config
-    resumed = train(config, frames[:3], frames[3:], tmp_path / "a", quiet, resume=True).model
-    assert resumed.config == first.config
     # Weights of a model mean something on its own basis only.
     near = []
     for atoms in make_frames(3, seed=1):
@@ -325,8 +323,7 @@ def test_a_uniform_basis_begins_where_the_data_do(tmp_path: Path) -> None:
         near.append(label(squeezed, labels(atoms)))
     assert Material(config, near, []).config.model.radial_start < first.config.radial_start
     standing = dataclasses.replace(config.training, initial_model=str(tmp_path / "a"))
-    again = train(dataclasses.replace(config, training=standing), near, [], tmp_path / "c", quiet).model
-    assert again.config == first.config
+    assert Material(dataclasses.replace(config, training=standing), near, []).config.model == first.config
 
 
 def test_weights_that_were_never_validated_are_not_called_the_best(tmp_path: Path) -> None:
