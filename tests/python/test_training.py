@@ -223,7 +223,10 @@ def test_hours_end_a_run_that_more_of_them_finish(tmp_path: Path) -> None:
     first = train(config, frames[:4], frames[4:], tmp_path / "a", lambda status: said.append(status.message))
     assert "1e-06 hours hold 1 epoch of 2 steps" in said
     assert (first.steps, first.reason.split(";")[0]) == (1, "training.hours = 1e-06 are over")
-    last = train(settings(epochs=None, hours=1.0), frames[:4], frames[4:], tmp_path / "a", quiet, resume=True)
+    left: list[float] = []
+    config = settings(epochs=None, hours=1.0)
+    last = train(config, frames[:4], frames[4:], tmp_path / "a", lambda status: left.append(status.seconds_left), True)
+    assert 0 <= max(left) < 3600  # also where the time of a step is not known yet
     assert (last.steps, last.reason) == (2, "all 1 epochs done")
     whole = train(settings(epochs=1), frames[:4], frames[4:], tmp_path / "b", quiet)
     assert_same(last.model.params, whole.model.params)  # timing leaves no trace

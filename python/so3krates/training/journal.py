@@ -90,6 +90,9 @@ class Journal:
         )
 
     def _seconds_left(self, step: int) -> float:
-        left = self._clock.left(self._material.total_steps - step)
-        limit = self._settings.max_minutes
-        return left if limit is None else max(0.0, min(left, 60 * limit - self._clock.here))
+        left = [self._clock.left(self._material.total_steps - step)]
+        if self._settings.max_minutes is not None:
+            left.append(60 * self._settings.max_minutes - self._clock.here)
+        if self._settings.hours is not None:
+            left.append(3600 * self._settings.hours - self._clock.total)
+        return max(0.0, min(left))
