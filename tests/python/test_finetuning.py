@@ -246,9 +246,8 @@ def test_replayed_frames_say_what_the_model_said(trained: tuple, tmp_path: Path)
     unlabelled = going_on(folder, replay=str(tmp_path / "old.extxyz"), replay_labels="file")
     with pytest.raises(DataError, match=r"none of 3 frames to replay has a label: leave finetuning\.replay_labels out"):
         load_replay(unlabelled, 3, Demands())
-    streamed = going_on(folder, data=DataConfig(stream=True), replay=str(tmp_path / "old.extxyz"))
-    with pytest.raises(DataError, match=r"replay with data\.stream = true.*leave one out"):
-        load_replay(streamed, 3, Demands())
+    with pytest.raises(ConfigError, match=r"replay = 'old.extxyz' with data\.stream = true.*leave one of the two out"):
+        going_on(folder, data=DataConfig(stream=True), replay="old.extxyz")
     write(tmp_path / "gold.extxyz", [Atoms("Au2", [[0, 0, 0], [0, 0, 2.5]])])
     with pytest.raises(DataError, match=r"has Au, which .* give frames of its own data, with Cu alone"):
         load_replay(going_on(folder, replay=str(tmp_path / "gold.extxyz")), 3, Demands())

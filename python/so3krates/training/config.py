@@ -256,6 +256,11 @@ class RunConfig:
         check_terms(self.terms)
         require_start(self.finetuning, self.training.initial_model)
         _ = self.rate_factors
+        if self.data.stream and self.finetuning.replay is not None:
+            raise ConfigError(
+                f"finetuning.replay = {self.finetuning.replay!r} with data.stream = true: replayed frames are kept in "
+                "memory, leave one of the two out"
+            )
 
     @property
     def rate_factors(self) -> dict[str, float]:

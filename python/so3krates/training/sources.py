@@ -117,8 +117,6 @@ def load_replay(config: RunConfig, new: int, demands: Demands) -> list[Atoms]:
     settings, source = config.finetuning, config.training.initial_model
     if settings.replay is None or source is None:
         return []
-    if config.data.stream:
-        raise DataError("finetuning.replay with data.stream = true: replayed frames are kept in memory, leave one out")
     model = initial_model(source)
     own = settings.replay_labels == "file"
     asked = dataclasses.replace(demands, quantities=demands.quantities if own else ())
