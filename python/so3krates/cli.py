@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_convert, cli_import, cli_kappa, cli_sample, cli_train, exporting
+from . import cli_convert, cli_import, cli_kappa, cli_physics, cli_sample, cli_train, exporting
 from .cli_errors import Commands, debug_option
-from .cli_train import use_float64
-from .cli_values import number_or_word, set_value
+from .cli_values import number_or_word, set_value, use_float64
 from .files import plain_text, require_figure_name, require_folder, require_place, write_text
 from .terminal import busy, said
 from .terminal import console as _console
@@ -334,6 +333,7 @@ def select_command(
 
 app.command()(cli_convert.convert)
 app.command()(cli_kappa.kappa)
+app.command()(cli_physics.physics)
 app.command("import-mlff")(cli_import.import_mlff)
 app.command("import-so3lr")(cli_import.import_so3lr)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_values import set_value, words
+from .cli_values import set_value, use_float64, words
 from .terminal import console
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def train(
         list[str] | None, typer.Option("--set", help="One setting, as in --set training.epochs=100; may be repeated.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Train although labels look wrong as a whole.")] = False,
+    physics: Annotated[
+        bool, typer.Option(help="Examine a crystal of the data in the end, as so3krates physics does.")
+    ] = True,
 ) -> None:
     """Train a potential and report its errors."""
     if config is not None and config.suffix not in (".toml", ".json"):
@@ -53,7 +56,9 @@ def train(
         use_float64()
     from so3krates.training import run_session
 
-    run_session(run, output, console(), test, resume, members, force)
+    from .cli_physics import physics_of_training
+
+    run_session(run, output, console(), test, resume, members, force, physics_of_training if physics else None)
 
 
 def run_config(
@@ -95,10 +100,3 @@ def run_config(
     except ConfigError as error:
         source = f"{config}: " if config is not None and not settings else ""
         raise ConfigError(f"{source}{error}") from error
-
-
-def use_float64() -> None:
-    """Lets JAX compute in double precision."""
-    import jax
-
-    jax.config.update("jax_enable_x64", True)

@@ -60,3 +60,10 @@ def set_value(content: dict[str, Any], setting: str) -> None:
         place[key] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         place[key] = text.strip()
+
+
+def use_float64() -> None:
+    """Lets JAX compute in double precision."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)

@@ -4,7 +4,7 @@ from .crystals import default_structure, perfect_crystal
 from .errors import TEST_RATIO, check_errors, error_checks
 from .findings import Check, as_json, check_table
 from .laws import BOUNDS, DRIFT, LARGE_FORCE, STEPS, Bounds, check_potential
-from .potentials import Answer, Potential, open_potential
+from .potentials import Answer, Potential, PotentialCalculator, open_potential
 
 __all__ = [
     "BOUNDS",
@@ -16,6 +16,7 @@ __all__ = [
     "Bounds",
     "Check",
     "Potential",
+    "PotentialCalculator",
     "as_json",
     "check_errors",
     "check_potential",

@@ -16,6 +16,7 @@ FIGURES = {
     "uncertainty.png": "Errors against uncertainties, and shares within confidences",
     "breakdown.png": "Force errors by size, element and temperature",
     "learning_curve.png": "Learning curves",
+    "physics.png": "Equation of state, and pairs of atoms",
 }
 STYLE = """
 body { font-family: sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; }

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from rich.console import Console
+from rich.table import Table
 
 from so3krates.data import StoredFrames
 from so3krates.files import write_text
@@ -64,8 +65,11 @@ def run_session(
     resume: bool = False,
     members: int = 1,
     force: bool = False,
+    examine: Callable[[Path, Sequence[Atoms]], Sequence[Table]] | None = None,
 ) -> list[TrainingResult]:
     """Trains one model in `output`, or a committee in folders within it, and writes the reports.
+
+    `examine` makes further tables of the first model, from its folder and the training frames, for its report.
 
     Models are saved before their reports are made. A report that fails is said and the rest goes on; at the end a
     ReportError is raised. With `force`, or where a run goes on, labels that look wrong are trained on too. Raises
@@ -118,6 +122,8 @@ def run_session(
             tables = write_report(folder / REPORT_FOLDER, result.model, sets, result.metrics_file, console, **options)
             result = dataclasses.replace(result, model=with_errors(result.model, tables, sets))
             result.model.save(folder)
+            if examine is not None and not results and (found := examine(folder, sets["train"])):
+                add_to_page(folder / REPORT_FOLDER / "report.html", found)
             if run.training.initial_model is not None:
                 told = {name: sets[name] for name in ("valid", "test")} | {OLD: old_test}
                 result = dataclasses.replace(result, model=_compared(run, result.model, told, folder, console))

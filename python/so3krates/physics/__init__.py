@@ -1,0 +1,18 @@
+"""What a potential says of a crystal (docs/physics.md)."""
+
+from .crystal import PairCurve, Physics, PhysicsError, crystal_of, pair_curve, physics_of
+from .report import as_json, physics_tables, quantities, read_reference, write_physics
+
+__all__ = [
+    "PairCurve",
+    "Physics",
+    "PhysicsError",
+    "as_json",
+    "crystal_of",
+    "pair_curve",
+    "physics_of",
+    "physics_tables",
+    "quantities",
+    "read_reference",
+    "write_physics",
+]
