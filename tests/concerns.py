@@ -16,7 +16,7 @@ CONCERNS = {
     "model": ("terms", "checks", "physics", "derivatives", "model", "stages", "tables"),
     "ranks": ("launchers", "ranks", "rows"),
     "runtime": ("runtime/", "calculator"),
-    "training": ("files", "finetuning", "uncertainty", "pair_potential", "run_folder", "training"),
+    "training": ("files", "finetuning", "learning", "uncertainty", "pair_potential", "run_folder", "training"),
 }
 
 

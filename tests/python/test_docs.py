@@ -1,41 +1,57 @@
-"""The page on training says what the code does: every key with its default, and the bounds of the checks."""
+"""The pages say what the code does: every key of settings with its default, and the bounds of the checks."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
 from so3krates import checks
 from so3krates.data import report, units
+from so3krates.learning import LabelConfig, LearnConfig, RunSettings
 from so3krates.model.config import ModelConfig
 from so3krates.training import DataConfig, FineTuningConfig, RunConfig, TrainingConfig
 from so3krates.training.config import changeable
 
-PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+PAGES = Path(__file__).parents[2] / "docs"
+PAGE = (PAGES / "training.md").read_text(encoding="utf-8")
+LEARNING = (PAGES / "learning.md").read_text(encoding="utf-8")
 
 
-def rows(heading: str) -> list[list[str]]:
+def rows(heading: str, page: str = PAGE) -> list[list[str]]:
     """Cells of the first table after a heading."""
-    lines = PAGE.split(f"{heading}\n", 1)[1].splitlines()
+    lines = page.split(f"{heading}\n", 1)[1].splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith("|"))
     end = next(n for n in range(start, len(lines)) if not lines[n].startswith("|"))
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start + 2 : end]]
 
 
+TRAINING = changeable(RunConfig.from_dict({}))
+SECTIONS = [
+    (PAGE, "[data]", DataConfig, TRAINING["data"]),
+    (PAGE, "[training]", TrainingConfig, TRAINING["training"]),
+    (PAGE, "[model]", ModelConfig, TRAINING["model"]),
+    (PAGE, "[finetuning]", FineTuningConfig, dataclasses.asdict(FineTuningConfig())),
+    (LEARNING, "[learn]", LearnConfig, {}),
+    (LEARNING, "[label]", LabelConfig, {}),
+    (LEARNING, "[[run]]", RunSettings, {}),
+]
+
+
 @pytest.mark.parametrize(
-    ("section", "settings"),
-    [("data", DataConfig), ("training", TrainingConfig), ("model", ModelConfig), ("finetuning", FineTuningConfig)],
+    ("page", "section", "settings", "defaults"), SECTIONS, ids=[section for _, section, *_ in SECTIONS]
 )
-def test_every_key_is_there_with_its_default(section: str, settings: type) -> None:
-    defaults = changeable(RunConfig.from_dict({})).get(section) or dataclasses.asdict(settings())
-    documented = {cells[0]: cells[1] for cells in rows(f"### [{section}]")}
+def test_every_key_is_there_with_its_default(page: str, section: str, settings: type, defaults: dict[str, Any]) -> None:
+    documented = {cells[0]: cells[1] for cells in rows(f"### {section}", page)}
     expected = {}
     for field in dataclasses.fields(settings):
-        default = defaults.get(field.name)
-        value = " ".join(tomli_w.dumps({"key": default}).split("=", 1)[1].split()) if default is not None else None
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        default = defaults.get(field.name) if defaults else list(default) if isinstance(default, tuple) else default
+        text = "={}" if default == {} else tomli_w.dumps({"key": default}) if default is not None else "="
+        value = " ".join(text.split("=", 1)[1].split()) or None
         value = value.replace("[ ", "[").replace(", ]", "]") if value else value
         expected[f"`{field.name}`"] = "absent" if value is None else f"`{value}`"
     assert documented == expected

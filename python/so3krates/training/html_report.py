@@ -17,6 +17,7 @@ FIGURES = {
     "breakdown.png": "Force errors by size, element and temperature",
     "learning_curve.png": "Learning curves",
     "physics.png": "Equation of state, and pairs of atoms",
+    "learning.png": "Errors and uncertain looks against frames",
 }
 STYLE = """
 body { font-family: sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; }

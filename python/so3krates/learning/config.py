@@ -1,0 +1,252 @@
+"""Settings of a learning loop: sections [learn], [label] and [[run]] beside those of a training."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from so3krates.model.config import ConfigError
+from so3krates.sampling.lammps_labels import GAN_TERSOFF
+from so3krates.training.checks import is_int, is_number, require
+from so3krates.training.config import RunConfig
+
+CHOICES = ("atomic-energy", "force", "energy", "random", "largest")
+# Keys of [data] that the loop sets itself, as its data grow.
+OWN_DATA_KEYS = ("train_file", "valid_file", "n_train", "n_valid", "train_split", "stream")
+OUTPUTS = ("uncertainty", "committee_forces")
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnConfig:
+    """When frames are saved and runs end, how many are labelled, and when the loop ends."""
+
+    save: float = 0.0  # eV/A: frames with a more uncertain atom are candidates; has to be given
+    stop: float = 0.0  # eV/A: a run ends there, which is no error; has to be given
+    every: int = 10  # steps between looks
+    by: str | None = None  # what is looked at; absent: committee_forces of a committee, else uncertainty
+    committee: int = 1  # models of each round
+    choose: str = "atomic-energy"  # how frames are chosen among the candidates
+    labels_per_round: int = 20  # of candidates
+    checks_per_round: int = 5  # of frames of the runs whatever their uncertainty: they tell the error of the deck
+    check_every: int = 10  # looks between frames that are kept for that
+    valid_share: float = 0.2  # of each round's labels that validates
+    retrain_steps: int | None = None  # of trainings after the first; absent: as of the first
+    max_error: float | None = None  # eV/A, target: rms error of forces on the checks before training on them
+    max_uncertain: float = 0.02  # target: share of looks that find an atom above `save`
+    max_rounds: int = 10
+    max_labels: int | None = None  # that the labeller is asked for, start structures and failures included
+    max_hours: float | None = None
+    structures: str | None = None  # file of structures that the labeller labels before the first round
+    test_file: str | None = None  # labelled frames for errors of each round only
+    precision: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def check(name: str, good: bool, advice: str) -> None:
+            require(good, "learn", name, getattr(self, name), advice)
+
+        check("save", is_number(self.save) and self.save > 0, "eV/A, above 0: frames above it are candidates")
+        check("stop", is_number(self.stop) and self.stop > 0, "eV/A, above 0: a run ends there")
+        check("stop", self.stop > self.save, f"more than learn.save = {self.save:g}, above which frames are saved")
+        for name in ("every", "committee", "labels_per_round", "check_every", "max_rounds"):
+            check(name, is_int(getattr(self, name), 1), "a whole number of at least 1")
+        for name in ("checks_per_round", "seed"):
+            check(name, is_int(getattr(self, name)), "a whole number of at least 0")
+        for name in ("retrain_steps", "max_labels"):
+            value = getattr(self, name)
+            check(name, value is None or is_int(value, 1), "a whole number of at least 1, or leave it out")
+        for name in ("max_error", "max_hours"):
+            value = getattr(self, name)
+            check(name, value is None or (is_number(value) and value > 0), "a number above 0, or leave it out")
+        check("max_uncertain", is_number(self.max_uncertain) and 0 <= self.max_uncertain <= 1, "a share from 0 to 1")
+        check("valid_share", is_number(self.valid_share) and 0 < self.valid_share < 1, "a share between 0 and 1")
+        check("choose", self.choose in CHOICES, f"one of {', '.join(CHOICES)}")
+        check("precision", self.precision in ("float32", "float64"), "float32 or float64")
+        check("by", self.by is None or self.by in OUTPUTS, f"one of {', '.join(OUTPUTS)}, or leave it out")
+        check("by", self.by != OUTPUTS[1] or self.committee > 1, "uncertainty, or a learn.committee of at least 2")
+        for name in ("structures", "test_file"):
+            value = getattr(self, name)
+            check(name, value is None or (isinstance(value, str) and value != ""), "a path, or leave it out")
+
+    @property
+    def output(self) -> str:
+        """The output of atoms that is looked at."""
+        return self.by or (OUTPUTS[1] if self.committee > 1 else OUTPUTS[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelConfig:
+    """Who labels: a calculator by name, or a command that works in a folder of each frame."""
+
+    calculator: str | None = None  # as of `so3krates sample`: lammps, a model, a bundle, module:factory(...)
+    pair_style: str | None = None  # of "lammps"
+    pair_coeff: tuple[str, ...] = ()
+    elements: tuple[str, ...] = ()  # of its atom types
+    processes: int = 1  # labels at a time
+    max_force: float = 100.0  # eV/A; labels with a larger force are left out
+    command: str | None = None  # run in the folder of each frame by the shell
+    batch: bool = False  # the command only submits: results are read when the loop is called again
+    template: str | None = None  # folder whose files are copied into each
+    write: str = "structure.extxyz"  # the structure's file there
+    write_format: str | None = None  # ASE's name of its format; absent: by the file's name
+    read: str = "labelled.extxyz"  # the file of the result
+    read_format: str | None = None
+
+    def __post_init__(self) -> None:
+        def check(name: str, good: bool, advice: str) -> None:
+            require(good, "label", name, getattr(self, name), advice)
+
+        for name in ("pair_coeff", "elements"):
+            value = getattr(self, name)
+            value = (value,) if isinstance(value, str) else value
+            check(name, isinstance(value, list | tuple) and all(isinstance(v, str) for v in value), "a list of texts")
+            object.__setattr__(self, name, tuple(value))
+        texts = ("calculator", "pair_style", "command", "template", "write_format", "read_format")
+        for name in texts:
+            value = getattr(self, name)
+            check(name, value is None or (isinstance(value, str) and value != ""), "a text, or leave it out")
+        for name in ("write", "read"):
+            value = getattr(self, name)
+            check(name, isinstance(value, str) and value != "" and "/" not in value, "the name of a file")
+        check("processes", is_int(self.processes, 1), "a whole number of at least 1")
+        check("max_force", is_number(self.max_force) and self.max_force > 0, "eV/A, above 0")
+        check("batch", isinstance(self.batch, bool), "true or false")
+        both = self.calculator is not None and self.command is not None
+        neither = self.calculator is None and self.command is None and not self.batch
+        require(not both and not neither, "label", "calculator", self.calculator, "either it or label.command")
+        check("batch", not self.batch or self.calculator is None, "false with a calculator, which labels at once")
+        has_style = self.pair_style is not None
+        check("pair_style", not has_style or self.calculator == "lammps", 'it with label.calculator = "lammps" only')
+        check("elements", not has_style or len(self.elements) > 0, "the elements of the atom types of lammps")
+
+    @property
+    def deck(self) -> tuple[str, ...]:
+        """Lines of the interaction of calculator lammps."""
+        if self.pair_style is None:
+            return GAN_TERSOFF
+        return (f"pair_style {self.pair_style}", *(f"pair_coeff {line}" for line in self.pair_coeff))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """A deck that is run in each round."""
+
+    deck: str = ""
+    files: tuple[str, ...] = ()  # that it reads, copied beside it
+    variables: dict[str, Any] = dataclasses.field(default_factory=dict)  # as by -var
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        def check(name: str, good: bool, advice: str) -> None:
+            require(good, "run", name, getattr(self, name), advice)
+
+        check("deck", isinstance(self.deck, str) and self.deck != "", "the path of a LAMMPS deck")
+        files = self.files
+        check("files", isinstance(files, list | tuple) and all(isinstance(f, str) for f in files), "a list of paths")
+        object.__setattr__(self, "files", tuple(files))
+        check("variables", isinstance(self.variables, dict), "a table of names and values")
+        check("ranks", is_int(self.ranks, 1), "a whole number of at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningSettings:
+    """All of a loop's settings; paths are absolute."""
+
+    training: RunConfig
+    learn: LearnConfig
+    label: LabelConfig
+    runs: tuple[RunSettings, ...]
+
+    @classmethod
+    def load(cls, path: str | Path) -> LearningSettings:
+        """From a TOML file. Raises ConfigError, beginning with the path, with the key that is wrong."""
+        path = Path(path)
+        try:
+            return cls._from_dict(tomllib.loads(path.read_text(encoding="utf-8")), path.absolute().parent)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    @classmethod
+    def _from_dict(cls, content: dict[str, Any], folder: Path) -> LearningSettings:
+        learn, label = (_section(content, name) for name in ("learn", "label"))
+        runs = content.pop("run", [])
+        runs = [runs] if isinstance(runs, dict) else runs
+        if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) for run in runs):
+            raise ConfigError("no deck to run: give a section [[run]] with deck = FILE")
+        for key in OWN_DATA_KEYS:
+            if key in content.get("data", {}):
+                raise ConfigError(
+                    f"data.{key}: the loop itself parts its growing data: give data.file for labelled frames to begin "
+                    "with, and learn.valid_share"
+                )
+        training = content.get("training")
+        if isinstance(training, dict) and isinstance(training.get("initial_model"), str):
+            content["training"] = training | {
+                "initial_model": _found(folder, "training", "initial_model", training["initial_model"])
+            }
+        settings = cls(
+            RunConfig.from_dict(content),
+            _build(LearnConfig, "learn", learn),
+            _build(LabelConfig, "label", label),
+            tuple(_build(RunSettings, "run", run) for run in runs),
+        )
+        if settings.training.data.file is None and settings.learn.structures is None:
+            raise ConfigError(
+                "nothing to begin with: give data.file with labelled frames, or learn.structures with frames to label"
+            )
+        return settings._absolute(folder)
+
+    def _absolute(self, folder: Path) -> LearningSettings:
+        """With paths from where the settings lie; raises ConfigError for files that are missing."""
+
+        def found(section: str, key: str, name: str | None) -> str | None:
+            return _found(folder, section, key, name)
+
+        data = dataclasses.replace(self.training.data, file=found("data", "file", self.training.data.file))
+        learn = dataclasses.replace(
+            self.learn,
+            structures=found("learn", "structures", self.learn.structures),
+            test_file=found("learn", "test_file", self.learn.test_file),
+        )
+        calculator = self.label.calculator
+        if calculator is not None and (folder / calculator).exists():
+            calculator = str(folder / calculator)
+        label = dataclasses.replace(
+            self.label, calculator=calculator, template=found("label", "template", self.label.template)
+        )
+        runs = [
+            dataclasses.replace(
+                run,
+                deck=found("run", "deck", run.deck) or "",
+                files=tuple(found("run", "files", name) or "" for name in run.files),
+            )
+            for run in self.runs
+        ]
+        config = dataclasses.replace(self.training, data=data)
+        return LearningSettings(config, learn, label, tuple(runs))
+
+
+def _found(folder: Path, section: str, key: str, name: str | None) -> str | None:
+    """A path from where the settings lie; raises ConfigError where nothing is there."""
+    if name is None:
+        return None
+    place = folder / name
+    require(place.exists(), section, key, name, f"a path that is there ({place} is not)")
+    return str(place)
+
+
+def _section(content: dict[str, Any], name: str) -> dict[str, Any]:
+    section = content.pop(name, None)
+    if not isinstance(section, dict):
+        raise ConfigError(f"section [{name}] is missing" if section is None else f"[{name}] must be a section of keys")
+    return section
+
+
+def _build(cls: type, section: str, values: dict[str, Any]) -> Any:
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown key {section}.{key}: known are {', '.join(known)}")
+    return cls(**values)

@@ -1,0 +1,363 @@
+"""The parts of a learning loop: settings, decks, choices, labels by commands, the end of a loop."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.io import read, write
+from rich.console import Console
+from so3krates.learning import LabelConfig, LabelsAwaited, LearnConfig, LearningError, LearningSettings, learn
+from so3krates.learning.choose import choose, distinct, spread
+from so3krates.learning.explore import check_decks, prepared, saved_frames
+from so3krates.learning.labels import Labelled, label
+from so3krates.learning.loop import _is_reached
+from so3krates.learning.rounds import parted
+from so3krates.model.config import ConfigError
+from so3krates.training import Properties
+from teachers import FAILED, asked
+
+SIGNAL = 0.1  # eV/A
+ROUNDED = 1e-6  # of files with eight digits
+
+
+def frame(seed: int, size: float = 0.1) -> Atoms:
+    atoms = bulk("Cu", "fcc", a=3.6, cubic=True)
+    atoms.positions += np.random.default_rng(seed).normal(0, size, atoms.positions.shape)
+    return atoms
+
+
+# Choices
+
+
+def test_frames_that_are_the_same_count_once() -> None:
+    first, moved, other = frame(0), frame(0), frame(1)
+    moved.positions += 0.005
+    moved.positions[2] += moved.cell[0]  # by a period
+    alloy = frame(0)
+    alloy.symbols[0] = "Au"
+    strained = frame(0)
+    strained.set_cell(1.02 * strained.cell.array, scale_atoms=True)
+    assert distinct([first, moved, other, alloy, strained], []) == [0, 2, 3, 4]
+    assert distinct([moved, other], [first]) == [1]
+
+
+@pytest.mark.parametrize("by", ["random", "largest", "energy", "force", "atomic-energy"])
+def test_choices(by: str) -> None:
+    """Not those above `stop`, as long as there are others."""
+    frames, count = [frame(k) for k in range(8)], 4
+    for k, atoms in enumerate(frames):
+        atoms.info |= {"largest": 0.1 * k, "run": "run-1"}
+    forces = [np.full((count, 3), 0.3 * k) for k in range(8)]
+    energies = np.arange(8.0)
+    of_atoms = [np.full(count, e / count) for e in energies]
+    predicted = Properties(np.full(8, count), energies, forces, np.zeros((8, 3, 3)), of_atoms)
+    chosen = choose(frames, predicted, by, 3, 0.55, 1)
+    assert len(set(chosen)) == 3 and max(chosen) <= 5
+    if by == "largest":
+        assert sorted(chosen) == [3, 4, 5]
+    assert len(choose(frames, predicted, by, 99, 0.55, 1)) == 6
+    assert len(choose(frames, predicted, by, 3, 0.0001, 1)) == 1
+    assert len(choose(frames, predicted, by, 3, -1.0, 1)) == 3  # all are above
+    assert choose([], predicted, by, 3, 1.0, 1) == [] == choose(frames, predicted, by, 0, 1.0, 1)
+
+
+@pytest.mark.parametrize("by", ["random", "largest", "atomic-energy"])
+def test_each_deck_has_its_share(by: str) -> None:
+    """One that ended at once is learnt from its only frame, far above `stop` though it is."""
+    frames, count = [frame(k) for k in range(8)], 4
+    for k, atoms in enumerate(frames):
+        atoms.info |= {"largest": 0.1 * k if k < 7 else 400.0, "run": "run-1" if k < 5 else f"run-{k}"}
+    of_atoms = [np.full(count, float(k)) for k in range(8)]
+    forces = [np.zeros((count, 3))] * 8
+    predicted = Properties(np.full(8, count), np.arange(8.0), forces, np.zeros((8, 3, 3)), of_atoms)
+    chosen = choose(frames, predicted, by, 5, 1.0, 1)
+    assert len(set(chosen)) == 5 and {5, 6, 7} < set(chosen)
+    assert len(choose(frames, predicted, by, 2, 1.0, 1)) == 2
+
+
+def test_spread() -> None:
+    assert spread(range(10), 3) == [0, 4, 9] and spread([5, 7], 3) == [5, 7] and spread(range(9), 0) == []
+
+
+def test_later_rounds_leave_the_parts_as_they_were() -> None:
+    first, second = [frame(k) for k in range(7)], [frame(k) for k in range(7, 12)]
+    train, valid = parted([first], 0.2)
+    again, valid_again = parted([first, second], 0.2)
+    assert len(train) == 6 and len(valid) == 1 and len(again) == 10 and len(valid_again) == 2
+    assert all(a is b for a, b in zip(train + valid, again[:6] + valid_again[:1], strict=True))
+    assert [len(part) for part in parted([first[:2]], 0.2)] == [1, 1]
+
+
+# Decks
+
+STYLE = "units metal\npair_style so3krates threads 2\npair_coeff * * old.so3k Ga N\nrun 5\n"
+DECKS = {
+    "plain": (STYLE, ["pair_style so3krates save s threads 2", "pair_coeff * * new.so3k Ga N"]),
+    "quoted": (
+        'pair_style\tso3krates\npair_coeff  * * "a b.so3k" Ga N # well\n',
+        ["pair_style\tso3krates save s", "pair_coeff  * * new.so3k Ga N # well"],
+    ),
+    "continued": (
+        "pair_style so3krates &\n  threads 2\npair_coeff * * &\n${file} Ga N\n",
+        ["pair_style so3krates save s   threads 2".replace("  ", " ", 0), "new.so3k Ga N"],
+    ),
+    "hybrid": (
+        "pair_style hybrid/overlay so3krates guard off lj/cut 9\npair_coeff * * so3krates x.so3k Ga\n"
+        "pair_coeff 1 1 lj/cut 1 3\n",
+        ["hybrid/overlay so3krates save s guard off lj/cut 9", "so3krates new.so3k Ga", "pair_coeff 1 1 lj/cut 1 3"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DECKS)
+def test_a_deck_gets_the_potential_of_the_round(case: str) -> None:
+    text, expected = DECKS[case]
+    found = prepared(text, "in.deck", "new.so3k", "save s")
+    for words in expected:
+        assert " ".join(words.split()) in " ".join(found.split())
+    assert "old.so3k" not in found and "x.so3k" not in found and "a b.so3k" not in found
+
+
+BAD_DECKS = {
+    "pair_style lj/cut 9\npair_coeff 1 1 1 3\n": "has no line pair_style so3krates",
+    "# pair_style so3krates\n": "has no line pair_style so3krates",
+    "pair_style so3krates\n": r"has no pair_coeff \* \* FILE.so3k",
+    "pair_style so3krates save f uncertainty 1 2\npair_coeff * * a Cu\n": "leave save and deviation to the loop",
+    "pair_style so3krates threads 1 deviation f every 2\npair_coeff * * a Cu\n": "leave save and deviation to the loop",
+}
+
+
+@pytest.mark.parametrize("text", BAD_DECKS)
+def test_decks_that_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"in\.deck.* ?{BAD_DECKS[text]}"):
+        prepared(text, "in.deck", "new.so3k", "")
+
+
+def test_no_frames_were_saved(tmp_path: Path) -> None:
+    assert saved_frames(tmp_path) == []
+
+
+# Settings
+
+WHOLE = """
+[model]
+cutoff = 4.0
+[data]
+file = "data.extxyz"
+[learn]
+save = 0.1
+stop = 1.0
+[label]
+calculator = "ase.calculators.emt:EMT"
+[[run]]
+deck = "in.deck"
+"""
+WRONG = {
+    "order": (("stop = 1.0", "stop = 0.05"), r"learn\.stop = 0\.05: .*more than learn\.save = 0\.1"),
+    "equal": (("stop = 1.0", "stop = 0.1"), r"learn\.stop = 0\.1: .*more than learn\.save = 0\.1"),
+    "no threshold": (("save = 0.1\n", ""), r"learn\.save"),
+    "negative": (("save = 0.1", "save = -1"), r"learn\.save = -1: .*above 0"),
+    "unknown": (("save = 0.1", "save = 0.1\nsafe = 1"), r"unknown key learn\.safe"),
+    "choice": (("save = 0.1", 'save = 0.1\nchoose = "best"'), r"learn\.choose = 'best': .*one of atomic-energy"),
+    "by": (("save = 0.1", 'save = 0.1\nby = "committee_forces"'), r"learn\.committee of at least 2"),
+    "no deck": (("in.deck", "in.nothing"), r"run\.deck = 'in\.nothing': .*in\.nothing is not"),
+    "no model": (
+        ("[learn]", '[training]\ninitial_model = "old"\n[learn]'),
+        r"training\.initial_model = 'old': .*old is",
+    ),
+    "no run": (('[[run]]\ndeck = "in.deck"', ""), r"no deck to run"),
+    "no label": (('[label]\ncalculator = "ase.calculators.emt:EMT"', ""), r"section \[label\] is missing"),
+    "two labellers": (("[label]", '[label]\ncommand = "x"'), r"label\.calculator"),
+    "batch": (("[label]", "[label]\nbatch = true"), r"label\.batch"),
+    "no start": (('file = "data.extxyz"', ""), r"nothing to begin with"),
+    "own key": (("[data]", "[data]\nn_train = 5"), r"data\.n_train: the loop itself parts"),
+    "labels": (("save = 0.1", "save = 0.1\nmax_labels = 0"), r"learn\.max_labels = 0"),
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., Path]:
+    frames = [frame(k) for k in range(3)]
+    for atoms in frames:
+        atoms.calc = EMT()
+        atoms.get_potential_energy(), atoms.get_forces()
+    write(tmp_path / "data.extxyz", frames)
+    (tmp_path / "in.deck").write_text(STYLE)
+
+    def written(old: str = "", new: str = "") -> Path:
+        path = tmp_path / "settings.toml"
+        assert old in WHOLE
+        path.write_text(WHOLE.replace(old, new) if old else WHOLE)
+        return path
+
+    return written
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_settings_that_are_refused(settings: Callable[..., Path], case: str) -> None:
+    change, message = WRONG[case]
+    with pytest.raises(ConfigError, match=rf"settings\.toml: .*{message}"):
+        LearningSettings.load(settings(*change))
+
+
+def test_a_deck_without_the_style_is_seen_before_all_else(settings: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "in.deck").write_text("pair_style tersoff\npair_coeff * * GaN.tersoff Ga N\n")
+    loaded = LearningSettings.load(settings())
+    for call in (lambda: check_decks(loaded.runs), lambda: learn(loaded, tmp_path / "out", Console(quiet=True))):
+        with pytest.raises(ConfigError, match=r"in\.deck has no line pair_style so3krates"):
+            call()
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_others_are_left_alone(settings: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine").write_text("mine")
+    with pytest.raises(LearningError, match=r"out is no folder of a loop, and not empty"):
+        learn(LearningSettings.load(settings()), out, Console(quiet=True))
+    assert [path.name for path in out.iterdir()] == ["mine"]
+
+
+def test_more_to_begin_with_than_the_budget(settings: Callable[..., Path], tmp_path: Path) -> None:
+    path = settings("save = 0.1", 'save = 0.1\nstructures = "data.extxyz"\nmax_labels = 2')
+    with pytest.raises(ConfigError, match=r"3 structures to label, more than learn\.max_labels = 2: .*-n 2 "):
+        learn(LearningSettings.load(path), tmp_path / "out", Console(quiet=True))
+
+
+TARGETS = [
+    ({}, True),
+    ({"uncertain_share": 0.03}, False),
+    ({"ended": ["step 7: ..."]}, False),
+    ({"errors": {"checks": {"forces": {"rmse": 101.0}}}}, False),
+    ({"errors": {"fresh": {"forces": {"rmse": 99.0}}}}, True),
+    ({"errors": {}}, False),
+]
+
+
+@pytest.mark.parametrize(("change", "is_reached"), TARGETS)
+def test_targets(settings: Callable[..., Path], change: dict[str, Any], is_reached: bool) -> None:
+    loaded = LearningSettings.load(settings("save = 0.1", "save = 0.1\nmax_error = 0.1"))
+    summary = {"uncertain_share": 0.01, "ended": [], "errors": {"checks": {"forces": {"rmse": 99.0}}}}
+    assert _is_reached(loaded, summary | change) == is_reached
+
+
+def test_thresholds_have_no_defaults() -> None:
+    with pytest.raises(ConfigError, match=r"learn\.save = 0"):
+        LearnConfig()
+
+
+# Labels by a calculator
+
+
+def test_a_calculator_that_fails_is_tried_once_more(tmp_path: Path) -> None:
+    """And then no more, however often the loop is called."""
+    notes = tmp_path / "notes"
+    config = LabelConfig(calculator=f'teachers:NotedEMT("{notes}", fails=(1,))')
+    for _ in range(2):
+        found = label([frame(k) for k in range(3)], config, tmp_path / "labels", None)
+    assert [outcome for _, outcome in asked(notes)] == ["done", FAILED, "done", FAILED]
+    assert len(found.frames) == 2 and list(found.failed) == [1]
+    assert found.failed[1].startswith(f"{tmp_path / 'labels' / 'frame-0001'}: RuntimeError: no convergence")
+    kept = read(tmp_path / "labels" / "frame-0001" / "failed.extxyz")
+    np.testing.assert_allclose(kept.positions, frame(1).positions, atol=ROUNDED)
+
+
+def test_forces_beyond_all_sense_are_left_out(tmp_path: Path) -> None:
+    close = frame(0)
+    close.positions[1] = close.positions[0] + [0.8, 0, 0]
+    config = LabelConfig(calculator="ase.calculators.emt:EMT", max_force=20.0)
+    found = label([frame(0), close], config, tmp_path, None)
+    assert len(found.frames) == 1
+    assert re.search(r"frame-0001: the largest force is \d.* eV/A, more than label\.max_force = 20", found.failed[1])
+
+
+# Labels by a command
+
+PROGRAM = """
+import sys
+from ase.calculators.emt import EMT
+from ase.io import read, write
+atoms = read("structure.extxyz")
+print("begins", flush=True)
+if {condition}:
+    sys.exit(3)
+atoms.calc = EMT()
+atoms.get_stress(), atoms.get_forces()
+order = {order}
+{after}
+write("labelled.extxyz", atoms[order] if order else atoms)
+"""
+
+
+def by_command(tmp_path: Path, frames: list[Atoms], condition: str = "False", **options: Any) -> Labelled:
+    template = tmp_path / "template"
+    template.mkdir(exist_ok=True)
+    after = options.pop("after", "")
+    (template / "program.py").write_text(PROGRAM.format(condition=condition, order=None, after=after))
+    values = {"command": f"{sys.executable} program.py", "template": str(template), "processes": 2}
+    return label(frames, LabelConfig(**(values | options)), tmp_path / "labels", None)
+
+
+def test_a_command_labels_in_folders(tmp_path: Path) -> None:
+    """One of them fails, twice; what is there is not computed again."""
+    frames = [frame(k) for k in range(3)]
+    condition = f"abs(atoms.positions[0, 0] - {frames[1].positions[0, 0]}) < 1e-6"
+    for _ in range(2):
+        found = by_command(tmp_path, frames, condition)
+    runs = [(tmp_path / "labels" / f"frame-{k:04d}" / "command.log").read_text().count("begins") for k in range(3)]
+    assert runs[0] == runs[2] == 1 and list(found.failed) == [1]
+    assert "frame-0001: the command ended with status 3 (see command.log)" in found.failed[1]
+    for atoms, labelled in zip([frames[0], frames[2]], found.frames, strict=True):
+        atoms.calc = EMT()
+        assert np.abs(atoms.get_forces()).max() > SIGNAL
+        np.testing.assert_allclose(labelled.get_forces(), atoms.get_forces(), atol=ROUNDED)
+        np.testing.assert_allclose(labelled.get_stress(), atoms.get_stress(), atol=ROUNDED)
+
+
+def test_a_program_that_sorts_atoms(tmp_path: Path) -> None:
+    """Forces come back in the order of the frame, and a result of another structure is none."""
+    atoms = frame(0)
+    atoms.symbols[[0, 2]] = "Au"
+    program = "import sys; from ase.io import *; from ase.calculators.emt import EMT; a = read('structure.extxyz'); "
+    sort = "a = a[a.numbers.argsort(kind='stable')]; a.calc = EMT(); a.get_forces(); write('labelled.extxyz', a)"
+    config = LabelConfig(command=f'{sys.executable} -c "{program}{sort}"')
+    (found,) = label([atoms], config, tmp_path / "sorted", None).frames
+    atoms.calc = EMT()
+    assert np.abs(np.diff(atoms.get_forces(), axis=0)).max() > SIGNAL
+    np.testing.assert_allclose(found.get_forces(), atoms.get_forces(), atol=ROUNDED)
+    move = sort.replace("a.calc", "a.positions[0] += 0.3; a.calc")
+    config = LabelConfig(command=f'{sys.executable} -c "{program}{move}"')
+    failed = label([atoms], config, tmp_path / "moved", None).failed
+    assert failed[0].endswith("labelled.extxyz is of another structure")
+
+
+def test_a_batch_system_labels_later(tmp_path: Path) -> None:
+    """The command only submits; called again, results are read, and folders that say `failed` are left out."""
+    frames, folder = [frame(k) for k in range(3)], tmp_path / "labels"
+    config = LabelConfig(command="echo submitted >> jobs", batch=True)
+    for awaited in (3, 3):
+        with pytest.raises(LabelsAwaited, match=rf"{awaited} of 3 labels are awaited, the first in .*frame-0000"):
+            label(frames, config, folder, None)
+    assert [(place / "jobs").read_text() for place in sorted(folder.iterdir())] == ["submitted\n"] * 3
+    for k in (0, 2):
+        atoms = read(folder / f"frame-{k:04d}" / "structure.extxyz")
+        atoms.calc = EMT()
+        atoms.get_forces()
+        write(folder / f"frame-{k:04d}" / "labelled.extxyz", atoms)
+    (folder / "frame-0002" / "labelled.extxyz").write_text("8\nhalf a f")
+    with pytest.raises(LabelsAwaited, match=r"2 of 3 labels are awaited, the first in .*frame-0001"):
+        label(frames, config, folder, None)
+    for k in (1, 2):
+        (folder / f"frame-{k:04d}" / "failed").touch()
+    found = label(frames, config, folder, None)
+    assert len(found.frames) == 1 and list(found.failed) == [1, 2]
+    assert "has a file named failed" in found.failed[2]
