@@ -23,7 +23,7 @@ from so3krates.training import DataConfig, RunConfig, TrainingError, evaluate, p
 from so3krates.training.finetuning import FineTuningConfig, initial_model, rate_factors
 from so3krates.training.material import Material
 from so3krates.training.sources import Demands, load_old_test, load_replay
-from so3krates.training.start import Start, moves_of, nearest
+from so3krates.training.start import Start, beyond_basis, moves_of, nearest
 from training_runs import SMALL, make_frames, quiet, settings
 from typer.testing import CliRunner
 
@@ -219,6 +219,24 @@ def test_the_repulsion_is_kept(trained: tuple, tmp_path: Path) -> None:
     wrong = dataclasses.replace(config, terms={"repulsion": {"outer": 1.0}})
     with pytest.raises(TrainingError, match=r"terms\.repulsion\.outer = 1\.0, but .* has \{'Cu-Cu': 1\.8\}"):
         Material(wrong, frames, [])
+
+
+def test_distances_below_the_basis_are_said() -> None:
+    config = dataclasses.replace(SMALL, radial_basis="gaussian", radial_start=1.9)
+    (said,) = beyond_basis(config, 1.5)
+    assert "a distance of 1.50 A" in said and "begins at 1.9 A" in said
+    assert not beyond_basis(config, 2.0) and not beyond_basis(SMALL, 1.5)
+
+
+def test_frames_of_single_atoms_alone(trained: tuple) -> None:
+    shift = trained[0].model.energy_shifts["Cu"]
+    atom = Atoms("Cu", cell=9 * np.eye(3), pbc=True)
+    frames = [label(atom.copy(), Labels(shift + 3.0, np.zeros((1, 3)), np.zeros((3, 3)))) for _ in range(2)]
+    material = Material(going_on(trained[2]), frames, [])
+    assert material.distances == {} and material.config.model == trained[0].model.config
+    # The network has an energy of a lonely atom too, which the shift makes up for.
+    lonely = evaluate(dataclasses.replace(trained[0].model, energy_shifts=material.shifts), frames).energies
+    np.testing.assert_allclose(lonely, shift + 3.0, atol=1e-4)
 
 
 def test_replayed_frames_say_what_the_model_said(trained: tuple, tmp_path: Path) -> None:

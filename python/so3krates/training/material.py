@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -64,12 +65,13 @@ class Material:
         old = list(graphs_of(replay, cutoff, self.shifts, "replayed data"))
         self.distances = distances_in(whole) if not old else shortest_distances([*whole, *old])
         self.largest_force = largest_force_in(whole) if not old else largest_force_in([*whole, *old])
-        self.shortest = min(self.distances.values(), default=1.0)  # A
+        nearest = min(self.distances.values(), default=math.inf)
+        self.shortest = nearest if self.distances else 1.0  # A
         self.terms = terms_of(config, self.start, self.elements, self.distances)
         # As the network is beside the terms, and where the data begin.
         network = self.start.model.config if self.start else with_start(config.model, self.shortest)
         network = beside_terms(network, self.terms, self.shortest)
-        network = floor_of(network, self.shortest) if self.start else network
+        network = floor_of(network, nearest) if self.start else network
         self.graphs = differences(whole, self.terms)
         self.valid_graphs = differences(graphs_of(frames_valid, cutoff, self.shifts, "validation data"), self.terms)
         # Before labels depend on what a network computes, whose rounding is the machine's.
@@ -79,7 +81,7 @@ class Material:
         if self.start:
             before, mode = self.shifts, config.data.energy_shift
             self.shifts, said = refitted(self.start, network, self.graphs, mode, self._dtype)
-            self.said += [*self.start.said, *beyond_basis(network, self.shortest), said]
+            self.said += [*self.start.said, *beyond_basis(network, nearest), said]
             moves = {element: shift - before[element] for element, shift in self.shifts.items()}
             self.graphs, self.valid_graphs = moved(self.graphs, moves), moved(self.valid_graphs, moves)
         self.new = len(self.graphs)  # frames that are not replayed, which come first
