@@ -21,7 +21,9 @@ from so3krates.learning.explore import check_decks, prepared, saved_frames
 from so3krates.learning.labels import Labelled, label
 from so3krates.learning.loop import _is_reached
 from so3krates.learning.rounds import parted
-from so3krates.model.config import ConfigError
+from so3krates.model.config import ConfigError, ModelConfig
+from so3krates.model.network import init_params
+from so3krates.storage import Model
 from so3krates.training import Properties
 from teachers import FAILED, asked
 
@@ -207,6 +209,18 @@ def test_settings_that_are_refused(settings: Callable[..., Path], case: str) -> 
     change, message = WRONG[case]
     with pytest.raises(ConfigError, match=rf"settings\.toml: .*{message}"):
         LearningSettings.load(settings(*change))
+
+
+def test_a_model_to_begin_with_keeps_its_network(settings: Callable[..., Path], tmp_path: Path) -> None:
+    network = ModelConfig(features=12, heads=2, layers=1, degrees=(1, 2), cutoff=4.0)
+    Model(network, init_params(network, 0), ("Cu",), {"Cu": 0.0}).save(tmp_path / "old")
+    begun = ("[learn]", '[training]\ninitial_model = "old"\n[learn]')
+    loaded = LearningSettings.load(settings(*begun)).training
+    assert (loaded.model, loaded.training.initial_model) == (network, str(tmp_path / "old"))
+    text = settings(*begun).read_text().replace("cutoff = 4.0", "cutoff = 5.0")
+    (tmp_path / "settings.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"model\.cutoff = 5\.0, but training\.initial_model = .*old has 4\.0"):
+        LearningSettings.load(tmp_path / "settings.toml")
 
 
 def test_a_deck_without_the_style_is_seen_before_all_else(settings: Callable[..., Path], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from so3krates.model.config import ConfigError
 from so3krates.sampling.lammps_labels import GAN_TERSOFF
 from so3krates.training.checks import is_int, is_number, require
-from so3krates.training.config import RunConfig
+from so3krates.training.config import RunConfig, given_settings
 
 CHOICES = ("atomic-energy", "force", "energy", "random", "largest")
 # Keys of [data] that the loop sets itself, as its data grow.
@@ -187,7 +187,7 @@ class LearningSettings:
                 "initial_model": _found(folder, "training", "initial_model", training["initial_model"])
             }
         settings = cls(
-            RunConfig.from_dict(content),
+            RunConfig.from_settings(*given_settings(content)),
             _build(LearnConfig, "learn", learn),
             _build(LabelConfig, "label", label),
             tuple(_build(RunSettings, "run", run) for run in runs),

@@ -276,7 +276,7 @@ class RunConfig:
         original code's (`ORIGINAL_KEYS`) with its defaults, so that an `inputs.json` of tools.mlff is a configuration.
         Raises ConfigError with the name of the key.
         """
-        sections = _filled(*_given(settings))
+        sections = _filled(*given_settings(settings))
         return cls(
             ModelConfig.from_dict(sections["model"]),
             _build(DataConfig, "data", sections["data"]),
@@ -387,7 +387,7 @@ def read_settings(path: str | Path) -> tuple[str, dict[str, dict[str, Any]]]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     try:
-        named, sections = _given(settings)
+        named, sections = given_settings(settings)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     for section, keys in FILES.items():
@@ -397,7 +397,7 @@ def read_settings(path: str | Path) -> tuple[str, dict[str, dict[str, Any]]]:
     return named, sections
 
 
-def _given(settings: dict[str, Any]) -> tuple[str, dict[str, dict[str, Any]]]:
+def given_settings(settings: dict[str, Any]) -> tuple[str, dict[str, dict[str, Any]]]:
     """The preset that settings begin with, and what they say by section; the original's keys have places there."""
     settings = dict(settings)
     named = settings.pop("preset", None)

@@ -53,8 +53,7 @@ def start_of(config: RunConfig, present: Sequence[str]) -> Start | None:
         return None
     model, source = initial_model(name), f"training.initial_model = {name}"
     given = config.model.to_dict()
-    if config.model.radial_floor == 0:
-        del given["radial_floor"]  # it follows from the data, as `radial_start` does, which is absent then
+    del given["radial_floor"]  # it follows from the data
     same_network(given, model.config, name)
     known, added = ", ".join(model.elements), config.finetuning.add_elements
     unknown = [e for e in present if e not in model.elements]
