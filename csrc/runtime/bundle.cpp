@@ -15,6 +15,7 @@
 #include "bundle_json.h"
 #include "bundle_outputs.h"
 #include "contract.h"
+#include "plugin_search.h"
 
 namespace so3krates {
 namespace {
@@ -386,8 +387,10 @@ std::vector<std::int64_t> Bundle::shape_of(const BufferSpec& buffer, const Rung&
   return shape;
 }
 
-Bundle Bundle::read(const std::string& path) {
+Bundle Bundle::read(const std::string& given) {
   std::error_code error;
+  const std::string shipped = std::filesystem::exists(given, error) ? "" : shipped_potential(given);
+  const std::string& path = shipped.empty() ? given : shipped;
   if (std::filesystem::is_directory(path, error))
     throw Error(path + ": cannot be read: Is a directory; of a model folder `so3krates export " + path +
                 "` makes a bundle");

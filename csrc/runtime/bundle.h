@@ -72,6 +72,7 @@ struct Moves {
 };
 
 struct Bundle {
+  // path: of a file, or else the name of a potential that comes with this library.
   // Throws Error when the file is missing, damaged, truncated or newer than this reader.
   static Bundle read(const std::string& path);
   // The same from memory; `name` appears in messages.

@@ -111,7 +111,9 @@ void check(const PJRT_Api* api, PJRT_Error* error, const std::string& operation)
   auto destroy = SIZED(PJRT_Error_Destroy_Args);
   destroy.error = error;
   api->PJRT_Error_Destroy(&destroy);
-  if (has_code && code.code == PJRT_Error_Code_RESOURCE_EXHAUSTED) throw MemoryError(message);
+  // What arrays tell of the program that was to make them has lost its code.
+  const bool is_of_memory = has_code && code.code == PJRT_Error_Code_RESOURCE_EXHAUSTED;
+  if (is_of_memory || message.find("std::bad_alloc") != std::string::npos) throw MemoryError(message);
   throw Error(message);
 }
 

@@ -147,6 +147,15 @@ std::vector<std::string> nvrtc_paths(int release, const std::string& plugin) {
   return paths;
 }
 
+std::string shipped_potential(const std::string& name) {
+  if (name.empty() || name.find('/') != std::string::npos) return {};
+  const fs::path folder = site_packages() / "so3krates" / "potentials";
+  std::error_code error;
+  for (const std::string& file : {name + ".so3k", name})
+    if (fs::exists(folder / file, error)) return (folder / file).string();
+  return {};
+}
+
 PluginChoice find_plugin(const std::string& device, const std::string& plugin) {
   const std::size_t colon = device.find(':');
   const std::string name = device.substr(0, colon);

@@ -18,6 +18,10 @@ struct PluginChoice {
 // there.
 PluginChoice find_plugin(const std::string& device, const std::string& plugin = "");
 
+// The potential of this name that was installed with this library: NAME or NAME.so3k of folder so3krates/potentials.
+// Empty where there is none, and for what is more than a name.
+std::string shipped_potential(const std::string& name);
+
 // The command that adds a Python package to the environment which this library is part of.
 std::string pip_install(const std::string& what);
 

@@ -15,6 +15,7 @@ from ._harness import StructureError
 from .files import write_frames
 from .hints import command
 from .runtime import Runtime, Turns
+from .shipped import located
 
 if TYPE_CHECKING:
     from .predictions import ModelRuntime
@@ -79,7 +80,7 @@ class So3kratesCalculator(Calculator):
         super().__init__(**options)
         self.runtime: Runtime | ModelRuntime = (
             self._open_model(bundle, device, charge, multiplicity)
-            if Path(bundle).is_dir()
+            if located(bundle).is_dir()
             else Runtime(bundle, device=device, threads=threads, plugin=plugin, cache=cache, skin=skin)
         )
         if isinstance(self.runtime, Runtime) and (charge is not None or multiplicity is not None):

@@ -340,6 +340,14 @@ app.command()(cli_learn.learn)
 
 
 @app.command()
+def models() -> None:
+    """The potentials that come with this package; decks and commands take them by name."""
+    from .describe import shipped_table
+
+    _console().print(shipped_table())
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where everything is written; emptied of an earlier demo.")] = Path(
         "demo"

@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from so3krates import exporting
+from so3krates.shipped import located, shipped
 
 # Manifest entries that are programs and plans; they are summed up in a few lines of their own.
 _PLANS = ("ladder", "buffers", "programs", "schedules", "results")
@@ -20,13 +21,29 @@ def describe(path: str | Path) -> Table:
 
     Raises BundleError or ModelError when `path` is neither.
     """
-    path = Path(path)
+    path = located(path)
     rows = _model_rows(path) if path.is_dir() else _bundle_rows(path)
     table = Table(title=str(path), show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, value)
+    return table
+
+
+def shipped_table() -> Table:
+    """The potentials that come with the package."""
+    from so3krates.storage import Model
+
+    table = Table(title="Potentials by name")
+    for heading in ("name", "elements", "what it is", "where"):
+        table.add_column(heading, overflow="fold")
+    for name, path in shipped().items():
+        if path.is_dir():
+            elements, kind = Model.load(path).elements, f"model: so3krates export {name} makes a bundle"
+        else:
+            elements, kind = exporting.read_bundle(path).manifest["elements"], f"bundle: pair_coeff * * {name} ..."
+        table.add_row(name, " ".join(elements), kind, str(path))
     return table
 
 

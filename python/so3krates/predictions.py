@@ -20,6 +20,7 @@ from so3krates.hints import command
 from so3krates.model.config import So3lrConfig
 from so3krates.outputs import COMMON, Output, wanted
 from so3krates.runtime import Runtime, require_structure
+from so3krates.shipped import located
 from so3krates.storage import Model, ModelError
 from so3krates.system_evaluator import SystemEvaluator, system_outputs
 from so3krates.total_charge import State, state_of, summary
@@ -197,7 +198,7 @@ def predictions_of(path: str | Path, frames: Sequence[Atoms], float64: bool = Fa
 
     `float64` concerns a model folder; a bundle has its own precision. Raises ModelError when `path` is neither.
     """
-    path = Path(path)
+    path = located(path)
     if path.is_dir():
         model = Model.load(path)
         if isinstance(model.config, So3lrConfig):
@@ -216,7 +217,8 @@ def runtime_properties(bundle: Path, frames: Sequence[Atoms]) -> Properties:
 
 def charges_said(path: str | Path, frames: Sequence[Atoms]) -> str:
     """What charges and multiplicities a potential takes frames to have; "" where it knows none. Raises DataError."""
-    model = Model.load(path) if Path(path).is_dir() else None
+    path = located(path)
+    model = Model.load(path) if path.is_dir() else None
     if model is None or not isinstance(model.config, So3lrConfig):
         return ""
     states = []
@@ -268,7 +270,7 @@ def require_finite(path: str | Path, data: str | Path, found: Properties) -> Non
 
 def training_record(path: str | Path) -> dict[str, Any]:
     """What a model folder or a bundle tells of its training (docs/bundle.md); empty where it tells nothing."""
-    path = Path(path)
+    path = located(path)
     if path.is_dir():
         return Model.load(path).training or {}
     if not path.is_file():

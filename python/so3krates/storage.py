@@ -24,6 +24,7 @@ from .model.long_range import INTERACTIONS, Interaction, interactions_from
 from .model.network import Params, init_params
 from .model.so3lr import init_so3lr
 from .model.terms import Term, beside_terms, settings_of, terms_from
+from .shipped import located
 from .uncertainty.density import Density
 
 CONFIG_FILE = "config.toml"
@@ -99,7 +100,7 @@ class Model:
 
         Raises ModelError when a file is missing, damaged, newer than this version or does not fit the other.
         """
-        folder = Path(folder)
+        folder = located(folder)
         path = folder / CONFIG_FILE
         if not path.is_file():
             raise ModelError(f"{folder} is not a model folder: {CONFIG_FILE} is missing")

@@ -13,6 +13,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from so3krates import exporting
 from so3krates.predictions import ModelRuntime
+from so3krates.shipped import located
 from so3krates.storage import ModelError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def open_potential(path: str | Path) -> Potential:
 
     Raises ModelError when `path` is neither.
     """
-    path = Path(path)
+    path = located(path)
     if path.is_dir():
         return _OnDisk(ModelRuntime(path, shifts=False), "float64")
     if not path.is_file():

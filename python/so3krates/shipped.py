@@ -1,0 +1,21 @@
+"""Potentials that come with this package, and are found by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "potentials"
+BUNDLE = ".so3k"
+
+
+def shipped() -> dict[str, Path]:
+    """Bundles and model folders by name."""
+    return {path.name.removesuffix(BUNDLE): path for path in sorted(FOLDER.iterdir())} if FOLDER.is_dir() else {}
+
+
+def located(path: str | Path) -> Path:
+    """What lies at `path`, or else the potential of this name that comes with the package; else the path itself."""
+    path = Path(path)
+    if path.exists() or len(path.parts) != 1:
+        return path
+    return shipped().get(path.name.removesuffix(BUNDLE), path)
