@@ -135,6 +135,7 @@ BAD_DECKS = {
     "pair_style so3krates\n": r"has no pair_coeff \* \* FILE.so3k",
     "pair_style so3krates save f uncertainty 1 2\npair_coeff * * a Cu\n": "leave save and deviation to the loop",
     "pair_style so3krates threads 1 deviation f every 2\npair_coeff * * a Cu\n": "leave save and deviation to the loop",
+    "units real\npair_style so3krates\npair_coeff * * a Cu\n": "has units real: thresholds of the loop are in eV/A",
 }
 
 

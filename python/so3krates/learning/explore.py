@@ -46,6 +46,9 @@ def prepared(text: str, deck: str, potential: str, options: str) -> str:
     Raises ConfigError where it has no such style, or saves frames itself.
     """
     lines = re.sub(r"&[ \t]*\n", " ", text).splitlines()
+    style = next((words[1] for line in lines if (words := line.split())[:1] == ["units"] and len(words) > 1), "metal")
+    if style != "metal":
+        raise ConfigError(f"{deck} has units {style}: thresholds of the loop are in eV/A, so write it in units metal")
     styles = [line for line in lines if STYLE.match(line)]
     if not styles:
         raise ConfigError(
