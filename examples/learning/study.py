@@ -89,12 +89,9 @@ def train(folder: Path, name: str, frames: list[list[Atoms]], seed: int) -> None
     config = tomllib.loads((HERE / "gan.toml").read_text())
     for kind, part in zip(("train", "valid"), parted(frames, settings(folder).learn.valid_share), strict=True):
         ase.io.write(folder / f"{name}.{kind}.extxyz", part, format="extxyz")
-        config["training"] |= (
-            {"epochs": round(STEPS * config["training"]["batch_size"] / len(part))} if (kind == "train") else {}
-        )
-    config["training"] |= {"seed_model": seed, "seed_training": seed}
+    config["training"] |= {"steps": STEPS, "seed_model": seed, "seed_training": seed}
     config["data"] = {"train_file": f"{name}.train.extxyz", "valid_file": f"{name}.valid.extxyz"}
-    kept = {key: config[key] for key in ("model", "data", "training")}
+    kept = {key: config[key] for key in ("preset", "data", "training")}
     (folder / f"{name}.toml").write_text(tomli_w.dumps(kept))
     begun = ["--resume"] if (folder / name).exists() else []
     subprocess.run(["so3krates", "train", f"{name}.toml", "-o", name, *begun], cwd=folder, check=True)

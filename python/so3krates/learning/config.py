@@ -181,6 +181,8 @@ class LearningSettings:
                     f"data.{key}: the loop itself parts its growing data: give data.file for labelled frames to begin "
                     "with, and learn.valid_share"
                 )
+        if "finetuning" in content:
+            raise ConfigError("[finetuning]: leave it out; a loop goes on from training.initial_model with all weights")
         training = content.get("training")
         if isinstance(training, dict) and isinstance(training.get("initial_model"), str):
             content["training"] = training | {
