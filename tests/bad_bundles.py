@@ -84,7 +84,7 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
     ),
     "refresh at once": (
         lambda m: m["schedules"]["forces"].insert(0, {"refresh": ["slopes"]}),
-        "refreshes rows before it computes",
+        "exchanges between ranks before it computes",
     ),
     "no energy": (lambda m: m["schedules"]["forces"].pop(), 'never computes "energy"'),
     "density dropped": (lambda m: m["schedules"]["forces"].pop(1), 'step 1 .* reads "slopes", which no step'),

@@ -336,6 +336,13 @@ PYBIND11_MODULE(_harness, m) {
       .def_readonly("energy_shifts", &Bundle::energy_shifts, "eV, one per element")
       .def_readonly("cutoff", &Bundle::cutoff, "A, of the network")
       .def_readonly("reach", &Bundle::reach, "A, of candidate lists")
+      .def_property_readonly(
+          "electrons",
+          [](const Bundle& b) -> std::optional<std::pair<int, int>> {
+            if (b.electrons.protons.empty()) return std::nullopt;
+            return std::pair{b.electrons.charge, b.electrons.multiplicity};
+          },
+          "total charge (e) and multiplicity that it is for; None: it reads neither")
       .def_readonly("message_passing_steps", &Bundle::message_passing_steps)
       .def_readonly("programs", &Bundle::programs)
       .def_property_readonly("ladder", &ladder_of)

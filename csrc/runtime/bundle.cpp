@@ -154,6 +154,21 @@ void read_model(const Json& manifest, Bundle& bundle) {
   need(training.is_object() || training.is_null(), "manifest: \"training\" is neither an object nor null");
 }
 
+void read_electrons(const Json& manifest, Bundle& bundle) {
+  if (!manifest.contains("electrons")) return;
+  const Json& electrons = manifest["electrons"];
+  const bool is_sound = electrons.is_object() && is_integer(member(electrons, "multiplicity"), 1, kLargestSize) &&
+                        is_integer(member(electrons, "charge"), -kLargestSize, kLargestSize) &&
+                        member(electrons, "protons").is_array() &&
+                        electrons["protons"].size() == bundle.elements.size() &&
+                        std::all_of(electrons["protons"].begin(), electrons["protons"].end(),
+                                    [](const Json& z) { return is_integer(z, 1, 200); });
+  need(is_sound, "manifest: \"electrons\" has not a charge, a multiplicity and the protons of each element");
+  bundle.electrons.charge = electrons["charge"].get<int>();
+  bundle.electrons.multiplicity = electrons["multiplicity"].get<int>();
+  bundle.electrons.protons = electrons["protons"].get<std::vector<int>>();
+}
+
 void read_tensors(const Container& container, Bundle& bundle) {
   for (const auto& [name, entry] : container.entries) {
     const DType dtype = file_dtype(entry.dtype);
@@ -266,10 +281,25 @@ bool is_computed(const Bundle& bundle, const std::string& name) {
   return found != bundle.buffers.end() && found->second.role != Role::input;
 }
 
+bool is_of_fixed_size(const BufferSpec& buffer) {
+  return std::all_of(buffer.shape.begin(), buffer.shape.end(),
+                     [](const std::string& size) { return size[0] >= '0' && size[0] <= '9'; });
+}
+
 Step read_step(const Json& value, const std::string& where, const Bundle& bundle) {
-  need(value.is_object() && value.contains("run") != value.contains("refresh"),
-       where + " is neither a \"run\" nor a \"refresh\"");
+  need(value.is_object() && value.contains("run") + value.contains("refresh") + value.contains("reduce") == 1,
+       where + " is neither a \"run\" nor a \"refresh\" nor a \"reduce\"");
   Step step;
+  if (value.contains("reduce")) {
+    need(is_names(value["reduce"]), where + " does not list the sums to reduce");
+    step.reduce = value["reduce"].get<Names>();
+    for (const std::string& name : step.reduce) {
+      const bool is_sum = is_computed(bundle, name) && bundle.buffers.at(name).dtype == DType::f64 &&
+                          is_of_fixed_size(bundle.buffers.at(name));
+      need(is_sum, where + " reduces " + quoted(name) + ", which is not a computed float64 buffer of a fixed size");
+    }
+    return step;
+  }
   if (value.contains("refresh")) {
     need(is_names(value["refresh"]), where + " does not list the buffers to refresh");
     step.refresh = value["refresh"].get<Names>();
@@ -343,8 +373,8 @@ void read_schedules(const Json& manifest, Bundle& bundle) {
     std::set<std::string> written;
     for (const Step& step : schedule->second) {
       written.insert(step.outputs.begin(), step.outputs.end());
-      need(step.refresh.empty() || written.count("neighbours_needed") > 0,
-           where + " refreshes rows before it computes \"neighbours_needed\"");
+      need(!step.run.empty() || written.count("neighbours_needed") > 0,
+           where + " exchanges between ranks before it computes \"neighbours_needed\"");
     }
     for (const Contract& contract : contracts())
       need(contract.role == Role::input ||
@@ -418,6 +448,7 @@ Bundle Bundle::parse(std::vector<std::uint8_t> bytes, const std::string& name) {
     bundle.sha256 = container.sha256;
     check_texts(manifest, "the manifest");
     read_model(manifest, bundle);
+    read_electrons(manifest, bundle);
     read_tensors(container, bundle);
     read_ladder(manifest, bundle);
     read_buffers(manifest, bundle);

@@ -37,11 +37,18 @@ struct BufferSpec {
   Role role;
 };
 
-// Either a program with its arguments and results, or a list of buffers to refresh.
+// A program with its arguments and results, or a list of buffers to refresh, or one of sums to add up over ranks.
 struct Step {
-  std::string run;  // empty for a refresh
+  std::string run;  // empty for a refresh and a reduction
   std::vector<std::string> inputs, outputs;
   std::vector<std::string> refresh;
+  std::vector<std::string> reduce;
+};
+
+// Of the electrons of all atoms, for networks that read it.
+struct Electrons {
+  std::vector<int> protons;          // of each element; none: the network does not read it
+  int charge = 0, multiplicity = 1;  // e; unpaired electrons + 1
 };
 
 // How ranks' values of an output combine; those of atoms do not.
@@ -96,6 +103,7 @@ struct Bundle {
   Moves moves;
   std::map<std::string, Output> outputs;
   Limits limits;
+  Electrons electrons;
 
   std::vector<std::int64_t> shape_of(const BufferSpec& buffer, const Rung& rung) const;
 

@@ -81,7 +81,8 @@ std::map<std::string, int> check_steps(const Json& steps, const std::string& sch
     const Json& step = steps[index];
     const std::string where = "manifest: step " + std::to_string(index) + " of schedule " + quoted(schedule);
     const bool is_run = step.contains("run");
-    const auto read = names(step, is_run ? "inputs" : "refresh"), written = names(step, is_run ? "outputs" : "refresh");
+    const char* exchanged = step.contains("reduce") ? "reduce" : "refresh";
+    const auto read = names(step, is_run ? "inputs" : exchanged), written = names(step, is_run ? "outputs" : exchanged);
     Json sources = Json::array();
     for (const std::string& array : read) {
       const auto buffer = bundle.buffers.find(array);

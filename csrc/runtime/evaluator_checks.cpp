@@ -27,6 +27,20 @@ void Evaluator::Implementation::check_structure(const double* positions) {
     check_distances(positions, near_pairs_, name);
 }
 
+// Whether the electrons can be paired as the bundle says. On one rank, where all atoms are.
+void Evaluator::Implementation::check_electrons(const Neighbourhood& n) const {
+  const Electrons& said = bundle_.electrons;
+  if (said.protons.empty() || n.owned == 0 || n.rows > n.owned) return;
+  long protons = 0;
+  for (int i = 0; i < n.owned; ++i) protons += said.protons[n.species[i]];
+  const long electrons = protons - said.charge, unpaired = said.multiplicity - 1;
+  if (electrons >= unpaired && (electrons - unpaired) % 2 == 0) return;
+  throw Error(bundle_.path + ": is for a total charge of " + std::to_string(said.charge) + " e and the multiplicity " +
+              std::to_string(said.multiplicity) + ", but the structure has " + std::to_string(protons) +
+              " protons, so " + std::to_string(electrons) + " electrons, of which " + std::to_string(unpaired) +
+              " cannot be unpaired: export the model again with the --charge and --multiplicity of this structure");
+}
+
 void Evaluator::Implementation::check_all_distances(const double* positions) {
   std::vector<const int*> lists;
   near_pairs_ = near_pairs(positions, packed(lists), threads_);

@@ -87,6 +87,7 @@ class Evaluator::Implementation {
   Neighbourhood packed(std::vector<const int*>& lists) const;
   void climb(int neighbours);
   void check_all_distances(const double* positions);
+  void check_electrons(const Neighbourhood& neighbourhood) const;
   void check_structure(const double* positions);
   void check_computed(const double* positions);
   void* take_back(const std::string& name);

@@ -21,12 +21,16 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
+const std::vector<std::string>& arrays_exchanged(const Step& step) {
+  return step.reduce.empty() ? step.refresh : step.reduce;
+}
+
 const std::vector<std::string>& arrays_read(const Step& step) {
-  return step.run.empty() ? step.refresh : step.inputs;
+  return step.run.empty() ? arrays_exchanged(step) : step.inputs;
 }
 
 const std::vector<std::string>& arrays_written(const Step& step) {
-  return step.run.empty() ? step.refresh : step.outputs;
+  return step.run.empty() ? arrays_exchanged(step) : step.outputs;
 }
 
 // The steps that compute what is read of a schedule.

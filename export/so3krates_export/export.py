@@ -12,12 +12,12 @@ import jax
 import numpy as np
 from ase.data import atomic_numbers
 from so3krates.files import require_place
-from so3krates.hints import command
 from so3krates.model.config import ModelConfig, So3lrConfig
 from so3krates.model.network import Params
 from so3krates.model.reductions import is_tabulated, tabulated_config
 from so3krates.model.rows import GPU_ROW_BLOCK, ROW_BLOCK
 from so3krates.storage import Model
+from so3krates.total_charge import State
 
 from .bundle import write_bundle
 from .committee import MOVERS, Committee, check_members, mean_shifts, shift_weights
@@ -27,13 +27,14 @@ from .cuda_body import CudaBody
 from .fused import KERNEL_VERSION, FusedError, check_fused, filter_rank, fused_weights, interleaved
 from .fused_body import FusedBody
 from .guard import guard_entry
-from .ladder import Rung, default_ladder, gpu_ladder, lower_ladder, sizes_key
+from .ladder import Rung, default_ladder, gpu_ladder, long_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
 from .manifest import printable, results_of, with_sources
 from .moves import MOVED_ROWS, moves_of
 from .outputs import DECLARED, extra_outputs, uncertainty_weights
-from .plan import VIRIAL_CHANNELS, Array, Body, Call, Plan, build_plan, member_root
+from .plan import VIRIAL_CHANNELS, Array, Body, Call, Plan, Reduce, build_plan, member_root
 from .portable_body import PortableBody, weight_arrays
+from .so3lr_body import ExportError, So3lrBody, checked_so3lr, electrons_entry, system_weights
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
 from .term_stages import term_entries, term_stages
 
@@ -44,10 +45,6 @@ TABLES = ("auto", "off")
 SCHEDULES = {"forces": 1, "virials": VIRIAL_CHANNELS}  # channels of the adjoint
 
 
-class ExportError(ValueError):
-    """A model that bundles have no place for; the message says what is left."""
-
-
 class Choice(NamedTuple):
     """What `export_model` chose."""
 
@@ -56,6 +53,7 @@ class Choice(NamedTuple):
     tables: dict[str, float | int] | None  # as in the manifest
     config: ModelConfig
     params: Params
+    terms: tuple[str, ...] = ()  # in words, and of which electrons
 
     def describe(self) -> str:
         """One line to print."""
@@ -78,6 +76,8 @@ def export_model(
     tables: float | str = "auto",
     others: Sequence[Model] = (),
     mover: str = "first",
+    cutoff_long: float | None = None,
+    electrons: State | None = None,
 ) -> Choice:
     """Writes `model` as a bundle (docs/bundle.md) whose network computes in `precision`.
 
@@ -89,6 +89,8 @@ def export_model(
     "fused", which needs them, and none in "xla", which they slow down; "off", none.
     others: further members of a committee, of the same network. mover: "first", `model` alone moves the atoms and the
     others run where `committee_forces` or members' results are asked for; "mean", all of them do.
+    cutoff_long: where the interactions of a model of SO3LR end, A; None: where the model says. electrons: of the whole
+    system, for such a model; None: no charge, none unpaired.
     Raises ValueError for an unknown option, WriteError where `path` cannot be written, FusedError for
     body "fused" where the kernels do not compute the network, ExportError where no body does, TableError where no table
     is fine enough, CommitteeError for members of different networks.
@@ -107,15 +109,14 @@ def export_model(
         raise ValueError(f"tables = {tables!r}: give {', '.join(TABLES)} or the allowed change of a force in eV/A")
     path = Path(path)
     require_place(path)
-    if any(isinstance(member.config, So3lrConfig) for member in (model, *others)):
-        raise ExportError(
-            "a model of the architecture so3lr cannot be exported yet, as bundles have no place for its charges and "
-            "long-range interactions: use its folder in Python (So3kratesCalculator) and "
-            f"{command('so3krates', 'evaluate')}"
-        )
+    if electrons is not None or any(isinstance(member.config, So3lrConfig) for member in (model, *others)):
+        model = checked_so3lr(model, others, platform, body, tables, cutoff_long)
+        electrons = electrons or State(0, 1)
+    elif cutoff_long is not None:
+        raise ExportError(f"cutoff_long = {cutoff_long:g}: the model has no interactions of long range")
     on_gpu = platform == "cuda"
     if ladder is None:
-        ladder = gpu_ladder() if on_gpu else default_ladder()
+        ladder = gpu_ladder() if on_gpu else long_ladder() if electrons else default_ladder()
     row_block = GPU_ROW_BLOCK if on_gpu else ROW_BLOCK
     for rung in ladder:
         if rung.rows % row_block:
@@ -124,7 +125,7 @@ def export_model(
     real, products = ("float32", "tensorfloat32") if precision == "tf32" else (precision, "highest")
     models = [model, *others]
     check_members(models)
-    choices = _choose_all(models, platform, real, body, tables)
+    choices = _choose_all(models, platform, real, "xla" if electrons else body, "off" if electrons else tables)
     choice = choices[0]
     body, record, config = choice.body, choice.tables, choice.config
     # Positions are float64 whatever the network's precision.
@@ -145,11 +146,17 @@ def export_model(
             )
             if is_there
         }
+        if electrons is not None:
+            weights |= system_weights(electrons)
         if model.uncertainty is not None:
             weights |= uncertainty_weights(model.uncertainty, config, layouts)
         weights = {name: np.asarray(value, real) for name, value in weights.items()}
         bodies: dict[str, list[Body]] = {}
         for schedule, channels in SCHEDULES.items():
+            if electrons is not None:
+                if channels == 1:  # per-atom virials have no place for what all atoms share
+                    bodies[schedule] = [So3lrBody(model, real, list(weights))]
+                continue
             if body == "fused":
                 of_kernels = CudaBody if on_gpu else FusedBody
                 bodies[schedule] = [
@@ -167,6 +174,8 @@ def export_model(
         for name, (first, *rest) in bodies.items():
             together = Committee(len(models), mover, first.channels, first.row_block)
             more = [*term_stages(first, model.terms), *extra_outputs(first, config, weights)]
+            if isinstance(first, So3lrBody):
+                more += first.further_outputs()
             after = {"after": together.after} if others else {}
             plans[name] = build_plan(first, config.layers, more, rest, **after)
         moves: dict[str, list[str]] = {}
@@ -185,6 +194,7 @@ def export_model(
         "energy_shifts": list(mean_shifts(models, mover).values()),
         "cutoff": float(model.config.cutoff),
         **term_entries(model),
+        **({} if electrons is None else {"electrons": electrons_entry(model, electrons)}),
         "message_passing_steps": model.config.layers,
         "units": "metal",
         "precision": precision,
@@ -212,7 +222,13 @@ def export_model(
     if moves:
         manifest["moves"] = {"rows": MOVED_ROWS, "programs": moves}
     write_bundle(path, manifest, weights | tensors)
-    return choice
+    words = [part.describe() for part in model.terms] + [part.describe() for part in model.interactions]
+    if electrons is not None:
+        words.append(
+            f"For systems with a total charge of {electrons.charge:+d} e and the multiplicity "
+            f"{electrons.multiplicity}, on one rank"
+        )
+    return choice._replace(terms=tuple(words))
 
 
 def _of_member(root: str, member: int, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -296,6 +312,6 @@ def _steps(plan: Plan) -> list[dict[str, Any]]:
     return [
         {"run": step.program, "inputs": list(step.inputs), "outputs": list(step.outputs)}
         if isinstance(step, Call)
-        else {"refresh": list(step.arrays)}
+        else {"reduce" if isinstance(step, Reduce) else "refresh": list(step.arrays)}
         for step in plan.steps
     ]

@@ -26,7 +26,8 @@ def last_writers(steps: list[dict[str, Any]], count: int | None = None) -> dict[
     """The step that computed each array last, after the first `count` steps."""
     writers: dict[str, int] = {}
     for index, step in enumerate(steps[:count]):
-        writers |= dict.fromkeys(step.get("outputs", ()), index) | dict.fromkeys(step.get("refresh", ()), index)
+        for kind in ("outputs", "refresh", "reduce"):
+            writers |= dict.fromkeys(step.get(kind, ()), index)
     return writers
 
 
@@ -35,7 +36,7 @@ def with_sources(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     result = []
     for index, step in enumerate(steps):
         writers = last_writers(steps, index)
-        names = step.get("inputs", step.get("refresh", ()))
+        names = next(step[kind] for kind in ("inputs", "refresh", "reduce") if kind in step)
         result.append({**step, "from": [writers.get(name, NO_STEP) for name in names]})
     return result
 

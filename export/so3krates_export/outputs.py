@@ -30,6 +30,13 @@ class Output(NamedTuple):
 DECLARED = {
     name: Output(**buffer["output"]) for name, buffer in _harness.BUNDLE_OUTPUTS.items() if "output" in buffer
 } | {
+    "charges": Output("e", "of each atom; they add up to the total charge"),
+    "hirshfeld_ratios": Output("1", "volume of each atom over that of the free one"),
+    "dipole": Output("e A", "sum of charge times position, as the positions are given", "sum"),
+    "energy_network": Output("eV", "of the network alone, without shifts", "sum"),
+    "energy_repulsion": Output("eV", "of the repulsion of close nuclei", "sum"),
+    "energy_electrostatics": Output("eV", "of the predicted charges", "sum"),
+    "energy_dispersion": Output("eV", "of the dispersion", "sum"),
     "feature_norm": Output("1", "Euclidean norm of an atom's features after the last layer"),
     "uncertainty": Output("eV/A", "what a component of the force on an atom is expected to be wrong by"),
     "committee_forces": Output("eV/A", "standard deviation of a component of the force on an atom over a committee"),

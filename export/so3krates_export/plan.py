@@ -34,12 +34,18 @@ class Refresh(NamedTuple):
     arrays: tuple[str, ...]
 
 
+class Reduce(NamedTuple):
+    """Sums over a rank's own atoms, float64 and of fixed sizes, become those over all ranks."""
+
+    arrays: tuple[str, ...]
+
+
 class Plan(NamedTuple):
     """All that is needed to run a network stage by stage."""
 
     arrays: dict[str, Array]
     programs: dict[str, Callable[..., tuple[jax.Array, ...]]]  # positional, in the order of a call's inputs
-    steps: list[Call | Refresh]
+    steps: Sequence[Call | Refresh | Reduce]
 
     def donated(self, call: Call) -> tuple[int, ...]:
         """Positions of inputs that are updated in place."""
@@ -51,6 +57,9 @@ class Stage(NamedTuple):
 
     call: Call
     function: Callable[..., tuple[jax.Array, ...]]
+
+
+Part = Stage | Refresh | Reduce
 
 
 class Body(Protocol):
@@ -73,7 +82,7 @@ class Body(Protocol):
     def pairs(self) -> Stage:
         """Pairs within the cutoff from the candidate lists, and the largest number of a row."""
 
-    def embed(self) -> Stage | None:
+    def embed(self) -> Stage | list[Part] | None:
         """`state(0)` from the species."""
 
     def project(self, k: int) -> Stage | None:
@@ -82,7 +91,7 @@ class Body(Protocol):
     def layer(self, k: int) -> Stage:
         """Attention and exchange block of layer k."""
 
-    def readout(self) -> Stage:
+    def readout(self) -> Stage | list[Part]:
         """Energies and their adjoint; sets what the adjoints of the layers add to."""
 
     def exchange_adjoint(self, k: int) -> Stage:
@@ -108,12 +117,15 @@ def build_plan(
     """
     arrays = evaluator_arrays(body.precision, body.channels) | body.arrays
     programs: dict[str, Callable[..., tuple[jax.Array, ...]]] = {}
-    steps: list[Call | Refresh] = []
+    steps: list[Call | Refresh | Reduce] = []
 
-    def run(stage: Stage | None) -> None:
-        if stage is not None:
-            programs.setdefault(stage.call.program, stage.function)
-            steps.append(stage.call)
+    def run(parts: Part | list[Part] | None) -> None:
+        for part in parts if isinstance(parts, list) else [parts]:
+            if isinstance(part, Stage):
+                programs.setdefault(part.call.program, part.function)
+                steps.append(part.call)
+            elif part is not None:
+                steps.append(part)
 
     def add(additions: Iterable[Addition]) -> None:
         for addition in additions:

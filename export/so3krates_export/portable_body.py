@@ -14,19 +14,29 @@ from so3krates.model.projections import Projections
 from so3krates.model.rows import ROW_BLOCK, Table
 from so3krates.model.terms import Term
 
-from .plan import VIRIAL_CHANNELS, Array, Stage, adjoint_name, member_root, tree_stage
+from .plan import VIRIAL_CHANNELS, Array, Part, Stage, adjoint_name, member_root, tree_stage
 
 # Parameter groups of a layer that each stage reads.
 _PROJECT = ("feature_query", "feature_key", "feature_value", "geometric_query", "geometric_key", "attention_norm")
-_EXCHANGE = ("exchange", "exchange_norm", "residual_1", "residual_2")
+_EXCHANGE = ("exchange", "exchange_norm", "residual_1", "residual_2", "norm_1", "norm_2", "residual")
+# Weights with a row for each atomic number.
+TABLES = (
+    "embedding/embedding",
+    "charge_embedding/query",
+    "spin_embedding/query",
+    "energy_scale",
+    "charges/shift",
+    "hirshfeld/shift",
+    "hirshfeld/query",
+)
 _FILTERS = ("feature_filter", "geometric_filter")
 
 
 def weight_arrays(params: Params, atomic_numbers: list[int]) -> dict[str, np.ndarray]:
-    """Weights by their names in the plan; the embedding is reduced to the rows of `atomic_numbers`."""
+    """Weights by their names in the plan; tables by atomic number are reduced to the rows of `atomic_numbers`."""
     weights = {f"weights/{name}": np.asarray(value) for name, value in flatten_dict(params, sep="/").items()}
-    weights["weights/embedding/embedding"] = weights["weights/embedding/embedding"][np.asarray(atomic_numbers)]
-    return weights
+    tables = {f"weights/{name}" for name in TABLES} & weights.keys()
+    return weights | {name: weights[name][np.asarray(atomic_numbers)] for name in tables}
 
 
 class PortableBody:
@@ -105,7 +115,7 @@ class PortableBody:
         function = functools.partial(stages.neighbours, self._config.cutoff, row_block=self.row_block)
         return tree_stage("neighbours", function, (*lists, self._table), (self._table, "neighbours_needed"))
 
-    def embed(self) -> Stage:
+    def embed(self) -> Stage | list[Part]:
         inputs = (f"{self.weights}embedding/embedding", "species", "row_count", self.state(0))
         return tree_stage("embed", functools.partial(stages.embed, row_block=self.row_block), inputs, self.state(0))
 
@@ -121,7 +131,7 @@ class PortableBody:
         inputs = (weights, *self.state(k), self._projections, self._table, "owned_count", outputs)
         return tree_stage("layer", function, inputs, outputs)
 
-    def readout(self) -> Stage:
+    def readout(self) -> Stage | list[Part]:
         function = functools.partial(readout.readout, self._config, row_block=self.row_block)
         into = readout.ReadoutArrays._make(("atom_energies", *self._adjoint, "forces", self._virials))
         inputs = (self._weights(f"{self.weights}readout/"), self.state(self._config.layers)[0], "owned_count", into)

@@ -17,6 +17,7 @@ from so3krates.model.long_range import FREE_ATOMS, Dispersion, Electrostatics, I
 from so3krates.storage import Model, check_weights
 
 from .array_pickle import read_arrays
+from .portable_body import TABLES
 
 WEIGHTS, SETTINGS = "params.pkl", "hyperparameters.json"
 ELEMENTS = tuple(FREE_ATOMS)  # that it was trained on; other rows of its tables are what they began with
@@ -85,15 +86,6 @@ for _number, _name in ((1, "charge_embedding"), (2, "spin_embedding")):
     _root = f"feature_embeddings_{_number}/ChargeSpinEmbedSparse_0"
     _NAMES |= {f"{_root}/Embed_{k}/embedding": f"{_name}/{row}" for k, row in enumerate(("query", "key", "value"))}
     _NAMES |= {f"{_root}/Residual_0/layers_{k}": f"{_name}/dense_{k}" for k in range(2)}
-_TABLES = (  # with a row for each atomic number
-    "embedding/embedding",
-    "charge_embedding/query",
-    "spin_embedding/query",
-    "energy_scale",
-    "charges/shift",
-    "hirshfeld/shift",
-    "hirshfeld/query",
-)
 _COLUMNS = ("charges/shift", "hirshfeld/shift")  # of one number a row, with an axis too many
 _IN_LAYERS = {
     "exchange_block/mlp_layer_2": "exchange",
@@ -237,7 +229,7 @@ def _renamed(name: str, array: np.ndarray, config: So3lrConfig) -> tuple[str, np
     new = _new_name(name)
     if new in _COLUMNS and array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if new in _TABLES:
+    if new in TABLES:
         array = array[: config.embeddings]
     if re.search(r"/W[qkv][12]$", name):  # ours take (in, out)
         array = np.swapaxes(array, -1, -2)

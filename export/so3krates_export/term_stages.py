@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from so3krates.model.long_range import Interaction
 from so3krates.model.term_stages import Lists, TermArrays, add_term
 from so3krates.model.terms import Term
 from so3krates.storage import Model
@@ -28,12 +29,13 @@ def _portable(body: Body, term: Term) -> Stage:
 
 
 def term_entries(model: Model) -> dict[str, Any]:
-    """What the manifest says of terms; nothing where there are none."""
-    if not model.terms:
+    """What the manifest says of terms and interactions; nothing where there are none."""
+    parts: list[Term | Interaction] = [*model.terms, *model.interactions]
+    if not parts:
         return {}
     entries = [
-        {"name": term.name, "section": term.section, "cutoff": term.cutoff, "meaning": term.describe()}
-        | term.settings()
-        for term in model.terms
+        {"name": part.name, "section": part.section, "cutoff": part.cutoff, "meaning": part.describe()}
+        | part.settings()
+        for part in parts
     ]
-    return {"terms": entries, "reach": model.reach}
+    return {"terms": entries, "reach": max(model.reach, *(part.cutoff for part in parts))}

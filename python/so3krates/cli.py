@@ -204,6 +204,13 @@ def export(
         str | None,
         typer.Option(help="Whose forces move the atoms: first (default), the others tell how far they differ; mean."),
     ] = None,
+    cutoff_long: Annotated[
+        float | None, typer.Option(help="SO3LR: where electrostatics and dispersion end, A, instead of the model's 12.")
+    ] = None,
+    charge: Annotated[int | None, typer.Option(help="SO3LR: total charge of the system, e; 0 if not given.")] = None,
+    multiplicity: Annotated[
+        int | None, typer.Option(help="SO3LR: unpaired electrons of the system + 1; 1 if not given.")
+    ] = None,
 ) -> None:
     """Write a model, or a committee, as the one file that LAMMPS runs."""
     import dataclasses
@@ -225,6 +232,7 @@ def export(
         radii = {} if repulsion_outer is None else {"outer": repulsion_outer}
         loaded, *others = (with_term(m, "repulsion", {"form": repulsion} | radii) for m in (loaded, *others))
     device = " device cuda" if platform == "cuda" else ""
+    of_system = None if charge is None and multiplicity is None else state_said(charge, multiplicity)
     console = _console()
     with busy(console, "making tables and programs"):
         choice = exporting.export_model(
@@ -236,10 +244,12 @@ def export(
             tables=number_or_word(tables),
             others=others,
             mover=mover,
+            cutoff_long=cutoff_long,
+            electrons=of_system,
         )
     console.print(
         f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}).\n{choice.describe()}.\n"
-        + "".join(f"{term.describe()}.\n" for term in loaded.terms)
+        + "".join(f"{line}.\n" for line in choice.terms)
         + (f"A committee of {1 + len(others)}: the {mover} moves the atoms.\n" if others else "")
         + "In a deck:\n"
         f"  pair_style so3krates{device}\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",

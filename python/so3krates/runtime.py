@@ -15,6 +15,7 @@ from matscipy.neighbours import neighbour_list
 from ._harness import Evaluator, check_positions
 from .files import require_text
 from .outputs import Output, bundle_outputs, results_of, sources_of, wanted
+from .total_charge import State, require_same
 
 FARTHEST = 1e7  # A, of a position
 
@@ -121,6 +122,7 @@ class Runtime:
         self.cutoff: float = bundle_read.cutoff
         self.reach: float = bundle_read.reach
         self._checksum: str = bundle_read.sha256
+        self.state: State | None = None if bundle_read.electrons is None else State(*bundle_read.electrons)
         self.outputs: dict[str, Output]  # what `evaluate` can be asked for
         self.outputs, self._problems = bundle_outputs(bundle_read.outputs)
 
@@ -158,6 +160,14 @@ class Runtime:
         with self._turns:
             return self._evaluator.extrapolations()
 
+    def require_state(self, charge: int | None, multiplicity: int | None) -> None:
+        """Raises ValueError where the bundle is for another total charge or multiplicity than those that are given."""
+        given = {"charge": charge, "multiplicity": multiplicity}
+        if self.state is None and given != {"charge": None, "multiplicity": None}:
+            raise ValueError(f"{self.path} knows no charge or multiplicity of a structure: leave it out")
+        if self.state is not None:
+            require_same(Atoms(info=given), self.state, self.path)
+
     def require(self, outputs: Sequence[str]) -> list[str]:
         """These outputs, or the standard ones. Raises ValueError where one is unknown or cannot be given."""
         for name in outputs:
@@ -180,7 +190,8 @@ class Runtime:
             Others as the bundle declares them.
 
         Raises:
-            ValueError: an output is unknown, or the structure has an element that the bundle does not know, a cell that
+            ValueError: an output is unknown, `atoms.info` says another charge or multiplicity than the bundle is for,
+                or the structure has an element that the bundle does not know, a cell that
                 is not finite, or an atom beyond FARTHEST.
             so3krates._harness.StructureError, a ValueError too: a position or a result is not finite, or two atoms are
                 at the same place; the message names the atoms.
@@ -189,6 +200,8 @@ class Runtime:
         Warns, once, where the compiled program is not kept for the next start, or a kept one could not be used.
         """
         names = self.require(outputs)
+        if self.state is not None:
+            require_same(atoms, self.state, self.path)
         with self._turns:
             if self._lists is None or not self._lists.hold_for(atoms, self._skin):
                 self._lists = None

@@ -23,15 +23,32 @@ class State(NamedTuple):
     multiplicity: int  # unpaired electrons + 1
 
 
+def state_said(charge: int | None, multiplicity: int | None) -> State:
+    """Charge and multiplicity as they are given, else 0 and 1. Raises ChargeError."""
+    state = State(0 if charge is None else charge, 1 if multiplicity is None else multiplicity)
+    if state.multiplicity < 1:
+        raise ChargeError(f"the multiplicity is {state.multiplicity}: it is the number of unpaired electrons plus 1")
+    return state
+
+
+def require_same(atoms: Atoms, state: State, path: str) -> None:
+    """Raises ChargeError where `atoms.info` says another charge or multiplicity than a bundle is for."""
+    for name, own in state._asdict().items():
+        found = atoms.info.get(name)
+        if found is not None and _whole(name, found) != own:
+            raise ChargeError(
+                f"{path} is for a total charge of {state.charge} e and the multiplicity {state.multiplicity}, and "
+                f"this structure's {name} is {found}: export the model again with --{name} {_whole(name, found)}"
+            )
+
+
 def state_of(atoms: Atoms, charge: Any = None, multiplicity: Any = None) -> State:
     """By the arguments or by `atoms.info`, which must not contradict them; else 0 and 1.
 
     Raises ChargeError for what is no whole number, and where the electrons cannot be paired so.
     """
-    total = _said(atoms, CHARGE, charge, 0)
-    unpaired = _said(atoms, MULTIPLICITY, multiplicity, 1) - 1
-    if unpaired < 0:
-        raise ChargeError(f"the multiplicity is {unpaired + 1}: it is the number of unpaired electrons plus 1")
+    total, multiplicity = state_said(_said(atoms, CHARGE, charge, 0), _said(atoms, MULTIPLICITY, multiplicity, 1))
+    unpaired = multiplicity - 1
     protons = int(atoms.numbers.sum())
     electrons = protons - total
     if electrons < unpaired:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .config import ModelConfig
+from .config import ModelConfig, So3lrConfig
 from .geometry import Geometry
 from .harmonics import invariants, spread
 from .initial import lecun_normal
@@ -180,6 +180,29 @@ class Layer(nn.Module):
         return self.exchange(x + dx.sum(1), chi + dchi.sum(1))
 
 
+class So3lrLayer(Layer):
+    """A layer that normalises the features themselves, after the attention and after the exchange."""
+
+    config: So3lrConfig
+
+    def setup(self) -> None:
+        super().setup()
+        # Means of differences: the mean of squares less the square of the mean loses digits.
+        self.norm_1 = nn.LayerNorm(use_fast_variance=False)
+        self.norm_2 = nn.LayerNorm(use_fast_variance=False)
+        self.residual = MLP((self.config.features, self.config.features))
+
+    def exchange(self, x: jax.Array, chi: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Features and Euclidean variables of atoms after the attention's residual to those after the layer."""
+        c = self.config
+        x = self.norm_1(x)
+        x = x + self.residual(nn.silu(x))
+        output = self.exchange_dense(jnp.concatenate([x, invariants(chi, c.degrees)], axis=-1))
+        x = self.norm_2(x + output[..., : c.features])
+        return x, chi + spread(output[..., c.features :], c.degrees) * chi
+
+
 def applied_layer(config: ModelConfig, params: Any, method: str, *arguments: Any) -> Any:
-    """A method of `Layer` on a layer's parameters."""
-    return applied(Layer(config), params, *arguments, method=method)
+    """A method of the network's layer on a layer's parameters."""
+    layer = So3lrLayer(config) if isinstance(config, So3lrConfig) else Layer(config)
+    return applied(layer, params, *arguments, method=method)

@@ -27,12 +27,18 @@ class ChargeReadout(nn.Module):
     features: int
     embeddings: int
 
-    @nn.compact
+    def setup(self) -> None:
+        self.shift = self.param("shift", nn.initializers.zeros, (self.embeddings,))
+        self.network = MLP((self.features, 1))
+
+    def raw(self, x: jax.Array, species: jax.Array) -> jax.Array:
+        """Charges (N,) before the shift."""
+        return self.network(x)[:, 0] + jnp.asarray(self.shift, x.dtype)[species]
+
     def __call__(self, x: jax.Array, species: jax.Array, system: System) -> jax.Array:
-        shift = jnp.asarray(self.param("shift", nn.initializers.zeros, (self.embeddings,)), x.dtype)
-        raw = MLP((self.features, 1), name="network")(x)[:, 0] + shift[species]
+        raw = self.raw(x, species)
         missing = (system.charges - system.totals(raw)) / jnp.maximum(system.totals(jnp.ones_like(raw)), 1.0)
-        return jnp.where(system.is_atom, raw + missing[system.structure], 0.0)
+        return jnp.where(system.atoms > 0, raw + missing[system.structure], 0.0)
 
 
 class HirshfeldReadout(nn.Module):

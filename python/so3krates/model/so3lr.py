@@ -11,34 +11,11 @@ import jax.numpy as jnp
 
 from .config import So3lrConfig
 from .geometry import edge_geometry, masked_vectors
-from .harmonics import invariants, spread
 from .initial import embedding_normal
-from .layer import MLP, Layer, applied
+from .layer import MLP, So3lrLayer, applied
 from .network import Graph, Params
 from .properties import AtomProperties, ChargeReadout, HirshfeldReadout
 from .system import System, SystemEmbedding
-
-
-class So3lrLayer(Layer):
-    """A layer that normalises the features themselves, after the attention and after the exchange."""
-
-    config: So3lrConfig
-
-    def setup(self) -> None:
-        super().setup()
-        # Means of differences: the mean of squares less the square of the mean loses digits.
-        self.norm_1 = nn.LayerNorm(use_fast_variance=False)
-        self.norm_2 = nn.LayerNorm(use_fast_variance=False)
-        self.residual = MLP((self.config.features, self.config.features))
-
-    def exchange(self, x: jax.Array, chi: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Features and Euclidean variables of atoms after the attention's residual to those after the layer."""
-        c = self.config
-        x = self.norm_1(x)
-        x = x + self.residual(nn.silu(x))
-        output = self.exchange_dense(jnp.concatenate([x, invariants(chi, c.degrees)], axis=-1))
-        x = self.norm_2(x + output[..., : c.features])
-        return x, chi + spread(output[..., c.features :], c.degrees) * chi
 
 
 class AtomOutputs(NamedTuple):
@@ -83,7 +60,7 @@ def init_so3lr(config: So3lrConfig, seed: int) -> Params:
     """Random parameters, float32, as a nested dict."""
     shapes = (((1,), jnp.int32), ((1, 1), jnp.int32), ((1, 1, 3), jnp.float32), ((1, 1), bool))
     graph = Graph._make(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes)
-    kinds = (jnp.int32, bool, jnp.float32, jnp.float32)
+    kinds = (jnp.int32, jnp.float32, jnp.float32, jnp.float32)
     system = System._make(jax.ShapeDtypeStruct((1,), dtype) for dtype in kinds)
     return So3lr(config).lazy_init(jax.random.PRNGKey(seed), graph, system)["params"]
 

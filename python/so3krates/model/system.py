@@ -16,13 +16,13 @@ class System(NamedTuple):
     """The structures of a batch of N atoms."""
 
     structure: jax.Array  # (N,) structure of each atom
-    is_atom: jax.Array  # (N,) atoms that are no padding
+    atoms: jax.Array  # (N,) atoms that a row stands for: 1, 0 for padding, or their number in a table of elements
     charges: jax.Array  # (S,) total charge, e
     unpaired: jax.Array  # (S,) unpaired electrons, multiplicity - 1
 
     def totals(self, values: jax.Array) -> jax.Array:
         """Sums of values of atoms (N,) over each structure, (S,)."""
-        kept = jnp.where(self.is_atom, values, 0.0)
+        kept = jnp.where(self.atoms > 0, values * self.atoms, 0.0)
         return jax.ops.segment_sum(kept, self.structure, num_segments=len(self.charges))
 
 

@@ -65,7 +65,9 @@ def predict_system(
         deform = jnp.eye(3, dtype=positions.dtype) + 0.5 * (strain + strain.T)
         positions, cell = positions @ deform.T, s.cell @ deform.T
         vectors = positions[s.neighbours] - positions[:, None] + s.shifts @ cell
-        system = System(jnp.zeros_like(s.numbers), s.atom_mask, s.charge[None], s.unpaired[None])
+        system = System(
+            jnp.zeros_like(s.numbers), s.atom_mask.astype(positions.dtype), s.charge[None], s.unpaired[None]
+        )
         found = atom_outputs(config, params, Graph(s.numbers, s.neighbours, vectors, s.mask), system)
         atom_energies = jnp.where(s.atom_mask, found.energies, 0.0)
         energies = {"network": atom_energies.sum()}
