@@ -86,6 +86,30 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
         lambda m: m["schedules"]["forces"].insert(0, {"refresh": ["slopes"]}),
         "exchanges between ranks before it computes",
     ),
+    "reduction at once": (
+        lambda m: m["schedules"]["forces"].insert(0, {"reduce": ["energy"]}),
+        "exchanges between ranks before it computes",
+    ),
+    "reduction of rows": (
+        lambda m: m["schedules"]["forces"].append({"reduce": ["forces"]}),
+        'reduces "forces", which is not a computed float64 buffer of a fixed size',
+    ),
+    "reduction of a count": (
+        lambda m: m["schedules"]["forces"].append({"reduce": ["neighbours_needed"]}),
+        'reduces "neighbours_needed", which is not',
+    ),
+    "reduction of nothing": (
+        lambda m: m["schedules"]["forces"].append({"reduce": 1}),
+        "does not list the sums to reduce",
+    ),
+    "electrons of one element": (
+        lambda m: m.update(electrons={"charge": 0, "multiplicity": 1, "protons": [1]}),
+        '"electrons" has not a charge, a multiplicity and the protons',
+    ),
+    "no multiplicity": (
+        lambda m: m.update(electrons={"charge": 0, "multiplicity": 0, "protons": [31, 7]}),
+        '"electrons" has not a charge, a multiplicity and the protons',
+    ),
     "no energy": (lambda m: m["schedules"]["forces"].pop(), 'never computes "energy"'),
     "density dropped": (lambda m: m["schedules"]["forces"].pop(1), 'step 1 .* reads "slopes", which no step'),
     "density after pair": (lambda m: swapped(m, 1, 3), 'reads "slopes", which no step before it computes'),

@@ -41,7 +41,7 @@ def checked_so3lr(
     if not isinstance(model.config, So3lrConfig):
         raise ExportError("the model knows no charge or multiplicity of a system: leave them out")
     cannot = [
-        (len(others) > 0, "a committee"),
+        (len(others) > 0, "committee"),
         (platform != "cpu", f"platform {platform}"),
         (body == "fused", "body fused"),
         (tables not in ("auto", "off"), f"tables {tables}"),

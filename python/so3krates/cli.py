@@ -216,6 +216,7 @@ def export(
     import dataclasses
 
     from so3krates.storage import Model, with_term
+    from so3krates.total_charge import state_said
     from so3krates.training import member_folders
 
     loaded, *others = (Model.load(member) for model in models for member in member_folders(model))

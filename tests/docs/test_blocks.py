@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from blocks import LANGUAGES, PAGES, ROOT, Block, blocks, lines_of, table_commands
 from foreign import compressed, write_ml_ab, write_mtp, write_vasprun
@@ -149,6 +149,8 @@ def folder(small_model_folder: Path, gan_bundle32: Path, tmp_path_factory: pytes
     write_params(folder / "params.pkl", original_arrays(Model.load(so3lr)))
     shutil.copytree(so3lr, folder / "so3lr")
     molecules(folder / "molecules.extxyz")
+    water = Atoms(molecule("H2O"), cell=[4.6, 4.4, 4.5], pbc=True)
+    ase.io.write(folder / "water.data", water, format="lammps-data", specorder=["O", "H"])
     for file in (ROOT / "examples" / "lammps" / "gan_kappa").iterdir():
         shutil.copyfile(file, folder / file.name)
     (settings,) = (block.text for block in blocks("toml") if block.page == "docs/training.md")
@@ -268,6 +270,8 @@ def whole_deck(block: Block) -> str:
 
 @pytest.mark.parametrize("block", blocks("lammps"), ids=str)
 def test_deck(block: Block, folder: Path) -> None:
+    if "so3lr.so3k" in block.text and not (folder / "so3lr.so3k").exists():
+        export_model(Model.load(folder / "so3lr"), folder / "so3lr.so3k", ladder=[Rung(256, 17408, 1536, 64)])
     (folder / "in.block").write_text(whole_deck(block))
     assert "Loop time" in shell("lmp -in in.block -log none", folder)
 

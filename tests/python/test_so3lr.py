@@ -22,7 +22,6 @@ from so3krates.model.terms import terms_from
 from so3krates.predictions import ModelRuntime
 from so3krates.storage import Model, ModelError, flat_params
 from so3krates_export.array_pickle import PickleError
-from so3krates_export.export import ExportError, export_model
 from so3krates_export.so3lr import So3lrError, import_so3lr
 
 ROOT = Path(__file__).parents[2]
@@ -284,12 +283,6 @@ def test_fitted_repulsion_in_settings_of_a_training(model: Model) -> None:
         terms_from({"repulsion": {"form": "fitted_zbl"}}, ["Ga", "N"])
     with pytest.raises(ConfigError, match="2 weights and 4 decays"):
         dataclasses.replace(term, weights=(0.5, 0.5))
-
-
-def test_export_says_that_it_cannot(model: Model, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"so3lr cannot be exported yet.*So3kratesCalculator"):
-        export_model(model, tmp_path / "so3lr.so3k")
-    assert not (tmp_path / "so3lr.so3k").exists()
 
 
 @needs_shared

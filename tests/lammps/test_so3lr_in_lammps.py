@@ -1,0 +1,212 @@
+"""SO3LR as a bundle: the original's numbers in Python and LAMMPS, outputs by name, what is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from decks import Bench, lammps_instance, results_of
+from so3krates._harness import Error
+from so3krates.calculator import So3kratesCalculator
+from so3krates.lammps import run_deck
+from so3krates.runtime import Runtime
+from so3krates.storage import Model
+from so3krates.total_charge import ChargeError, State
+from so3krates_export.export import export_model
+from so3krates_export.ladder import Rung
+from so3krates_export.so3lr_body import ExportError
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "examples" / "models" / "so3lr"
+EXPECTED = ROOT / "tests" / "reference" / "so3lr"
+LADDER = [Rung(rows=256, atoms=17408, candidates=1536, neighbours=64)]
+ELEMENTS = ("O", "H")
+
+ENERGY_TOLERANCE = 1e-10  # eV
+FORCE_TOLERANCE = 1e-9  # eV/A
+PROPERTY_TOLERANCE = 1e-11  # e and 1
+SAME = 1e-9  # between LAMMPS and Python: positions go through a file, and are added up in another order
+FLOAT32_FORCE_TOLERANCE = 1e-5  # of the largest force
+FLOAT32_ENERGY_TOLERANCE = 2e-6  # eV per atom
+OUTPUTS = {
+    "charges": "charges",
+    "hirshfeld_ratios": "hirshfeld",
+    "dipole": "dipole",
+    "energy_network": "nn",
+    "energy_repulsion": "zbl",
+    "energy_electrostatics": "electrostatic",
+    "energy_dispersion": "dispersion",
+}
+
+
+def exported(folder: Path, precision: str = "float64", **options: Any) -> Path:
+    path = folder / f"so3lr-{precision}.so3k"
+    export_model(Model.load(FOLDER), path, precision, ladder=LADDER, **options)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(tmp_path_factory.mktemp("so3lr"))
+
+
+@pytest.fixture
+def bench(bundle: Path, program_cache: Path, tmp_path: Path) -> Bench:
+    return Bench(bundle, program_cache, tmp_path)
+
+
+def molecules(charge: int, multiplicity: int = 1) -> list[Atoms]:
+    frames = ase.io.read(EXPECTED / "molecules.extxyz", ":")
+    state = {"charge": charge, "multiplicity": multiplicity}
+    return [atoms for atoms in frames if {key: atoms.info[key] for key in state} == state]
+
+
+def assert_as_the_original(runtime: Runtime, frames: list[Atoms]) -> None:
+    assert frames
+    with np.load(EXPECTED / "expected.npz") as archive:
+        for atoms in frames:
+            expected = {key: archive[f"{atoms.info['name']}/{key}"] for key in ("energy", "forces", *OUTPUTS.values())}
+            found = runtime.evaluate(atoms, ["energy", "forces", *OUTPUTS])
+            assert abs(found["energy"] - expected["energy"]) < ENERGY_TOLERANCE
+            np.testing.assert_allclose(found["forces"], expected["forces"], rtol=0, atol=FORCE_TOLERANCE)
+            for name, original in OUTPUTS.items():
+                value = expected[original].sum() if name.startswith("energy_") else expected[original]
+                np.testing.assert_allclose(found[name], value, rtol=0, atol=PROPERTY_TOLERANCE, err_msg=name)
+                assert np.abs(value).max() > 1e-3
+
+
+def test_molecules_as_the_original(bundle: Path, program_cache: Path) -> None:
+    assert_as_the_original(Runtime(bundle, threads=1, cache=str(program_cache)), molecules(0))
+
+
+def test_ions_as_the_original(program_cache: Path, tmp_path: Path) -> None:
+    path = exported(tmp_path, electrons=State(-1, 1))
+    runtime = Runtime(path, threads=1, cache=str(program_cache))
+    (formate,) = molecules(-1)
+    assert_as_the_original(runtime, [formate])
+    formate.info = {}
+    assert abs(runtime.evaluate(formate, ["charges"])["charges"].sum() + 1) < PROPERTY_TOLERANCE
+    for info, message in (({"charge": 0}, "--charge 0"), ({"multiplicity": 3}, "--multiplicity 3")):
+        formate.info = info
+        with pytest.raises(ChargeError, match=f"total charge of -1 e and the multiplicity 1.*{message}"):
+            runtime.evaluate(formate)
+
+
+def test_float32(program_cache: Path, tmp_path: Path) -> None:
+    runtime = Runtime(exported(tmp_path, "float32"), threads=1, cache=str(program_cache))
+    with np.load(EXPECTED / "expected.npz") as archive:
+        for atoms in molecules(0):
+            found, name = runtime.evaluate(atoms, ["energy", "forces", "charges"]), atoms.info["name"]
+            forces = archive[f"{name}/forces"]
+            error = np.abs(found["forces"] - forces).max() / np.abs(forces).max()
+            assert 0 < error < FLOAT32_FORCE_TOLERANCE, name
+            assert abs(found["energy"] - archive[f"{name}/energy"]) < FLOAT32_ENERGY_TOLERANCE * len(atoms)
+            assert abs(found["charges"].sum()) < PROPERTY_TOLERANCE
+
+
+def water(repeats: tuple[int, int, int] = (1, 1, 1)) -> Atoms:
+    """Molecules in cells smaller than the cutoffs, none of whose forces or stresses is zero."""
+    cell = [[4.6, 0, 0], [0.8, 4.4, 0], [-0.5, 0.3, 4.5]]
+    atoms = Atoms(molecule("H2O"), cell=cell, pbc=True).repeat(repeats)
+    atoms.rattle(0.05, seed=2)
+    return atoms
+
+
+def test_crystal_in_lammps_as_in_python(bench: Bench) -> None:
+    atoms = water((2, 1, 1))
+    names = ["energy", "forces", "energies", "virial", *OUTPUTS]
+    expected = Runtime(bench.bundle, threads=1, cache=str(bench.cache)).evaluate(atoms, names)
+    with lammps_instance() as instance:
+        instance.commands_string(
+            bench.deck(atoms, ELEMENTS)
+            + "compute parts all pair so3krates\n"
+            + "fix q all pair 1 so3krates charges 1\nthermo_style custom step pe c_sum c_virial[1] c_parts[*]\n"
+            + "run 0\n"
+        )
+        found = results_of(instance)
+        charges = instance.numpy.extract_fix("q", 1, 1)[: len(atoms)].copy()
+        order = np.argsort(instance.numpy.extract_atom("id")[: len(atoms)])
+        parts = instance.numpy.extract_compute("parts", 0, 1).copy()
+    assert abs(found.energy - expected["energy"]) < SAME
+    np.testing.assert_allclose(found.forces, expected["forces"], rtol=0, atol=SAME)
+    np.testing.assert_allclose(found.gradient, -expected["virial"], rtol=0, atol=1e-6)  # nktv2p has eight digits
+    np.testing.assert_allclose(found.atom_energies, expected["energies"], rtol=0, atol=SAME)
+    np.testing.assert_allclose(charges[order], expected["charges"], rtol=0, atol=SAME)
+    assert np.abs(expected["forces"]).max() > 0.1 and np.abs(expected["virial"]).max() > 0.1
+    # In alphabetical order, the dipole's three components first; it depends on where atoms are wrapped to.
+    named = [expected[name] for name in sorted(OUTPUTS) if name.startswith("energy_")]
+    np.testing.assert_allclose(parts[3:], named, rtol=0, atol=SAME)
+
+
+def test_energy_is_conserved_in_lammps(bench: Bench) -> None:
+    deck = bench.deck(water((2, 1, 1)), ELEMENTS).replace("timestep 0.001", "timestep 0.0002")
+    log = bench.folder / "log"
+    run_deck(
+        deck + "velocity all create 300 7 loop geom\nfix 1 all nve\nthermo_style custom step pe ke etotal\n"
+        f'log "{log}"\nthermo_modify format float %.12g\nrun 20\n',
+        bench.folder,
+    )
+    rows = [line.split() for line in log.read_text().splitlines() if re.fullmatch(r"\s*\d+(\s+\S+){3}\s*", line)]
+    energies = np.array([[float(word) for word in row[1:]] for row in rows[-21:]])
+    assert np.ptp(energies[:, 0]) > 0.01
+    assert np.ptp(energies[:, 2]) < 0.01 * np.ptp(energies[:, 0])
+
+
+def test_refused_in_lammps(bench: Bench) -> None:
+    radical = molecule("OH")
+    radical.set_cell(np.diag([8.0, 8.0, 8.0]))
+    radical.pbc = True
+    with lammps_instance() as instance:
+        instance.commands_string(bench.deck(radical, ELEMENTS))
+        with pytest.raises(Exception, match=r"9 protons, so 9 electrons, of which 0 cannot.*--multiplicity"):
+            instance.command("run 0")
+    with lammps_instance() as instance:
+        instance.commands_string(f"{bench.deck(water(), ELEMENTS)}compute w all centroid/stress/atom NULL virial\n")
+        instance.command(f'dump 1 all custom 1 "{bench.folder}/dump" c_w[1]')
+        with pytest.raises(Exception, match="per-atom virials"):
+            instance.command("run 0")
+
+
+def test_several_ranks_are_refused(bench: Bench) -> None:
+    with pytest.raises(Exception, match="adds up charges over all atoms, which this version does on one rank alone"):
+        run_deck(bench.deck(water((2, 1, 1)), ELEMENTS) + "run 0\n", bench.folder, ranks=2)
+
+
+def test_calculator(bundle: Path, program_cache: Path) -> None:
+    calculator = So3kratesCalculator(bundle, threads=1, cache=str(program_cache), charge=0)
+    atoms = molecule("H2O")
+    atoms.calc = calculator
+    assert abs(atoms.get_charges().sum()) < PROPERTY_TOLERANCE
+    assert np.linalg.norm(atoms.get_dipole_moment()) > 0.1
+    atoms.info["charge"] = 1
+    with pytest.raises(ChargeError, match="export the model again with --charge 1"):
+        atoms.get_potential_energy()
+    with pytest.raises(ChargeError, match="--multiplicity 2"):
+        So3kratesCalculator(bundle, multiplicity=2)
+    with pytest.raises(Error, match="9 electrons, of which 0 cannot be unpaired"):
+        calculator.get_property("energy", molecule("OH"))
+
+
+def test_what_has_no_place_in_a_bundle(tmp_path: Path, small_model_folder: Path) -> None:
+    model, path = Model.load(FOLDER), tmp_path / "x.so3k"
+    for options, message in (
+        ({"platform": "cuda"}, "no platform cuda yet"),
+        ({"body": "fused"}, "no body fused yet"),
+        ({"tables": 1e-5}, "no tables 1e-05 yet"),
+        ({"others": [model]}, "no committee yet"),
+        ({"cutoff_long": -1.0}, r"terms\.electrostatics\.cutoff = -1\.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export_model(model, path, **options)
+    plain = Model.load(small_model_folder)
+    with pytest.raises(ExportError, match="knows no charge or multiplicity"):
+        export_model(plain, path, electrons=State(1, 1))
+    with pytest.raises(ExportError, match="no interactions of long range"):
+        export_model(plain, path, cutoff_long=12.0)
+    assert not path.exists()
