@@ -18,7 +18,6 @@ from so3krates.data import structure_faults
 from so3krates.data.report import LARGE_FORCE
 from so3krates.progress import Callback
 from so3krates.storage import ModelError
-from so3krates.total_charge import with_lowest_multiplicity
 
 from .crystals import default_structure, perfect_crystal
 from .findings import Check, not_made
@@ -193,14 +192,14 @@ def _derivative_check(
 
 
 def _cutoff(potential: Potential, bounds: Bounds) -> Iterator[Check]:
-    """Three atoms, one of which leaves the cutoff of another: nothing may jump."""
+    """Four atoms, one of which leaves the cutoff of another: nothing may jump. Their electrons can be paired."""
     worst = 0.0
     for first, second in combinations_with_replacement(potential.elements, 2):
         bond = covalent_radii[[atomic_numbers[first], atomic_numbers[second]]].sum()
         answers = []
         for side in (-CUTOFF_STEP, CUTOFF_STEP):
-            places = [[0, 0, 0], [potential.cutoff + side, 0, 0], [0.5, bond, 0.3]]
-            answers.append(potential(with_lowest_multiplicity(Atoms([first, second, second], places))))
+            places = [[0, 0, 0], [potential.cutoff + side, 0, 0], [0.5, bond, 0.3], [0.5, -bond, 0.3]]
+            answers.append(potential(Atoms([first, second, second, first], places)))
         worst = max(worst, _largest(answers[1].forces - answers[0].forces))
     yield Check("force step at the cutoff", worst, bounds.cutoff, "eV/A")
 
