@@ -179,7 +179,7 @@ def test_a_wrong_key_is_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     atoms = CRYSTAL.copy()
     atoms.info["other"] = 1.0
     ase.io.write(tmp_path / "cu.xyz", atoms, format="extxyz")
-    monkeypatch.setattr(cli, "_use_float64", lambda: None)
+    monkeypatch.setattr(cli, "use_float64", lambda: None)
     monkeypatch.setattr(checks, "check_potential", late)
     monkeypatch.setattr(checks, "open_potential", lambda _: Pairs())
     both = [f"--{name}-data={tmp_path / 'cu.xyz'}" for name in ("train", "test")]
@@ -198,7 +198,7 @@ def test_the_command_checks_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     report = {name: {"forces": {"rmse": rmse}} for name, rmse in (("train", 1.0), ("test", 3.0))}
     for rows in report.values():
         rows |= {"energy, means removed": {"rmse": 1.0}, "stress": {"rmse": 1.0}}
-    monkeypatch.setattr(cli, "_use_float64", lambda: None)
+    monkeypatch.setattr(cli, "use_float64", lambda: None)
     command = ["check", str(folder), str(tmp_path / "cu.xyz"), "--steps", "0", "--json", str(tmp_path / "c.json")]
     with jax.enable_x64(True):
         result = CliRunner().invoke(cli.app, command)
