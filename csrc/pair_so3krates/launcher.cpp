@@ -5,6 +5,7 @@
 #include <mpi.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <system_error>
 
@@ -37,6 +38,18 @@ std::string mpiexec_of(const fs::path& library) {
 }
 
 }  // namespace
+
+std::string mpi_problem() {
+#if defined(OPEN_MPI)
+  const char* built = "Open MPI";
+#else
+  const char* built = "MPICH";  // and all that keep its binary interface
+#endif
+  const char* found = dlsym(RTLD_DEFAULT, "ompi_mpi_comm_world") != nullptr ? "Open MPI" : "MPICH";
+  if (std::strcmp(built, found) == 0) return "";
+  return std::string("this LAMMPS uses ") + found + " (" + mpi_library().string() + "), but the plugin was built for " +
+         built;
+}
 
 std::string launcher_problem() {
   int world = 0;

@@ -10,4 +10,8 @@ namespace so3krates {
 // Needs MPI to be initialised.
 std::string launcher_problem();
 
+// Another kind of MPI in this process than the plugin was compiled for, whose handles mean nothing to it; empty: the
+// same. Calls nothing of MPI.
+std::string mpi_problem();
+
 }  // namespace so3krates

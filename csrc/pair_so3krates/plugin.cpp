@@ -32,8 +32,15 @@ void* create_pair(void* host) {
   if (lammps_version(host) != SO3KRATES_LAMMPS_VERSION)
     lmp->error->all(FLERR,
                     "pair_style so3krates: this is LAMMPS version {} but the plugin was built for {} ({}). Run the lmp "
-                    "in bin of the Python environment that the plugin lies in, or build the plugin against this one",
+                    "in bin of the Python environment that the plugin lies in, or build the plugin for this one: "
+                    "so3krates build-plugin --lammps SOURCE",
                     lammps_version(host), SO3KRATES_LAMMPS_VERSION, SO3KRATES_LAMMPS_DATE);
+  const std::string other = so3krates::mpi_problem();
+  if (!other.empty())
+    lmp->error->one(FLERR,
+                    "pair_style so3krates: {}. Build it for this one: so3krates build-plugin --lammps SOURCE "
+                    "--mpi MPICXX, with the compiler of that MPI",
+                    other);
   return so3krates::ranks::reported(lmp, [&] {
     // A warning only: a program may well start independent runs this way.
     const std::string problem = so3krates::launcher_problem();

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_convert, cli_import, cli_kappa, cli_learn, cli_physics, cli_sample, cli_train, exporting
+from . import cli_build, cli_convert, cli_import, cli_kappa, cli_learn, cli_physics, cli_sample, cli_train, exporting
 from .cli_errors import Commands, debug_option
 from .cli_values import number_or_word, set_value, use_float64
 from .files import plain_text, require_figure_name, require_folder, require_place, write_text
@@ -342,6 +342,7 @@ def select_command(
     console.print(f"Wrote {counted(len(selection.chosen), 'frame')} to {output}", highlight=False, soft_wrap=True)
 
 
+app.command("build-plugin")(cli_build.build_plugin)
 app.command()(cli_convert.convert)
 app.command()(cli_kappa.kappa)
 app.command()(cli_physics.physics)
