@@ -15,6 +15,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import read, write
 from rich.console import Console
+from so3krates.cli import app
 from so3krates.learning import LabelConfig, LabelsAwaited, LearnConfig, LearningError, LearningSettings, learn
 from so3krates.learning.choose import choose, distinct, spread
 from so3krates.learning.explore import check_decks, prepared, saved_frames
@@ -26,6 +27,7 @@ from so3krates.model.network import init_params
 from so3krates.storage import Model
 from so3krates.training import Properties
 from teachers import FAILED, asked
+from typer.testing import CliRunner
 
 SIGNAL = 0.1  # eV/A
 ROUNDED = 1e-6  # of files with eight digits
@@ -379,3 +381,18 @@ def test_a_batch_system_labels_later(tmp_path: Path) -> None:
     found = label(frames, config, folder, None)
     assert len(found.frames) == 1 and list(found.failed) == [1, 2]
     assert "has a file named failed" in found.failed[2]
+
+
+def test_the_command_waits_for_a_batch_system(settings: Callable[..., Path], tmp_path: Path) -> None:
+    """Nothing is trained; how many labels are awaited is no error. A failed one is named where all have failed."""
+    path = settings("save = 0.1", 'save = 0.1\nstructures = "data.extxyz"')
+    text = path.read_text().replace('calculator = "ase.calculators.emt:EMT"', 'command = "true"\nbatch = true')
+    path.write_text(text.replace('[data]\nfile = "data.extxyz"', ""))
+    words = ["learn", str(path), "-o", str(tmp_path / "out")]
+    waiting = CliRunner().invoke(app, words)
+    assert waiting.exit_code == 0 and "3 of 3 labels are awaited" in waiting.output
+    for place in (tmp_path / "out" / "round-00" / "labels").iterdir():
+        (place / "failed").touch()
+    ended = CliRunner().invoke(app, words)
+    assert ended.exit_code == 1
+    assert "0 labelled frames to begin with, and 2 are needed" in ended.stderr and "named failed" in ended.stderr
