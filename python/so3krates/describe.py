@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from so3krates import exporting
+from so3krates.hints import command
 from so3krates.shipped import located, shipped
 
 # Manifest entries that are programs and plans; they are summed up in a few lines of their own.
@@ -40,7 +41,8 @@ def shipped_table() -> Table:
         table.add_column(heading, overflow="fold")
     for name, path in shipped().items():
         if path.is_dir():
-            elements, kind = Model.load(path).elements, f"model: so3krates export {name} makes a bundle"
+            elements = Model.load(path).elements
+            kind = f"model; a bundle by {command('so3krates', 'export', name, '-o', name + '.so3k')}"
         else:
             elements, kind = exporting.read_bundle(path).manifest["elements"], f"bundle: pair_coeff * * {name} ..."
         table.add_row(name, " ".join(elements), kind, str(path))
