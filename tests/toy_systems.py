@@ -1,5 +1,6 @@
 """Structures for the toy bundle, the lists that a host makes of them, and how results are compared."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +22,20 @@ class Lists(NamedTuple):
     order: np.ndarray
 
 
-def lists(atoms: Atoms, owned: np.ndarray | None = None, others: np.ndarray | None = None, skin: float = 0.4) -> Lists:
+def lists(
+    atoms: Atoms,
+    owned: np.ndarray | None = None,
+    others: np.ndarray | None = None,
+    skin: float = 0.4,
+    reach: float = CUTOFF,
+    elements: Sequence[str] = ELEMENTS,
+) -> Lists:
     """Rows are the owned atoms, then `others`, by default all; atoms are the rows, then the periodic images."""
     owned = np.arange(len(atoms)) if owned is None else owned
     others = np.setdiff1d(np.arange(len(atoms)), owned) if others is None else others
     order = np.concatenate([owned, others])
     atoms = atoms[order]
-    i, j, shifts = primitive_neighbor_list("ijS", atoms.pbc, atoms.cell.array, atoms.positions, CUTOFF + skin)
+    i, j, shifts = primitive_neighbor_list("ijS", atoms.pbc, atoms.cell.array, atoms.positions, reach + skin)
     index = {(k, 0, 0, 0): k for k in range(len(atoms))}
     candidates: list[list[int]] = [[] for _ in owned]
     for centre, *other in zip(i, j, *shifts.T, strict=True):
@@ -39,7 +47,7 @@ def lists(atoms: Atoms, owned: np.ndarray | None = None, others: np.ndarray | No
         "rows": len(atoms),
         "row_of_atom": images[:, 0],
         "atom_of_row": np.arange(len(atoms)),
-        "species": np.array([ELEMENTS.index(symbol) for symbol in atoms.get_chemical_symbols()]),
+        "species": np.array([list(elements).index(symbol) for symbol in atoms.get_chemical_symbols()]),
         "candidate_count": np.array([len(row) for row in candidates]),
         "candidates": np.array([k for row in candidates for k in row]),
         # What a rank alone may say of others.

@@ -121,13 +121,20 @@ std::vector<std::string> extrapolations(double distance, double seen_distance, c
 // A Python callable f(sent, received) of messages: rank and uint8 [bytes], in the evaluator's own memory.
 class PythonHalo : public so3krates::Halo {
  public:
-  PythonHalo(py::function function, bool takes_device_memory, bool only_shareable)
+  PythonHalo(py::function function, std::optional<py::function> reduce, bool takes_device_memory, bool only_shareable)
       : function_(std::move(function)),
+        reduce_(std::move(reduce)),
         takes_device_memory_(takes_device_memory),
         takes_only_shareable_(only_shareable) {}
   void exchange(const std::vector<so3krates::Message>& sent, const std::vector<so3krates::Message>& received) override {
     const py::gil_scoped_acquire lock;
     function_(views(sent), views(received));
+  }
+  bool adds_up() const override { return reduce_.has_value(); }
+  void reduce(double* values, std::size_t count) override {
+    const py::gil_scoped_acquire lock;
+    const py::capsule not_owned(values, [](void*) {});
+    (*reduce_)(py::array_t<double>(static_cast<py::ssize_t>(count), values, not_owned));
   }
   bool takes_device_memory() const override { return takes_device_memory_; }
   bool takes_only_shareable() const override { return takes_only_shareable_; }
@@ -145,6 +152,7 @@ class PythonHalo : public so3krates::Halo {
   }
 
   py::function function_;
+  std::optional<py::function> reduce_;
   const bool takes_device_memory_, takes_only_shareable_;
 };
 
@@ -193,12 +201,13 @@ class Evaluator {
   }
 
   py::dict evaluate(const Doubles& positions, const std::optional<py::function>& halo,
-                    const std::vector<std::string>& outputs, bool device_memory, bool only_shareable) {
+                    const std::vector<std::string>& outputs, bool device_memory, bool only_shareable,
+                    const std::optional<py::function>& reduce) {
     const auto lock = turn();
     require(positions.ndim() == 2 && positions.shape(0) == atoms_ && positions.shape(1) == 3,
             "positions must have the shape [" + std::to_string(atoms_) + ", 3] of the neighbourhood");
     std::unique_ptr<PythonHalo> python_halo;
-    if (halo) python_halo = std::make_unique<PythonHalo>(*halo, device_memory, only_shareable);
+    if (halo) python_halo = std::make_unique<PythonHalo>(*halo, reduce, device_memory, only_shareable);
     extrapolations_.clear();
     const so3krates::Results& results = [&]() -> const so3krates::Results& {
       const py::gil_scoped_release unlock;
@@ -370,13 +379,16 @@ PYBIND11_MODULE(_harness, m) {
           "there of the sent, of the received). skin: how much nearer (A) two atoms may come before there are new "
           "lists. "
           "All arrays are copied.")
-      .def("evaluate", &Evaluator::evaluate, "positions"_a, "halo"_a = py::none(),
-           "outputs"_a = std::vector<std::string>(), "device_memory"_a = false, "only_shareable"_a = false,
-           "positions: [atoms, 3] A. Returns the outputs of the bundle by name, those named or the standard ones: "
-           "numbers "
-           "and arrays of the system, (owned, ...) for atoms. halo(sent, received) carries messages (rank, uint8 "
-           "array), from and to the memory of the device where device_memory says that it takes that, of a GPU "
-           "only if other processes can open it, where only_shareable says so.")
+      .def(
+          "evaluate", &Evaluator::evaluate, "positions"_a, "halo"_a = py::none(),
+          "outputs"_a = std::vector<std::string>(), "device_memory"_a = false, "only_shareable"_a = false,
+          "reduce"_a = py::none(),
+          "positions: [atoms, 3] A. Returns the outputs of the bundle by name, those named or the standard ones: "
+          "numbers "
+          "and arrays of the system, (owned, ...) for atoms. halo(sent, received) carries messages (rank, uint8 "
+          "array), from and to the memory of the device where device_memory says that it takes that, of a GPU "
+          "only if other processes can open it, where only_shareable says so. reduce(values) adds up the values of all "
+          "ranks, in place.")
       .def("extrapolations", &Evaluator::extrapolations,
            "What of the last evaluation is beyond the training data (csrc/runtime/guard.h), in words.")
       .def("report", &Evaluator::report);

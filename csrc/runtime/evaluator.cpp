@@ -193,7 +193,6 @@ void Evaluator::Implementation::set_neighbourhood(const Neighbourhood& n) {
   const Stopwatch watch(report_.list_seconds);
   ready_ = false;
   const int candidates = check_neighbourhood(n, static_cast<int>(bundle_.elements.size()));
-  check_electrons(n);
   // What was needed once will be needed again; but it must not keep out another system.
   // Moves to the device are whole: the last one needs room behind the rows.
   const std::int64_t room = n.rows > n.owned ? bundle_.moves.rows : 0;
@@ -370,11 +369,10 @@ bool Evaluator::Implementation::run(const std::vector<const Step*>& steps, Halo*
     } else if (halo != nullptr) {
       is_large_enough = is_large_enough || neighbours_needed() <= rung().neighbours;
       if (!is_large_enough) return false;
-      if (!step->reduce.empty())
-        throw Error(bundle_.path +
-                    ": adds up charges over all atoms, which this version does on one rank alone: run on one rank, "
-                    "whose threads may use all cores");
-      refresh(step->refresh, *halo);
+      if (step->refresh.empty())
+        reduce(step->reduce, *halo);
+      else
+        refresh(step->refresh, *halo);
     }
   }
   return is_large_enough || neighbours_needed() <= rung().neighbours;
@@ -391,6 +389,7 @@ const Results& Evaluator::Implementation::evaluate(const double* positions, Halo
     throw Error(std::to_string(rows_ - owned_) + " rows belong to other ranks, but evaluate was given no halo");
   Selection& selection = this->selection(outputs);
   results_ = Results();
+  if (halo == nullptr && lists_are_new_) check_electrons();
   check_structure(positions);
   sighting_ = {};
   try {

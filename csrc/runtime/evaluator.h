@@ -80,6 +80,10 @@ class Halo {
   // Returns when all is sent and received. Messages from one rank to another are in the same order on both. All ranks
   // come here the same number of times in an evaluation.
   virtual void exchange(const std::vector<Message>& sent, const std::vector<Message>& received) = 0;
+  // Whether `reduce` is there.
+  virtual bool adds_up() const { return false; }
+  // Sums over all ranks in place of each rank's own. All ranks come here the same number of times in an evaluation.
+  virtual void reduce(double* /*values*/, std::size_t /*count*/) {}
   // Whether messages may lie in the device's memory.
   virtual bool takes_device_memory() const { return false; }
   // Of a GPU: whether only memory that other processes of the machine can open (legacy CUDA IPC).

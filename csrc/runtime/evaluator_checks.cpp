@@ -28,11 +28,12 @@ void Evaluator::Implementation::check_structure(const double* positions) {
 }
 
 // Whether the electrons can be paired as the bundle says. On one rank, where all atoms are.
-void Evaluator::Implementation::check_electrons(const Neighbourhood& n) const {
+void Evaluator::Implementation::check_electrons() const {
   const Electrons& said = bundle_.electrons;
-  if (said.protons.empty() || n.owned == 0 || n.rows > n.owned) return;
+  if (said.protons.empty() || owned_ == 0) return;
+  const auto* species = static_cast<const int*>(input_memory_.at("species").get());
   long protons = 0;
-  for (int i = 0; i < n.owned; ++i) protons += said.protons[n.species[i]];
+  for (int i = 0; i < owned_; ++i) protons += said.protons[species[i]];
   const long electrons = protons - said.charge, unpaired = said.multiplicity - 1;
   if (electrons >= unpaired && (electrons - unpaired) % 2 == 0) return;
   throw Error(bundle_.path + ": is for a total charge of " + std::to_string(said.charge) + " e and the multiplicity " +

@@ -87,7 +87,7 @@ class Evaluator::Implementation {
   Neighbourhood packed(std::vector<const int*>& lists) const;
   void climb(int neighbours);
   void check_all_distances(const double* positions);
-  void check_electrons(const Neighbourhood& neighbourhood) const;
+  void check_electrons() const;
   void check_structure(const double* positions);
   void check_computed(const double* positions);
   void* take_back(const std::string& name);
@@ -103,6 +103,7 @@ class Evaluator::Implementation {
   std::vector<std::int64_t> chunk_shape(const std::string& name) const;
   void keep_peers(const Neighbourhood& neighbourhood);
   void refresh(const std::vector<std::string>& names, Halo& halo);
+  void reduce(const std::vector<std::string>& names, Halo& halo);
   void refresh_in_place(const std::vector<std::string>& names, Halo& halo);
   bool is_direct(const std::vector<std::string>& names, const Halo& halo);
   void refresh_by_moves(const std::vector<std::string>& names, Halo& halo);

@@ -88,6 +88,26 @@ void Evaluator::Implementation::refresh(const std::vector<std::string>& names, H
     report_.halo_bytes += row_bytes_of(name) * static_cast<std::size_t>(rows_ - owned_);
 }
 
+// A rank without owned rows has computed no sums: it adds nothing.
+void Evaluator::Implementation::reduce(const std::vector<std::string>& names, Halo& halo) {
+  if (!halo.adds_up())
+    throw Error(bundle_.path +
+                ": adds up charges over all atoms, which this version does on one rank alone: run on one rank, whose "
+                "threads may use all cores");
+  for (const std::string& name : names) {
+    const std::size_t count = bytes_of(shape_of(name), DType::f64) / sizeof(double);
+    std::vector<double> none(owned_ > 0 ? 0 : count);
+    double* values = none.data();
+    if (owned_ > 0) {
+      const Stopwatch watch(report_.program_seconds);  // waits for the programs
+      values = static_cast<double*>(buffer(name).host_pointer());
+      if (values == nullptr) throw Error(bundle_.path + ": sums over ranks are not there on " + bundle_.platform);
+    }
+    const Stopwatch watch(report_.halo_seconds);
+    halo.reduce(values, count);
+  }
+}
+
 // Where arrays lie in host memory: rows of others are received into them.
 void Evaluator::Implementation::refresh_in_place(const std::vector<std::string>& names, Halo& halo) {
   std::size_t sent_bytes = 0;

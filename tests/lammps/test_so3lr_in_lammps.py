@@ -21,6 +21,7 @@ from so3krates.total_charge import ChargeError, State
 from so3krates_export.export import export_model
 from so3krates_export.ladder import Rung
 from so3krates_export.so3lr_body import ExportError
+from toy_ranks import Ranks, divided
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "models" / "so3lr"
@@ -32,6 +33,7 @@ ENERGY_TOLERANCE = 1e-10  # eV
 FORCE_TOLERANCE = 1e-9  # eV/A
 PROPERTY_TOLERANCE = 1e-11  # e and 1
 SAME = 1e-9  # between LAMMPS and Python: positions go through a file, and are added up in another order
+RANKS = 1e-10  # eV, eV/A, e: of one rank and several
 FLOAT32_FORCE_TOLERANCE = 1e-5  # of the largest force
 FLOAT32_ENERGY_TOLERANCE = 2e-6  # eV per atom
 OUTPUTS = {
@@ -176,6 +178,28 @@ def test_refused_in_lammps(bench: Bench) -> None:
 def test_several_ranks_are_refused(bench: Bench) -> None:
     with pytest.raises(Exception, match="adds up charges over all atoms, which this version does on one rank alone"):
         run_deck(bench.deck(water((2, 1, 1)), ELEMENTS) + "run 0\n", bench.folder, ranks=2)
+
+
+def test_ranks_that_add_up_as_one(bundle: Path, program_cache: Path) -> None:
+    """Several evaluators, one of them without atoms, that exchange rows and sums: the whole system's numbers."""
+    runtime = Runtime(bundle, threads=1, cache=str(program_cache))
+    atoms = water((2, 1, 1))
+    outputs = ["energy", "forces", "atom_energies", "strain_gradient", "charges", "dipole", "energy_electrostatics"]
+    expected = runtime.evaluate(atoms, ["energy", "forces", "energies", "virial", *outputs[4:]])
+    parts = [np.array([4, 0, 2]), np.array([], int), np.array([1, 5, 3])]
+    hosts = divided(atoms, parts, 0.5, runtime.reach, runtime.elements)
+    assert [host.arguments["rows"] for host in hosts] == [6, 0, 6]
+    ranks = Ranks(bundle, program_cache, hosts, outputs=outputs, adds_up=True)
+    found = ranks.evaluate()
+    for part, own in zip(parts, found, strict=True):
+        for name, whole in (("forces", "forces"), ("atom_energies", "energies"), ("charges", "charges")):
+            np.testing.assert_allclose(own[name], expected[whole][part], rtol=0, atol=RANKS)
+    for name in ("energy", "energy_electrostatics"):
+        assert abs(sum(own[name] for own in found) - expected[name]) < RANKS
+    np.testing.assert_allclose(sum(own["strain_gradient"] for own in found), -expected["virial"], rtol=0, atol=RANKS)
+    assert min(np.abs(own["charges"]).max() for own in found if len(own["charges"])) > 0.1
+    with pytest.raises(Error, match="on one rank alone"):
+        Ranks(bundle, program_cache, hosts).evaluate()
 
 
 def test_calculator(bundle: Path, program_cache: Path) -> None:

@@ -1,22 +1,18 @@
 """Rows of other ranks in the evaluator: exchanged in place, and moved by chunks in host and in device memory."""
 
 import ctypes
-import queue
 import re
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.neighborlist import primitive_neighbor_list
 from moving_bundle import with_moves
 from so3krates._harness import Evaluator
 from stand_ins import other_plugin
-from toy_bundle import CUTOFF, LADDER, write_toy_bundle
-from toy_systems import Lists, assert_same, evaluate, gan, lists
+from toy_bundle import LADDER, write_toy_bundle
+from toy_ranks import Ranks, divided
+from toy_systems import assert_same, evaluate, gan, lists
 
 ENERGY = 1e-12  # eV per atom, relative to the shift of 27314 eV: 1e-12 * 27314
 WAIT = 60  # seconds for a message
@@ -30,69 +26,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
-
-
-def divided(atoms: Atoms, parts: list[np.ndarray], skin: float = 0.4) -> list[Lists]:
-    """The same for ranks that own `parts`, each with the rows of others that its lists hold."""
-    i, j = primitive_neighbor_list("ij", atoms.pbc, atoms.cell.array, atoms.positions, CUTOFF + skin)
-    listed = [set(j[np.isin(i, part)]) for part in parts]
-    ranks = range(len(parts))
-    # Own rows of the first rank that the second reads.
-    read = {
-        (a, b): np.array([r for r, k in enumerate(parts[a]) if a != b and k in listed[b]], int)
-        for a in ranks
-        for b in ranks
-    }
-    hosts = []
-    for me in ranks:
-        host = lists(atoms, parts[me], np.concatenate([parts[a][read[a, me]] for a in ranks]), skin)
-        host.arguments["peers"] = [
-            (
-                other,
-                read[me, other],
-                len(read[other, me]),
-                sum(len(read[a, other]) for a in range(me)),
-                sum(len(read[other, b]) for b in range(me)),
-            )
-            for other in ranks
-            if len(read[me, other]) + len(read[other, me])
-        ]
-        hosts.append(host)
-    return hosts
-
-
-class Ranks:
-    """Evaluators that exchange rows with each other, in threads."""
-
-    def __init__(
-        self, path: Path, cache: Path, hosts: list[Lists], device_memory: bool = False, **options: Any
-    ) -> None:
-        self.hosts, self.device_memory = hosts, device_memory
-        self.evaluators = [Evaluator(str(path), cache=str(cache), threads=1, **options) for _ in hosts]
-        self.post: dict[tuple[int, int], queue.Queue[np.ndarray]] = defaultdict(queue.Queue)
-        self.sizes: list[int] = []  # of messages
-        for evaluator, host in zip(self.evaluators, hosts, strict=True):
-            evaluator.set_neighbourhood(**host.arguments)
-
-    def evaluate(self, moves: np.ndarray | float = 0.0) -> list[dict[str, Any]]:
-        """`moves`: (atoms, 3) of the whole system."""
-        with ThreadPoolExecutor(len(self.hosts)) as pool:
-            return list(pool.map(self._evaluate, range(len(self.hosts)), len(self.hosts) * [moves]))
-
-    def _evaluate(self, me: int, moves: np.ndarray | float) -> dict[str, Any]:
-        host = self.hosts[me]
-        moved = moves[host.order][host.arguments["row_of_atom"]] if isinstance(moves, np.ndarray) else moves
-
-        def exchange(sent: list[tuple[int, np.ndarray]], received: list[tuple[int, np.ndarray]]) -> None:
-            for other, data in sent:
-                self.post[me, other].put(data.copy())
-            for other, data in received:
-                came = self.post[other, me].get(timeout=WAIT)
-                assert came.shape == data.shape
-                self.sizes.append(len(data))
-                data[:] = came
-
-        return self.evaluators[me].evaluate(host.positions + moved, exchange, device_memory=self.device_memory)
 
 
 def slabs(atoms: Atoms, count: int) -> list[np.ndarray]:
