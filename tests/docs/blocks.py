@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-LANGUAGES = ("bash", "lammps", "python", "text", "toml")
+LANGUAGES = ("bash", "json", "lammps", "python", "text", "toml")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ from blocks import LANGUAGES, PAGES, ROOT, Block, blocks, lines_of, table_comman
 from foreign import compressed, write_ml_ab, write_mtp, write_vasprun
 from original import write_module
 from original_so3lr import original_arrays, write_params
+from so3krates.learning.config import LabelConfig
+from so3krates.physics import read_reference
 from so3krates.storage import Model
 from so3krates_export import read_bundle, write_bundle
 from so3krates_export.export import export_model
@@ -48,6 +50,8 @@ SMALLER = {  # sizes that a reader wants and a test does not
     r"-n 256": "-n 2",
     r"train (settings.toml|data.extxyz)": rf"train \1 {SMALL_TRAINING}",
     r"check model": "check model --steps 0",
+    r"learn settings.toml -o learning": "learn --help",  # another block runs a loop
+    r"--amplitudes [\d.,]+": "--amplitudes 0.05,0.1",
     r"^run( +)\d+": r"run\g<1>2",
     r"--time \d+": "--time 1",
     r"equilibrate=\d+": "equilibrate=20",
@@ -102,6 +106,20 @@ def molecules(path: Path) -> None:
             labels = {key: archive[f"{atoms.info['name']}/{key}"] for key in ("energy", "forces")}
             atoms.calc = SinglePointCalculator(atoms, energy=float(labels["energy"]), forces=labels["forces"])
     ase.io.write(path, frames)
+
+
+def small_loop(folder: Path) -> None:
+    """The example of learning, with fewer and shorter trainings and runs."""
+    shutil.copytree(ROOT / "examples" / "learning", folder)
+    settings = folder / "gan.toml"
+    text = settings.read_text()
+    for key, value in {"steps": 20, "retrain_steps": 10, "labels_per_round": 2, "checks_per_round": 1}.items():
+        text, found = re.subn(rf"^{key} = \d+", f"{key} = {value}", text, flags=re.MULTILINE)
+        assert found == 1
+    text = re.sub(r"^max_rounds = \d+", "max_rounds = 1", text, flags=re.MULTILINE)
+    settings.write_text(text + "\n[model]\nfeatures = 16\nlayers = 1\n")
+    deck = folder / "in.gan"
+    deck.write_text(re.sub(r"index 4000", "index 40", deck.read_text()))
 
 
 def flux_log(path: Path, seed: int) -> None:
@@ -159,6 +177,7 @@ def folder(small_model_folder: Path, gan_bundle32: Path, tmp_path_factory: pytes
     write_vasprun(folder / "vasp-runs", [compressed()])
     for write in (write_ml_ab, write_mtp):
         write(folder, [compressed()])
+    small_loop(folder / "examples" / "learning")
     for seed, name in enumerate(("log.1", "log.2", "seed1/log.lammps", "seed2/log.lammps")):
         flux_log(folder / name, seed)
     return folder
@@ -280,8 +299,18 @@ def test_deck(block: Block, folder: Path) -> None:
 def test_settings(block: Block, folder: Path) -> None:
     from so3krates.training import RunConfig
 
+    content = tomllib.loads(block.text)
+    if content.keys() == {"label"}:  # a part of a loop's settings
+        assert LabelConfig(**content["label"])
+        return
     (folder / "block.toml").write_text(block.text)
     assert RunConfig.load(folder / "block.toml").data.file
+
+
+@pytest.mark.parametrize("block", blocks("json"), ids=str)
+def test_reference_values(block: Block, folder: Path) -> None:
+    (folder / "block.json").write_text(block.text)
+    assert read_reference(folder / "block.json")
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
