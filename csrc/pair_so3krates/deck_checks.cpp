@@ -2,6 +2,7 @@
 
 #include <lammps/atom.h>
 #include <lammps/comm.h>
+#include <lammps/domain.h>
 #include <lammps/fix.h>
 #include <lammps/force.h>
 #include <lammps/group.h>
@@ -101,6 +102,22 @@ std::string missing_ghosts(LAMMPS* lmp) {
       "comm_modify group {} leaves {} of {} atoms out of what ranks know of each other and of periodic images, but the "
       "potential needs all. Write: comm_modify group all",
       lmp->group->names[group], left_out, lmp->atom->natoms);
+}
+
+std::string second_coulomb(LAMMPS* lmp, const Bundle& bundle) {
+  if (lmp->force->kspace == nullptr || bundle.outputs.count("energy_electrostatics") == 0) return "";
+  return fmt::format(
+      "kspace_style {} adds electrostatics to a potential that has its own ({}). Write: kspace_style none",
+      lmp->force->kspace_style, bundle.path);
+}
+
+std::string charged_cell(LAMMPS* lmp, const Bundle& bundle) {
+  const auto& box = *lmp->domain;
+  if (bundle.electrons.charge == 0 || !(box.xperiodic || box.yperiodic || box.zperiodic)) return "";
+  return fmt::format(
+      "the total charge of {} e is repeated with the box, so that energies and pressures depend on the "
+      "box's size. Add ions of the other charge, or take a box without periodic boundaries",
+      bundle.electrons.charge);
 }
 
 std::string missing_partners(LAMMPS* lmp, const std::vector<bool>& is_treated) {

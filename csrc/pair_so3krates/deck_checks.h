@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "bundle.h"
+
 namespace so3krates::deck {
 
 using LAMMPS_NS::LAMMPS;
@@ -20,6 +22,12 @@ std::string hidden_atoms(LAMMPS* lmp);
 
 // Commands that leave atoms out of what ranks know of each other. All ranks come here, and have the same answer.
 std::string missing_ghosts(LAMMPS* lmp);
+
+// Electrostatics by LAMMPS beside those of the potential. All ranks have the same answer.
+std::string second_coulomb(LAMMPS* lmp, const Bundle& bundle);
+
+// A charge that is repeated without end. All ranks have the same answer.
+std::string charged_cell(LAMMPS* lmp, const Bundle& bundle);
 
 // An atom of this rank whose list lacks atoms that it is bonded to. is_treated: by type, whether the potential has such
 // atoms.

@@ -93,4 +93,8 @@ void Exchange::exchange(const std::vector<Message>& sent, const std::vector<Mess
   MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE);
 }
 
+void Exchange::reduce(double* values, std::size_t count) {
+  MPI_Allreduce(MPI_IN_PLACE, values, static_cast<int>(count), MPI_DOUBLE, MPI_SUM, world_);
+}
+
 }  // namespace so3krates::ranks

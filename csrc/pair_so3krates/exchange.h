@@ -33,6 +33,8 @@ class Exchange : public Halo {
   const std::vector<Peer>& peers() const { return peers_; }
 
   void exchange(const std::vector<Message>& sent, const std::vector<Message>& received) override;
+  bool adds_up() const override { return true; }
+  void reduce(double* values, std::size_t count) override;
   bool takes_device_memory() const override { return device_memory_.is_taken; }
   bool takes_only_shareable() const override { return device_memory_.only_shareable; }
   const DeviceMemory& device_memory() const { return device_memory_; }

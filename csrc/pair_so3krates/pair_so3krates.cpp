@@ -141,11 +141,13 @@ void PairSo3krates::init_style() {
 }
 
 void PairSo3krates::check_deck() {
-  const std::string ghosts = so3krates::deck::missing_ghosts(lmp);
-  if (!ghosts.empty()) error->all(FLERR, "pair_style so3krates: {}", ghosts);
+  for (const std::string& reason :
+       {so3krates::deck::missing_ghosts(lmp), so3krates::deck::second_coulomb(lmp, *bundle_)})
+    if (!reason.empty()) error->all(FLERR, "pair_style so3krates: {}", reason);
 
   for (const std::string& doubt :
-       {so3krates::deck::hidden_atoms(lmp), so3krates::deck::contradicting_masses(lmp, symbol_of_type_)})
+       {so3krates::deck::hidden_atoms(lmp), so3krates::deck::contradicting_masses(lmp, symbol_of_type_),
+        so3krates::deck::charged_cell(lmp, *bundle_)})
     if (!doubt.empty() && warned_.insert(doubt).second && comm->me == 0)
       error->warning(FLERR, "pair_style so3krates: {}", doubt);
 }
@@ -192,6 +194,7 @@ void PairSo3krates::evaluate() {
     number_rows();
     update_lists();
     set_neighbourhood();
+    check_electrons();
   } else if (types_have_changed()) {
     set_neighbourhood();
   }
@@ -318,6 +321,14 @@ void PairSo3krates::update_lists() {
         lmp, "So3krates: step {}: {}{} atoms, {} rows of other ranks, {} with images, on average {:.1f} candidates\n",
         update->ntimestep, comm->nprocs > 1 ? "rank 0 has " : "", owned_, atom_of_row_.size() - owned_,
         row_of_atom_.size(), owned_ == 0 ? 0.0 : static_cast<double>(entries) / owned_);
+}
+
+// Of all ranks' atoms; on one rank the evaluator looks.
+void PairSo3krates::check_electrons() const {
+  if (!exchange_ || bundle_->electrons.protons.empty()) return;
+  long protons = bundle_->protons_of(species_.data(), owned_);
+  MPI_Allreduce(MPI_IN_PLACE, &protons, 1, MPI_LONG, MPI_SUM, world);
+  reported_together(lmp, [&] { bundle_->check_electrons(protons); });
 }
 
 void PairSo3krates::set_neighbourhood() {

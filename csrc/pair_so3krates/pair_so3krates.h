@@ -58,6 +58,7 @@ class PairSo3krates : public Pair {
   bool is_counted(int i) const;
   void number_rows();
   void update_lists();
+  void check_electrons() const;
   void set_neighbourhood();
   void warn_of_shifts();
   std::string name_of(int i) const;

@@ -33,6 +33,9 @@ void PairSo3krates::log_potential() const {
                  "steps\n{}  precision   {}\n  device      {}\n",
                  bundle_->path, bundle_->producer, types, bundle_->cutoff, bundle_->message_passing_steps, terms,
                  bundle_->precision, evaluator_->report().platform);
+  const so3krates::Electrons& electrons = bundle_->electrons;
+  if (!electrons.protons.empty())
+    utils::logmesg(lmp, "  charge      {} e in all, multiplicity {}\n", electrons.charge, electrons.multiplicity);
   std::vector<bool> elements(bundle_->elements.size(), false);
   for (const int element : element_of_type_)
     if (element >= 0) elements[element] = true;

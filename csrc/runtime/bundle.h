@@ -106,6 +106,10 @@ struct Bundle {
   Electrons electrons;
 
   std::vector<std::int64_t> shape_of(const BufferSpec& buffer, const Rung& rung) const;
+  // Of atoms of these elements.
+  long protons_of(const int* species, int atoms) const;
+  // Throws Error where the electrons of a system with so many protons cannot be paired as `electrons` says.
+  void check_electrons(long protons) const;
 
  private:
   std::shared_ptr<const std::vector<std::uint8_t>> bytes_;  // shared, so that copies of a bundle stay valid

@@ -1,4 +1,5 @@
 // The evaluator's checks of what it is given and of what it has computed.
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -27,16 +28,23 @@ void Evaluator::Implementation::check_structure(const double* positions) {
     check_distances(positions, near_pairs_, name);
 }
 
-// Whether the electrons can be paired as the bundle says. On one rank, where all atoms are.
+// On one rank, where all atoms are; hosts with several ask themselves.
 void Evaluator::Implementation::check_electrons() const {
-  const Electrons& said = bundle_.electrons;
-  if (said.protons.empty() || owned_ == 0) return;
+  if (bundle_.electrons.protons.empty() || owned_ == 0) return;
   const auto* species = static_cast<const int*>(input_memory_.at("species").get());
-  long protons = 0;
-  for (int i = 0; i < owned_; ++i) protons += said.protons[species[i]];
+  bundle_.check_electrons(bundle_.protons_of(species, owned_));
+}
+
+long Bundle::protons_of(const int* species, int atoms) const {
+  return std::accumulate(species, species + atoms, 0L,
+                         [this](long sum, int element) { return sum + electrons.protons[element]; });
+}
+
+void Bundle::check_electrons(long protons) const {
+  const Electrons& said = this->electrons;
   const long electrons = protons - said.charge, unpaired = said.multiplicity - 1;
   if (electrons >= unpaired && (electrons - unpaired) % 2 == 0) return;
-  throw Error(bundle_.path + ": is for a total charge of " + std::to_string(said.charge) + " e and the multiplicity " +
+  throw Error(path + ": is for a total charge of " + std::to_string(said.charge) + " e and the multiplicity " +
               std::to_string(said.multiplicity) + ", but the structure has " + std::to_string(protons) +
               " protons, so " + std::to_string(electrons) + " electrons, of which " + std::to_string(unpaired) +
               " cannot be unpaired: export the model again with the --charge and --multiplicity of this structure");

@@ -92,7 +92,7 @@ void Evaluator::Implementation::refresh(const std::vector<std::string>& names, H
 void Evaluator::Implementation::reduce(const std::vector<std::string>& names, Halo& halo) {
   if (!halo.adds_up())
     throw Error(bundle_.path +
-                ": adds up charges over all atoms, which this version does on one rank alone: run on one rank, whose "
+                ": adds up charges over all atoms, which this host does on one rank alone: run on one rank, whose "
                 "threads may use all cores");
   for (const std::string& name : names) {
     const std::size_t count = bytes_of(shape_of(name), DType::f64) / sizeof(double);

@@ -14,7 +14,7 @@ from ase.build import molecule
 from decks import Bench, lammps_instance, results_of
 from so3krates._harness import Error
 from so3krates.calculator import So3kratesCalculator
-from so3krates.lammps import run_deck
+from so3krates.lammps import LammpsError, run_deck
 from so3krates.runtime import Runtime
 from so3krates.storage import Model
 from so3krates.total_charge import ChargeError, State
@@ -175,9 +175,50 @@ def test_refused_in_lammps(bench: Bench) -> None:
             instance.command("run 0")
 
 
-def test_several_ranks_are_refused(bench: Bench) -> None:
-    with pytest.raises(Exception, match="adds up charges over all atoms, which this version does on one rank alone"):
-        run_deck(bench.deck(water((2, 1, 1)), ELEMENTS) + "run 0\n", bench.folder, ranks=2)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_several_ranks_as_one(bench: Bench, ranks: int) -> None:
+    """Forces, energy, parts of it and the virial."""
+    atoms = water((2, 1, 1))
+    found = []
+    for count in (1, ranks):
+        dump = bench.folder / f"forces-{count}"
+        log = bench.folder / f"log-{count}"
+        run_deck(
+            bench.deck(atoms, ELEMENTS) + f"fix q all pair 1 so3krates charges 1\ncompute parts all pair so3krates\n"
+            f'dump 1 all custom 1 "{dump}" id fx fy fz f_q\ndump_modify 1 sort id format float %.16g\n'
+            f'log "{log}"\nthermo_style custom step pe c_virial[1] c_virial[4] c_parts[4] c_parts[5] c_parts[7]\n'
+            "thermo_modify format float %.16g\nrun 0\n",
+            bench.folder,
+            ranks=count,
+        )
+        row = next(line for line in log.read_text().splitlines() if re.fullmatch(r"\s*0(\s+\S+){6}\s*", line))
+        found.append((np.loadtxt(dump, skiprows=9), np.array([float(word) for word in row.split()])))
+    (one, numbers), (many, others) = found
+    assert np.abs(one[:, 1:4]).max() > 0.1 and np.abs(one[:, 4]).max() > 0.1
+    np.testing.assert_allclose(many, one, rtol=0, atol=RANKS)
+    np.testing.assert_allclose(others, numbers, rtol=1e-9, atol=RANKS)
+
+
+def test_electrons_of_all_ranks_are_counted(bench: Bench) -> None:
+    radical = molecule("OH")
+    radical.set_cell(np.diag([8.0, 8.0, 8.0]))
+    radical.pbc = True
+    with pytest.raises(LammpsError, match=r"9 protons, so 9 electrons, of which 0 cannot.*--multiplicity"):
+        run_deck(bench.deck(radical, ELEMENTS) + "run 0\n", bench.folder, ranks=2)
+
+
+def test_kspace_is_refused_beside_its_own(bench: Bench) -> None:
+    water((2, 1, 1)).write(
+        bench.folder / "water.data", format="lammps-data", specorder=list(ELEMENTS), atom_style="charge", masses=True
+    )
+    deck = (
+        "units metal\natom_style charge\nbox tilt large\nread_data water.data\n"
+        "set type 1 charge -0.8\nset type 2 charge 0.4\n"
+        + bench.pair(ELEMENTS).replace("pair_style so3krates", "pair_style hybrid/overlay coul/long 5.0 so3krates")
+        + "kspace_style ewald 1e-4\nrun 0\n"
+    ).replace("pair_coeff * *", "pair_coeff * * coul/long\npair_coeff * * so3krates")
+    with pytest.raises(LammpsError, match="kspace_style ewald adds electrostatics to a potential that has its own"):
+        run_deck(deck, bench.folder)
 
 
 def test_ranks_that_add_up_as_one(bundle: Path, program_cache: Path) -> None:
