@@ -86,7 +86,7 @@ def train(folder: Path, name: str, frames: list[list[Atoms]], seed: int) -> None
     """One training, which goes on where it was stopped; frames by round."""
     if (folder / f"{name}.so3k").exists():
         return
-    config = tomllib.loads((HERE / "gan.toml").read_text())
+    config = tomllib.loads((folder / "gan.toml").read_text())
     for kind, part in zip(("train", "valid"), parted(frames, settings(folder).learn.valid_share), strict=True):
         ase.io.write(folder / f"{name}.{kind}.extxyz", part, format="extxyz")
     config["training"] |= {"steps": STEPS, "seed_model": seed, "seed_training": seed}
