@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -323,7 +324,7 @@ def by_command(tmp_path: Path, frames: list[Atoms], condition: str = "False", **
     template.mkdir(exist_ok=True)
     after = options.pop("after", "")
     (template / "program.py").write_text(PROGRAM.format(condition=condition, order=None, after=after))
-    values = {"command": f"{sys.executable} program.py", "template": str(template), "processes": 2}
+    values = {"command": f"{shlex.quote(sys.executable)} program.py", "template": str(template), "processes": 2}
     return label(frames, LabelConfig(**(values | options)), tmp_path / "labels", None)
 
 
@@ -349,13 +350,13 @@ def test_a_program_that_sorts_atoms(tmp_path: Path) -> None:
     atoms.symbols[[0, 2]] = "Au"
     program = "import sys; from ase.io import *; from ase.calculators.emt import EMT; a = read('structure.extxyz'); "
     sort = "a = a[a.numbers.argsort(kind='stable')]; a.calc = EMT(); a.get_forces(); write('labelled.extxyz', a)"
-    config = LabelConfig(command=f'{sys.executable} -c "{program}{sort}"')
+    config = LabelConfig(command=f'{shlex.quote(sys.executable)} -c "{program}{sort}"')
     (found,) = label([atoms], config, tmp_path / "sorted", None).frames
     atoms.calc = EMT()
     assert np.abs(np.diff(atoms.get_forces(), axis=0)).max() > SIGNAL
     np.testing.assert_allclose(found.get_forces(), atoms.get_forces(), atol=ROUNDED)
     move = sort.replace("a.calc", "a.positions[0] += 0.3; a.calc")
-    config = LabelConfig(command=f'{sys.executable} -c "{program}{move}"')
+    config = LabelConfig(command=f'{shlex.quote(sys.executable)} -c "{program}{move}"')
     failed = label([atoms], config, tmp_path / "moved", None).failed
     assert failed[0].endswith("labelled.extxyz is of another structure")
 
