@@ -10,7 +10,7 @@ from typing import Any
 from so3krates.model.config import ConfigError
 from so3krates.sampling.lammps_labels import GAN_TERSOFF
 from so3krates.training.checks import is_int, is_number, require
-from so3krates.training.config import RunConfig, given_settings
+from so3krates.training.config import RunConfig, given_settings, section_of
 
 CHOICES = ("atomic-energy", "force", "energy", "random", "largest")
 # Keys of [data] that the loop sets itself, as its data grow.
@@ -190,9 +190,9 @@ class LearningSettings:
             }
         settings = cls(
             RunConfig.from_settings(*given_settings(content)),
-            _build(LearnConfig, "learn", learn),
-            _build(LabelConfig, "label", label),
-            tuple(_build(RunSettings, "run", run) for run in runs),
+            section_of(LearnConfig, "learn", learn),
+            section_of(LabelConfig, "label", label),
+            tuple(section_of(RunSettings, "run", run) for run in runs),
         )
         if settings.training.data.file is None and settings.learn.structures is None:
             raise ConfigError(
@@ -244,11 +244,3 @@ def _section(content: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise ConfigError(f"section [{name}] is missing" if section is None else f"[{name}] must be a section of keys")
     return section
-
-
-def _build(cls: type, section: str, values: dict[str, Any]) -> Any:
-    known = [field.name for field in dataclasses.fields(cls)]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"unknown key {section}.{key}: known are {', '.join(known)}")
-    return cls(**values)

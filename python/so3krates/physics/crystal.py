@@ -3,7 +3,6 @@ constants, a vacancy, phonons at Gamma, and the curves of all pairs of atoms (`s
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
@@ -103,7 +102,7 @@ def physics_of(potential: Potential, crystal: Atoms, progress: Callback | None =
     relaxed = _relaxed(potential, crystal)
     energy = relaxed.get_potential_energy() / len(relaxed)
     at("equation of state")
-    volumes, energies = _energies_of_volumes(potential, relaxed)
+    volumes, energies = _energies_of_volumes(potential, relaxed, warnings)
     volume, modulus = _minimum(volumes, energies, warnings)
     at("elastic constants")
     elastic = _elastic_constants(potential, relaxed, warnings)
@@ -173,24 +172,28 @@ def _relaxed(potential: Potential, crystal: Atoms) -> Atoms:
     return atoms
 
 
-def _energies_of_volumes(potential: Potential, relaxed: Atoms) -> tuple[np.ndarray, np.ndarray]:
+def _energies_of_volumes(potential: Potential, relaxed: Atoms, warnings: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """A^3/atom and eV/atom of crystals of another volume and the same shape, atoms at rest."""
     volumes, energies = [], []
     for ratio in VOLUMES:
         atoms = relaxed.copy()
         atoms.set_cell(relaxed.cell.array * ratio ** (1 / 3), scale_atoms=True)
         atoms.calc = PotentialCalculator(potential)
-        _relax(atoms, potential)
+        if not _relax(atoms, potential):
+            warnings.append(f"at {100 * ratio:.0f} % of the volume the atoms have not come to rest after {STEPS} steps")
         volumes.append(atoms.cell.volume / len(atoms))
         energies.append(atoms.get_potential_energy() / len(atoms))
     return np.array(volumes), np.array(energies)
 
 
 def _minimum(volumes: np.ndarray, energies: np.ndarray, warnings: list[str]) -> tuple[float, float]:
-    with contextlib.suppress(ValueError, RuntimeError, np.linalg.LinAlgError):
+    try:
         volume, _, modulus = EquationOfState(volumes, energies, "birchmurnaghan").fit(warn=False)
-        if volumes[0] < volume < volumes[-1]:
-            return float(volume), float(modulus / units.GPa)
+    except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
+        warnings.append(f"the equation of state could not be fitted: {error}")
+        return math.nan, math.nan
+    if volumes[0] < volume < volumes[-1]:
+        return float(volume), float(modulus / units.GPa)
     warnings.append("the equation of state has no minimum within 6 % of the relaxed volume")
     return math.nan, math.nan
 

@@ -279,10 +279,10 @@ class RunConfig:
         sections = _filled(*given_settings(settings))
         return cls(
             ModelConfig.from_dict(sections["model"]),
-            _build(DataConfig, "data", sections["data"]),
-            _build(TrainingConfig, "training", sections["training"]),
+            section_of(DataConfig, "data", sections["data"]),
+            section_of(TrainingConfig, "training", sections["training"]),
             sections["terms"],
-            _build(FineTuningConfig, "finetuning", sections["finetuning"]),
+            section_of(FineTuningConfig, "finetuning", sections["finetuning"]),
         )
 
     @classmethod
@@ -440,7 +440,8 @@ def changeable(config: RunConfig) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def _build(cls: type, section: str, values: dict[str, Any]) -> Any:
+def section_of(cls: type, section: str, values: dict[str, Any]) -> Any:
+    """A section's settings from its keys. Raises ConfigError for one that `cls` does not have."""
     known = [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key not in known:
