@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,28 @@ SIGNAL = 0.01  # eV, eV/A, eV/A^3: what a test must see
 VOIGT_OF_VASP = [0, 1, 2, 5, 3, 4]  # xx yy zz xy yz zx
 
 
-def compressed(shift: float = 0.0) -> Atoms:
+def compressed(shift: float = 0.0, strain: np.ndarray | float = 0.0) -> Atoms:
     """Two elements, every component of the stress, and a cell that would expand: its ASE stress is negative."""
     atoms = bulk("Cu", "fcc", a=3.4, cubic=True)
     atoms.symbols[1] = "Al"
-    atoms.set_cell(atoms.cell.array @ np.array([[1, 0.02, 0.01], [0, 1.01, 0.03], [0, 0, 0.98]]), scale_atoms=True)
+    shape = np.array([[1, 0.02, 0.01], [0, 1.01, 0.03], [0, 0, 0.98]]) @ (np.eye(3) + strain)
+    atoms.set_cell(atoms.cell.array @ shape, scale_atoms=True)
     atoms.positions[0] += 0.1 + shift
     atoms.calc = EMT()
     results = {name: atoms.calc.get_property(name, atoms) for name in ("energy", "forces", "stress")}
     assert results["stress"][:3].max() < -SIGNAL and np.abs(results["stress"]).min() > 1e-4
     return sorted_by_element(atoms, results)
+
+
+def sheared() -> list[Atoms]:
+    """The same crystal, sheared by 1 % either way in each of three planes: such frames tell the order of stresses."""
+    found = []
+    for a, b in ((1, 2), (0, 2), (0, 1)):
+        for size in (-0.01, 0.01):
+            strain = np.zeros((3, 3))
+            strain[a, b] = strain[b, a] = size
+            found.append(compressed(strain=strain))
+    return found
 
 
 def sorted_by_element(atoms: Atoms, results: dict[str, np.ndarray]) -> Atoms:
@@ -87,7 +99,7 @@ def write_mtp(folder: Path, frames: list[Atoms]) -> Path:
     return path
 
 
-def write_mlearn(folder: Path, frames: list[Atoms]) -> Path:
+def write_mlearn(folder: Path, frames: list[Atoms], order: Sequence[int] = VOIGT_OF_VASP) -> Path:
     entries = []
     for atoms in frames:
         sites = [
@@ -97,7 +109,7 @@ def write_mlearn(folder: Path, frames: list[Atoms]) -> Path:
         outputs = {
             "energy": atoms.get_potential_energy(),
             "forces": atoms.get_forces().tolist(),
-            "virial_stress": (-atoms.get_stress() / KBAR)[VOIGT_OF_VASP].tolist(),
+            "virial_stress": (-atoms.get_stress() / KBAR)[list(order)].tolist(),
         }
         structure = {"lattice": {"matrix": atoms.cell.array.tolist()}, "sites": sites}
         entries.append({"structure": structure, "outputs": outputs, "num_atoms": len(atoms), "group": "Strained"})

@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 from ase import units
 from ase.io import read
-from foreign import SIGNAL, WRITERS, compressed, rows, write_deepmd, write_ml_ab, write_mlearn, write_mtp
+from foreign import (
+    SIGNAL,
+    VOIGT_OF_VASP,
+    WRITERS,
+    compressed,
+    rows,
+    sheared,
+    write_deepmd,
+    write_ml_ab,
+    write_mlearn,
+    write_mtp,
+)
 from so3krates.conversion import FORMATS, convert, find_sources, is_cut
 from so3krates.data.errors import DataError
 from typer.testing import CliRunner
@@ -26,6 +37,8 @@ DIGITS = 1e-6  # what the files are written to
 @pytest.mark.parametrize("name", WRITERS)
 def test_labels_are_those_that_were_written(name: str, tmp_path: Path) -> None:
     frames = [compressed()] if name == "espresso" else [compressed(), compressed(0.05)]
+    if name == "mlearn":
+        frames += sheared()
     path = WRITERS[name](tmp_path, frames)
     [source] = find_sources([path])
     assert source.format == name
@@ -42,6 +55,23 @@ def test_labels_are_those_that_were_written(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(distances, expected.get_all_distances(mic=True), atol=DIGITS)
 
 
+ORDERS = {"xx yy zz xy yz zx": VOIGT_OF_VASP, "xx yy zz xy xz yz": [0, 1, 2, 5, 4, 3]}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_order_of_mlearn_stresses_is_told_by_sheared_crystals(order: str, tmp_path: Path) -> None:
+    """The six sets of mlearn have one order or the other; a frame without a cell of other shape beside it has none."""
+    frames = [compressed(0.2), *sheared()]
+    yz, xz = frames[0].get_stress()[3:5]
+    assert abs(yz - xz) > 0.1 * SIGNAL
+    [source] = find_sources([write_mlearn(tmp_path, frames, ORDERS[order])])
+    for atoms, expected in zip(convert(source), frames, strict=True):
+        np.testing.assert_allclose(atoms.get_stress(), expected.get_stress(), atol=DIGITS)
+    [source] = find_sources([write_mlearn(tmp_path, frames[:1], ORDERS[order])])
+    [alone] = convert(source)
+    assert set(alone.calc.results) == {"energy", "forces"}
+
+
 def test_runner_data_by_ase(tmp_path: Path) -> None:
     """RuNNer's files hold no stress, and are in Hartree and Bohr."""
     atoms = compressed()
@@ -56,19 +86,21 @@ def test_runner_data_by_ase(tmp_path: Path) -> None:
 
 
 def test_command_gathers_what_is_in_a_folder(tmp_path: Path) -> None:
-    frames = [compressed()]
+    frames = sheared()
     for name in ("ML_AB", "mlearn", "deepmd", "nep"):
         (tmp_path / name).mkdir()
         WRITERS[name](tmp_path / name, frames)
     (tmp_path / "notes.json").write_text('{"no": "frames"}')
     result = CliRunner().invoke(app, ["convert", str(tmp_path), "-o", str(tmp_path / "all.extxyz")])
     assert result.exit_code == 0, result.output
-    assert "Wrote 4 frames" in result.output.replace("\n", " ") and "4 with stress" in result.output.replace("\n", " ")
+    assert "Wrote 24 frames" in result.output.replace("\n", " ") and "24 with stress" in result.output.replace(
+        "\n", " "
+    )
     found = read(tmp_path / "all.extxyz", ":")
-    assert len(found) == 4
-    assert [atoms.info["group"] for atoms in found if "group" in atoms.info] == ["Strained"]
-    for atoms in found:
-        np.testing.assert_allclose(atoms.get_stress(), frames[0].get_stress(), atol=DIGITS)
+    assert len(found) == 24
+    assert [atoms.info["group"] for atoms in found if "group" in atoms.info] == ["Strained"] * 6
+    for atoms, expected in zip(found, 4 * frames, strict=True):
+        np.testing.assert_allclose(atoms.get_stress(), expected.get_stress(), atol=DIGITS)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,34 @@ def test_the_size_of_stresses_tells_where_no_cell_differs() -> None:
     assert "eV/atom (median), more than matter bears" in text and stops
 
 
+ORDERS = {  # of the file, and how its shear components are to be named
+    "xx yy zz xy yz xz": (5, 3, 4),
+    "xx yy zz xz yz xy": (4, 3, 5),
+    "xx yy zz yz xy xz": (3, 5, 4),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_shear_stresses_in_another_order_are_recognised(order: str, sign: int, tmp_path: Path) -> None:
+    """Six numbers in a file in the order of another program."""
+    frames = crystals(0.01, 0.0, 32)
+    assert findings(frames) == []
+    written = []
+    for atoms in frames:
+        stress = atoms.get_stress()
+        assert np.ptp(stress[3:]) > 1e-4
+        atoms.info |= {"E": atoms.get_potential_energy(), "six": sign * stress[[0, 1, 2, *ORDERS[order]]]}
+        written.append(atoms)
+    ase.io.write(tmp_path / "a.extxyz", written, write_results=False)
+    config = DataConfig(
+        file=str(tmp_path / "a.extxyz"), energy_key="E", forces_key="", stress_key="six", stress_sign=sign, n_train=10
+    )
+    with pytest.raises(DataError, match=f'set voigt_order = "{order}" where'):
+        load_frames(config)
+    assert len(load_frames(dataclasses.replace(config, voigt_order=order))[0]) == 10
+
+
 SOUND = {
     "strained and shaken": lambda: crystals(0.008, 0.05),
     "strained only": lambda: crystals(0.01, 0.0),

@@ -12,16 +12,23 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from ..data.errors import DataError
+from ..data.frames import labels
+from ..data.slopes import LabelSlopes
 from ..data.units import stress_factor
 from .texts import text_of
 
 KBAR = stress_factor("kbar")
+# Orders of the shear components that files have: VASP's xy yz zx, and xy xz yz. As read by the first, and by the second
+# order, the component that belongs to the strains yz, xz, xy is found under these places (`LabelSlopes.shear_orders`).
+AS_VASP, TURNED = (0, 1, 2), (1, 0, 2)
+SAME_SHEAR = 0.05 * KBAR  # shear components that differ by less may be exchanged
 
 
 def mlearn_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
-    """Frames, with the kind (`group`) of each. Energy in eV, forces in eV/A; `virial_stress` in kbar, with VASP's sign
-    and order xx yy zz xy yz zx.
+    """Frames, with the kind (`group`) of each. Energy in eV, forces in eV/A; `virial_stress` in kbar with VASP's sign.
 
+    Some files have VASP's order of components, xx yy zz xy yz zx, and some xx yy zz xy xz yz, without a word of it: the
+    sheared crystals of a file tell. Where they do not, frames whose stress depends on it have none.
     Raises DataError for JSON that is no such list.
     """
     try:
@@ -30,6 +37,7 @@ def mlearn_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
         raise DataError(f"{path}: is not JSON ({error})") from error
     if not isinstance(content, list):
         raise DataError(f"{path}: is no list of structures with outputs, but {type(content).__name__}")
+    frames = []
     for number, entry in enumerate(content):
         where = f"{path}, frame {number}"
         if not isinstance(entry, dict) or not {"structure", "outputs"} <= entry.keys():
@@ -37,6 +45,24 @@ def mlearn_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
         atoms = _frame(entry["structure"], entry["outputs"], where)
         if isinstance(entry.get("group"), str):
             atoms.info["group"] = entry["group"]
+        frames.append(atoms)
+    yield from _ordered(frames)
+
+
+def _ordered(frames: list[Atoms]) -> Iterator[Atoms]:
+    """Frames, which are read in VASP's order, with their shear stresses in place, or without a stress."""
+    slopes = LabelSlopes()
+    for atoms in frames:
+        slopes.add(atoms, labels(atoms))
+    possible = [order for order in slopes.shear_orders() if order in (AS_VASP, TURNED)]
+    for atoms in frames:
+        results = atoms.calc.results
+        if "stress" in results and possible != [AS_VASP]:
+            yz, xz = results["stress"][3:5]
+            if possible == [TURNED]:
+                results["stress"][3:5] = xz, yz
+            elif abs(yz - xz) > SAME_SHEAR:
+                del results["stress"]
         yield atoms
 
 

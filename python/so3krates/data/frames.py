@@ -97,6 +97,11 @@ class LabelKeys:
         return energy, forces, stress_factor(self.stress_unit) if self.stress_unit else energy / length**3
 
 
+def canonical(component: str) -> str:
+    """The first of the names of a component of a stress: yz of yz and zy."""
+    return next(name for name, axes in AXES.items() if axes == AXES[component])
+
+
 class Labels(NamedTuple):
     """Labels of one frame in float64; NaN where there is none."""
 

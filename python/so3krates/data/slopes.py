@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
 from ase.geometry import complete_cell
 
-from .frames import LabelKeys, Labels
+from .frames import AXES, LabelKeys, Labels, canonical
 from .units import ENERGY_UNITS, PRESSURE_UNITS, energy_factor, force_factor, stress_factor
 
 KEPT = 32  # frames of one kind that are compared
@@ -22,6 +23,12 @@ LARGEST_MOVE = 0.6  # A, of an atom between compared frames
 SOUND = {"forces": 0.4, "stress": 0.5}  # ratio's distance from 1 that energies without noise may have
 SURE = 5.0  # standard errors
 MATCH = 0.2  # of the logarithm, from the ratio of a known mistake
+SHEARS = ("yz", "xz", "xy")
+SHEAR_AXES = tuple(np.array([AXES[name] for name in SHEARS]).T)
+LEAST_SHEAR = 1e-3  # strain between two frames that tell the order of shear stresses
+LEAST_MOVE = 0.1  # A, of an atom between such frames beyond the strain, at most
+FOLLOWED = 0.8  # correlation of shear stresses with strains from which on their order is told
+EXCLUDED = 0.7  # of the best order's correlation: an order below is excluded
 LARGEST_WORK = 50.0  # eV/atom, stress times volume: ten times what bonds hold
 # Units that go together in files, energy and forces.
 COMMON_UNITS = (
@@ -63,6 +70,44 @@ class _Frame(NamedTuple):
     values: Labels
 
 
+class _Sample:
+    """A random sample of KEPT out of frames that come one after the other."""
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self.frames: list[_Frame] = []
+        self._random, self._seen = random, 0
+
+    def add(self, frame: _Frame) -> None:
+        self._seen += 1
+        if len(self.frames) < KEPT:
+            self.frames.append(frame)
+        elif (place := int(self._random.integers(self._seen))) < KEPT:
+            self.frames[place] = frame
+
+
+class _Kind:
+    """Frames of the same atoms in the same order: some of all, and some of those whose cells differ."""
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self.any, self.cells = _Sample(random), _Sample(random)
+
+    def add(self, frame: _Frame) -> None:
+        self.any.add(frame)
+        if not any(np.array_equal(frame.cell, kept.cell) for kept in self.cells.frames):
+            self.cells.add(frame)
+
+
+class _Pair(NamedTuple):
+    """What two like frames say of each other."""
+
+    forces: float  # their work from one to the other, eV/atom
+    stress: float  # likewise
+    energy: float  # gained, eV/atom
+    moved: float  # A, of the atom that moved most beyond the strain
+    strain: np.ndarray  # (3,) in the order of SHEARS
+    change: np.ndarray  # (3,) of the stresses with these labels, eV/A^3
+
+
 class LabelSlopes:
     """Some frames of each kind (the same atoms in the same order), and what their labels say of each other."""
 
@@ -70,8 +115,7 @@ class LabelSlopes:
         """`keys` are those by which the labels were read: units are proposed in place of theirs."""
         self.keys = keys or LabelKeys()
         self._random = np.random.default_rng(0)
-        self._kinds: dict[tuple[bytes, bytes], list[_Frame]] = {}
-        self._seen: dict[tuple[bytes, bytes], int] = {}
+        self._kinds: dict[tuple[bytes, bytes], _Kind] = {}
         self._works: list[float] = []
 
     def add(self, atoms: Atoms, values: Labels) -> None:
@@ -86,15 +130,8 @@ class LabelSlopes:
         kind = atoms.numbers.tobytes(), atoms.pbc.tobytes()
         if kind not in self._kinds and len(self._kinds) == KINDS:
             return
-        kept = self._kinds.setdefault(kind, [])
-        seen = self._seen[kind] = self._seen.get(kind, 0) + 1
-        frame = _Frame(
-            complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)), atoms.positions.copy(), values
-        )
-        if len(kept) < KEPT:
-            kept.append(frame)
-        elif (place := int(self._random.integers(seen))) < KEPT:
-            kept[place] = frame
+        cell = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
+        self._kinds.setdefault(kind, _Kind(self._random)).add(_Frame(cell, atoms.positions.copy(), values))
 
     def slopes(self) -> dict[str, Slope]:
         """Ratios of energy differences to the work of the forces and of the stresses, where labels tell them.
@@ -104,8 +141,8 @@ class LabelSlopes:
         """
         sums: dict[str, list[tuple[float, float, int]]] = {"forces": [], "stress": []}
         generator = np.random.default_rng(0)
-        for (_, pbc), frames in self._kinds.items():
-            for name, found in _fit(frames, np.frombuffer(pbc, bool), generator).items():
+        for (_, pbc), kind in self._kinds.items():
+            for name, found in _fit(kind.any.frames, np.frombuffer(pbc, bool), generator).items():
                 sums[name].append(found)
         result = {}
         for name, parts in sums.items():
@@ -115,12 +152,42 @@ class LabelSlopes:
                 result[name] = Slope(ratio, float(weights.sum() ** -0.5), sum(count for *_, count in parts))
         return result
 
+    def shear_orders(self) -> list[tuple[int, int, int]]:
+        """Orders of the shear components that frames of other shape do not exclude, the best first.
+
+        In an order the stress that goes with the strains yz, xz, xy is labelled as its three numbers say. Crystals
+        resist shear: between strained ones, changes of stresses and strains correlate most in the right order, because
+        elastic constants are positive definite.
+        """
+        generator = np.random.default_rng(0)
+        pairs = [
+            pair
+            for (_, pbc), kind in self._kinds.items()
+            for pair in _pairs(kind.cells.frames, np.frombuffer(pbc, bool), generator)
+            if pair.moved < LEAST_MOVE and np.abs(pair.strain).max() > LEAST_SHEAR and np.isfinite(pair.change).all()
+        ]
+        orders = [(a, b, c) for a, b, c in itertools.permutations(range(3))]
+        strain = np.array([pair.strain for pair in pairs]).reshape(-1, 3)
+        change = np.array([pair.change for pair in pairs]).reshape(-1, 3)
+        size = float(np.linalg.norm(strain) * np.linalg.norm(change))
+        if len(pairs) < LEAST or size == 0:
+            return orders
+        # Whatever the sign of the stresses, which is told by energies.
+        follows = {order: abs(float((change[:, order] * strain).sum())) / size for order in orders}
+        best = max(follows.values())
+        if best < FOLLOWED:
+            return orders
+        return sorted((o for o in orders if follows[o] >= EXCLUDED * best), key=lambda order: -follows[order])
+
     def findings(self) -> list[Finding]:
-        """What the ratios, and the size of the stresses, say of units and signs."""
+        """What the ratios, cells of other shape and the size of the stresses say of units, signs and order."""
         slopes = self.slopes()
         if "forces" in slopes and _is_wrong(slopes["forces"], "forces"):
             # Stresses are held against energies: those first.
             return [self._forces_finding(slopes["forces"])]
+        orders = self.shear_orders()
+        if (0, 1, 2) not in orders:
+            return [self._order_finding(orders)]
         if "stress" in slopes and _is_wrong(slopes["stress"], "stress"):
             return [self._stress_finding(slopes["stress"])]
         work = float(np.median(self._works)) if self._works else 0.0
@@ -148,7 +215,7 @@ class LabelSlopes:
         expected = {pair: energy_factor(pair[0]) / energy * forces / force_factor(pair[1]) for pair in units}
         fitting = {pair: 1 / value for pair, value in expected.items() if pair != own}
         remedies = {f'energy_unit = "{e}" and forces_unit = "{f}"': v for (e, f), v in fitting.items()}
-        sizes = [len(frame.positions) for frames in self._kinds.values() for frame in frames]
+        sizes = [len(frame.positions) for kind in self._kinds.values() for frame in kind.any.frames]
         # Energies per atom in place of the frame's.
         remedies["whole energies in place of energies per atom in the file"] = 1 / float(np.median(sizes))
         return _explained(said, remedies, slope)
@@ -164,12 +231,27 @@ class LabelSlopes:
         own = self.keys.factors[2]
         turned = f" and {sign}" if sign else ""
         fitting = {f'stress_unit = "{unit}"{turned}': stress_factor(unit) / own for unit in STRESS_UNITS}
-        volumes = [abs(np.linalg.det(frame.cell)) for frames in self._kinds.values() for frame in frames]
+        volumes = [abs(np.linalg.det(frame.cell)) for kind in self._kinds.values() for frame in kind.any.frames]
         # A virial has the opposite sign of a stress.
         kept = "" if sign else f" and stress_sign = {-self.keys.stress_sign}"
         virial = f'virial_key = "{self.keys.stress}"{kept} (a virial in eV)'
         fitting[virial] = 1 / float(np.median(volumes)) / own
         return _explained(said, fitting, slope)
+
+    def _order_finding(self, orders: Sequence[tuple[int, int, int]]) -> Finding:
+        names = [canonical(name) for name in self.keys.voigt_order.split()]
+        own = " ".join(names)
+
+        def renamed(order: tuple[int, int, int]) -> str:
+            right = {SHEARS[label]: SHEARS[k] for k, label in enumerate(order)}
+            return " ".join(right.get(name, name) for name in names)
+
+        choices = ", or ".join(f'voigt_order = "{renamed(order)}"' for order in orders[:2])
+        return Finding(
+            f"shear stresses are in another order than {own}, as sheared crystals say: set {choices} where "
+            "the file has six components, and put them in order in the file where it has nine",
+            stops=len(orders) == 1,
+        )
 
 
 def _is_wrong(slope: Slope, name: str) -> bool:
@@ -201,11 +283,7 @@ def _fit(
         frames = with_forces
     if len(frames) < LEAST:
         return {}
-    rows = []
-    for n, a in enumerate(frames):
-        for m in generator.choice(len(frames), min(len(frames), PARTNERS), replace=False):
-            if m != n and (row := _compare(a, frames[m], pbc)) is not None:
-                rows.append(row)
+    rows = [pair[:3] for pair in _pairs(frames, pbc, generator)]
     table = np.array(rows).reshape(-1, 3)
     names = ("forces", "stress")
     known = [k for k in range(2) if len(table) and np.isfinite(table[:, k]).all() and table[:, k].std() > 1e-6]
@@ -227,8 +305,16 @@ def _fit(
     }
 
 
-def _compare(a: _Frame, b: _Frame, pbc: np.ndarray) -> tuple[float, float, float] | None:
-    """Work of the forces and of the stresses from b to a and the energy gained, eV/atom; None of frames too unlike."""
+def _pairs(frames: Sequence[_Frame], pbc: np.ndarray, generator: np.random.Generator) -> Iterator[_Pair]:
+    """Each frame with some others that are like it."""
+    for n, a in enumerate(frames):
+        for m in generator.choice(len(frames), min(len(frames), PARTNERS), replace=False):
+            if m != n and (pair := _compare(a, frames[m], pbc)) is not None:
+                yield pair
+
+
+def _compare(a: _Frame, b: _Frame, pbc: np.ndarray) -> _Pair | None:
+    """What changes from b to a; None of frames too unlike."""
     strain = np.zeros((3, 3))
     if not np.array_equal(a.cell, b.cell):
         if not pbc.all():
@@ -241,11 +327,18 @@ def _compare(a: _Frame, b: _Frame, pbc: np.ndarray) -> tuple[float, float, float
     scaled -= np.round(scaled) * pbc[:, None]
     moved = scaled.T @ (0.5 * (a.cell + b.cell))
     moved -= np.median(moved, axis=0)
-    if np.linalg.norm(moved, axis=1).max() > LARGEST_MOVE:
+    farthest = float(np.linalg.norm(moved, axis=1).max())
+    if farthest > LARGEST_MOVE:
         return None
     atoms = len(moved)
     forces = -0.5 * float(((a.values.forces + b.values.forces) * moved).sum()) / atoms
     volumes = abs(np.linalg.det(a.cell)), abs(np.linalg.det(b.cell))
     stresses = volumes[0] * a.values.stress + volumes[1] * b.values.stress
-    stress = 0.5 * float(np.tensordot(stresses, strain)) / atoms
-    return forces, stress, (a.values.energy - b.values.energy) / atoms
+    return _Pair(
+        forces,
+        0.5 * float(np.tensordot(stresses, strain)) / atoms,
+        (a.values.energy - b.values.energy) / atoms,
+        farthest,
+        strain[SHEAR_AXES],
+        (a.values.stress - b.values.stress)[SHEAR_AXES],
+    )
