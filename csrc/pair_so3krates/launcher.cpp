@@ -19,9 +19,9 @@ namespace fs = std::filesystem;
 constexpr const char* kSizes[] = {"PMI_SIZE",           "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE",
                                   "JSM_NAMESPACE_SIZE", "FLUX_JOB_SIZE",        "SLURM_STEP_NUM_TASKS"};
 
-// The library that MPI's functions come from; empty where the linker does not say.
-fs::path mpi_library() {
-  void* function = dlsym(RTLD_DEFAULT, "MPI_Comm_size");
+// The library that a function comes from; empty where the linker does not say.
+fs::path library_of(const char* name) {
+  void* function = dlsym(RTLD_DEFAULT, name);
   Dl_info info{};
   if (function == nullptr || dladdr(function, &info) == 0 || info.dli_fname == nullptr) return {};
   std::error_code error;
@@ -45,10 +45,18 @@ std::string mpi_problem() {
 #else
   const char* built = "MPICH";  // and all that keep its binary interface
 #endif
-  const char* found = dlsym(RTLD_DEFAULT, "ompi_mpi_comm_world") != nullptr ? "Open MPI" : "MPICH";
+  // LAMMPS' constructor takes a communicator, whose type is in its name: both MPIs may be in the process. Where a
+  // program does not export it, what is left to ask is which MPI there is.
+  const fs::path of_mpich = library_of("_ZN9LAMMPS_NS6LAMMPSC1EiPPci");
+  const fs::path of_open_mpi = library_of("_ZN9LAMMPS_NS6LAMMPSC1EiPPcP19ompi_communicator_t");
+  const bool is_open_mpi =
+      !of_open_mpi.empty() || (of_mpich.empty() && dlsym(RTLD_DEFAULT, "ompi_mpi_comm_world") != nullptr);
+  const char* found = is_open_mpi ? "Open MPI" : "MPICH";
   if (std::strcmp(built, found) == 0) return "";
-  return std::string("this LAMMPS uses ") + found + " (" + mpi_library().string() + "), but the plugin was built for " +
-         built;
+  const fs::path& lammps = is_open_mpi ? of_open_mpi : of_mpich;
+  return "this LAMMPS" + (lammps.empty() ? "" : " (" + lammps.string() + ")") + " uses " + found +
+         ", but so3krates was built for " + built +
+         ". Build it anew with the compiler of that MPI: so3krates build-plugin --mpi MPICXX";
 }
 
 std::string launcher_problem() {
@@ -60,7 +68,7 @@ std::string launcher_problem() {
     if (value == nullptr) continue;
     const long started = std::strtol(value, nullptr, 10);
     if (started < 2) return "";
-    const fs::path library = mpi_library();
+    const fs::path library = library_of("MPI_Comm_size");
     return "a launcher started " + std::to_string(started) + " processes (" + name + "), but the MPI of this LAMMPS (" +
            library.string() +
            ") sees each alone, so each computes the whole system by itself. Unless these are independent runs, start "

@@ -18,6 +18,7 @@
 
 #include "deck_checks.h"
 #include "exchange.h"
+#include "launcher.h"
 #include "ranks.h"
 
 using namespace LAMMPS_NS;
@@ -62,7 +63,12 @@ void PairSo3krates::allocate() {
 }
 
 void PairSo3krates::settings(int narg, char** arg) {
-  reported(lmp, [&] { read_options(narg, arg); });
+  reported(lmp, [&] {
+    // A warning only: a program may well start independent runs this way.
+    const std::string problem = so3krates::launcher_problem();
+    if (!problem.empty()) error->warning(FLERR, "pair_style so3krates: {}", problem);
+    read_options(narg, arg);
+  });
 }
 
 void PairSo3krates::coeff(int narg, char** arg) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -19,15 +20,39 @@ def build_plugin(
         str | None, typer.Option("--version", help='Of LAMMPS, as in "4 Feb 2025"; headers of a source tell it.')
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder, or a name ...plugin.so.")] = Path("."),
+    executable: Annotated[
+        Path | None,
+        typer.Option("--executable", help="Build a LAMMPS program of this name instead, beside a shared liblammps."),
+    ] = None,
+    library: Annotated[Path | None, typer.Option("--library", help="That liblammps, where it is not found.")] = None,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Put the style into LAMMPS' source instead, to be compiled with it.")
+    ] = False,
 ) -> None:
     """Build the pair style for a LAMMPS of your own, with its MPI."""
-    from .lammps.build_plugin import build_plugin as build
+    from .lammps import build_plugin as build
 
-    screen = console()
-    with busy(screen, "compiling"):
-        path, found = build(lammps, output, mpi, version)
-    folder = path.resolve().parent
-    screen.print(f"Built {path} for LAMMPS {found}. LAMMPS loads it by itself where", soft_wrap=True, markup=False)
-    screen.print(f"  export LAMMPS_PLUGIN_PATH={folder}", soft_wrap=True, highlight=False, markup=False)
-    screen.print("is set, or in a deck by", soft_wrap=True)
-    screen.print(f"  plugin load {path.resolve()}", soft_wrap=True, highlight=False, markup=False)
+    def say(line: str) -> None:
+        console().print(line, soft_wrap=True, highlight=False, markup=False)
+
+    if executable is not None and sources:
+        raise build.BuildError("--executable and --sources are two ways: give one of them")
+    if sources:
+        headers, link = build.write_sources(lammps)
+        say(f"LAMMPS {headers.date} in {headers.folder} has the pair style now. Build it anew, with the further option")
+        say(f"  cmake -D CMAKE_CXX_STANDARD_LIBRARIES={shlex.quote(link)}")
+        return
+    headers = build.find_headers(lammps, version)
+    with busy(console(), "compiling"):
+        if executable is not None:
+            build.build_program(headers, executable, mpi, library)
+        else:
+            path = build.build_plugin(headers, output, mpi).resolve()
+    if executable is not None:
+        say(f"Built {executable} for LAMMPS {headers.date}. Run decks by")
+        say(f"  {shlex.quote(str(executable.resolve()))} -in in.gan")
+        return
+    say(f"Built {path} for LAMMPS {headers.date}. LAMMPS loads it by itself where")
+    say(f"  export LAMMPS_PLUGIN_PATH={shlex.quote(str(path.parent))}")
+    say("is set, or in a deck by")
+    say(f"  plugin load {path}")
