@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,10 @@ from so3krates.lammps.thermo import read_log
 from so3krates.learning import LearningSettings
 from so3krates.learning.explore import explore, saved_frames
 from so3krates.learning.labels import label
+from so3krates.storage import Model
+from so3krates.total_charge import State
+from so3krates_export.export import export_model
+from so3krates_export.ladder import Rung
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "lammps"
 DRIFT = 1e-3  # eV/atom over a few steps
@@ -37,6 +43,54 @@ def test_million(bench32: Bench) -> None:
     assert np.array_equal(run["Step"], [0, 1, 2]) and np.array_equal(run["Atoms"], [96, 96, 96])
     assert 0 < np.ptp(run["TotEng"]) < 96 * DRIFT
     assert run["c_strongest[1]"].min() > SIGNAL
+
+
+@pytest.fixture(scope="module")
+def molecules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of SO3LR's decks with small structures and bundles."""
+    folder = tmp_path_factory.mktemp("molecules") / "so3lr"
+    shutil.copytree(EXAMPLES / "so3lr", folder)
+    sizes = ["--edge", "2", "--repeats", "1"]
+    command = [sys.executable, "structures.py", "water.data", "urea.data", "chloride.data", *sizes]
+    said = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+    assert [line.split(",")[0] for line in said.splitlines()] == [
+        "water.data: 24 atoms",
+        "urea.data: 16 atoms",
+        "chloride.data: 22 atoms",
+    ]
+    model = Model.load(EXAMPLES.parent / "models" / "so3lr")
+    for name, charge in (("so3lr", 0), ("chloride", -1)):
+        export_model(model, folder / f"{name}.so3k", electrons=State(charge, 1), ladder=[Rung(256, 17408, 1536, 64)])
+    return folder
+
+
+SHORT = {"relax": 2, "settle": 2, "measure": 2, "every": 1}
+
+
+@pytest.mark.parametrize(
+    ("what", "elements", "box", "density"), [("water", "O H", "iso", 0.997), ("urea", "C H N O", "aniso", 1.375)]
+)
+def test_molecules_at_constant_pressure(molecules: Path, what: str, elements: str, box: str, density: float) -> None:
+    """The density is that of the structures; edges change as the deck says."""
+    deck = molecules / "in.test"
+    deck.write_text(f'variable elements index "{elements}"\ninclude in.npt\n')
+    run_deck(deck, molecules, SHORT | {"what": what, "box": box})
+    *_, run = read_log(molecules / "log.lammps")
+    assert np.array_equal(run["Step"], [2, 3, 4])
+    assert run["Density"] == pytest.approx(density, rel=0.01)
+    edges = np.array([run[name][-1] / run[name][0] - 1 for name in ("Lx", "Ly", "Lz")])
+    assert (np.abs(edges) > 1e-9).all() and (np.ptp(edges) > 1e-9) == (box == "aniso")
+    step, mean, *_ = np.loadtxt(molecules / f"{what}.means")
+    assert step == 4 and mean == pytest.approx(run["Density"][1:].mean(), rel=1e-5)
+
+
+def test_an_ion_in_water(molecules: Path) -> None:
+    """Most of the charge of the box is the ion's, and oxygen does not come closer than contact."""
+    run_deck(molecules / "in.ion", molecules, SHORT)
+    *_, run = read_log(molecules / "log.lammps")
+    assert (run["c_q"] < -0.3).all() and (run["c_q"] > -1.0).all()
+    rows = np.loadtxt(molecules / "chloride.rdf", skiprows=4)
+    assert (rows[rows[:, 1] < 2.0, 2] == 0).all() and rows[:, 2].max() > 0
 
 
 def test_the_decks_of_a_learning_loop(bench32: Bench) -> None:
