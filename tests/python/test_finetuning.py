@@ -22,9 +22,10 @@ from so3krates.storage import Model, ModelError
 from so3krates.training import DataConfig, RunConfig, TrainingError, evaluate, preset, reference, train
 from so3krates.training.finetuning import FineTuningConfig, initial_model, rate_factors
 from so3krates.training.material import Material
+from so3krates.training.session import committee
 from so3krates.training.sources import Demands, load_old_test, load_replay
 from so3krates.training.start import Start, beyond_basis, moves_of, nearest
-from training_runs import SMALL, make_frames, quiet, settings
+from training_runs import SMALL, assert_same, make_frames, quiet, settings
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
@@ -205,6 +206,29 @@ def test_only_a_model_folder_is_gone_on_from(trained: tuple, tmp_path: Path) -> 
     ):
         with pytest.raises(ModelError, match=said):
             initial_model(path)
+
+
+def test_a_committee_goes_on_from_a_committee(trained: tuple, tmp_path: Path) -> None:
+    """Each member from its own model; of another number of models from none."""
+    result, frames, folder = trained
+    several = tmp_path / "several"
+    for seed in range(2):
+        moved = jax.tree.map(lambda p, seed=seed: p * (1 + 0.1 * seed), result.model.params)
+        dataclasses.replace(result.model, params=moved).save(several / f"seed-{seed}")
+    given = {"data": {}, "model": {}, "terms": {}, "finetuning": {}}
+    config = RunConfig.from_settings("fast", given | {"training": {"initial_model": str(several)}})
+    assert config.model == result.model.config
+    runs = committee(config, 2)
+    for name, run in runs.items():
+        start = Material(run, frames[:6], []).start
+        own = Model.load(several / name)
+        assert_same(start.params, own.params)
+    with pytest.raises(ConfigError, match="holds 2 models for 3 members: --committee 2 goes on from each"):
+        committee(config, 3)
+    with pytest.raises(ConfigError, match=r"holds 2 models for 1 member: .*seed-0 names one"):
+        committee(config, 1)
+    alone = RunConfig.from_settings("fast", given | {"training": {"initial_model": str(folder)}})
+    assert [run.training.initial_model for run in committee(alone, 2).values()] == [str(folder)] * 2
 
 
 def test_the_repulsion_is_kept(trained: tuple, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from so3krates.model.config import ConfigError, ModelConfig
 from so3krates.model.terms import check_terms
 
 from .checks import is_int, is_number, require
-from .finetuning import FineTuningConfig, gentler, initial_model, rate_factors, require_start, same_network
+from .finetuning import FineTuningConfig, gentler, initial_network, rate_factors, require_start, same_network
 from .loggers import PACKAGES
 from .original_keys import sections_from_original
 
@@ -295,7 +295,7 @@ class RunConfig:
         sections = _filled(named, given)
         source = sections["training"].get("initial_model")
         if isinstance(source, str) and source:
-            sections["model"] = same_network(given["model"], initial_model(source).config, source)
+            sections["model"] = same_network(given["model"], initial_network(source), source)
         return cls.from_dict({"preset": NO_PRESET, **sections})
 
     def to_dict(self) -> dict[str, Any]:

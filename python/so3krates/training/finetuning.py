@@ -11,6 +11,7 @@ from ase.data import atomic_numbers
 
 from so3krates.model.config import SO3LR, ConfigError, ModelConfig, So3lrConfig
 from so3krates.storage import Model, ModelError
+from so3krates.wording import counted
 
 from .checks import is_int, is_number, require
 from .committee import member_folders
@@ -135,6 +136,27 @@ def same_network(given: Mapping[str, Any], model: ModelConfig, source: str) -> d
                 "train without a model to start from"
             )
     return {**given, **model.to_dict()}
+
+
+def member_starts(source: str | None, members: int) -> list[str | None]:
+    """The model that each member of a committee goes on from: the same one, or of a committee as large its own.
+
+    Raises ConfigError for a committee of another size.
+    """
+    folders = [] if source is None else member_folders(source)
+    if source is None or len(folders) == 1:
+        return [source] * members
+    if len(folders) != members:
+        raise ConfigError(
+            f"training.initial_model = {source} holds {len(folders)} models for {counted(members, 'member')}: "
+            f"--committee {len(folders)} goes on from each of them, {folders[0]} names one"
+        )
+    return [str(folder) for folder in folders]
+
+
+def initial_network(source: str) -> ModelConfig:
+    """The network of a model, or of the first of a committee, to go on from. Raises ModelError as `initial_model`."""
+    return initial_model(member_folders(source)[0]).config
 
 
 def initial_model(path: str | Path) -> Model:

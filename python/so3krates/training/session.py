@@ -24,7 +24,7 @@ from so3krates.uncertainty import UncertaintyError
 from so3krates.wording import counted
 
 from .config import RunConfig
-from .finetuning import initial_model
+from .finetuning import initial_model, member_starts
 from .forgetting import OLD, changes, changes_table
 from .html_report import add_to_page
 from .loggers import require_packages
@@ -42,18 +42,24 @@ REPORTED = 1000  # frames of a stored set that a report looks at
 
 
 def committee(config: RunConfig, members: int) -> dict[str, RunConfig]:
-    """Runs that differ in their seeds of weights and order alone, by the name of their folder; one run has none."""
-    if members == 1:
-        return {"": config}
+    """Runs that differ in their seeds of weights and order alone, by the name of their folder; one run has none.
+
+    Where they go on from a committee, each has its own member. Raises ConfigError for one of another size.
+    """
     t = config.training
+    starts = member_starts(t.initial_model, members)
+    if members == 1:
+        return {"": dataclasses.replace(config, training=dataclasses.replace(t, initial_model=starts[0]))}
     if t.hours is not None:
         t = dataclasses.replace(t, hours=t.hours / members)
     return {
         f"seed-{n}": dataclasses.replace(
             config,
-            training=dataclasses.replace(t, seed_model=t.seed_model + n, seed_training=t.seed_training + n),
+            training=dataclasses.replace(
+                t, seed_model=t.seed_model + n, seed_training=t.seed_training + n, initial_model=start
+            ),
         )
-        for n in range(members)
+        for n, start in enumerate(starts)
     }
 
 
@@ -95,15 +101,15 @@ def run_session(
     _say(
         console, f"{counted(len(frames_train), 'frame')} to train, {len(frames_valid)} to validate; writing to {output}"
     )
-    replay = load_replay(config, len(frames_train), demands)
-    if replay:
-        _say(console, f"{counted(len(replay), 'frame')} of {config.finetuning.replay} beside them")
-    old_test = load_old_test(config, demands.say)
+    old_test = load_old_test(next(iter(runs.values())), demands.say)
     sets = {"train": reported(frames_train), "valid": reported(frames_valid), "test": test_frames}
     results: list[TrainingResult] = []
     unwritten: dict[str, Exception] = {}
     for name, run in runs.items():
         folder = output / name
+        replay = load_replay(run, len(frames_train), demands)  # with the labels of the model that it goes on from
+        if replay:
+            _say(console, f"{counted(len(replay), 'frame')} of {config.finetuning.replay} beside them")
         # A member whose turn has not come when the session was stopped is begun, not resumed.
         begun = resume and (members == 1 or holds_run(folder))
         with progress_display(console) as progress:
