@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +18,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import read, write
+from long_tables import Many
 from rich.console import Console
 from so3krates.data import read_frames
 from so3krates.learning import LearningSettings, Outcome, learn, loop, rounds
@@ -23,6 +29,7 @@ START = 4  # structures to begin with
 PER_ROUND, CHECKS, MAX_LABELS = 3, 1, 10
 FAILS, DIES = 5, (2, 6)  # structures by their number among all that were asked for
 ROUNDED = 1e-6  # A, eV/A and eV: of files with eight digits
+SEED, KILLS = 20250722, 4
 SIGNAL = 0.1  # eV/A
 SETTINGS = """
 [model]
@@ -216,3 +223,24 @@ def test_an_ended_loop_is_only_read(ended: tuple[Outcome, Path, int]) -> None:
     before = asked(folder / "notes")
     again = learn(LearningSettings.load(folder / "settings.toml"), folder / "out", Console(quiet=True))
     assert again == outcome and asked(folder / "notes") == before
+
+
+@pytest.mark.torture
+def test_a_loop_killed_at_any_time(tmp_path: Path, many: Many) -> None:
+    """SIGKILL while it trains, exports, runs and labels: of labels, at most the one that was being made is repeated."""
+    settings = write_loop(tmp_path, tmp_path / "cache", dies=())
+    program = [sys.executable, "-c", "from so3krates.cli import app; app()"]
+    command = [*program, "learn", str(settings), "-o", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    choose, kills = random.Random(SEED), many(KILLS)
+    for _ in range(kills):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(choose.uniform(3.0, 40.0))
+        process.kill()
+        assert process.wait() in (-signal.SIGKILL, 0)  # 0: it was at its end
+    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+    done = [name for name, outcome in asked(tmp_path / "notes") if outcome != FAILED]
+    assert len(set(done)) == MAX_LABELS - 1 and len(done) <= MAX_LABELS - 1 + kills
+    rounds_labels = [json.loads(path.read_text())["labels"] for path in (tmp_path / "out").glob("round-*/summary.json")]
+    assert sum(rounds_labels) == MAX_LABELS - 1

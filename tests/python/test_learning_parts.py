@@ -22,7 +22,7 @@ from so3krates.learning.choose import choose, distinct, spread
 from so3krates.learning.explore import check_decks, prepared, saved_frames
 from so3krates.learning.labels import Labelled, label
 from so3krates.learning.loop import _is_reached
-from so3krates.learning.rounds import parted
+from so3krates.learning.rounds import Round, parted
 from so3krates.model.config import ConfigError, ModelConfig
 from so3krates.model.network import init_params
 from so3krates.storage import Model
@@ -228,6 +228,28 @@ def test_a_model_to_begin_with_keeps_its_network(settings: Callable[..., Path], 
     (tmp_path / "settings.toml").write_text(text)
     with pytest.raises(ConfigError, match=r"model\.cutoff = 5\.0, but training\.initial_model = .*old has 4\.0"):
         LearningSettings.load(tmp_path / "settings.toml")
+
+
+def test_trainings_from_the_last_model_learn_more_slowly(settings: Callable[..., Path], tmp_path: Path) -> None:
+    """A tenth of the rate, as fine-tuning has it, or what is given; from a model to begin with all have the same."""
+
+    def rates(*change: str) -> list[float]:
+        loop = LearningSettings.load(settings(*change))
+        number = Round(2, tmp_path / "out", loop, Console(quiet=True), lambda *_: None)
+        found = []
+        for last in (None, tmp_path / "out" / "round-01"):
+            ((_, config),) = number.configs(last)
+            found.append(config.training.learning_rate)
+            assert config.training.learning_rate_stop < found[-1] / 100
+        assert config.training.initial_model == str(tmp_path / "out" / "round-01" / "model")
+        return [found[0], found[1] / found[0]]
+
+    full, share = rates()
+    assert share == pytest.approx(0.1)
+    assert rates("[learn]", "[learn]\nretrain_rate = 0.5") == pytest.approx([full, 0.5])
+    network = ModelConfig(features=12, heads=2, layers=1, degrees=(1, 2), cutoff=4.0)
+    Model(network, init_params(network, 0), ("Cu",), {"Cu": 0.0}).save(tmp_path / "old")
+    assert rates("[learn]", '[training]\ninitial_model = "old"\n[learn]') == pytest.approx([0.1 * full, 1.0])
 
 
 def test_a_deck_without_the_style_is_seen_before_all_else(settings: Callable[..., Path], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from so3krates.model.config import ConfigError
 from so3krates.sampling.lammps_labels import GAN_TERSOFF
 from so3krates.training.checks import is_int, is_number, require
 from so3krates.training.config import RunConfig, given_settings, section_of
+from so3krates.training.finetuning import SMALLER
 
 CHOICES = ("atomic-energy", "force", "energy", "random", "largest")
 # Keys of [data] that the loop sets itself, as its data grow.
@@ -33,6 +34,7 @@ class LearnConfig:
     check_every: int = 10  # looks between frames that are kept for that
     valid_share: float = 0.2  # of each round's labels that validates
     retrain_steps: int | None = None  # of trainings after the first; absent: as of the first
+    retrain_rate: float | None = None  # their learning rate by that of the first; absent: SMALLER, or that of the first
     max_error: float | None = None  # eV/A, target: rms error of forces on the checks before training on them
     max_uncertain: float = 0.02  # target: share of looks that find an atom above `save`
     max_rounds: int = 10
@@ -57,7 +59,7 @@ class LearnConfig:
         for name in ("retrain_steps", "max_labels"):
             value = getattr(self, name)
             check(name, value is None or is_int(value, 1), "a whole number of at least 1, or leave it out")
-        for name in ("max_error", "max_hours"):
+        for name in ("max_error", "max_hours", "retrain_rate"):
             value = getattr(self, name)
             check(name, value is None or (is_number(value) and value > 0), "a number above 0, or leave it out")
         check("max_uncertain", is_number(self.max_uncertain) and 0 <= self.max_uncertain <= 1, "a share from 0 to 1")
@@ -69,6 +71,12 @@ class LearnConfig:
         for name in ("structures", "test_file"):
             value = getattr(self, name)
             check(name, value is None or (isinstance(value, str) and value != ""), "a path, or leave it out")
+
+    def retrain_share(self, goes_on: bool) -> float:
+        """Learning rate of trainings after the first by that of the first, which `goes_on` from a model or does not."""
+        if self.retrain_rate is not None:
+            return self.retrain_rate
+        return 1.0 if goes_on else SMALLER
 
     @property
     def output(self) -> str:

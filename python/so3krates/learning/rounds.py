@@ -23,6 +23,7 @@ from so3krates.predictions import runtime_properties
 from so3krates.progress import Callback
 from so3krates.storage import Model
 from so3krates.training import DataConfig, Properties, RunConfig, error_table, reference, run_session
+from so3krates.training.finetuning import member_starts
 from so3krates.training.run_folder import holds_run
 from so3krates.wording import counted
 
@@ -106,18 +107,19 @@ class Round:
         for name, part in ((TRAIN, train), (VALID, valid)):
             if not (self.folder / name).is_file():
                 write_frames(self.folder / name, part)
-        for place, config in self._configs(last):
+        for place, config in self.configs(last):
             if (place / "done").is_file():
                 continue
             results = run_session(config, place, self.console, self.settings.learn.test_file, resume=holds_run(place))
             if results[-1].reason.startswith("stopped by"):
                 raise KeyboardInterrupt
             write_text(place / "done", "")
-        first, *others = (Model.load(place) for place, _ in self._configs(last))
+        first, *others = (Model.load(place) for place, _ in self.configs(last))
         exporting.export_model(first, bundle, self.settings.learn.precision, others=others)
         return bundle
 
-    def _configs(self, last: Path | None) -> list[tuple[Path, RunConfig]]:
+    def configs(self, last: Path | None) -> list[tuple[Path, RunConfig]]:
+        """The trainings of the round with their folders; those from the models of round `last` learn more slowly."""
         learn, config = self.settings.learn, self.settings.training
         data = DataConfig(
             train_file=str(self.folder / TRAIN),
@@ -128,11 +130,14 @@ class Round:
         )
         names = ["model"] if learn.committee == 1 else [f"models/seed-{n}" for n in range(learn.committee)]
         configs = []
-        for n, name in enumerate(names):
-            t = config.training
+        t = config.training
+        for n, (name, start) in enumerate(zip(names, member_starts(t.initial_model, learn.committee), strict=True)):
             changes: dict[str, Any] = {"seed_model": t.seed_model + n, "seed_training": t.seed_training + n}
+            changes["initial_model"] = start if last is None else str(last / name)
             if last is not None:
-                changes["initial_model"] = str(last / name)
+                slower = learn.retrain_share(goes_on=start is not None)
+                changes["learning_rate"] = slower * t.learning_rate
+                changes["learning_rate_stop"] = slower * t.learning_rate_stop
             if last is not None and learn.retrain_steps is not None:
                 changes |= {"epochs": None, "hours": None, "steps": learn.retrain_steps}
             training = dataclasses.replace(t, **changes)
