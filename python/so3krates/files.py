@@ -38,19 +38,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
         part = target if special else _part_of(target)
     except OSError as error:
         raise _failure(path, error) from error
-    if special:
-        yield part
-        return
     try:
         yield part
-        _finish(part, target)
+        if not special:
+            _finish(part, target)
     except OSError as error:
-        if error.filename is not None and Path(os.fsdecode(error.filename)) not in (part, target):
-            raise  # of another file, which was read meanwhile
+        is_other = error.filename is not None and Path(os.fsdecode(error.filename)) not in (part, target)
+        if is_other or error.errno == errno.EPIPE:
+            raise  # of another file, which was read meanwhile, or a reader that has gone away
         raise _failure(path, error) from error
     finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        if not special:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -192,8 +192,10 @@ def _finish(part: Path, target: Path) -> None:
 def _failure(path: Path, error: OSError) -> WriteError:
     if isinstance(error, WriteError):
         return error
-    kept = "what was there is unchanged" if os.path.lexists(path) else "nothing of it is left"
-    return WriteError(f"{path} could not be written: {_reason(error)}; {kept}")
+    kept = "; what was there is unchanged" if os.path.lexists(path) else "; nothing of it is left"
+    if os.path.exists(path) and not os.path.isfile(path):
+        kept = ""  # a device or a pipe
+    return WriteError(f"{path} could not be written: {_reason(error)}{kept}")
 
 
 def _reason(error: OSError) -> str:

@@ -156,7 +156,14 @@ REFUSED: dict[str, tuple[Callable[[Blocks], Blocks], str]] = {
         lambda b: changed(b, 2, 1, lambda line: line.replace("pos:R:3", "pos:R:x")),
         "frame 2, line 14: Properties=species:S:1:pos:R:x",
     ),
-    "no element": (lambda b: entry(b, 2, 0, 0, "Qq"), "frame 2, line 13: cannot be read (KeyError: 'Qq')"),
+    "two energies": (
+        lambda b: changed(b, 1, 1, lambda line: line + " energy=-3"),
+        "frame 1, line 8: energy stands there twice",
+    ),
+    "no element": (
+        lambda b: entry(b, 2, 0, 0, "D"),
+        "frame 2, line 15: species is 'D', which is no symbol of an element",
+    ),
 }
 
 
@@ -169,10 +176,46 @@ def test_other_files_are_refused_with_frame_and_line(name: str, blocks: Blocks, 
     assert str(error.value).startswith(f"{path}, {words}")
 
 
+def test_a_file_that_ends_within_a_number_is_refused(blocks: Blocks, tmp_path: Path) -> None:
+    path = write(tmp_path / "b.xyz", blocks)
+    whole = path.read_text()
+    path.write_text(whole.removesuffix("\n"))
+    assert len(read_frames(path)) == FRAMES
+    path.write_text(whole[:-4])
+    with pytest.raises(DataError, match=r"frame 5, line 36: the file ends after .* with 5 decimals where .* have 8"):
+        read_frames(path)
+
+
+def test_files_of_other_encodings_are_refused(blocks: Blocks, tmp_path: Path) -> None:
+    path = write(tmp_path / "b.xyz", changed(blocks, 0, 1, lambda line: line + " tag=h\u00e4rter"))
+    path.write_bytes(path.read_text().encode("latin-1"))
+    with pytest.raises(DataError, match=r"frame 0: is no text in UTF-8 \(byte 0xe4\): save it as UTF-8"):
+        read_frames(path)
+    for content in (
+        b"",
+        b"PK\x03\x04",
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (), }",
+    ):
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.npz: cannot be read as an npz"):
+            read_frames(tmp_path / "a.npz")
+    np.save(tmp_path / "a.npy", np.ones(3))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    with pytest.raises(DataError, match=r"a\.npz: cannot be read as an npz"):
+        read_frames(tmp_path / "a.npz")
+
+
+def test_a_label_that_is_a_word_is_refused(blocks: Blocks, tmp_path: Path) -> None:
+    for word in ("T", "*****"):
+        there = changed(blocks, 2, 1, lambda line, word=word: re.sub(r"energy=\S+", f"energy={word}", line))
+        with pytest.raises(DataError, match="frame 2: 'energy' is not made of numbers"):
+            said(write(tmp_path / "b.xyz", there))
+
+
 def test_damaged_archives_are_refused_with_the_frame(blocks: Blocks, tmp_path: Path) -> None:
     path = compressed(tmp_path / "b.xyz", blocks)
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(DataError, match=r"b\.xyz\.gz, frame \d: cannot be read \(EOFError"):
+    with pytest.raises(DataError, match=r"b\.xyz\.gz, frame \d: cannot be read \(EOFError.*: the file was cut"):
         read_frames(path)
 
 
@@ -251,8 +294,8 @@ def test_a_cell_under_another_name_is_refused(name: str, blocks: Blocks, tmp_pat
 
 
 def test_labels_that_only_their_shape_tells_are_said(blocks: Blocks, tmp_path: Path) -> None:
-    path = write(tmp_path / "b.xyz", renamed(blocks, energy="U", forces="f_xyz", stress="s_voigt"))
-    for words in ("has energy under 'energy'; of its shape are 'U'", "'f_xyz'", "'s_voigt'"):
+    path = write(tmp_path / "b.xyz", renamed(blocks, energy="U", forces="f_xyz", stress="sigma"))
+    for words in ("has energy under 'energy'; of its shape are 'U'", "'f_xyz'", "'sigma'", "of a virial: virial_key"):
         assert words in said(path)
     with pytest.raises(DataError, match="of its shape are 'U'"):
         evaluated_frames(path, DataConfig(), print)

@@ -130,6 +130,8 @@ def test_permissions_links_and_names(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == os.fsencode(name)
     write_text("/dev/null", "x")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    with pytest.raises(WriteError, match=r"/dev/full could not be written: No space left on device \(free some space"):
+        write_text("/dev/full", "x")
 
 
 def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:

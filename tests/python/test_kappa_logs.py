@@ -140,6 +140,7 @@ def test_flux_by_volume(tmp_path: Path, series: np.ndarray, formula: str, factor
     [
         *("nvt", "npt", "nph", "nvt/omp", "npt/kk", "nvt/sllod", "langevin", "langevin/kk", "temp/berendsen"),
         *("temp/csvr", "temp/rescale", "press/berendsen", "rigid/nvt/small", "nve/limit", "gle", "dt/reset", "deform"),
+        *("gjf", "ffl", "bocs", "add/heat", "sgcmc", "mol/swap", "viscosity", "wall/reflect/stochastic"),
     ],
 )
 def test_runs_in_a_bath_are_left_out(tmp_path: Path, series: np.ndarray, style: str) -> None:
@@ -156,7 +157,10 @@ def test_runs_in_a_bath_are_left_out(tmp_path: Path, series: np.ndarray, style: 
         read(tmp_path, *deck[:-2])
 
 
-@pytest.mark.parametrize("style", ["nve", "nve/omp", "momentum", "ave/time", "nve/sphere", "print", "recenter"])
+@pytest.mark.parametrize(
+    "style",
+    ["nve", "nve/omp", "momentum", "momentum/chunk", "ave/time", "nve/sphere", "print", "recenter", "wall/reflect"],
+)
 def test_other_fixes_are_no_baths(style: str) -> None:
     assert not BATHS.match(style)
 

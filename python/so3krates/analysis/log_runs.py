@@ -20,8 +20,10 @@ TRUE = ("yes", "on", "true")
 # The accelerated variants (nvt/omp) and those of special particles (nvt/asphere) begin likewise.
 BATHS = re.compile(
     r"(nvt|npt|nph|nphug|nvk|msst|qbmsst|qtb|gle|gld|langevin|temp|press|tgnvt|tgnpt|pimd|ipi|ttm|bd|brownian|deform"
-    r"|viscous|heat|ehex|thermal/conductivity|lb|dt/reset"
-    r"|rigid/nvt|rigid/npt|rigid/nph|nve/limit|nve/dotc/langevin|gcmc|atom/swap|deposit|evaporate)(/|$)"
+    r"|viscous|viscosity|heat|ehex|thermal/conductivity|lb|dt/reset|add/heat|accelerate|flow/gauss|electron/stopping"
+    r"|bocs|drag|ffl|gjf|grem|hmc|mvv|shardlow|srd|tfmc|ti/spring|tmd|propel/self|wall/reflect/stochastic|move|adapt"
+    r"|rigid/nvt|rigid/npt|rigid/nph|nve/limit|nve/dotc/langevin"
+    r"|gcmc|sgcmc|charge/regulation|(atom|mol|neighbor|bond)/swap|deposit|pour|append/atoms|evaporate)(/|$)"
 )
 RUNS = ("run", "minimize", "rerun", "temper", "temper/grem", "temper/npt", "prd", "tad", "hyper", "neb")
 MINIMISERS = ("minimize", "neb")

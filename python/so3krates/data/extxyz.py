@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -9,14 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.data import atomic_numbers
 from ase.io.extxyz import key_val_str_to_dict, read_xyz
 from ase.io.formats import open_with_compression
 
-from .errors import DAMAGED, DataError
+from .errors import DAMAGED, DataError, unreadable
 
 # Keys of the structure, which some programs (GPUMD) write in any case.
 STRUCTURE_KEYS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
 PLAIN = "species:S:1:pos:R:3"  # columns where the file names none
+# The keys of a comment, once what is quoted or in brackets is taken out.
+QUOTED = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\{[^{}]*\}|\[[^\[\]]*\]")
+KEYS = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
 NUMBERS: dict[str, Callable[[str], Any]] = {"R": float, "I": int}
 
 
@@ -41,7 +46,7 @@ def extxyz_frames(path: Path) -> Iterator[Atoms]:
                 yield _frame(lines, _count(header, f"{where}, line {line_number}", frame), where)
                 frame += 1
     except (*DAMAGED, UnicodeDecodeError) as error:
-        raise DataError(f"{path}, frame {frame}: cannot be read ({type(error).__name__}: {error})") from error
+        raise unreadable(f"{path}, frame {frame}", error) from error
 
 
 class _Lines:
@@ -100,6 +105,8 @@ def _frame(lines: _Lines, count: int, where: str) -> Atoms:
         text.append(lines.next() or "")
         vectors += 1
     comment_where = f"{where}, line {first + 1}"
+    if not text[-1].endswith("\n"):
+        _require_whole(text[1 : count + 1], f"{where}, line {lines.number}")
     info = {} if vectors else _comment(text[0], comment_where)
     columns = _columns(str(info.get("Properties", PLAIN)), comment_where)
     for number, line in enumerate(text[1 : count + 1], start=first + 2):
@@ -125,12 +132,11 @@ def _comment(text: str, where: str) -> dict[str, Any]:
         found = key_val_str_to_dict(text.strip()) if text.strip() else {}
     except Exception as error:
         raise DataError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
-    info: dict[str, Any] = {}
-    for key, value in found.items():
-        name = STRUCTURE_KEYS.get(key.lower(), key)
-        if name in info:
-            raise DataError(f"{where}: {name} stands there twice")
-        info[name] = value
+    names = [STRUCTURE_KEYS.get(key.lower(), key) for key in KEYS.findall(QUOTED.sub("", text))]
+    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if twice is not None:
+        raise DataError(f"{where}: {twice} stands there twice: keep the one that is right")
+    info = {STRUCTURE_KEYS.get(key.lower(), key): value for key, value in found.items()}
     cell = np.asarray(info.get("Lattice", np.eye(3)))
     if cell.shape == (9,):
         # As ASE does it where the key has its spelling.
@@ -158,10 +164,23 @@ def _columns(properties: str, where: str) -> list[_Column]:
     )
 
 
+def _require_whole(text: list[str], where: str) -> None:
+    """Raises DataError where a file without an end of its last line ends within a number of a fixed width."""
+    decimals = [len(line.split()[-1].partition(".")[2]) for line in text if line.strip()]
+    if len(decimals) > 1 and len(set(decimals[:-1])) == 1 and decimals[-1] < decimals[0]:
+        raise DataError(
+            f"{where}: the file ends after {text[-1].split()[-1]!r}, without an end of the line and with "
+            f"{decimals[-1]} decimals where the lines before have {decimals[0]}: it was cut; "
+            "if it is whole, end its last line"
+        )
+
+
 def _require_numbers(text: list[str], columns: list[_Column], where: str, first: int) -> None:
-    """Raises DataError for the first entry of a column of numbers that is none."""
+    """Raises DataError for the first entry of a column of numbers that is none, or of symbols that is no element's."""
     for number, line in enumerate(text, start=first):
         for column, entry in zip(columns, line.split(), strict=True):
+            if column.name in ("species", "symbols") and entry.capitalize() not in atomic_numbers:
+                raise DataError(f"{where}, line {number}: {column.name} is {entry!r}, which is no symbol of an element")
             try:
                 NUMBERS.get(column.kind, str)(entry)
             except ValueError:

@@ -20,7 +20,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from so3krates.wording import counted
 
-from .errors import DataError
+from .errors import DAMAGED, DataError, unreadable
 from .extxyz import extxyz_frames
 from .units import energy_factor, force_factor, length_factor, stress_factor
 
@@ -261,6 +261,8 @@ def _find(atoms: Atoms, key: str | None, where: str) -> np.ndarray | None:
     if value is None:
         return None
     try:
+        if np.asarray(value).dtype.kind == "b":
+            raise TypeError
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: {key!r} is not made of numbers: {str(value)[:60]!r}") from error
@@ -338,7 +340,7 @@ def _file_frames(path: Path) -> Iterator[Atoms]:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{path}, frame {count}: cannot be read ({type(error).__name__}: {error})") from error
+        raise unreadable(f"{path}, frame {count}", error) from error
 
 
 def _keys_to_find(keys: LabelKeys) -> dict[str, str]:
@@ -362,8 +364,8 @@ def _read_mlff(path: Path, keys: LabelKeys) -> tuple[Iterator[Atoms], LabelKeys]
     try:
         with np.load(path, allow_pickle=False) as archive:
             data = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+    except (*DAMAGED, ValueError, TypeError, zipfile.BadZipFile) as error:  # TypeError: a lone array
+        raise DataError(f"{path}: cannot be read as an npz ({type(error).__name__}: {error})") from error
     for key in ("z", "R"):
         if key not in data:
             raise DataError(f"{path}: has no array {key!r}; the mlff layout needs z and R, found {sorted(data)}")

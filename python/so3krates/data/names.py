@@ -32,7 +32,7 @@ OTHER = re.compile(
 # Entries of the shape of a label that are none.
 NO_LABEL = re.compile(
     r"^(momenta|velo|vel|v$|initial|magmom|displ|mass|time|step|temp|press|volume|charge|spin|total_?(charge|spin)|dipole"
-    r"|constraint|frame|index|idx|natoms|n_?atoms|seed|lattice|cell|box|origin|pbc|k_?points|.*weight|.*(std|sigma)$)",
+    r"|constraint|frame|index|idx|natoms|n_?atoms|seed|lattice|cell|box|origin|pbc|k_?points|.*weight|.*(std|.sigma)$)",
     re.IGNORECASE,
 )
 
@@ -88,7 +88,7 @@ class OtherNames:
                 found.append(
                     f"none of {counted(self.frames, 'frame')} has {name} under {key!r}; of its shape "
                     f"are {some}: if one of them "
-                    f"is it{WHOLE.get(name, '')}, set {name}_key"
+                    f"is it{WHOLE.get(name, '')}, set {name}_key{' (of a virial: virial_key)' * (name == 'stress')}"
                 )
         return found
 
