@@ -7,7 +7,7 @@ SOURCES := CMakeLists.txt $(shell find csrc python export -type f ! -name '*.so'
 CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %s, and 3.11 or newer is needed: \
   make PYTHON=/path/to/python3.13 ..." % (sys.executable, sys.version.split()[0]))
 
-.PHONY: setup demo test torture bench gpu-static gpu-plugins lint sanitize
+.PHONY: setup demo test torture matrix bench gpu-static gpu-plugins lint sanitize
 
 setup: .venv/ready
 
@@ -49,6 +49,10 @@ gpu-plugins: setup
 # Hundreds of decks, kills, damaged bundles and failing allocations, with a summary. ARGS="--scale 5": five times as many.
 torture: setup
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --torture $(ARGS)
+
+# One deck in every LAMMPS at hand, on 1 and 2 ranks. ARGS="--source ~/lammps --mpi mpicxx": one of your own, built here.
+matrix: setup
+	@$(BIN)/python tools/matrix.py $(ARGS)
 
 bench: setup
 	@$(BIN)/python bench/bench.py

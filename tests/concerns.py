@@ -10,7 +10,7 @@ CONCERNS = {
     "docs": ("docs", "hints", "messages"),
     "flux": ("flux", "kappa"),
     "gpu": ("gpu/", "cuda"),
-    "install": ("cli", "debian", "doctor", "environment", "launchers", "packaging"),
+    "install": ("cli", "debian", "doctor", "environment", "launchers", "packaging", "planning"),
     "kernels": ("fused", "kernels", "matrix", "pair_potential"),
     "lammps": ("lammps/",),
     "model": ("terms", "checks", "physics", "shipped", "derivatives", "model", "stages", "tables"),

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_build, cli_convert, cli_import, cli_kappa, cli_learn, cli_physics, cli_sample, cli_train, exporting
+from . import (
+    cli_build,
+    cli_convert,
+    cli_import,
+    cli_kappa,
+    cli_learn,
+    cli_physics,
+    cli_plan,
+    cli_sample,
+    cli_train,
+    exporting,
+)
 from .cli_errors import Commands, debug_option
 from .cli_values import number_or_word, set_value, use_float64
 from .files import plain_text, require_figure_name, require_folder, require_place, write_text
@@ -346,6 +357,7 @@ app.command("build-plugin")(cli_build.build_plugin)
 app.command()(cli_convert.convert)
 app.command()(cli_kappa.kappa)
 app.command()(cli_physics.physics)
+app.command()(cli_plan.plan)
 app.command("import-mlff")(cli_import.import_mlff)
 app.command("import-so3lr")(cli_import.import_so3lr)
 app.command()(cli_learn.learn)

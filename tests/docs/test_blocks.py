@@ -30,6 +30,7 @@ from original import write_module
 from original_so3lr import original_arrays, write_params
 from so3krates.learning.config import LabelConfig
 from so3krates.physics import read_reference
+from so3krates.planning import Machine, write_machine
 from so3krates.storage import Model
 from so3krates_export import read_bundle, write_bundle
 from so3krates_export.export import export_model
@@ -178,6 +179,8 @@ def folder(small_model_folder: Path, gan_bundle32: Path, tmp_path_factory: pytes
     for write in (write_ml_ab, write_mtp):
         write(folder, [compressed()])
     small_loop(folder / "examples" / "learning")
+    shutil.copyfile(ROOT / "examples" / "lammps" / "in.gan", folder / "in.gan")
+    write_machine(folder / "node.json", Machine(4, 16e9, 2e-4, 4e-5, 1e-5, 0.95, 2e-6, 0.1, 1e8, 12e3, 7e3))
     for seed, name in enumerate(("log.1", "log.2", "seed1/log.lammps", "seed2/log.lammps")):
         flux_log(folder / name, seed)
     return folder
@@ -216,7 +219,21 @@ def options_of_the_kit(command: str, folder: Path) -> None:
         assert option in text
 
 
+def options_of_the_builder(command: str, folder: Path) -> None:
+    """Needs another LAMMPS; `make matrix` runs it where there is one."""
+    text = shell("so3krates build-plugin --help", folder)
+    for option in re.findall(r" (--?[a-z]+)", command):
+        assert option in text
+
+
+def a_program_of_the_system(command: str, folder: Path) -> None:
+    """Of another build than this package's: nothing can be said here."""
+
+
 CHECKED: dict[str, Callable[[str, Path], None]] = {
+    "apt-get": a_program_of_the_system,
+    "cmake": a_program_of_the_system,
+    "so3krates build-plugin": options_of_the_builder,
     "make": a_make_target,
     "pip": an_extra,
     "bench/gpu": options_of_the_kit,
@@ -225,8 +242,8 @@ CHECKED: dict[str, Callable[[str, Path], None]] = {
 
 def checked(command: str) -> Callable[[str, Path], None] | None:
     """What is done in place of running the command, if anything."""
-    program = command.split()[0]
-    return next((check for name, check in CHECKED.items() if program in (name, f".venv/bin/{name}")), None)
+    program = command.removeprefix(".venv/bin/")
+    return next((check for name, check in CHECKED.items() if program == name or program.startswith(f"{name} ")), None)
 
 
 _succeeded: set[str] = set()

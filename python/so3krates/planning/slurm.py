@@ -1,0 +1,73 @@
+"""Job scripts for Slurm that go on where the job before them ended."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from so3krates.hints import program_file
+
+from .estimate import Layout
+
+SCRIPT = """\
+#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node={ranks}
+#SBATCH --cpus-per-task={threads}
+#SBATCH --hint=nomultithread
+#SBATCH --time={hours}
+#SBATCH --open-mode=append
+# The deck reads its last restart file where there is one (docs/cluster.md); it writes the file `finished` at its end.
+# {jobs} jobs at most, one after the other: sbatch {file}
+set -eu
+jobs=${{JOBS:-{jobs}}}
+if [ "$jobs" -gt 1 ]; then
+  next=$(JOBS=$((jobs - 1)) sbatch --parsable --dependency=afterany:"$SLURM_JOB_ID" --export=ALL "$0")
+fi
+export OMP_NUM_THREADS=1
+restart=$(ls -t restart.[12] 2>/dev/null | head -n 1 || true)
+{launch} {lmp} -in {deck} -log log.lammps."$SLURM_JOB_ID" ${{restart:+-var restart "$restart"}}
+if [ -e finished ] && [ -n "${{next:-}}" ]; then
+  scancel "$next"
+fi
+"""
+
+
+def launch_line(layout: Layout, launcher: str = "mpiexec") -> str:
+    """What starts the ranks, each bound to cores of its own."""
+    if launcher.startswith("srun"):
+        return f"{launcher} --cpu-bind=cores --cpus-per-task={layout.threads}"
+    mpiexec = program_file("mpiexec")
+    words = [str(mpiexec or "mpiexec"), "-n", str(layout.ranks)]
+    # MPICH's launcher; each rank's threads on neighbouring cores.
+    return shlex.join([*words, "-bind-to", f"core:{layout.threads}"])
+
+
+def job_script(
+    deck: Path, layout: Layout, file: Path, nodes: int = 1, hours: int = 24, jobs: int = 10, launcher: str = "mpiexec"
+) -> str:
+    """A script that `sbatch` takes, which puts the next job of a chain into the queue before it starts its own.
+
+    Args:
+        deck: reads the variable `restart` where it is set, and ends with `shell touch finished`.
+        layout: ranks of all nodes together, threads of each.
+        file: the script's name, for its remark.
+        nodes: machines.
+        hours: of each job.
+        jobs: in the chain.
+        launcher: `mpiexec` of this environment, or `srun` with its options, such as `srun --mpi=pmi2`.
+    """
+    lmp = program_file("lmp")
+    return SCRIPT.format(
+        name=deck.stem if deck.stem != "in" else deck.suffix[1:] or "lammps",
+        nodes=nodes,
+        ranks=layout.ranks // nodes,
+        threads=layout.threads,
+        hours=f"{hours}:00:00",
+        jobs=jobs,
+        file=shlex.quote(str(file)),
+        launch=launch_line(layout, launcher),
+        lmp=shlex.quote(str(lmp or "lmp")),
+        deck=shlex.quote(str(deck)),
+    )
