@@ -256,6 +256,7 @@ EXPORT const char* so3k_report(Running* running) {
     line("body_note", r.body_note);
     line("pin_problem", r.pin_problem);
     line("cache_warning", r.cache_warning);
+    line("unread_variables", r.unread_variables);
     line("rung_rows", std::to_string(r.rung_rows));
     line("buffer_bytes", std::to_string(r.buffer_bytes));
     line("temporary_bytes", std::to_string(r.temporary_bytes));

@@ -22,6 +22,7 @@ namespace so3krates::deck {
 namespace {
 
 constexpr double MASS_TOLERANCE = 0.2;  // of a mass; isotopes but FAR_ISOTOPES are nearer to their element
+constexpr double MASS_ROUNDING = 2e-3;  // of a mass: 69.7 for 69.723; isotopes differ by more
 
 // The group of comm_modify group, which LAMMPS keeps to its own classes.
 struct CommAccess : Comm {
@@ -30,6 +31,11 @@ struct CommAccess : Comm {
 
 bool are_near(double mass, double standard) {
   return std::abs(mass - standard) <= MASS_TOLERANCE * standard;
+}
+
+// The same mass, as decks round it.
+bool are_equal(double mass, double standard) {
+  return standard > 0.0 && std::abs(mass - standard) <= MASS_ROUNDING * standard;
 }
 
 // Of each type, from 1; 0: not known. The mean where every atom has its own.
@@ -61,17 +67,29 @@ bool has_atoms(LAMMPS* lmp, int group) {
 
 std::string contradicting_masses(LAMMPS* lmp, const std::vector<std::string>& element_of_type) {
   const std::vector<double> masses = masses_of_types(lmp);
+  std::vector<double> standard(masses.size(), 0.0);  // 0: of no element
+  for (std::size_t type = 1; type < masses.size(); type++)
+    for (const ElementMass& known : STANDARD_MASSES)
+      if (known.symbol == element_of_type[type]) standard[type] = known.mass;
+  // Elements that are near to each other: a type has the mass of another one, which has not its own.
+  const auto is_swapped = [&](std::size_t type) {
+    if (are_equal(masses[type], standard[type])) return false;
+    for (std::size_t other = 1; other < masses.size(); other++)
+      if (are_equal(masses[type], standard[other]) && !are_equal(masses[other], standard[other])) return true;
+    return false;
+  };
   std::string found;
   for (std::size_t type = 1; type < masses.size(); type++) {
     const std::string& symbol = element_of_type[type];
-    const auto has_symbol = [&](const ElementMass& known) { return known.symbol == symbol; };
-    const auto* standard = std::find_if(std::begin(STANDARD_MASSES), std::end(STANDARD_MASSES), has_symbol);
-    if (masses[type] == 0.0 || standard == std::end(STANDARD_MASSES)) continue;
-    const auto fits = [&](const ElementMass& known) { return has_symbol(known) && are_near(masses[type], known.mass); };
-    if (are_near(masses[type], standard->mass) || std::any_of(std::begin(FAR_ISOTOPES), std::end(FAR_ISOTOPES), fits))
-      continue;
+    if (masses[type] == 0.0 || standard[type] == 0.0) continue;
+    const auto fits = [&](const ElementMass& known) {
+      return known.symbol == symbol && are_near(masses[type], known.mass);
+    };
+    const bool is_right =
+        are_near(masses[type], standard[type]) || std::any_of(std::begin(FAR_ISOTOPES), std::end(FAR_ISOTOPES), fits);
+    if (is_right && !is_swapped(type)) continue;
     found += fmt::format("{}type {} has the mass {:g} but is {} in pair_coeff, whose standard mass is {:g}",
-                         found.empty() ? "" : "; ", type, masses[type], symbol, standard->mass);
+                         found.empty() ? "" : "; ", type, masses[type], symbol, standard[type]);
   }
   if (found.empty()) return {};
   return "mass and pair_coeff contradict each other: " + found +

@@ -61,8 +61,9 @@ void PairSo3krates::log_report(const so3krates::Report& report) {
                    report.halo_problem.empty() ? exchange_->device_memory().reason : report.halo_problem);
   if (comm->me == 0 && reported_climbs_ < 0 && verbose_ && options_.device != "cpu" && !report.pin_problem.empty())
     utils::logmesg(lmp, "So3krates: transfers go by way of the plugin's own memory: {}\n", report.pin_problem);
-  if (comm->me == 0 && reported_climbs_ < 0 && !report.cache_warning.empty())
-    error->warning(FLERR, "pair_style so3krates: {}", report.cache_warning);
+  for (const std::string* warning : {&report.cache_warning, &report.unread_variables})
+    if (comm->me == 0 && reported_climbs_ < 0 && !warning->empty())
+      error->warning(FLERR, "pair_style so3krates: {}", *warning);
   reported_climbs_ = report.climbs;
 }
 

@@ -1,11 +1,16 @@
 // Variables of the environment: read, and set for as long as a call of somebody else's library reads them.
 #pragma once
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <initializer_list>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -15,6 +20,22 @@ namespace so3krates {
 inline std::string variable(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
+}
+
+// One line on variables whose names begin as ours do and that nothing reads, misspelt ones above all; empty: none.
+inline std::string unread_variables() {
+  constexpr std::array<std::string_view, 7> known = {
+      "SO3KRATES_CACHE",    "SO3KRATES_CUDA_DRIVER", "SO3KRATES_KERNELS",  "SO3KRATES_NVRTC",
+      "SO3KRATES_PJRT_CPU", "SO3KRATES_PJRT_CUDA",   "SO3KRATES_TRACEBACK"};
+  std::string unread, list;
+  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
+    const std::string_view name = std::string_view(*entry).substr(0, std::string_view(*entry).find('='));
+    if (name.substr(0, 10) == "SO3KRATES_" && std::find(known.begin(), known.end(), name) == known.end())
+      unread += (unread.empty() ? "" : ", ") + std::string(name);
+  }
+  if (unread.empty()) return unread;
+  for (const std::string_view name : known) list += (list.empty() ? "" : ", ") + std::string(name);
+  return "nothing reads " + unread + " of the environment; known are " + list;
 }
 
 struct Variable {

@@ -12,6 +12,7 @@
 #include "body.h"
 #include "cuda_driver.h"
 #include "cuda_kernels.h"
+#include "environment.h"
 #include "evaluator_implementation.h"
 #include "host_cpu.h"
 #include "neighbourhood.h"
@@ -129,6 +130,7 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
       rung_(bundle.ladder.size()),
       guard_(bundle) {
   report_.platform = client_->platform() + ": " + client_->device_kind();
+  report_.unread_variables = unread_variables();
   if (client_->platform() == "cpu") {
     const Cores cores = cores_of_process();
     const int threads = threads_ = options.threads > 0 ? options.threads : cores.usable();

@@ -140,6 +140,7 @@ struct Report {
   int programs_loaded = 0;          // from the cache
   int climbs = 0;                   // times a capacity was outgrown
   std::string cache_warning;        // why compiled programs are not kept on disk; empty: they are, or need not be
+  std::string unread_variables;     // names in the environment that are ours but misspelt; empty: none
   int evaluations = 0;              // done so far
   int virial_evaluations = 0;       // of these, with per-atom virials
   std::string pin_problem;          // why host memory is not pinned for the device; empty: it is

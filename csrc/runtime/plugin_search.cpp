@@ -56,8 +56,10 @@ int index_of(const std::string& device, std::size_t colon) {
 }
 
 std::string existing(const std::string& path, const std::string& origin) {
-  if (fs::is_regular_file(path)) return path;
-  throw Error("there is no PJRT plugin '" + path + "', which " + origin + " names");
+  // A name without a folder would be looked for in the linker's folders only.
+  if (fs::is_regular_file(path)) return fs::absolute(path).string();
+  throw Error("there is no PJRT plugin '" + path + "', which " + origin +
+              " names: give the path of one, or leave it out for the installed one");
 }
 
 std::string path_of(const Kind& kind, const std::string& plugin) {

@@ -120,8 +120,11 @@ std::string key_of(const pjrt::Client& client, const std::uint8_t* artifact, std
 }  // namespace
 
 ProgramCache::ProgramCache(const std::string& folder) {
-  if (folder == "off") return;
   folder_ = folder.empty() ? default_folder() : fs::path(folder);
+  if (folder_ == "off") {
+    folder_.clear();
+    return;
+  }
   if (folder_.empty()) warn("none of SO3KRATES_CACHE, XDG_CACHE_HOME and HOME is set");
 }
 

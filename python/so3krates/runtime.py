@@ -197,7 +197,8 @@ class Runtime:
                 at the same place; the message names the atoms.
             so3krates._harness.Error: the computation failed.
 
-        Warns, once, where the compiled program is not kept for the next start, or a kept one could not be used.
+        Warns, once, where the compiled program is not kept for the next start, or a kept one could not be used, and of
+        variables of the environment that are named as ours and that nothing reads.
         """
         names = self.require(outputs)
         if self.state is not None:
@@ -211,8 +212,10 @@ class Runtime:
             found = self._evaluator.evaluate(positions, outputs=sources_of(names))
             if not self._has_run:
                 self._has_run = True
-                if warning := self._evaluator.report()["cache_warning"]:
-                    warnings.warn(f"{self.path}: {warning}", stacklevel=2)
+                report = self._evaluator.report()
+                for name in ("cache_warning", "unread_variables"):
+                    if report[name]:
+                        warnings.warn(f"{self.path}: {report[name]}", stacklevel=2)
         return results_of(names, found, atoms)
 
     def _build_lists(self, atoms: Atoms) -> _Lists:

@@ -1,12 +1,14 @@
 """Decks that contradict the potential or themselves are refused or warned of, also where that happens within a run."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
 from decks import MASSES, Bench, by_tag, lammps_instance, python_evaluation
 from so3krates.lammps import LammpsError, run_deck
+from so3krates_export import read_bundle, write_bundle
 from structures import structure
 
 SAME = 1e-9  # eV/A
@@ -64,6 +66,24 @@ def test_masses_against_elements(bench64: Bench, gan_cell: Atoms, per_atom: bool
         assert len(found) == min(1, len(expected))
         for words in expected:
             assert words in found[0]
+
+
+def test_masses_of_neighbours_are_seen_when_they_are_swapped(bench64: Bench, gan_cell: Atoms, tmp_path: Path) -> None:
+    """Gallium and arsenic are 7 % apart: what counts is that each has the other's."""
+    bundle = read_bundle(bench64.bundle)
+    path = tmp_path / "gaas.so3k"
+    named = {"elements": ["As" if name == "N" else name for name in bundle.manifest["elements"]]}
+    write_bundle(path, bundle.manifest | named, bundle.tensors)
+    deck = bench64.deck(structure("tiny", gan_cell)).replace(" Ga N\n", " Ga As\n")
+    deck = deck.replace(str(bench64.bundle), str(path))
+    said = {}
+    for name, masses in {"right": (69.723, 74.92), "isotopes": (69.723, 69.9), "swapped": (74.9216, 69.7)}.items():
+        log = run_deck(f"{deck}mass 1 {masses[0]}\nmass 2 {masses[1]}\nrun 0\n", bench64.folder)
+        said[name] = re.findall("contradict each other: (.*)", log)
+    assert not said["right"]
+    assert not said["isotopes"]
+    assert "type 1 has the mass 74.9216 but is Ga" in said["swapped"][0]
+    assert "type 2 has the mass 69.7 but is As" in said["swapped"][0]
 
 
 def test_standard_masses_are_those_of_ase(request: pytest.FixtureRequest, gan_bundle64: object) -> None:

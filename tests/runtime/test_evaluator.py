@@ -293,6 +293,13 @@ def test_a_cache_folder_that_cannot_be_written(path, tmp_path):
     assert "compiled programs are not kept" in evaluator.report()["cache_warning"]
 
 
+def test_misspelt_variables_are_said(path, monkeypatch):
+    assert Evaluator(str(path), cache="off").report()["unread_variables"] == ""
+    monkeypatch.setenv("SO3KRATES_KERNEL", "avx2")
+    warning = Evaluator(str(path), cache="off").report()["unread_variables"]
+    assert warning.startswith("nothing reads SO3KRATES_KERNEL of the environment; known are SO3KRATES_CACHE, ")
+
+
 def test_the_report(path, cache, evaluator):
     evaluate(evaluator, gan())
     report = evaluator.report()

@@ -407,6 +407,8 @@ def test_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     assert pjrt.ProgramCache().folder == "/ours"
     assert pjrt.ProgramCache("/given").folder == "/given"
     assert pjrt.ProgramCache("off").folder == ""
+    monkeypatch.setenv("SO3KRATES_CACHE", "off")
+    assert pjrt.ProgramCache().folder == ""
 
 
 def test_cache_that_is_off_keeps_nothing(client: pjrt.Client, add_artifact: bytes) -> None:
@@ -444,6 +446,14 @@ def test_refused_devices(monkeypatch: pytest.MonkeyPatch, device: str, message: 
     monkeypatch.setenv("SO3KRATES_PJRT_CUDA", "/absent.so")
     with pytest.raises(Error, match=message):
         pjrt.find_plugin(device)
+
+
+def test_a_plugin_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The linker would look for a bare name in its own folders only."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plugin.so").symlink_to(pjrt.find_plugin("cpu")[0])
+    monkeypatch.setenv("SO3KRATES_PJRT_CPU", "plugin.so")
+    assert pjrt.find_plugin("cpu")[0] == str(tmp_path / "plugin.so")
 
 
 def test_missing_cuda_plugin_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
