@@ -7,7 +7,7 @@ SOURCES := CMakeLists.txt $(shell find csrc python export -type f ! -name '*.so'
 CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %s, and 3.11 or newer is needed: \
   make PYTHON=/path/to/python3.13 ..." % (sys.executable, sys.version.split()[0]))
 
-.PHONY: setup demo test torture matrix bench gpu-static gpu-plugins lint sanitize
+.PHONY: setup demo test torture matrix bench gpu-static gpu-plugins lint sanitize site
 
 setup: .venv/ready
 
@@ -67,6 +67,15 @@ lint: setup .venv/lint
 	@$(BIN)/mypy --python-executable $(BIN)/python
 	@$(BIN)/clang-format --dry-run -Werror $(shell find csrc -path csrc/third_party -prune -o \( -name '*.cpp' -o -name '*.h' \) -print)
 	@find csrc -name '*.cpp' ! -name body.cpp | xargs -P 2 -n 4 $(BIN)/clang-tidy --quiet -p $$(ls -dt build/cp3*/ | head -1) 2>/dev/null
+
+.venv/site: .venv/requirements
+	@$(PYTHON) tools/make_venv.py .venv site
+	@touch $@
+
+# The documentation site, without a warning, into build/site.
+site: setup .venv/site
+	@$(BIN)/python tools/make_site.py
+	@echo 'Open build/site/README.html'
 
 # The C++ parts and their tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 sanitize: setup

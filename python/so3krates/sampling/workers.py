@@ -98,7 +98,7 @@ class Workers:
         jobs: Mapping[str, tuple[Any, ...]],
         counted: tuple[int, int] | None = None,
     ) -> list[Result]:
-        """Results of function(calculator of the role, *arguments) for jobs by name, in their order.
+        """Results of ``function(calculator of the role, *arguments)`` for jobs by name, in their order.
 
         `counted`: how many of how many were done before, where a stage has several calls.
         """

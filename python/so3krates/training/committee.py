@@ -82,7 +82,7 @@ class Committee:
 def disagreement(forces: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Disagreement of a committee about each frame (M,), eV/A; `forces[k][m]` (n, 3) in eV/A are member k's of frame m.
 
-    d = sqrt(sum_k |f_k - f|^2 / ((K - 1) 3 n)) with the mean f of K members over the 3 n components of a frame: the
+    ``d = sqrt(sum_k |f_k - f|^2 / ((K - 1) 3 n))`` with the mean f of K members over the 3 n components of a frame: the
     sample standard deviation of a component of a force, rms over the frame. Members whose errors are independent have
     a root-mean-square error of this size, whatever their number.
     """

@@ -29,8 +29,9 @@ class Density(NamedTuple):
     """Of environments, one row for each atom; E elements, K Gaussians, D numbers of an environment, P axes.
 
     The uncertainty of an atom of element e with environment h, in eV/A, is what its force's components are expected to
-    be wrong by: sqrt(floor_e^2 + (slope_e d^power_e)^2) with d = min_k |(p - centre_ek) whitening_ek| and
-    p = (h - mean) axes. Beyond limit_e, the largest distance that was calibrated, the second part grows as d does.
+    be wrong by: ``sqrt(floor_e^2 + (slope_e d^power_e)^2)`` with ``d = min_k |(p - centre_ek) whitening_ek|``
+    and ``p = (h - mean) axes``. Beyond limit_e, the largest distance that was calibrated, the second part grows as d
+    does.
     """
 
     mean: np.ndarray  # (D,)
