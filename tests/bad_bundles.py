@@ -217,6 +217,13 @@ def edited(data: bytes, edit: Callable[[dict[str, Any]], Any]) -> bytes:
     return struct.pack("<Q", len(head)) + head + data[8 + length :]
 
 
+def repeated(data: bytes, name: str) -> bytes:
+    """The file whose header ends with a second entry of that name."""
+    length = struct.unpack("<Q", data[:8])[0]
+    head = data[8 : 8 + length].rstrip()[:-1] + f",{name}:{{}}}}".encode()
+    return struct.pack("<Q", len(head)) + head + data[8 + length :]
+
+
 def edit_manifest(**changes: Any) -> Callable[[dict[str, Any]], Any]:
     def edit(header: dict[str, Any]) -> None:
         metadata = header["__metadata__"]
@@ -233,6 +240,14 @@ BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "text": (lambda d: b"units metal\natom_style atomic\n", "cut short, or no so3krates bundle"),
     "no JSON": (lambda d: struct.pack("<Q", 4) + b"abcd", "the header is not JSON"),
     "JSON array": (lambda d: struct.pack("<Q", 2) + b"[]", "the header is not a JSON object"),
+    "a tensor twice": (lambda d: repeated(d, '"weights/depth"'), 'the header has "weights/depth" twice'),
+    "the manifest twice": (lambda d: repeated(d, '"__metadata__"'), 'the header has "__metadata__" twice'),
+    "a key of the manifest twice": (
+        lambda d: edited(
+            d, lambda h: h["__metadata__"].update(so3krates=h["__metadata__"]["so3krates"][:-1] + ', "cutoff": 3}')
+        ),
+        'the manifest has "cutoff" twice',
+    ),
     "deep JSON": (lambda d: struct.pack("<Q", 200000) + b"[" * 200000, "is not JSON"),
     "deeper JSON": (lambda d: struct.pack("<Q", 3000000) + b'{"x":' * 600000, "is not JSON of at most 64"),
     "deep and closed": (

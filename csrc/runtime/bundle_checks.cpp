@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <map>
+#include <set>
+#include <string>
 #include <vector>
 
 namespace so3krates {
@@ -110,8 +112,20 @@ Json parse_object(const char* begin, const char* end, const std::string& what) {
   const std::string damaged = "is damaged, or no so3krates bundle: " + what;
   need(depth_is_sound(begin, end),
        damaged + " is not JSON of at most " + std::to_string(kDeepest) + " objects and lists within each other");
-  Json value = Json::parse(begin, end, nullptr, /*allow_exceptions=*/false);
+  // Readers differ in which of two entries they take: neither is.
+  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  std::string twice;
+  const auto watch = [&](int, Json::parse_event_t event, const Json& parsed) {
+    if (event == Json::parse_event_t::object_start) keys.emplace_back();
+    if (event == Json::parse_event_t::object_end) keys.pop_back();
+    if (event == Json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second)
+      twice = parsed.get<std::string>();
+    return true;
+  };
+  Json value = Json::parse(begin, end, watch, /*allow_exceptions=*/false);
   need(!value.is_discarded(), damaged + " is not JSON");
+  check_text(twice, what);
+  need(twice.empty(), damaged + " has " + json::quoted(twice) + " twice");
   need(value.is_object(), damaged + " is not a JSON object");
   return value;
 }

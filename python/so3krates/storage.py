@@ -208,7 +208,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_weights(weights: dict[str, np.ndarray], config: ModelConfig, source: str) -> None:
-    """Raise ModelError unless `weights` have the names and shapes of the network's parameters; `source` is named."""
+    """Raise ModelError unless `weights` have names and shapes of the network's parameters and are finite."""
     shapes = parameter_shapes(config)
     for kind, names in (("lacks", shapes.keys() - weights.keys()), ("has unknown", weights.keys() - shapes.keys())):
         if names:
@@ -216,6 +216,18 @@ def check_weights(weights: dict[str, np.ndarray], config: ModelConfig, source: s
     for name, shape in shapes.items():
         if weights[name].shape != shape:
             raise ModelError(f"{source}: {name} has shape {weights[name].shape}, the network needs {shape}")
+    _require_finite(weights, source)
+
+
+def _require_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
+    """Raises ModelError for the first array that holds a number that is none."""
+    for name, array in arrays.items():
+        lost = int(np.sum(~np.isfinite(array)))
+        if lost:
+            raise ModelError(
+                f"{source}: {lost} of {array.size} numbers in {name} are not finite: the training that wrote it had "
+                "diverged, or the file was altered; train again or take another copy"
+            )
 
 
 def _read_weights(path: Path, config: ModelConfig) -> Params:
@@ -233,7 +245,9 @@ def _read_uncertainty(path: Path, config: ModelConfig, elements: int) -> Density
     if not path.is_file():
         return None
     try:
-        density = Density.from_arrays(load_file(path), elements)
+        arrays = load_file(path)
+        _require_finite(arrays, str(path))
+        density = Density.from_arrays(arrays, elements)
     except (SafetensorError, ValueError) as error:
         raise ModelError(f"{path} is damaged: {error}") from error
     width = config.features + len(config.degrees)

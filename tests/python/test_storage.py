@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import init_params
 from so3krates.storage import Model, ModelError, flat_params, parameter_shapes
@@ -64,6 +65,17 @@ def test_damaged_configuration(model: Model, tmp_path: Path, pattern: str, repla
     path.write_text(altered)
     with pytest.raises(ModelError, match=message):
         Model.load(tmp_path)
+
+
+def test_weights_that_are_no_numbers(model: Model, tmp_path: Path) -> None:
+    path = model.save(tmp_path) / "weights.safetensors"
+    weights = load_file(path)
+    name = min(weights)
+    for bad in (np.nan, np.inf):
+        save_file(weights | {name: np.full_like(weights[name], bad)}, path)
+        size = weights[name].size
+        with pytest.raises(ModelError, match=rf"weights\.safetensors: {size} of {size} numbers in {name} are not finite"):
+            Model.load(tmp_path)
 
 
 def test_damaged_weights(model: Model, tmp_path: Path) -> None:
