@@ -167,8 +167,8 @@ def compiled_in(source: Path, mpi: str, folder: Path, options: list[str]) -> Lam
     copy = folder / "source"
     for part in ("src", "cmake", "lib", "doc", "potentials", "python", "LICENSE"):
         target = copy / part
-        if (source / part).is_dir():
-            shutil.copytree(source / part, target, dirs_exist_ok=True, symlinks=True)
+        if (source / part).is_dir() and not target.exists():
+            shutil.copytree(source / part, target, symlinks=True)
         elif (source / part).is_file():
             shutil.copyfile(source / part, target)
     headers, link = write_sources(copy)

@@ -37,10 +37,14 @@ def test_gan(bench32: Bench) -> None:
 
 
 def test_million(bench32: Bench) -> None:
-    variables = {"potential": bench32.bundle, "nx": 3, "ny": 2, "nz": 2, "nve": 2}
+    variables = {"potential": bench32.bundle, "nx": 3, "ny": 2, "nz": 2, "nve": 2, "every": 1}
     run_deck(EXAMPLES / "million" / "in.million", bench32.folder, variables)
     (run,) = read_log(bench32.folder / "log.lammps")
     assert np.array_equal(run["Step"], [0, 1, 2]) and np.array_equal(run["Atoms"], [96, 96, 96])
+    run_deck(EXAMPLES / "million" / "in.million", bench32.folder, variables | {"restart": 2})
+    (further,) = read_log(bench32.folder / "log.lammps")
+    assert np.array_equal(further["Step"], [2, 3, 4])
+    assert further["TotEng"][0] == pytest.approx(run["TotEng"][-1], rel=1e-7)
     assert 0 < np.ptp(run["TotEng"]) < 96 * DRIFT
     assert run["c_strongest[1]"].min() > SIGNAL
 

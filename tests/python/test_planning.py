@@ -181,7 +181,11 @@ def test_jobs_go_on_where_the_last_one_ended(tmp_path: Path, monkeypatch: pytest
     script.write_text(job_script(Path("in.gan"), Layout(8, 4), script, nodes=2, hours=6))
     assert "#SBATCH --ntasks-per-node=4\n#SBATCH --cpus-per-task=4\n" in script.read_text()
     assert "#SBATCH --nodes=2\n" in script.read_text() and "--time=6:00:00" in script.read_text()
-    for job in range(3):
+    for job in range(4):
+        if job == 3:  # the newest was cut while it was written
+            (tmp_path / "restart.1").write_text("whole")
+            (tmp_path / "restart.2").write_text("cut")
+            os.utime(tmp_path / "restart.2", (2e9, 2e9))
         environment = os.environ | {
             "PATH": f"{tools}:{os.environ['PATH']}",
             "SLURM_JOB_ID": str(job),
@@ -189,9 +193,17 @@ def test_jobs_go_on_where_the_last_one_ended(tmp_path: Path, monkeypatch: pytest
         }
         subprocess.run(["bash", script.name], cwd=tmp_path, env=environment, check=True)
     runs = (tmp_path / "lmp.log").read_text().splitlines()
-    assert [line.partition(" -var ")[2] for line in runs] == ["", "restart restart.2", "restart restart.1"]
-    assert runs[0] == "-in in.gan -log log.lammps.0"
-    assert (tmp_path / "sbatch.log").read_text().split("\n") == ["9", "8", "7", "cancelled next", ""]
+    assert [line.partition(" -var ")[2] for line in runs] == ["restart 0", "restart 2", "restart 1", "restart 1"]
+    assert runs[0].startswith("-in in.gan -log log.lammps.0 ")
+    assert (tmp_path / "sbatch.log").read_text().split("\n") == [
+        "9",
+        "8",
+        "7",
+        "cancelled next",
+        "6",
+        "cancelled next",
+        "",
+    ]
 
 
 def test_srun_is_told_of_the_cores() -> None:

@@ -18,7 +18,7 @@ SCRIPT = """\
 #SBATCH --hint=nomultithread
 #SBATCH --time={hours}
 #SBATCH --open-mode=append
-# The deck reads its last restart file where there is one (docs/cluster.md); it writes the file `finished` at its end.
+# The deck reads restart.$restart unless it is 0 (docs/cluster.md), and writes the file `finished` at its end.
 # {jobs} jobs at most, one after the other: sbatch {file}
 set -eu
 jobs=${{JOBS:-{jobs}}}
@@ -26,8 +26,11 @@ if [ "$jobs" -gt 1 ]; then
   next=$(JOBS=$((jobs - 1)) sbatch --parsable --dependency=afterany:"$SLURM_JOB_ID" --export=ALL "$0")
 fi
 export OMP_NUM_THREADS=1
-restart=$(ls -t restart.[12] 2>/dev/null | head -n 1 || true)
-{launch} {lmp} -in {deck} -log log.lammps."$SLURM_JOB_ID" ${{restart:+-var restart "$restart"}}
+# The newest, unless it is the smaller of two, as one is whose writing was cut.
+set -- $(ls -t restart.[12] 2>/dev/null || true)
+if [ $# -eq 2 ] && [ "$(stat -c %s "$1")" -lt "$(stat -c %s "$2")" ]; then shift; fi
+restart=${{1:-restart.0}}
+{launch} {lmp} -in {deck} -log log.lammps."$SLURM_JOB_ID" -var restart "${{restart#restart.}}"
 if [ -e finished ] && [ -n "${{next:-}}" ]; then
   scancel "$next"
 fi
@@ -50,7 +53,7 @@ def job_script(
     """A script that `sbatch` takes, which puts the next job of a chain into the queue before it starts its own.
 
     Args:
-        deck: reads the variable `restart` where it is set, and ends with `shell touch finished`.
+        deck: reads restart.1 or restart.2 where the variable `restart` is 1 or 2; ends with `shell touch finished`.
         layout: ranks of all nodes together, threads of each.
         file: the script's name, for its remark.
         nodes: machines.
