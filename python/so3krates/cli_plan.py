@@ -22,6 +22,7 @@ def plan(
     potential: Annotated[
         Path | None, typer.Option("--potential", help="The bundle; that of the deck if not given.")
     ] = None,
+    var: Annotated[list[str] | None, typer.Option("--var", help="NAME=VALUE, a variable of the deck.")] = None,
     atoms: Annotated[int | None, typer.Option("--atoms", help="In place of the run's own, as dense.")] = None,
     ranks: Annotated[int | None, typer.Option("--ranks", help="MPI ranks, of all nodes together.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Of each rank.")] = None,
@@ -57,15 +58,21 @@ def plan(
     from .planning.slurm import launch_line
     from .planning.system import PlanError, is_deck, scaled
 
-    for name, value in (("skin", skin), ("timestep", timestep), ("memory", memory)):
-        require_size(name, value)
+    for name, size in (("skin", skin), ("timestep", timestep), ("memory", memory)):
+        require_size(name, size)
     for name, count in (("atoms", atoms), ("ranks", ranks), ("threads", threads), ("nodes", nodes), ("cores", cores)):
         if count is not None and count < 1:
             raise PlanError(f"--{name} {count}: give a number of at least 1")
     if ranks is not None and ranks % nodes:
         raise PlanError(f"--ranks {ranks} do not divide among --nodes {nodes}: give a multiple of it")
     screen = console()
-    system = read_system(run)
+    variables = {}
+    for setting in var or ():
+        name, equals, value = setting.partition("=")
+        if not name or not equals:
+            raise PlanError(f"--var {setting}: give NAME=VALUE")
+        variables[name] = value
+    system = read_system(run, variables)
     system = replace(
         system,
         skin=system.skin if skin is None else skin,
@@ -74,11 +81,15 @@ def plan(
     )
     if system.potential is None:
         raise PlanError(f"{run} names no bundle that is there: --potential FILE.so3k")
+    count = atoms or len(system.atoms)
+    edges = scaled(system, count)
     manifest = exporting.read_bundle(system.potential).manifest
     reach = _reach(manifest) + system.skin
     if measured is not None and measured.exists():
         machine = read_machine(measured)
     else:
+        if manifest["platform"] != "cpu":
+            raise PlanError(f"{system.potential} is for {manifest['platform']}, and what is measured are processors")
         strange = sorted(set(system.atoms.get_chemical_symbols()) - set(manifest["elements"]))
         if strange:
             known = ", ".join(manifest["elements"])
@@ -95,8 +106,6 @@ def plan(
         cores=cores or machine.cores,
         memory=machine.memory if memory is None else memory * 2**30,
     )
-    count = atoms or len(system.atoms)
-    edges = scaled(system, count)
     if ranks is None and threads is None:
         choice = layouts(machine.cores, nodes)
     else:

@@ -137,11 +137,20 @@ def test_a_run_is_measured(gan_bundle32: Path) -> None:
     assert found.step > 0 and found.memory > 20e6 and found.lists > 0
 
 
+def test_a_part_is_measured_where_the_structure_is_large(gan_bundle32: Path) -> None:
+    """Cut where its faces do not fit, so that atoms there would meet."""
+    crystal = bulk("GaN", "wurtzite", a=3.19, c=5.19, orthorhombic=True).repeat((6, 4, 4))
+    found = measured_run(System(crystal, skin=1.0), 100, 1, 1, 3, gan_bundle32)
+    assert 60 <= found.atoms <= 140
+    assert found.step > 0 and found.others == 0
+
+
 def test_a_deck_is_read(tmp_path: Path, gan_bundle32: Path) -> None:
     deck = (ROOT / "examples" / "lammps" / "in.gan").read_text()
     deck = deck.replace("index 0.001 ", "index 0.002 ").replace("pair_style ", "neighbor 0.75 bin\npair_style ")
     (tmp_path / "in.gan").write_text(deck.replace("index 4 ", "index 2 "))
     (tmp_path / "gan.so3k").symlink_to(gan_bundle32)
+    assert len(read_system(tmp_path / "in.gan", {"cells": "1"}).atoms) == 8
     found = read_system(tmp_path / "in.gan")
     assert (len(found.atoms), found.skin, found.timestep) == (64, 0.75, 0.002)
     assert found.potential == tmp_path / "gan.so3k"
@@ -231,6 +240,7 @@ def test_the_command(tmp_path: Path, gan_bundle32: Path) -> None:
     assert "memory: " in plan("--atoms", "1000000", "--memory", "4")
     assert "give a multiple of it" in plan("--ranks", "3", "--nodes", "2")
     assert "--atoms 0: give a number of at least 1" in plan("--atoms", "0")
+    assert "--var cells: give NAME=VALUE" in plan("--var", "cells")
     crystal.symbols[0] = "He"
     crystal.write(tmp_path / "gan.extxyz")
     (tmp_path / "node.json").unlink()

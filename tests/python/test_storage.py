@@ -74,7 +74,9 @@ def test_weights_that_are_no_numbers(model: Model, tmp_path: Path) -> None:
     for bad in (np.nan, np.inf):
         save_file(weights | {name: np.full_like(weights[name], bad)}, path)
         size = weights[name].size
-        with pytest.raises(ModelError, match=rf"weights\.safetensors: {size} of {size} numbers in {name} are not finite"):
+        with pytest.raises(
+            ModelError, match=rf"weights\.safetensors: {size} of {size} numbers in {name} are not finite"
+        ):
             Model.load(tmp_path)
 
 

@@ -115,9 +115,9 @@ def run(system: System, atoms: int, ranks: int, threads: int, steps: int, potent
 def _run(
     system: System, atoms: int, ranks: int, threads: int, steps: int, folder: Path, report: Callable[[str], None]
 ) -> Run:
-    _, elements, number = write_tile(system, atoms, folder)
-    report(f"measuring: {number} atoms, {ranks} ranks, {threads} threads")
-    deck = write_deck(system, elements, threads, steps, folder)
+    report(f"measuring: {atoms} atoms, {ranks} ranks, {threads} threads")
+    _, elements, is_part = write_tile(system, atoms, folder)
+    deck = write_deck(system, elements, is_part, threads, steps, folder)
     command = [sys.executable, "-c", PEAK, "peak", str(lmp_path()), "-in", deck.name, "-log", "log.lammps"]
     if ranks > 1:
         command = [str(mpi_file("mpiexec")), "-n", str(ranks), *command]
@@ -127,13 +127,14 @@ def _run(
         done = subprocess.run(command, cwd=folder, env=child_environment(), capture_output=True, text=True)
         if done.returncode != 0:
             said = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
-            raise PlanError(f"the run that measures {number} atoms on {ranks} ranks failed: {' '.join(said[:2])}")
+            raise PlanError(f"the run that measures {atoms} atoms on {ranks} ranks failed: {' '.join(said[:2])}")
         log = (folder / "log.lammps").read_text()
         if not re.search(r"; [1-9]\d* programs compiled", log):
             break
     times = np.diff(read_log(folder / "log.lammps")[-1]["CPU"])
     found = re.findall(r"rank 0 has (\d+) atoms, (\d+) rows of other ranks", log)
-    own, others = map(int, found[-1]) if found else (number, 0)
+    (number, *_) = re.findall(r"^Loop time of .* with (\d+) atoms", log, re.MULTILINE)
+    own, others = map(int, found[-1] if found else (number, 0))
     neigh = re.findall(r"^Neigh\s*\|\s*\S+\s*\|\s*\S+\s*\|\s*(\S+)", log, re.MULTILINE)
     builds = re.findall(r"^Neighbor list builds = (\d+)", log, re.MULTILINE)
     style_lists = re.findall(r"lists ([\d.]+) s, results", log)  # ours, of the same builds

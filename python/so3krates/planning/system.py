@@ -17,6 +17,8 @@ from so3krates.lammps import run_deck
 
 RUNS = re.compile(r"^\s*(run|minimize|rerun)\b")
 STRUCTURE = "planned.data"
+MUCH = 1.5  # a structure of so many times the atoms that are wanted is cut
+OVERLAP = 1.0  # A
 
 
 class PlanError(ValueError):
@@ -91,33 +93,56 @@ def _of_deck(path: Path, variables: dict[str, str]) -> System:
 
 
 def scaled(system: System, atoms: int) -> np.ndarray:
-    """Edges (A) of a box with this number of atoms, of the same density and shape, [3]."""
+    """Edges (A) of a box with this number of atoms, of the same density and shape, [3]. Raises PlanError."""
     lengths = system.atoms.cell.lengths()
     if np.any(lengths <= 0):
         raise PlanError("the structure has no box in all three directions: give it one, of the size of the run")
     return lengths * (atoms / len(system.atoms)) ** (1 / 3)
 
 
-def write_tile(system: System, atoms: int, folder: Path) -> tuple[Path, tuple[str, ...], int]:
-    """A data file of the structure repeated to about `atoms`; its path, the elements of its types, its atoms."""
-    repeats = [1, 1, 1]
-    lengths = system.atoms.cell.lengths()
-    while len(system.atoms) * np.prod(repeats) < atoms:
-        shortest = int(np.argmin(lengths * repeats))
-        repeats[shortest] += 1
-    tile = system.atoms.repeat(repeats)
+def write_tile(system: System, atoms: int, folder: Path) -> tuple[Path, tuple[str, ...], bool]:
+    """A data file of about `atoms`: the structure repeated, or a part of one that is much larger.
+
+    Returns its path, the elements of its types, and whether it is a part, whose faces do not fit together.
+    """
+    is_part = len(system.atoms) > MUCH * atoms
+    tile = _part(system.atoms, atoms) if is_part else system.atoms.repeat(_repeats(system.atoms, atoms))
     elements = tuple(sorted(set(tile.get_chemical_symbols())))
     path = folder / "tile.data"
     ase.io.write(path, tile, format="lammps-data", specorder=list(elements), masses=True, units="metal")
-    return path, elements, len(tile)
+    return path, elements, is_part
+
+
+def _repeats(structure: Atoms, atoms: int) -> list[int]:
+    repeats = [1, 1, 1]
+    while len(structure) * np.prod(repeats) < atoms:
+        repeats[int(np.argmin(structure.cell.lengths() * repeats))] += 1
+    return repeats
+
+
+def _part(structure: Atoms, atoms: int) -> Atoms:
+    """The corner of the box that has this share of its volume."""
+    share = (atoms / len(structure)) ** (1 / 3)
+    corner = structure[np.all(structure.get_scaled_positions() < share, axis=1)]
+    assert isinstance(corner, Atoms)
+    corner.set_cell(share * structure.cell.array)
+    return corner
 
 
 def copy_potential(potential: Path, folder: Path) -> None:
     shutil.copyfile(potential, folder / "potential.so3k")
 
 
-def write_deck(system: System, elements: tuple[str, ...], threads: int, steps: int, folder: Path) -> Path:
-    """A deck of two steps with new lists, and some as they come, with the time of each in its log."""
+def write_deck(
+    system: System, elements: tuple[str, ...], is_part: bool, threads: int, steps: int, folder: Path
+) -> Path:
+    """A deck of two steps with new lists, and some as they come, with the time of each in its log.
+
+    Atoms of a part of a structure stay where they are, without those that meet others at its faces.
+    """
+    moves = "velocity all create 300 2024 mom yes rot no\nfix ensemble all nve\n"
+    if is_part:
+        moves = f"delete_atoms overlap {OVERLAP} all all\n"
     write_text(
         folder / "in.measure",
         f"""units metal
@@ -127,11 +152,9 @@ pair_style so3krates threads {threads} verbose yes guard off
 pair_coeff * * potential.so3k {" ".join(elements)}
 neighbor {system.skin} bin
 timestep {system.timestep}
-velocity all create 300 2024 mom yes rot no
-thermo_style custom step cpu
+{moves}thermo_style custom step cpu
 thermo_modify format float %.9g
 thermo 1
-fix ensemble all nve
 neigh_modify every 1 delay 0 check no
 run 2
 neigh_modify every 1 delay 0 check yes
