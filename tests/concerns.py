@@ -13,7 +13,7 @@ CONCERNS = {
     "install": ("cli", "debian", "doctor", "environment", "launchers", "packaging", "planning"),
     "kernels": ("fused", "kernels", "matrix", "pair_potential"),
     "lammps": ("lammps/",),
-    "model": ("terms", "checks", "physics", "shipped", "derivatives", "model", "stages", "tables"),
+    "model": ("terms", "checks", "phonons", "physics", "shipped", "derivatives", "model", "stages", "tables"),
     "ranks": ("launchers", "ranks", "rows"),
     "runtime": ("runtime/", "calculator"),
     "training": ("files", "finetuning", "learning", "uncertainty", "pair_potential", "run_folder", "training"),

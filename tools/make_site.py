@@ -40,6 +40,7 @@ NAVIGATION = {
         "docs/learning",
         "docs/uncertainty",
         "docs/physics",
+        "docs/phonons",
         "docs/so3lr",
     ),
     "Run it": (

@@ -15,6 +15,7 @@ from . import (
     cli_import,
     cli_kappa,
     cli_learn,
+    cli_phonons,
     cli_physics,
     cli_plan,
     cli_sample,
@@ -356,6 +357,7 @@ def select_command(
 app.command("build-plugin")(cli_build.build_plugin)
 app.command()(cli_convert.convert)
 app.command()(cli_kappa.kappa)
+app.command()(cli_phonons.phonons)
 app.command()(cli_physics.physics)
 app.command()(cli_plan.plan)
 app.command("import-mlff")(cli_import.import_mlff)

@@ -1,6 +1,15 @@
 """What a potential says of a crystal (docs/physics.md)."""
 
-from .crystal import PairCurve, Physics, PhysicsError, crystal_of, pair_curve, physics_of
+from .crystal import (
+    PairCurve,
+    Physics,
+    PhysicsError,
+    crystal_of,
+    pair_curve,
+    physics_of,
+    relaxed_crystal,
+    require_crystal,
+)
 from .report import as_json, physics_tables, quantities, read_reference, write_physics
 
 __all__ = [
@@ -14,5 +23,7 @@ __all__ = [
     "physics_tables",
     "quantities",
     "read_reference",
+    "relaxed_crystal",
+    "require_crystal",
     "write_physics",
 ]

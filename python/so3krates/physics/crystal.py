@@ -86,11 +86,7 @@ def physics_of(potential: Potential, crystal: Atoms, progress: Callback | None =
     Elastic constants by matscipy's fit of stresses, equation of state of Birch and Murnaghan by ASE's, atoms relaxed in
     both; force constants by central differences. Raises PhysicsError for a crystal that the potential does not hold.
     """
-    unknown = sorted(set(crystal.get_chemical_symbols()) - set(potential.elements))
-    if unknown:
-        raise PhysicsError(f"the crystal has {', '.join(unknown)}; the potential knows {', '.join(potential.elements)}")
-    if not crystal.pbc.all():
-        raise PhysicsError("the crystal is not periodic in three directions: give one that is")
+    require_crystal(potential, crystal)
     stages = ("relaxation", "equation of state", "elastic constants", "phonons at Gamma", "vacancies", "pairs")
 
     def at(stage: str) -> None:
@@ -99,7 +95,7 @@ def physics_of(potential: Potential, crystal: Atoms, progress: Callback | None =
 
     warnings: list[str] = []
     at("relaxation")
-    relaxed = _relaxed(potential, crystal)
+    relaxed = relaxed_crystal(potential, crystal)
     energy = relaxed.get_potential_energy() / len(relaxed)
     at("equation of state")
     volumes, energies = _energies_of_volumes(potential, relaxed, warnings)
@@ -150,17 +146,34 @@ def crystal_of(frames: Sequence[Atoms], largest_force: float = 0.5, most_atoms: 
     return frames[min(found)[2]] if found else None
 
 
-def _relax(atoms: Atoms, potential: Potential, of_cell: bool = False) -> bool:
-    """Whether it came to rest."""
-    target: Any = FrechetCellFilter(atoms) if of_cell else atoms
-    return bool(LBFGS(target, logfile=os.devnull).run(fmax=FORCE[potential.precision], steps=STEPS))
+def require_crystal(potential: Potential, crystal: Atoms) -> None:
+    """Raises PhysicsError for elements that the potential does not know, and without three periodic directions."""
+    unknown = sorted(set(crystal.get_chemical_symbols()) - set(potential.elements))
+    if unknown:
+        raise PhysicsError(f"the crystal has {', '.join(unknown)}; the potential knows {', '.join(potential.elements)}")
+    if not crystal.pbc.all():
+        raise PhysicsError("the crystal is not periodic in three directions: give one that is")
 
 
-def _relaxed(potential: Potential, crystal: Atoms) -> Atoms:
+def relaxed_crystal(
+    potential: Potential, crystal: Atoms, force: float | None = None, symmetric: bool = False, volume: bool = True
+) -> Atoms:
+    """The crystal with cell and atoms at rest, its calculator the potential's.
+
+    force: eV/A that are left at most; None: FORCE of the potential's precision. symmetric: the space group is that of
+    `crystal`, found by spglib within 0.01 A. volume: whether it may change, or only the shape. Raises PhysicsError
+    where it does not come to rest, or falls apart.
+    """
     atoms = crystal.copy()
+    atoms.set_constraint()
     atoms.calc = PotentialCalculator(potential)
+    if symmetric:
+        from ase.constraints import FixSymmetry
+
+        atoms.set_constraint(FixSymmetry(atoms))
     before = atoms.cell.volume
-    at_rest = _relax(atoms, potential, of_cell=True)
+    at_rest = _relax(FrechetCellFilter(atoms, constant_volume=not volume), potential, force)
+    atoms.set_constraint()
     change = atoms.cell.volume / before - 1
     if not at_rest or not math.isfinite(change) or not math.isfinite(atoms.get_potential_energy()):
         raise PhysicsError(
@@ -170,6 +183,16 @@ def _relaxed(potential: Potential, crystal: Atoms) -> Atoms:
     if not len(neighbour_list("i", atoms, potential.cutoff)):
         raise PhysicsError(f"no atom of the crystal is within {potential.cutoff:g} A of another: give a denser one")
     return atoms
+
+
+def _relax(target: Any, potential: Potential, force: float | None = None) -> bool:
+    """Whether atoms, or the filter of a cell, came to rest."""
+    try:
+        return bool(LBFGS(target, logfile=os.devnull).run(fmax=force or FORCE[potential.precision], steps=STEPS))
+    except RuntimeError as error:
+        if "deformation gradient step" not in str(error):
+            raise
+        return False  # a cell that changes by a quarter at once, which FixSymmetry does not follow
 
 
 def _energies_of_volumes(potential: Potential, relaxed: Atoms, warnings: list[str]) -> tuple[np.ndarray, np.ndarray]:

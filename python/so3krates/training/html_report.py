@@ -17,6 +17,9 @@ FIGURES = {
     "breakdown.png": "Force errors by size, element and temperature",
     "learning_curve.png": "Learning curves",
     "physics.png": "Equation of state, and pairs of atoms",
+    "phonons.png": "Phonons, their states, group velocities, and thermal functions",
+    "conductivity.png": "Thermal conductivity: meshes, temperatures, mean free paths",
+    "expansion.png": "Thermal expansion",
     "learning.png": "Errors and uncertain looks against frames",
 }
 STYLE = """
