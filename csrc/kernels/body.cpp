@@ -6,14 +6,18 @@
 #include "edges.h"
 #include "edges_adjoint.h"
 #include "first_layer.h"
+#include "long_pairs.h"
 #include "nodes.h"
+#include "normalised_nodes.h"
 
 namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
 namespace {
 
 std::size_t scratch(const Layout& layout, int channels) {
-  const std::size_t edges = filter_scratch_size(layout, channels), nodes = node_scratch_size(layout);
-  return edges > nodes ? edges : nodes;
+  std::size_t size = filter_scratch_size(layout, channels);
+  if (node_scratch_size(layout) > size) size = node_scratch_size(layout);
+  if (normalised_scratch_size(layout) > size) size = normalised_scratch_size(layout);
+  return size;
 }
 
 template <typename Real>
@@ -42,6 +46,12 @@ Body<Real> make() {
     const auto adjoint = channels == 1 ? first_messages_adjoint<Real, 1> : first_messages_adjoint<Real, 4>;
     adjoint(layout, weights, pairs, visit, species, sums_adjoint, coefficients_adjoint, gradients, strain);
   };
+  b.normalised_exchange = normalised_exchange<Real>;
+  b.normalised_exchange_adjoint = normalised_exchange_adjoint<Real>;
+  b.most_head_columns = [](const Layout& layout) { return kMostHeadColumns * layout.feature_stride; };
+  b.heads = heads<Real>;
+  b.heads_adjoint = heads_adjoint<Real>;
+  b.long_pairs = long_pairs<Real>;
   b.attend = attend<Real>;
   b.attend_adjoint = attend_adjoint<Real>;
   b.attend_second = attend_second<Real>;

@@ -4,11 +4,13 @@
 #include <cstddef>
 
 #include "layout.h"
+#include "so3lr.h"
 
 namespace so3krates::kernels {
 
 // Functions work on a range of rows or on the pairs of a visit; `memory` is scratch of `scratch` numbers, 64-byte
-// aligned. Arrays are described where the functions are defined: edges.h, first_layer.h, nodes.h, attention.h.
+// aligned. Arrays are described where the functions are defined: edges.h, first_layer.h, nodes.h, normalised_nodes.h,
+// long_pairs.h, attention.h.
 template <typename Real>
 struct Body {
   std::size_t (*scratch)(const Layout&, int channels);
@@ -36,6 +38,17 @@ struct Body {
   void (*first_messages_adjoint)(const Layout&, const FirstLayerWeights<Real>&, const PairTable<Real>&, int channels,
                                  Visit, const int* species, const Real* sums_adjoint, const Real* coefficients_adjoint,
                                  const Gradients&, double* strain);
+  void (*normalised_exchange)(const Layout&, const NormalisedWeights<Real>&, Range, const Real* x, const Real* chi,
+                              Real* next_x, Real* next_chi, Real* memory);
+  void (*normalised_exchange_adjoint)(const Layout&, const NormalisedWeights<Real>&, Range, const Real* x,
+                                      const Real* chi, Real* adjoints, Real* memory);
+  int (*most_head_columns)(const Layout&);
+  void (*heads)(const Layout&, const HeadWeights<Real>&, Range, const Real* x, const int* species,
+                double* const* values, Real* memory);
+  void (*heads_adjoint)(const Layout&, const HeadWeights<Real>&, Range, const Real* x, const int* species,
+                        const double* charge_slopes, double mean_slope, const double* ratio_slopes, Real* adjoints,
+                        Real* memory);
+  void (*long_pairs)(const LongPairs<Real>&, const int* order, Range, const LongSums&, LongTotals&);
   using Attention = void (*)(const AttentionShape&, Range pairs, const AttentionArrays<Real>&);
   Attention attend, attend_adjoint, attend_second, gather, gather_adjoint, gather_second;
 };

@@ -7,61 +7,18 @@
 #include <string_view>
 #include <vector>
 
+#include "arguments.h"
 #include "body.h"
 #include "call.h"
+#include "entry.h"
 #include "pairs.h"
 #include "registry.h"
+#include "so3lr_calls.h"
 #include "terms.h"
-#include "thread_sanitizer.h"
 #include "training.h"
 
 namespace so3krates::kernels {
 namespace {
-
-template <typename Real>
-FilterWeights<Real> filter_weights(Call& call, bool with_transpose) {
-  const Layout& l = call.layout;
-  FilterWeights<Real> w{};
-  w.table = call.in<Real>({l.nodes, l.filter_stride});
-  w.hidden_in = call.in<Real>({l.degrees + 1, l.hidden_stride});
-  std::int64_t extents[2];
-  w.reduce = call.in<Real>({2 * l.hidden, kAny}, extents);
-  w.rank = static_cast<int>(extents[1]);
-  w.rank_stride = rounded_up(w.rank, kPadding);
-  if (w.rank < 1 || w.rank > l.hidden)
-    throw std::invalid_argument("the filters' rank is " + std::to_string(w.rank) + ", not within 1 and " +
-                                std::to_string(l.hidden));
-  if (w.rank == l.hidden) w.reduce = nullptr;
-  w.expand = call.in<Real>({w.rank, l.filter_stride});
-  if (with_transpose) w.expand_t = call.in<Real>({l.feature_width + l.degrees * l.block_width, w.rank_stride});
-  return w;
-}
-
-struct Pairs {
-  const Schedule* schedule;
-  std::int64_t rows;
-};
-
-template <typename Real>
-Pairs pair_table(Call& call, PairTable<Real>& table) {
-  std::int64_t extents[3];
-  table.vectors = call.in<Real>({kAny, kAny, 3}, extents);
-  table.neighbours = call.in<std::int32_t>({extents[0], extents[1]});
-  table.ends = call.in<std::int32_t>({extents[0], kRounds});
-  table.order = call.in<std::int32_t>({extents[0]});
-  table.slots = static_cast<int>(extents[1]);
-  return {reinterpret_cast<const Schedule*>(call.in<std::int32_t>({kScheduleEntries})), extents[0]};
-}
-
-template <typename Real>
-ExchangeWeights<Real> exchange_weights(Call& call) {
-  const Layout& l = call.layout;
-  const std::int64_t columns = l.feature_stride + kQuad;
-  ExchangeWeights<Real> w{};
-  w.kernel = call.in<Real>({l.feature_width + l.degrees, columns});
-  w.bias = call.in<Real>({columns});
-  return w;
-}
 
 // positions, row_of_atom, atom_of_row, candidates, candidate_count, owned; vectors, neighbours, ends, order, schedule
 // -> the same, needed
@@ -354,37 +311,7 @@ void run_term(Call& call) {
   }
 }
 
-template <void (*run_float)(Call&), void (*run_double)(Call&)>
-ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs arguments, ffi::RemainingRets results,
-                  ffi::Dictionary attributes) {
-  const CallOrder order;
-  try {
-    Call call(pool, arguments, results, attributes);
-    const std::int64_t bytes = integer(attributes, "real_bytes");
-    if (bytes != 4 && bytes != 8) throw std::invalid_argument("'real_bytes' is neither 4 nor 8");
-    (bytes == 4 ? run_float : run_double)(call);
-  } catch (const std::exception& error) {
-    return failed(error);
-  }
-  return ffi::Error::Success();
-}
-
-template <void (*run_float)(Call&), void (*run_double)(Call&)>
-XLA_FFI_Error* entry(XLA_FFI_CallFrame* frame) {
-  static auto* handler = ffi::Ffi::Bind()
-                             .Ctx<ffi::ThreadPool>()
-                             .RemainingArgs()
-                             .RemainingRets()
-                             .Attrs()
-                             .To(handle<run_float, run_double>)
-                             .release();
-  return handler->Call(frame);
-}
-
 }  // namespace
-
-#define SO3KRATES_KERNEL(name) \
-  {"so3krates_" #name, reinterpret_cast<void*>(entry<run_##name<float>, run_##name<double>>)}
 
 const Kernel* so3krates_kernels(std::size_t* count) {
   static const Kernel kernels[] = {
@@ -396,7 +323,8 @@ const Kernel* so3krates_kernels(std::size_t* count) {
       SO3KRATES_KERNEL(exchange_adjoint),
       SO3KRATES_KERNEL(layer_adjoint),
       SO3KRATES_KERNEL(first_layer_adjoint),
-      {"so3krates_term", reinterpret_cast<void*>(entry<run_term, run_term>)},  // float64 in every bundle
+      SO3KRATES_FOR_SO3LR(SO3KRATES_SO3LR_KERNEL){
+          "so3krates_term", reinterpret_cast<void*>(entry<run_term, run_term>)},  // float64 in every bundle
   };
   *count = sizeof kernels / sizeof kernels[0];
   return kernels;

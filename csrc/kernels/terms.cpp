@@ -15,9 +15,10 @@ struct PairValue {
 // so3krates/model/zbl.py. Columns of the table: Z_i Z_j e^2, 1/a, inner and outer radius, A, B, C of the switch.
 struct Zbl {
   static constexpr const char* kName = "zbl";
-  static constexpr int kWidth = 7, kOuter = 3;  // kOuter: the column with the distance from which the term is zero
+  static constexpr int kOuter = 3;  // the column with the distance from which the term is zero
+  static bool has(int width) { return width == 7; }
 
-  static PairValue at(const double* t, double d) {
+  static PairValue at(const double* t, int, double d) {
     constexpr double share[4] = {0.18175, 0.50986, 0.28022, 0.02817}, decay[4] = {3.19980, 0.94229, 0.40290, 0.20162};
     double screening = 0, falling = 0;
     for (int k = 0; k < 4; ++k) {
@@ -29,6 +30,33 @@ struct Zbl {
     const double beyond = std::max(d - t[2], 0.0), square = beyond * beyond;
     return {coulomb * screening + square * beyond * (t[4] + t[5] * beyond) + t[6],
             -coulomb * (screening / d + falling) + square * (3 * t[4] + 4 * t[5] * beyond)};
+  }
+};
+
+// so3krates/model/fitted_zbl.py. Columns: Z_i Z_j e^2, inverse length of the screening, outer radius, envelope, then
+// for each exponential its weight and its decay.
+struct FittedZbl {
+  static constexpr const char* kName = "fitted_zbl";
+  static constexpr int kOuter = 2, kExponentials = 4;
+  static bool has(int width) { return width > kExponentials && width % 2 == 0; }
+
+  static PairValue at(const double* t, int width, double d) {
+    double screening = 0, falling = 0;
+    for (int k = kExponentials; k < width; k += 2) {
+      const double rate = t[k + 1] * t[1], part = t[k] * std::exp(-rate * d);
+      screening += part;
+      falling += rate * part;
+    }
+    // The switch 1 / (1 + exp(1 / (1 - c) - 1 / c)), c = d / outer.
+    const double c = d / t[2], rest = 1 - c;
+    const double on = 1 / (1 + std::exp(1 / rest - 1 / c));
+    const double on_slope = -on * (1 - on) * (1 / (rest * rest) + 1 / (c * c)) / t[2];
+    const double x = std::min(d / t[3], 1.0);
+    const double envelope = 1 - x * x * x * (10 - x * (15 - 6 * x));
+    const double envelope_slope = -30 * x * x * (1 - x) * (1 - x) / t[3];
+    const double coulomb = t[0] / d, both = on * envelope;
+    return {coulomb * both * screening,
+            coulomb * ((on_slope * envelope + on * envelope_slope - both / d) * screening - both * falling)};
   }
 };
 
@@ -51,7 +79,7 @@ void add_term(const TermInputs& in, Range range, const TermSums& out, double* su
       const double* numbers = in.table + (static_cast<std::size_t>(first) * in.elements + second) * in.width;
       const double d = std::sqrt(d2);
       if (d >= numbers[Form::kOuter]) continue;
-      const PairValue value = Form::at(numbers, d);
+      const PairValue value = Form::at(numbers, in.width, d);
       out.atom_energies[i] += 0.5 * value.energy;
       sums[0] += 0.5 * value.energy;
       for (int b = 0; b < 3; ++b) {
@@ -70,18 +98,19 @@ void add_term(const TermInputs& in, Range range, const TermSums& out, double* su
 
 struct Known {
   const char* name;
-  int width;
+  bool (*has)(int width);
   AddTerm add;
 };
 
 // A new term of the CPU's own kernels is a structure like Zbl and an entry here.
-constexpr Known kKnown[] = {{Zbl::kName, Zbl::kWidth, add_term<Zbl>}};
+constexpr Known kKnown[] = {{Zbl::kName, Zbl::has, add_term<Zbl>},
+                            {FittedZbl::kName, FittedZbl::has, add_term<FittedZbl>}};
 
 }  // namespace
 
 AddTerm term_named(std::string_view name, int width) {
   for (const Known& known : kKnown)
-    if (name == known.name && width == known.width) return known.add;
+    if (name == known.name && known.has(width)) return known.add;
   throw std::invalid_argument("no term '" + std::string(name) + "' with " + std::to_string(width) +
                               " numbers for a pair of elements: export the model again");
 }

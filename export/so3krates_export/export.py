@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,9 @@ from .moves import MOVED_ROWS, moves_of
 from .outputs import DECLARED, extra_outputs, uncertainty_weights
 from .plan import VIRIAL_CHANNELS, Array, Body, Call, Plan, Reduce, build_plan, member_root
 from .portable_body import PortableBody, weight_arrays
-from .so3lr_body import ExportError, So3lrBody, checked_so3lr, electrons_entry, system_weights
+from .so3lr_body import EMBEDDINGS, ExportError, So3lrBody, checked_so3lr, electrons_entry, system_weights
+from .so3lr_fused import check_so3lr, so3lr_weights
+from .so3lr_fused_body import So3lrFusedBody
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
 from .term_stages import term_entries, term_stages
 
@@ -110,7 +113,7 @@ def export_model(
     path = Path(path)
     require_place(path)
     if electrons is not None or any(isinstance(member.config, So3lrConfig) for member in (model, *others)):
-        model = checked_so3lr(model, others, platform, body, tables, cutoff_long)
+        model = checked_so3lr(model, others, platform, cutoff_long)
         electrons = electrons or State(0, 1)
     elif cutoff_long is not None:
         raise ExportError(f"cutoff_long = {cutoff_long:g}: the model has no interactions of long range")
@@ -125,16 +128,21 @@ def export_model(
     real, products = ("float32", "tensorfloat32") if precision == "tf32" else (precision, "highest")
     models = [model, *others]
     check_members(models)
-    choices = _choose_all(models, platform, real, "xla" if electrons else body, "off" if electrons else tables)
+    choices = _choose_all(models, platform, real, body, tables)
     choice = choices[0]
     body, record, config = choice.body, choice.tables, choice.config
     # Positions are float64 whatever the network's precision.
     with jax.enable_x64(True):
         is_portable = body == "xla" or on_gpu  # GPU kernels may be of another version than the runtime's
         weights: dict[str, np.ndarray] = {}
-        rank = max(filter_rank(config, c.params) for c in choices) if body == "fused" else 0
+        is_so3lr = electrons is not None
+        rank = max(filter_rank(config, c.params) for c in choices) if body == "fused" and not is_so3lr else 0
         for number, c in enumerate(choices):
-            if body == "fused":
+            if body == "fused" and is_so3lr:
+                weights |= so3lr_weights(config, c.params, numbers, model.interactions, real)
+                portable = weight_arrays(c.params, numbers)
+                weights |= {name: value for name, value in portable.items() if name.startswith(EMBEDDINGS)}
+            elif body == "fused":
                 weights |= _of_member("weights/fused/", number, fused_weights(config, c.params, numbers, rank))
             if is_portable:
                 weights |= _of_member("weights/", number, weight_arrays(c.params, numbers))
@@ -155,7 +163,11 @@ def export_model(
         for schedule, channels in SCHEDULES.items():
             if electrons is not None:
                 if channels == 1:  # per-atom virials have no place for what all atoms share
-                    bodies[schedule] = [So3lrBody(model, real, list(weights))]
+                    bodies[schedule] = [
+                        So3lrFusedBody(model, config, real, list(weights))
+                        if body == "fused"
+                        else So3lrBody(dataclasses.replace(model, config=config), real, list(weights))
+                    ]
                 continue
             if body == "fused":
                 of_kernels = CudaBody if on_gpu else FusedBody
@@ -174,7 +186,7 @@ def export_model(
         for name, (first, *rest) in bodies.items():
             together = Committee(len(models), mover, first.channels, first.row_block)
             more = [*term_stages(first, model.terms), *extra_outputs(first, config, weights)]
-            if isinstance(first, So3lrBody):
+            if isinstance(first, So3lrBody | So3lrFusedBody):
                 more += first.further_outputs()
             after = {"after": together.after} if others else {}
             plans[name] = build_plan(first, config.layers, more, rest, **after)
@@ -225,8 +237,7 @@ def export_model(
     words = [part.describe() for part in model.terms] + [part.describe() for part in model.interactions]
     if electrons is not None:
         words.append(
-            f"For systems with a total charge of {electrons.charge:+d} e and the multiplicity "
-            f"{electrons.multiplicity}, on one rank"
+            f"For systems with a total charge of {electrons.charge:+d} e and the multiplicity {electrons.multiplicity}"
         )
     return choice._replace(terms=tuple(words))
 
@@ -267,7 +278,13 @@ def _choose(
                 raise
             reason = _reason(error)
         return _choose(model, platform, precision, "xla", tables, least_nodes)._replace(reason=reason)
-    check = check_fused if platform == "cpu" else functools.partial(check_cuda, precision=precision)
+    check: Callable[[ModelConfig], None]
+    if platform != "cpu":
+        check = functools.partial(check_cuda, precision=precision)
+    elif isinstance(config, So3lrConfig):
+        check = functools.partial(check_so3lr, interactions=model.interactions)
+    else:
+        check = check_fused
     tolerance = TOLERANCE if tables == "auto" and body == "fused" else tables
     if isinstance(tolerance, str) or is_tabulated(config):
         if body == "fused":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -107,9 +106,9 @@ def fused_weights(
     rank = filter_rank(config, params) if rank is None else rank
     for k in range(config.layers):
         layer = params[f"layers_{k}"]
-        names = _exchange_weights(config, layer)
+        names = exchange_weights(config, layer)
         if k > 0:
-            names |= _filter_weights(config, layer, rank) | _projection_weights(config, layer)
+            names |= filter_weights(config, layer, rank) | projection_weights(config, layer)
         arrays |= {f"layers_{k}/{name}": value for name, value in names.items()}
     arrays |= {f"readout/{name}": value for name, value in _readout_weights(config, params["readout"]).items()}
     return {f"weights/fused/{name}": np.ascontiguousarray(value) for name, value in arrays.items()}
@@ -162,7 +161,8 @@ def _factors(kernel: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     return left[:, :rank] * sizes[:rank], right[:rank]
 
 
-def _filter_weights(config: ModelConfig, layer: Params, rank: int) -> dict[str, np.ndarray]:
+def filter_weights(config: ModelConfig, layer: Params, rank: int) -> dict[str, np.ndarray]:
+    """Of a layer's filters through `rank` numbers."""
     w = widths(config)
     hidden_in = np.zeros((len(config.degrees) + 1, w.hidden_stride))
     tables, outs, reduce, expand = [], [], [], []
@@ -193,17 +193,19 @@ def _filter_weights(config: ModelConfig, layer: Params, rank: int) -> dict[str, 
     }
 
 
-def _projection_weights(config: ModelConfig, layer: Params) -> dict[str, np.ndarray]:
+def projection_weights(config: ModelConfig, layer: Params) -> dict[str, np.ndarray]:
+    """Of a layer's queries, keys and values."""
     w = widths(config)
-    # The attention's 1 / sqrt(width) goes into the queries.
-    scale = [1.0 / math.sqrt(w.head_features), 1.0, 1.0]
+    # The attention's factor goes into the queries.
+    scale = [config.message_factor(w.head_features), 1.0, 1.0]
     kernels = [layer[f"feature_{name}"]["kernel"] * s for name, s in zip(("query", "key", "value"), scale, strict=True)]
 
     def by_head(kernel: np.ndarray) -> np.ndarray:  # (H, in, out) -> (in, feature_stride)
         return interleaved(config, kernel.transpose(1, 0, 2).reshape(w.head_features, config.features))
 
     geometric = np.stack(
-        [layer["geometric_query"]["kernel"] / math.sqrt(w.block_width), layer["geometric_key"]["kernel"]], axis=1
+        [layer["geometric_query"]["kernel"] * config.message_factor(w.block_width), layer["geometric_key"]["kernel"]],
+        axis=1,
     )  # (degrees, 2, in, out)
     padding = ((0, 0), (0, 0), (0, 0), (0, w.block_stride - w.block_width))
     return {
@@ -214,7 +216,8 @@ def _projection_weights(config: ModelConfig, layer: Params) -> dict[str, np.ndar
     }
 
 
-def _exchange_weights(config: ModelConfig, layer: Params) -> dict[str, np.ndarray]:
+def exchange_weights(config: ModelConfig, layer: Params) -> dict[str, np.ndarray]:
+    """Of a layer's exchange block."""
     w, f = widths(config), config.features
     factors = np.concatenate([np.ones(f), _invariant_factors(config, config.float32_invariants)])
     kernel = factors[:, None] * layer["exchange"]["kernel"]

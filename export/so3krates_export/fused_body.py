@@ -14,7 +14,7 @@ from so3krates.model.term_stages import Lists
 from so3krates.model.terms import Term
 
 from .fused import CUTOFF_NUMBERS, QUAD, ROUNDS, SCHEDULE_ENTRIES, check_fused, widths
-from .plan import VIRIAL_CHANNELS, Array, Call, Stage, adjoint_name, evaluator_arrays, member_root
+from .plan import VIRIAL_CHANNELS, Array, Call, Part, Stage, adjoint_name, evaluator_arrays, member_root
 
 
 class FusedBody:
@@ -116,12 +116,14 @@ class FusedBody:
         lists = ["positions", "row_of_atom", "atom_of_row", "candidates", "candidate_count", "owned_count"]
         return self._stage("pairs", lists, into=self._table, last=["neighbours_needed"])
 
-    def embed(self) -> None:
+    def embed(self) -> Stage | list[Part] | None:
         """`first_layer` does it."""
+        return None
 
     def project(self, k: int) -> Stage | None:
-        if k == 0:  # the first layer's attention is a function of distances
-            return None
+        return None if k == 0 else self._project(k)  # the first layer's attention is a function of distances
+
+    def _project(self, k: int) -> Stage:
         names = [*self._weights(f"layers_{k}", "feature", "geometric"), *self.state(k), "row_count"]
         return self._stage("project", names, into=["projections"])
 
@@ -135,7 +137,7 @@ class FusedBody:
         inputs = [*weights, *self.state(k), "projections", *self._table, "owned_count"]
         return self._stage("layer", inputs, into=self._after(k))
 
-    def readout(self) -> Stage:
+    def readout(self) -> Stage | list[Part]:
         weights = self._weights("readout", "hidden", "hidden_t", "bias", "out", "out_bias")
         return self._stage(
             "readout",
@@ -155,10 +157,13 @@ class FusedBody:
             inputs = [*self._weights("first", "values", "table"), "species", self._adjoints, *self._table, "row_count"]
             into = ["strain_gradient", self._coefficients_adjoint, *self._gradients]
             return self._stage("first_layer_adjoint", inputs, into=into, channels=self.channels)
+        return self._layer_adjoint(k)
+
+    def _layer_adjoint(self, k: int, name: str = "layer_adjoint") -> Stage:
         names = ("table", "hidden_in", "reduce", "expand", "expand_t", "feature_t", "geometric_t")
         inputs = [*self._weights(f"layers_{k}", *names), "projections", *self._table, "owned_count"]
         into = ["strain_gradient", self._projection_adjoints, self._adjoints, *self._gradients]
-        return self._stage("layer_adjoint", inputs, into=into, channels=self.channels)
+        return self._stage("layer_adjoint", inputs, into=into, channels=self.channels, name=name)
 
     def term(self, term: Term) -> Stage | None:
         if not term.kernel:

@@ -12,20 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
+from ase.collections import g2
 from ase.data import atomic_numbers, covalent_radii
 from so3krates.data.neighbours import directed_pairs
-from so3krates.model.config import ModelConfig
+from so3krates.model.config import ModelConfig, So3lrConfig
 from so3krates.model.geometry import masked_vectors
 from so3krates.model.network import Graph, Params, atom_energies
 from so3krates.model.potential import Batch
 from so3krates.model.reductions import FILTERS, radial_functions, tabulated, with_rank
+from so3krates.model.so3lr import atom_outputs
+from so3krates.model.system import System
 
 from .fused import LARGEST_RANK
 
 TOLERANCE = 2e-5  # eV/A
 START = 0.5  # A, the shortest distance that tables resolve
 LARGE_FORCE = 10.0  # eV/A; where forces are larger, errors count relative to them
+LARGEST_MOLECULE, MOLECULES = 6, 2  # atoms; that an element is looked at in
+CONTACT, DROPLET_SPACING = 1.5, 3.5  # A, of molecules in a droplet: least, and of their centres
 GRIDS = (256, 512, 1024, 2048, 4096, 8192, 16384)
 RANK_STEP = 4
 RANK_SHARE = 0.25  # of the tolerance, for the rank alone: it meets invariants that these structures do not have
@@ -74,7 +79,7 @@ def choose_tables(
     """
     with jax.enable_x64(True):
         params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
-        structures = structures_for(elements)
+        structures = molecules_for(elements) if isinstance(config, So3lrConfig) else structures_for(elements)
         batch = _batch(structures, config.cutoff)
         distances = np.linalg.norm(np.asarray(_vectors(batch, batch.positions))[np.asarray(batch.mask)], axis=-1)
 
@@ -114,19 +119,58 @@ def choose_tables(
         return Tables(*reduced, nodes, rank, change(found, forces), float(np.abs(forces).max()), len(structures))
 
 
-def _invariants(config: ModelConfig, params: Params, batch: Batch) -> list[np.ndarray]:
-    """What the filters' networks of the invariants are given: (pairs, degrees) of each layer behind the first."""
-    found: dict[str, np.ndarray] = {}
+# Unoptimised: it runs once.
+@functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+def _all_invariants(config: ModelConfig, params: Params, batch: Batch) -> list[jax.Array]:
+    """What the filters' networks of the invariants are given in each layer behind the first, (N, K, degrees)."""
+    found: dict[str, jax.Array] = {}
 
     def intercept(call: Callable[..., Any], arguments: Any, keywords: Any, context: Any) -> Any:
         if context.module.name == "spherical":
-            found[context.module.path[0]] = np.asarray(arguments[0])[np.asarray(batch.mask)]
+            found[context.module.path[0]] = arguments[0]
         return call(*arguments, **keywords)
 
-    graph = Graph(batch.species, batch.neighbours, _vectors(batch, batch.positions), batch.mask)
     with nn.intercept_methods(intercept):
-        atom_energies(config, params, graph)
+        _energy(config, params, batch, _vectors(batch, batch.positions))
     return [found[f"layers_{k}"] for k in range(1, config.layers)]
+
+
+def _invariants(config: ModelConfig, params: Params, batch: Batch) -> list[np.ndarray]:
+    """The same of the pairs that there are, (pairs, degrees)."""
+    return [np.asarray(found)[np.asarray(batch.mask)] for found in _all_invariants(config, params, batch)]
+
+
+def _energy(config: ModelConfig, params: Params, batch: Batch, vectors: jax.Array) -> jax.Array:
+    """Of all structures, eV. What SO3LR says of atoms acts as in a liquid: charges at potentials of +-1 V in turn, and
+    1 eV for the change of a Hirshfeld ratio by 1."""
+    graph = Graph(batch.species, batch.neighbours, vectors, batch.mask)
+    if not isinstance(config, So3lrConfig):
+        return atom_energies(config, params, graph).sum()
+    none = jnp.zeros(len(batch.cells))
+    found = atom_outputs(config, params, graph, System(batch.structure, batch.atom_mask.astype(float), none, none))
+    potentials = jnp.where(jnp.arange(len(batch.species)) % 2 == 0, 1.0, -1.0)
+    charges, ratios = found.properties
+    return found.energies.sum() + (potentials * charges).sum() + ratios.sum()
+
+
+def molecules_for(elements: tuple[str, ...]) -> list[Atoms]:
+    """Small G2 molecules, some with each element, rattled, and a droplet of them. Deterministic."""
+    random = np.random.default_rng(0)
+    small = [atoms for atoms in map(molecule, g2.names) if len(atoms) <= LARGEST_MOLECULE]
+    known = [atoms for atoms in small if set(atoms.symbols) <= set(elements)]
+    chosen = []
+    for element in elements:
+        chosen += [atoms for atoms in known if element in atoms.symbols and atoms not in chosen][:MOLECULES]
+    structures = [_rattled(atoms.copy(), 0.07, random) for atoms in chosen]
+    droplet = Atoms()
+    for place in np.ndindex(2, 2, 2) if chosen else ():
+        part = chosen[random.integers(len(chosen))].copy()
+        part.rotate(random.uniform(0, 180), random.normal(size=3))
+        part.translate(DROPLET_SPACING * np.array(place) - part.get_center_of_mass())
+        apart = np.linalg.norm(part.positions[:, None] - droplet.positions, axis=-1)
+        if apart.min(initial=np.inf) > CONTACT:
+            droplet += part
+    return [*structures, droplet]
 
 
 def structures_for(elements: tuple[str, ...]) -> list[Atoms]:
@@ -216,6 +260,6 @@ def _forces(config: ModelConfig, params: Params, batch: Batch, values: jax.Array
             return values[own][edge] + slopes[own][edge] * change
 
         with nn.intercept_methods(intercept):
-            return atom_energies(config, params, Graph(batch.species, batch.neighbours, vectors, batch.mask)).sum()
+            return _energy(config, params, batch, vectors)
 
     return -jax.grad(energy)(batch.positions)

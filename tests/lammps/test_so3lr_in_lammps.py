@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ase.io
+import jax
 import numpy as np
 import pytest
 from ase import Atoms
@@ -15,17 +18,22 @@ from decks import Bench, lammps_instance, results_of
 from so3krates._harness import Error
 from so3krates.calculator import So3kratesCalculator
 from so3krates.lammps import LammpsError, run_deck
+from so3krates.model.reductions import tabulated
 from so3krates.runtime import Runtime
 from so3krates.storage import Model
 from so3krates.total_charge import ChargeError, State
+from so3krates_export.bundle import read_bundle
 from so3krates_export.export import export_model
+from so3krates_export.fused import KERNEL_VERSION
 from so3krates_export.ladder import Rung
 from so3krates_export.so3lr_body import ExportError
+from so3krates_export.tables import TOLERANCE
 from toy_ranks import Ranks, divided
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "models" / "so3lr"
 EXPECTED = ROOT / "tests" / "reference" / "so3lr"
+SHARED = ROOT.parent / "shared" / "reference" / "so3lr"
 LADDER = [Rung(rows=256, atoms=17408, candidates=1536, neighbours=64)]
 ELEMENTS = ("O", "H")
 
@@ -36,6 +44,9 @@ SAME = 1e-9  # between LAMMPS and Python: positions go through a file, and are a
 RANKS = 1e-10  # eV, eV/A, e: of one rank and several
 FLOAT32_FORCE_TOLERANCE = 1e-5  # of the largest force
 FLOAT32_ENERGY_TOLERANCE = 2e-6  # eV per atom
+FLOAT32_TOLERANCE = 1e-4  # eV, e, e A and 1
+SIGNAL = 1e-6  # least size of an output that is compared
+NODES = 256  # of splines, where only bodies are compared
 OUTPUTS = {
     "charges": "charges",
     "hirshfeld_ratios": "hirshfeld",
@@ -47,14 +58,36 @@ OUTPUTS = {
 }
 
 
-def exported(folder: Path, precision: str = "float64", **options: Any) -> Path:
-    path = folder / f"so3lr-{precision}.so3k"
-    export_model(Model.load(FOLDER), path, precision, ladder=LADDER, **options)
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="needs reference/so3lr of the folder 'shared' beside the project (published results)"
+)
+
+
+def exported(
+    folder: Path, precision: str = "float64", body: str = "xla", model: Model | None = None, **options: Any
+) -> Path:
+    path = folder / f"so3lr-{body}-{precision}.so3k"
+    export_model(model or Model.load(FOLDER), path, precision, ladder=LADDER, body=body, **options)
     return path
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def splines() -> Model:
+    """The model with radial filters as splines, which every body computes as it stands."""
+    model = Model.load(FOLDER)
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda p: np.asarray(p, np.float64), model.params)
+        config, params = tabulated(model.config, params, NODES)
+    return dataclasses.replace(model, config=config, params=params)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, splines: Model) -> Path:
+    return exported(tmp_path_factory.mktemp("so3lr"), body="fused", model=splines)
+
+
+@pytest.fixture(scope="module")
+def portable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(tmp_path_factory.mktemp("so3lr"))
 
 
@@ -83,8 +116,8 @@ def assert_as_the_original(runtime: Runtime, frames: list[Atoms]) -> None:
                 assert np.abs(value).max() > 1e-3
 
 
-def test_molecules_as_the_original(bundle: Path, program_cache: Path) -> None:
-    assert_as_the_original(Runtime(bundle, threads=1, cache=str(program_cache)), molecules(0))
+def test_molecules_as_the_original(portable: Path, program_cache: Path) -> None:
+    assert_as_the_original(Runtime(portable, threads=1, cache=str(program_cache)), molecules(0))
 
 
 def test_ions_as_the_original(program_cache: Path, tmp_path: Path) -> None:
@@ -100,16 +133,80 @@ def test_ions_as_the_original(program_cache: Path, tmp_path: Path) -> None:
             runtime.evaluate(formate)
 
 
-def test_float32(program_cache: Path, tmp_path: Path) -> None:
-    runtime = Runtime(exported(tmp_path, "float32"), threads=1, cache=str(program_cache))
+def assert_close_to_the_original(runtime: Runtime, atoms: Atoms, expected: Callable[[str], np.ndarray]) -> None:
+    """To the rounding of float32 and the error of tables."""
+    found, name = runtime.evaluate(atoms, ["energy", "forces", *OUTPUTS]), atoms.info["name"]
+    error = np.abs(found["forces"] - expected("forces")).max() / np.abs(expected("forces")).max()
+    assert 0 < error < FLOAT32_FORCE_TOLERANCE, name
+    assert abs(found["energy"] - expected("energy")) < FLOAT32_ENERGY_TOLERANCE * len(atoms)
+    for output, original in OUTPUTS.items():
+        value = expected(original).sum() if output.startswith("energy_") else expected(original)
+        np.testing.assert_allclose(found[output], value, rtol=0, atol=FLOAT32_TOLERANCE, err_msg=f"{name} {output}")
+    assert abs(found["charges"].sum() - atoms.info["charge"]) < PROPERTY_TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `so3krates export so3lr` makes it, but for the ladder."""
+    path = exported(tmp_path_factory.mktemp("so3lr"), "float32", "auto")
+    manifest = read_bundle(path).manifest
+    assert (manifest["body"], manifest["kernels"]) == ("fused", KERNEL_VERSION)
+    assert 0 < manifest["tables"]["force_error"] < TOLERANCE
+    assert manifest["tables"]["largest_force"] > 1.0
+    return path
+
+
+def test_float32_with_kernels(narrow: Path, program_cache: Path) -> None:
+    runtime = Runtime(narrow, threads=2, cache=str(program_cache))
     with np.load(EXPECTED / "expected.npz") as archive:
         for atoms in molecules(0):
-            found, name = runtime.evaluate(atoms, ["energy", "forces", "charges"]), atoms.info["name"]
-            forces = archive[f"{name}/forces"]
-            error = np.abs(found["forces"] - forces).max() / np.abs(forces).max()
-            assert 0 < error < FLOAT32_FORCE_TOLERANCE, name
-            assert abs(found["energy"] - archive[f"{name}/energy"]) < FLOAT32_ENERGY_TOLERANCE * len(atoms)
-            assert abs(found["charges"].sum()) < PROPERTY_TOLERANCE
+            assert_close_to_the_original(
+                runtime, atoms, lambda key, atoms=atoms: archive[f"{atoms.info['name']}/{key}"]
+            )
+
+
+@needs_shared
+@pytest.mark.parametrize("electrons", [State(0, 1), State(-1, 1), State(1, 1), State(0, 2)])
+def test_reference_structures_with_kernels(
+    narrow: Path, splines: Model, program_cache: Path, tmp_path: Path, electrons: State
+) -> None:
+    path = narrow if electrons == State(0, 1) else exported(tmp_path, "float32", "fused", splines, electrons=electrons)
+    runtime = Runtime(path, threads=2, cache=str(program_cache))
+    states = {"charge": electrons.charge, "multiplicity": electrons.multiplicity}
+    frames = [a for a in ase.io.read(SHARED / "structures.extxyz", ":") if a.info | states == a.info]
+    assert len(frames) == {State(0, 1): 7}.get(electrons, 1)
+    with np.load(SHARED / "ref_float64.npz") as archive:
+        for atoms in frames:
+            name = f"{atoms.info['name']}/12"
+            assert_close_to_the_original(runtime, atoms, lambda key, name=name: archive[f"{name}/{key}"])
+
+
+def test_kernels_as_the_portable_programs(splines: Model, program_cache: Path, tmp_path: Path) -> None:
+    """The same splines in float64: ions, and a charged crystal smaller than the cutoff, on two threads."""
+    paths = [exported(tmp_path, body=body, model=splines, electrons=State(1, 2)) for body in ("fused", "xla")]
+    fused, portable = (Runtime(path, threads=2, cache=str(program_cache)) for path in paths)
+    names = ["energy", "forces", "energies", "virial", *OUTPUTS]
+    for atoms in (water((2, 1, 1)), *molecules(0)):
+        atoms.info = {}
+        found, expected = (runtime.evaluate(atoms, names) for runtime in (fused, portable))
+        for name in names:
+            largest = np.abs(expected[name]).max()
+            np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=SAME * max(1, largest), err_msg=name)
+            assert largest > SIGNAL
+
+
+def test_models_without_an_interaction(splines: Model, program_cache: Path, tmp_path: Path) -> None:
+    """Each of the two alone, of another reach, by kernels and by portable programs."""
+    for interaction, names in zip(splines.interactions, (["charges"], ["hirshfeld_ratios"]), strict=True):
+        (tmp_path / interaction.section).mkdir()
+        model = dataclasses.replace(splines, interactions=(dataclasses.replace(interaction, cutoff=9.0),))
+        paths = [exported(tmp_path / interaction.section, body=body, model=model) for body in ("fused", "xla")]
+        names += ["energy", "forces", f"energy_{interaction.section}"]
+        runtimes = [Runtime(path, threads=1, cache=str(program_cache)) for path in paths]
+        found, expected = (runtime.evaluate(water(), names) for runtime in runtimes)
+        for name in names:
+            np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=SAME, err_msg=name)
+            assert np.abs(expected[name]).max() > 1e-3
 
 
 def water(repeats: tuple[int, int, int] = (1, 1, 1)) -> Atoms:
@@ -262,8 +359,6 @@ def test_what_has_no_place_in_a_bundle(tmp_path: Path, small_model_folder: Path)
     model, path = Model.load(FOLDER), tmp_path / "x.so3k"
     for options, message in (
         ({"platform": "cuda"}, "no platform cuda yet"),
-        ({"body": "fused"}, "no body fused yet"),
-        ({"tables": 1e-5}, "no tables 1e-05 yet"),
         ({"others": [model]}, "no committee yet"),
         ({"cutoff_long": -1.0}, r"terms\.electrostatics\.cutoff = -1\.0"),
     ):

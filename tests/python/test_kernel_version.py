@@ -10,16 +10,22 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from ase.data import atomic_numbers
 from so3krates.model import ModelConfig, init_params
 from so3krates.model.network import Params
 from so3krates.model.reductions import tabulated
 from so3krates.model.terms import terms_from
+from so3krates.storage import Model
 from so3krates_export.fused import KERNEL_VERSION, fused_weights
 from so3krates_export.fused_body import FusedBody
-from so3krates_export.plan import Call, build_plan
+from so3krates_export.plan import Call, Plan, build_plan
+from so3krates_export.portable_body import weight_arrays
+from so3krates_export.so3lr_fused import so3lr_weights
+from so3krates_export.so3lr_fused_body import So3lrFusedBody
 from so3krates_export.term_stages import term_stages
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +33,23 @@ CONFIG = ModelConfig(features=24, heads=3, layers=2, degrees=(1, 3), cutoff=4.5,
 NUMBERS = [31, 7]
 
 # By version.
-RECORDS = {4: {"plan": "0a22af41e44cc3e4", "sources": "2e79029560453874", "weights": "ae144756e1ee43d2"}}
+RECORDS = {
+    4: {
+        "plan": "0a22af41e44cc3e4",
+        "so3lr": "831f11be39b0e9fc",
+        "sources": "2e79029560453874",
+        "weights": "ae144756e1ee43d2",
+    }
+}
+
+
+def digest_of(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def described(plan: Plan) -> list[Any]:
+    arrays = {name: [array.dtype, array.shape, array.role] for name, array in plan.arrays.items()}
+    return [arrays, [[s.program, s.inputs, s.outputs] if isinstance(s, Call) else list(s.arrays) for s in plan.steps]]
 
 
 def plan_digest() -> str:
@@ -36,17 +58,26 @@ def plan_digest() -> str:
     parts = []
     for channels in (1, 4):
         body = FusedBody(config, "float32", len(NUMBERS), channels)
-        plan = build_plan(body, config.layers, term_stages(body, terms_from({"repulsion": {}}, ("Ga", "N"))))
-        parts.append({name: [array.dtype, array.shape, array.role] for name, array in plan.arrays.items()})
-        parts.append([[s.program, s.inputs, s.outputs] if isinstance(s, Call) else list(s.arrays) for s in plan.steps])
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        parts += described(
+            build_plan(body, config.layers, term_stages(body, terms_from({"repulsion": {}}, ("Ga", "N"))))
+        )
+    return digest_of(parts)
 
 
-def source_digest() -> str:
+def so3lr_digest() -> str:
+    """Of the calls and the sizes of the weights of SO3LR's body, and its kernels' own words on both."""
+    model = Model.load(ROOT / "examples/models/so3lr")
+    config, params = tabulated(model.config, jax.tree.map(lambda p: np.asarray(p, np.float64), model.params), 32, 0.5)
+    numbers = [atomic_numbers[element] for element in model.elements]
+    body = So3lrFusedBody(model, config, "float32", list(weight_arrays(params, numbers)))
+    plan = build_plan(body, config.layers, [*term_stages(body, model.terms), *body.further_outputs()])
+    weights = so3lr_weights(config, params, numbers, model.interactions, "float32")
+    return digest_of([*described(plan), {n: w.shape for n, w in weights.items()}, source_digest("so3lr.h")])
+
+
+def source_digest(*names: str) -> str:
     """Of the kernels' own words on layout, without comments and white space."""
-    text = "".join(
-        (ROOT / "csrc/kernels" / name).read_text() for name in ("layout.h", "layout.cpp", "pairs.h", "call.cpp")
-    )
+    text = "".join((ROOT / "csrc/kernels" / name).read_text() for name in names)
     code = re.sub(r"//[^\n]*|constexpr int kVersion = \d+;|\s+", "", text)
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
@@ -79,4 +110,10 @@ def test_there_is_a_record_of_this_version() -> None:
 
 
 def test_a_new_layout_has_a_new_version(x64: None) -> None:
-    assert {"plan": plan_digest(), "sources": source_digest(), "weights": weights_digest()} == RECORDS[KERNEL_VERSION]
+    found = {
+        "plan": plan_digest(),
+        "so3lr": so3lr_digest(),
+        "sources": source_digest("layout.h", "layout.cpp", "pairs.h", "call.cpp"),
+        "weights": weights_digest(),
+    }
+    assert found == RECORDS[KERNEL_VERSION]

@@ -132,6 +132,11 @@ class ModelConfig:
         """Length of an atom's Euclidean variables, the sum of 2l + 1 over the degrees."""
         return sum(2 * l + 1 for l in self.degrees)
 
+    @property
+    def tabulated_type(self) -> type[ModelConfig]:
+        """Of settings whose radial filters are splines."""
+        return type(self)
+
     def message_factor(self, width: int) -> float:
         """What the sums over the `width` features of a head are multiplied by in messages."""
         return 1.0 / math.sqrt(width)
@@ -159,11 +164,23 @@ class ModelConfig:
         return cls(**settings)
 
 
+_NO_CHOICES = (
+    "layer_normalization",
+    "residual_mlp_1",
+    "residual_mlp_2",
+    "float32_invariants",
+    "radial_start",
+    "spline_start",
+    "polynomial_order",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class So3lrConfig(ModelConfig):
     """Settings of a network of the architecture of SO3LR; the defaults are the published ones (docs/so3lr.md)."""
 
     radial_bases: ClassVar[tuple[str, ...]] = ("bernstein",)
+    _no_choices: ClassVar[tuple[str, ...]] = _NO_CHOICES
 
     cutoff: float = 4.5
     features: int = 128
@@ -177,13 +194,18 @@ class So3lrConfig(ModelConfig):
     def _validate(self) -> None:
         super()._validate()
         plain = ModelConfig()
-        for name in _NO_CHOICES:
+        for name in self._no_choices:
             if getattr(self, name) != getattr(plain, name):
                 raise ConfigError(f"{name} = {getattr(self, name)!r}: the architecture {SO3LR} has no such choice")
         for name in ("bernstein_rate", "mean_neighbours"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} = {value!r}: give a number above 0")
+
+    @property
+    def tabulated_type(self) -> type[ModelConfig]:
+        """Of settings whose radial filters are splines."""
+        return TabulatedSo3lrConfig
 
     def message_factor(self, width: int) -> float:
         """One over the mean number of neighbours, whatever the width."""
@@ -195,16 +217,17 @@ class So3lrConfig(ModelConfig):
         return {"architecture": SO3LR} | {name: value for name, value in values.items() if name not in _NO_CHOICES}
 
 
+@dataclasses.dataclass(frozen=True)
+class TabulatedSo3lrConfig(So3lrConfig):
+    """Those of such a network with splines for its radial filters, which is made of it and never written down."""
+
+    radial_bases: ClassVar[tuple[str, ...]] = ("spline",)
+    _no_choices: ClassVar[tuple[str, ...]] = tuple(name for name in _NO_CHOICES if name != "spline_start")
+
+    radial_basis: str = "spline"
+
+
 SO3LR = "so3lr"
-_NO_CHOICES = (
-    "layer_normalization",
-    "residual_mlp_1",
-    "residual_mlp_2",
-    "float32_invariants",
-    "radial_start",
-    "spline_start",
-    "polynomial_order",
-)
 ARCHITECTURES: dict[str, type[ModelConfig]] = {"so3krates": ModelConfig, SO3LR: So3lrConfig}
 
 

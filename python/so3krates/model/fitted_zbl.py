@@ -29,7 +29,7 @@ class FittedZbl:
     name: ClassVar[str] = "fitted_zbl"
     section: ClassVar[str] = "repulsion"
     repels: ClassVar[bool] = True
-    kernel: ClassVar[str] = ""
+    kernel: ClassVar[str] = "fitted_zbl"  # of csrc/kernels/terms.cpp
     keys: ClassVar[tuple[str, ...]] = ("weights", "decays", "power", "rate", "outer", "envelope")
 
     elements: tuple[str, ...]
@@ -93,7 +93,8 @@ class FittedZbl:
         return f"ZBL repulsion with fitted numbers, switched off up to {self.outer:g} A"
 
     def table(self) -> np.ndarray:
-        """Strength ke Z Z' (eV A) and (Z^p + Z'^p) D (1/A) of each pair of elements, (elements, elements, 2)."""
+        """Strength ke Z Z' (eV A) and (Z^p + Z'^p) D (1/A) of each pair of elements, `outer` and `envelope` (A), then
+        weight and decay of each exponential: (elements, elements, 4 + 2 exponentials)."""
         return _table(self)
 
     def pair_energy(self, first: jax.Array, second: jax.Array, distance: jax.Array) -> jax.Array:
@@ -111,7 +112,9 @@ class FittedZbl:
 def _table(term: FittedZbl) -> np.ndarray:
     z = np.array([float(atomic_numbers[element]) for element in term.elements])
     powers = z**term.power
-    table = np.stack([COULOMB * np.outer(z, z), (powers[:, None] + powers) * term.rate], axis=-1)
+    exponentials = [number for pair in zip(term.weights, term.decays, strict=True) for number in pair]
+    same = [np.full((len(z), len(z)), number) for number in (term.outer, term.envelope, *exponentials)]
+    table = np.stack([COULOMB * np.outer(z, z), (powers[:, None] + powers) * term.rate, *same], axis=-1)
     table.flags.writeable = False
     return table
 

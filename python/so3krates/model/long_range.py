@@ -23,6 +23,9 @@ FINE_STRUCTURE = 0.0072973525664
 LARGEST_CUTOFF = 1e4  # A
 ONSET = 0.45  # of the cutoff, where the Coulomb interaction begins to go over to its shifted-force form
 DAMPING = 2.54  # of the dispersion's radii, times twice the seventh root of the polarisability
+# s of 1 / gamma = 2 s^2 by powers of the van der Waals radius, the polarisability's seventh root times RADIUS (bohr).
+SPREAD = (-0.00433008, 0.24428889, 0.04125273, -0.00078893)
+RADIUS = FINE_STRUCTURE ** (-4.0 / 21.0)
 # Polarisabilities (bohr^3) and C6 (Hartree bohr^6) of free atoms (Tkatchenko and Scheffler 2009, and its sources).
 FREE_ATOMS = {
     "H": (4.5, 6.5),
@@ -175,16 +178,24 @@ class Dispersion:
         d = jnp.where(is_inside, distance, self.cutoff)
         root = (0.5 * (alpha_1 + alpha_2)) ** (1.0 / 7.0)
         c6 = 2.0 * c6_1 * c6_2 * alpha_1 * alpha_2 / (alpha_1**2 * c6_2 + alpha_2**2 * c6_1)
-        radius = FINE_STRUCTURE ** (-4.0 / 21.0) * root
-        spread = -0.00433008 + radius * (0.24428889 + radius * (0.04125273 - 0.00078893 * radius))
+        radius = RADIUS * root
+        spread = SPREAD[0] + radius * (SPREAD[1] + radius * (SPREAD[2] + radius * SPREAD[3]))
         squares = 2.0 * spread**2  # one over gamma
         c8, c10 = 5.0 * c6 * squares, 245.0 / 8.0 * c6 * squares**2
         r2 = (d / BOHR) ** 2
-        p2 = (2.0 * DAMPING * self.radius_scale * root) ** 2
+        p2 = (self.damping * root) ** 2
         r4, p4 = r2 * r2, p2 * p2
         energy = c6 / (r4 * r2 + p4 * p2) + c8 / (r4 * r4 + p4 * p4) + c10 / (r4 * r4 * r2 + p4 * p4 * p2)
-        switch = smooth_switch(d, self.cutoff - self.switched_over, self.cutoff)
-        return jnp.where(is_inside, -HARTREE * switch * energy, 0.0)
+        return jnp.where(is_inside, -HARTREE * self.switch(d) * energy, 0.0)
+
+    def switch(self, distance: jax.Array) -> jax.Array:
+        """From 1 to 0 over the last `switched_over` of the cutoff; distance: A."""
+        return smooth_switch(distance, self.cutoff - self.switched_over, self.cutoff)
+
+    @property
+    def damping(self) -> float:
+        """Damping radius (bohr) over the seventh root of a pair's polarisability (bohr^3)."""
+        return 2.0 * DAMPING * self.radius_scale
 
 
 # By section and form of the settings.

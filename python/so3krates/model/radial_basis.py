@@ -17,10 +17,10 @@ def radial_basis(distance: jax.Array, config: ModelConfig) -> jax.Array:
     """The configured basis; distance: (...) in A. Returns (..., config.radial_functions)."""
     if config.radial_floor > 0:
         distance = floored(distance, config.radial_floor)
-    if isinstance(config, So3lrConfig):
-        return bernstein_basis(distance, config.radial_functions, config.bernstein_rate)
     if config.radial_basis == "spline":
         return spline_basis(distance, config.radial_functions, config.cutoff, config.spline_start)
+    if isinstance(config, So3lrConfig):
+        return bernstein_basis(distance, config.radial_functions, config.bernstein_rate)
     if config.radial_basis == "gaussian":
         return gaussian_basis(distance, config.radial_functions, config.cutoff, started(config))
     return phys_basis(distance, config.radial_functions, config.cutoff)

@@ -29,15 +29,16 @@ def is_tabulated(config: ModelConfig) -> bool:
 
 def tabulated_config(config: ModelConfig, nodes: int, start: float) -> ModelConfig:
     """Settings of the network that `tabulated` makes."""
-    return dataclasses.replace(
-        config,
-        radial_basis="spline",
-        radial_functions=nodes,
-        radial_start=None,
-        spline_start=start,
-        radial_filter_features=(config.features,),
-        radial_floor=0.0,  # the splines have it in them
-    )
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    changed = {
+        "radial_basis": "spline",
+        "radial_functions": nodes,
+        "radial_start": None,
+        "spline_start": start,
+        "radial_filter_features": (config.features,),
+        "radial_floor": 0.0,  # the splines have it in them
+    }
+    return config.tabulated_type(**settings | changed)
 
 
 def tabulated(config: ModelConfig, params: Params, nodes: int, start: float = 0.5) -> tuple[ModelConfig, Params]:
@@ -122,7 +123,8 @@ def with_rank(config: ModelConfig, params: Params, invariants: list[np.ndarray],
             dense_0, dense_1 = (jax.tree.map(np.asarray, spherical[f"dense_{n}"]) for n in range(2))
             hidden = np.asarray(jax.nn.silu(inputs @ dense_0["kernel"] + dense_0["bias"]))
             mean = hidden.mean(axis=0)
-            spread = (hidden - mean) @ dense_1["kernel"]
+            # The same directions as of all results, from the few numbers of a triangle.
+            spread = np.linalg.qr(hidden - mean, mode="r") @ dense_1["kernel"]
             directions = np.linalg.svd(spread, full_matrices=False)[2][:rank].T
             kernel = dense_1["kernel"] @ directions @ directions.T
             bias = dense_1["bias"] + mean @ (dense_1["kernel"] - kernel)

@@ -31,8 +31,22 @@ def count_elements(elements: int, species: jax.Array, owned: jax.Array, row_bloc
     return rows_in_use.for_each(body, jnp.zeros(elements, jnp.float64))
 
 
+def system_features(
+    config: So3lrConfig, params: Params, charge: jax.Array, unpaired: jax.Array, counts: jax.Array
+) -> jax.Array:
+    """Features of elements (S, F) in front of the first layer; counts: of elements (S,), of all ranks."""
+    elements = jnp.arange(len(counts))
+    table = params["embedding"]["embedding"]
+    system = System(jnp.zeros_like(elements), counts.astype(table.dtype), charge[None], unpaired[None])
+    module = SystemEmbedding(config.features, len(counts))
+    for name, number in (("charge_embedding", system.charges), ("spin_embedding", system.unpaired)):
+        table = table + applied(module, params[name], elements, number, system)
+    return table / math.sqrt(3.0)
+
+
 def embed_system(
     config: So3lrConfig,
+    order: Sequence[int],
     params: Params,
     charge: jax.Array,
     unpaired: jax.Array,
@@ -42,14 +56,9 @@ def embed_system(
     into: tuple[jax.Array, jax.Array],
     row_block: int = ROW_BLOCK,
 ) -> tuple[jax.Array, jax.Array]:
-    """`stages.embed` with features of elements that depend on the whole system; counts: of elements, of all ranks."""
-    elements = jnp.arange(len(counts))
-    table = params["embedding"]["embedding"]
-    system = System(jnp.zeros_like(elements), counts.astype(table.dtype), charge[None], unpaired[None])
-    module = SystemEmbedding(config.features, len(counts))
-    for name, number in (("charge_embedding", system.charges), ("spin_embedding", system.unpaired)):
-        table = table + applied(module, params[name], elements, number, system)
-    return embed(table / math.sqrt(3.0), species, count, into, row_block)
+    """`stages.embed` with features of elements that depend on the whole system; order: of the features in rows."""
+    table = system_features(config, params, charge, unpaired, counts)
+    return embed(table[:, jnp.asarray(order)], species, count, into, row_block)
 
 
 class HeadArrays(NamedTuple):
