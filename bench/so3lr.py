@@ -53,19 +53,24 @@ def plain(atoms: Any) -> Callable[[], Any]:
     ends, images = unordered_pairs(atoms.positions, atoms.cell.array, atoms.pbc, reach)
     index = {number: k for k, number in enumerate((1, 6, 7, 8, 9, 15, 16, 17))}
     single = jax.tree.map(lambda p: np.asarray(p, np.float32), model.params)
-    structure = Structure(
-        numbers=atoms.numbers.astype(np.int32),
-        species=np.array([index[number] for number in atoms.numbers], np.int32),
-        positions=atoms.positions.astype(np.float32),
-        cell=atoms.cell.array.astype(np.float32),
-        neighbours=neighbours,
-        shifts=shifts,
-        mask=mask,
-        atom_mask=np.ones(len(atoms), bool),
-        long_pairs=LongPairs(ends.astype(np.int32), images.astype(np.float32), np.int32(ends.shape[1])),
-        charge=np.float32(0),
-        unpaired=np.float32(0),
-    )
+    pairs: dict[str, Any] = {
+        "ends": ends.astype(np.int32),
+        "shifts": images.astype(np.float32),
+        "used": np.int32(ends.shape[1]),
+    }
+    arrays: dict[str, Any] = {
+        "numbers": atoms.numbers.astype(np.int32),
+        "species": np.array([index[number] for number in atoms.numbers], np.int32),
+        "positions": atoms.positions.astype(np.float32),
+        "cell": atoms.cell.array.astype(np.float32),
+        "neighbours": neighbours,
+        "shifts": shifts,
+        "mask": mask,
+        "atom_mask": np.ones(len(atoms), bool),
+        "charge": np.float32(0),
+        "unpaired": np.float32(0),
+    }
+    structure = Structure(long_pairs=LongPairs(**pairs), **arrays)
     structure, single = jax.device_put((structure, single))
     return lambda: predict_system(model.config, model.interactions, single, structure).forces.block_until_ready()
 

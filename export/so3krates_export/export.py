@@ -140,8 +140,8 @@ def export_model(
         for number, c in enumerate(choices):
             if body == "fused" and is_so3lr:
                 weights |= so3lr_weights(config, c.params, numbers, model.interactions, real)
-                portable = weight_arrays(c.params, numbers)
-                weights |= {name: value for name, value in portable.items() if name.startswith(EMBEDDINGS)}
+                everything = weight_arrays(c.params, numbers)
+                weights |= {name: value for name, value in everything.items() if name.startswith(EMBEDDINGS)}
             elif body == "fused":
                 weights |= _of_member("weights/fused/", number, fused_weights(config, c.params, numbers, rank))
             if is_portable:

@@ -93,7 +93,9 @@ class So3lrFusedBody(FusedBody):
             [*self._weights("long", "tables", "elements"), *Lists._fields, *properties],
             first=["energies_long", "slope_sum"],
             into=["strain_gradient", "atom_energies", "forces", "charge_slopes", "ratio_slopes"],
-            **{name: np.asarray(value, np.float64) for name, value in numbers._asdict().items()},
+            ranges=np.asarray(numbers.ranges),
+            scales=np.asarray(numbers.scales),
+            spread=np.asarray(numbers.spread),
         )
         slopes = ["charge_slopes", "ratio_slopes", "slope_sum", "charge_sums"]
         heads_adjoint = self._stage(

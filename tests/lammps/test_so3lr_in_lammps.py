@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from decks import Bench, lammps_instance, results_of
 from so3krates._harness import Error
 from so3krates.calculator import So3kratesCalculator
 from so3krates.lammps import LammpsError, run_deck
+from so3krates.model.long_range import interactions_from
 from so3krates.model.reductions import tabulated
 from so3krates.runtime import Runtime
 from so3krates.storage import Model
@@ -133,9 +134,15 @@ def test_ions_as_the_original(program_cache: Path, tmp_path: Path) -> None:
             runtime.evaluate(formate)
 
 
-def assert_close_to_the_original(runtime: Runtime, atoms: Atoms, expected: Callable[[str], np.ndarray]) -> None:
-    """To the rounding of float32 and the error of tables."""
+def assert_close_to_the_original(
+    runtime: Runtime, atoms: Atoms, archive: Mapping[str, np.ndarray], place: str = ""
+) -> None:
+    """To the rounding of float32 and the error of tables; place: of the results in the archive behind the name."""
     found, name = runtime.evaluate(atoms, ["energy", "forces", *OUTPUTS]), atoms.info["name"]
+
+    def expected(key: str) -> np.ndarray:
+        return archive[f"{name}{place}/{key}"]
+
     error = np.abs(found["forces"] - expected("forces")).max() / np.abs(expected("forces")).max()
     assert 0 < error < FLOAT32_FORCE_TOLERANCE, name
     assert abs(found["energy"] - expected("energy")) < FLOAT32_ENERGY_TOLERANCE * len(atoms)
@@ -160,9 +167,7 @@ def test_float32_with_kernels(narrow: Path, program_cache: Path) -> None:
     runtime = Runtime(narrow, threads=2, cache=str(program_cache))
     with np.load(EXPECTED / "expected.npz") as archive:
         for atoms in molecules(0):
-            assert_close_to_the_original(
-                runtime, atoms, lambda key, atoms=atoms: archive[f"{atoms.info['name']}/{key}"]
-            )
+            assert_close_to_the_original(runtime, atoms, archive)
 
 
 @needs_shared
@@ -177,8 +182,7 @@ def test_reference_structures_with_kernels(
     assert len(frames) == {State(0, 1): 7}.get(electrons, 1)
     with np.load(SHARED / "ref_float64.npz") as archive:
         for atoms in frames:
-            name = f"{atoms.info['name']}/12"
-            assert_close_to_the_original(runtime, atoms, lambda key, name=name: archive[f"{name}/{key}"])
+            assert_close_to_the_original(runtime, atoms, archive, "/12")
 
 
 def test_kernels_as_the_portable_programs(splines: Model, program_cache: Path, tmp_path: Path) -> None:
@@ -199,7 +203,8 @@ def test_models_without_an_interaction(splines: Model, program_cache: Path, tmp_
     """Each of the two alone, of another reach, by kernels and by portable programs."""
     for interaction, names in zip(splines.interactions, (["charges"], ["hirshfeld_ratios"]), strict=True):
         (tmp_path / interaction.section).mkdir()
-        model = dataclasses.replace(splines, interactions=(dataclasses.replace(interaction, cutoff=9.0),))
+        settings = {interaction.section: interaction.settings() | {"cutoff": 9.0}}
+        model = dataclasses.replace(splines, interactions=interactions_from(settings, splines.elements))
         paths = [exported(tmp_path / interaction.section, body=body, model=model) for body in ("fused", "xla")]
         names += ["energy", "forces", f"energy_{interaction.section}"]
         runtimes = [Runtime(path, threads=1, cache=str(program_cache)) for path in paths]
