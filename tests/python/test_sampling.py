@@ -413,6 +413,8 @@ def test_refusals(crystal: Atoms, teacher: LammpsCalculator) -> None:
         SamplingPlan(temperatures=(-5.0,))
     with pytest.raises(SamplingError, match="frames = 0"):
         SamplingPlan(frames=0)
+    with pytest.raises(SamplingError, match=r"processes = 1000000: give 1 to \d+ on this machine of \d+ cores"):
+        Workers(teacher, processes=1_000_000)
     # The teacher still works after all of that.
     crystal = crystal.copy()
     crystal.calc = teacher

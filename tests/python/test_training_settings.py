@@ -145,6 +145,8 @@ def test_keys_of_the_original_are_understood(tmp_path: Path) -> None:
         ({"data": {"n_valid": 3}}, "n_train with it"),
         ({"training": {"patience": 1.5}}, "a share of all below 1"),
         ({"training": {"hours": 0}}, "training.hours = 0"),
+        ({"training": {"learning_rate": float("inf")}}, "training.learning_rate = inf"),
+        ({"training": {"seed_model": 10**20}}, "training.seed_model = 100000000000000000000"),
         ({"model": {"radial_start": -1}}, "radial_start = -1"),
         ({"model": {"feature": 3}}, "unknown model setting 'feature'"),
         ({"preset": "gold"}, "known are fast, balanced, accurate, gan"),

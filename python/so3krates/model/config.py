@@ -10,10 +10,15 @@ from typing import Any, ClassVar
 RADIAL_BASES = ("phys", "gaussian", "spline")
 CUTOFF_FUNCTIONS = ("cosine", "phys", "polynomial", "exponential")
 LARGEST_CUTOFF = 100.0  # A; every pair of atoms would be neighbours
+LARGEST_SIZE = 65536  # of layers, features and so on, far above any that fits into memory
 
 
 class ConfigError(ValueError):
     """A setting that cannot work; the message names the key, the value and the way out."""
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIZE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,10 @@ class ModelConfig:
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
+        for name in ("features", "heads", "layers", "radial_functions", "embeddings", "polynomial_order"):
+            value = getattr(self, name)
+            if not _is_size(value):
+                raise ConfigError(f"{name} = {value!r}: give a whole number of at least 1, and at most {LARGEST_SIZE}")
         f = self.features
         defaults = {
             "radial_filter_features": (f, f),
@@ -69,16 +78,20 @@ class ModelConfig:
             if not condition:
                 raise ConfigError(message)
 
-        for name in ("features", "heads", "layers", "radial_functions", "embeddings", "polynomial_order"):
+        for name in ("layer_normalization", "residual_mlp_1", "residual_mlp_2", "float32_invariants"):
+            require(isinstance(getattr(self, name), bool), f"{name} = {getattr(self, name)!r}: give true or false")
+        for name in ("cutoff", "spline_start", "radial_floor", "radial_start"):
             value = getattr(self, name)
-            ok = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            require(ok, f"{name} = {value!r}: give a whole number of at least 1")
+            is_length = isinstance(value, int | float) and not isinstance(value, bool)
+            require(is_length or (name == "radial_start" and value is None), f"{name} = {value!r}: give a length in A")
         require(
             isinstance(self.cutoff, int | float) and 0 < self.cutoff <= LARGEST_CUTOFF,
             f"cutoff = {self.cutoff!r}: give a length in A above 0 and up to {LARGEST_CUTOFF:g}",
         )
         require(
-            len(self.degrees) > 0
+            isinstance(self.degrees, tuple)
+            and len(self.degrees) > 0
+            and all(_is_size(l) for l in self.degrees)
             and list(self.degrees) == sorted(set(self.degrees))
             and all(l in (1, 2, 3, 4) for l in self.degrees),
             f"degrees = {self.degrees!r}: give ascending values out of 1, 2, 3, 4",
@@ -119,11 +132,14 @@ class ModelConfig:
         for name in ("radial_filter_features", "spherical_filter_features"):
             widths = getattr(self, name)
             require(
-                len(widths) > 0 and all(w >= 1 for w in widths) and widths[-1] == self.features,
+                isinstance(widths, tuple)
+                and len(widths) > 0
+                and all(map(_is_size, widths))
+                and widths[-1] == self.features,
                 f"{name} = {widths!r}: give positive widths that end with features = {self.features}",
             )
         require(
-            all(w >= 1 for w in self.readout_features),
+            isinstance(self.readout_features, tuple) and all(map(_is_size, self.readout_features)),
             f"readout_features = {self.readout_features!r}: give positive widths",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -18,6 +19,7 @@ from so3krates.progress import Callback
 from .calculators import Recipe, forget
 from .harmonic import SamplingError
 
+MOST_PROCESSES = 64  # on any machine; where there are many cores, four times as many as these
 Result = dict[str, np.ndarray]
 Source = Recipe | Calculator
 DRIVER, TEACHER = "driver", "teacher"
@@ -61,8 +63,9 @@ class Workers:
         on_progress: Callback | None = None,
     ) -> None:
         sources = {TEACHER: teacher, DRIVER: teacher if driver is None else driver}
-        if processes < 1:
-            raise SamplingError(f"processes = {processes}: give at least 1")
+        most = max(MOST_PROCESSES, 4 * (os.cpu_count() or 1))
+        if not 1 <= processes <= most:
+            raise SamplingError(f"processes = {processes}: give 1 to {most} on this machine of {os.cpu_count()} cores")
         if processes > 1 and not all(isinstance(source, Recipe) for source in sources.values()):
             raise SamplingError("several processes need calculators by name: give a Recipe")
         self.folder = None if folder is None else Path(folder)

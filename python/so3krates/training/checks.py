@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from so3krates.model.config import ConfigError
+
+LARGEST = 2**31 - 1  # of whole numbers: seeds and counters of steps are held in 32 bits
 
 
 def require(condition: bool, section: str, key: str, value: Any, advice: str) -> None:
@@ -14,10 +17,10 @@ def require(condition: bool, section: str, key: str, value: Any, advice: str) ->
 
 
 def is_int(value: Any, least: int = 0) -> bool:
-    """A whole number of at least `least`, not a truth value."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    """A whole number of at least `least` that 32 bits hold, not a truth value."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST
 
 
 def is_number(value: Any) -> bool:
-    """A number, not a truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """A finite number, not a truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
