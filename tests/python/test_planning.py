@@ -59,6 +59,7 @@ def test_costs_are_those_that_the_runs_had() -> None:
         run_of(MACHINE, 800, 0),
         run_of(MACHINE, 6400, 0),
         run_of(MACHINE, 6400, 0, threads=4),
+        run_of(MACHINE, 800, 600),
         run_of(MACHINE, 3200, 1500),
     )
     for name, value in vars(MACHINE).items():

@@ -83,12 +83,29 @@ def measure(system: System, potential: Path, report: Callable[[str], None] = lam
         small = _run(system, SMALL, 1, 1, STEPS, folder, report)
         large = _run(system, LARGE, 1, 1, STEPS // 3, folder, report)
         threaded = _run(system, LARGE, 1, cores, STEPS // 3, folder, report) if cores > 1 else None
+        near = _run(system, 2 * SMALL, 2, 1, STEPS, folder, report) if cores > 1 else None
         split = _run(system, LARGE, 2, 1, STEPS // 3, folder, report) if cores > 1 else None
-    return fit(cores, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), small, large, threaded, split)
+    return fit(cores, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), small, large, threaded, near, split)
 
 
-def fit(cores: int, memory: float, small: Run, large: Run, threaded: Run | None, split: Run | None) -> Machine:
-    """The costs that explain the runs: straight lines through two sizes, then what is left."""
+def fit(
+    cores: int,
+    memory: float,
+    small: Run,
+    large: Run,
+    threaded: Run | None = None,
+    near: Run | None = None,
+    split: Run | None = None,
+) -> Machine:
+    """The costs that explain the runs: straight lines through two sizes, then what is left.
+
+    Args:
+        cores, memory: of the machine.
+        small, large: on one rank and thread.
+        threaded: on one rank with all cores.
+        near: of two small ranks, where rows of others weigh most, for their time.
+        split: of two large ones, for their memory.
+    """
     atom = (large.step - small.step) / (large.atoms - small.atoms)
     start = max(small.step - atom * small.atoms, 0.0)
     memory_atom = (large.memory - small.memory) / (large.atoms - small.atoms)
@@ -98,8 +115,9 @@ def fit(cores: int, memory: float, small: Run, large: Run, threaded: Run | None,
         share = (threaded.step - start) / (atom * threaded.atoms)
         shared = min(max((1 - share) / (1 - 1 / cores), 0.0), 1.0)
     row, memory_row = 0.0, memory_atom
+    if near is not None and near.others > 0:
+        row = max((near.step - start - atom * near.atoms) / near.others, 0.0)
     if split is not None and split.others > 0:
-        row = max((split.step - start - atom * split.atoms) / split.others, 0.0)
         memory_row = max((split.memory - memory_start - memory_atom * split.atoms) / split.others, 0.0)
     lists = large.lists / large.atoms
     return Machine(cores, memory, start, atom, row, shared, lists, small.builds, memory_start, memory_atom, memory_row)
@@ -144,7 +162,7 @@ def _run(
     return Run(
         own,
         others,
-        float(np.quantile(times, 0.25)),  # of what else the machine does a step knows nothing
+        float(np.quantile(times, 0.1)),  # of what else the machine does a step knows nothing
         1024.0 * max(float(file.read_text()) for file in folder.glob("peak.*")),
         lists,
         int(builds[-1]) / steps,
