@@ -34,8 +34,7 @@ int failed(const std::string& message, int rank = 0) {
 int run(int argc, char** argv) {
   int rank = 0;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-  void* host = nullptr;
-  lammps_open(argc, argv, MPI_COMM_WORLD, &host);
+  void* host = lammps_open(argc, argv, MPI_COMM_WORLD, nullptr);
   if (host == nullptr) return 1;  // it has said why
   auto* lmp = static_cast<LAMMPS*>(host);
   if (!so3krates::is_known_version(lmp))
