@@ -35,6 +35,9 @@ def kappa(
     runs: Annotated[
         str, typer.Option(help="Numbers of the runs in each log to be used, as in 2,3; else all at constant energy.")
     ] = "",
+    phonons: Annotated[
+        Path | None, typer.Option(help="phonons.json of so3krates phonons --kappa, to be shown beside.")
+    ] = None,
 ) -> None:
     """Thermal conductivity from the heat flux of Green-Kubo runs."""
     import json
@@ -42,6 +45,7 @@ def kappa(
     from so3krates.analysis.conductivity import as_json, conductivity, parse_average
     from so3krates.analysis.conductivity_report import conductivity_figure, kappa_table, runs_table
     from so3krates.analysis.flux import Columns, read_flux
+    from so3krates.analysis.lattice_dynamics import beside_table, read_lattice_dynamics
     from so3krates.progress import progress_display
 
     settings = dict(
@@ -83,13 +87,18 @@ def kappa(
             coefficients=coefficients,
             report=report,
         )
+    kelvin_of_runs = sum(float(one.temperature.mean()) for one in trajectories) / len(trajectories)
+    lattice = None if phonons is None else read_lattice_dynamics(phonons, kelvin_of_runs)
+    beside = {} if lattice is None else {"lattice_dynamics": {**lattice._asdict(), "values": lattice.values.tolist()}}
     make_folder(output)
     write_text(
         output / "kappa.json",
-        json.dumps({**as_json(result, settings), "notes": notes}, indent=1, allow_nan=False) + "\n",
+        json.dumps({**as_json(result, settings), "notes": notes, **beside}, indent=1, allow_nan=False) + "\n",
     )
     conductivity_figure(output / "kappa.png", result, len(sets))
     screen.print(runs_table(result), kappa_table(result))
+    if lattice is not None:
+        screen.print(beside_table(result, lattice))
     for warning in (*notes, *result.warnings):
         said(screen, "Note:", warning, "yellow")
     wrote = f"Wrote {output / 'kappa.json'} and {output / 'kappa.png'}"

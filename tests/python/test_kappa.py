@@ -451,6 +451,22 @@ def test_command(tmp_path: Path) -> None:
             assert abs(estimate["kappa_W_per_mK"] - unit) < 4 * estimate["error"]
     assert (folder / "kappa.png").stat().st_size > 20_000
 
+    lattice = tmp_path / "phonons.json"
+    mesh = {"mesh": [3, 3, 2], "direct_W_per_mK": None, "relaxation_time_W_per_mK": [[9] * 6, [1, 2, 4, 0, 0, 0]]}
+    lattice.write_text(json.dumps({"conductivity": {"temperatures_K": [500, 300], "meshes": [mesh]}}))
+    result = CliRunner().invoke(cli.app, [*arguments, "--phonons", str(lattice)])
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.stdout.splitlines() if line.startswith("│ xy") and line.endswith("1.5 │")]
+    assert "relaxation times" in result.stdout
+    assert json.loads((folder / "kappa.json").read_text())["lattice_dynamics"]["values"] == [1, 2, 4]
+    lattice.write_text(json.dumps({"conductivity": {"temperatures_K": [500], "meshes": [mesh]}}))
+    for content, words in ((None, "has conductivities at 500 K, the runs are at 301 K"), ("{}", "is no phonons.json")):
+        if content is not None:
+            lattice.write_text(content)
+        result = CliRunner().invoke(cli.app, [*arguments, "--phonons", str(lattice)])
+        assert result.exit_code == 1
+        assert words in result.stderr
+
     result = CliRunner().invoke(cli.app, ["kappa", str(paths[0]), "--flux", "v_Jx v_Jy v_Jz"])
     assert result.exit_code == 1
     assert "no column v_Jx, v_Jy, v_Jz" in result.stderr

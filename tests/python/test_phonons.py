@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,17 @@ from so3krates.checks import Answer, Potential, open_potential
 from typer.testing import CliRunner
 
 pytest.importorskip("phono3py", reason="the packages of so3krates[phonons] are not installed")
-from so3krates.phonons import ConductivitySettings, Phonons, PhononsError, conductivity, find_phonons, forces, packages
+from so3krates.phonons import (
+    ConductivitySettings,
+    Phonons,
+    PhononsError,
+    conductivity,
+    expansion,
+    find_phonons,
+    forces,
+    harmonic,
+    packages,
+)
 from so3krates.phonons.conductivity import conductivity_of, third_order
 from so3krates.phonons.crystal import repeats_for, widths
 from so3krates.phonons.forces import digest_of
@@ -53,6 +65,15 @@ def copper(folder: Path, potential: Potential | None = None, **options: Any) -> 
     repeats = options.pop("repeats", (3, 3, 3))
     crystal = options.pop("crystal", bulk("Cu", a=3.6))
     return find_phonons(SHIPPED, potential or Copper(), crystal, folder, repeats=repeats, **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_densities_of_elements() -> Iterator[None]:
+    """Of fewer points, which take most of a small crystal's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harmonic, "PARTS_MESH", 25.0)
+        patch.setattr(expansion, "VOLUMES", np.linspace(0.98, 1.04, 5))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +118,7 @@ def test_dos_and_thermal_functions_add_up(wurtzite: tuple[Phonons, Path]) -> Non
     found = wurtzite[0].harmonic
     frequencies, states = found.dos
     assert np.trapezoid(states, frequencies) == pytest.approx(12, rel=0.01)
-    assert np.sum(list(found.parts.values()), axis=0).sum() == pytest.approx(states.sum(), rel=0.02)
+    assert np.sum(list(found.parts.values()), axis=0).sum() == pytest.approx(states.sum(), rel=0.03)
     classical = 12 * 8.314463
     assert 0.9 * classical < found.heat_capacity[-1] < classical
     slope = np.gradient(1000 * found.free_energy, found.temperatures)
@@ -220,6 +241,12 @@ def test_conductivity_adds_up_over_chunks_and_modes(gan: Potential, wurtzite: tu
     assert (direct.direct[:, :3] > 0.9 * mesh.relaxation[:, :3]).all()
     assert np.abs(direct.direct[:, :3] / direct.relaxation[:, :3] - 1).max() > 1e-3
     pure = conductivity_of(made, size, kelvin, False, False, folder)
+    unlike = conductivity.Conductivity((300.0, 600.0), True, cells, 16, 2.1, (pure, direct)).warnings()
+    assert any(text.startswith("at 300 K the conductivity along") for text in unlike)
+    endless = dataclasses.replace(mesh, free_path=np.full_like(mesh.free_path, 1e7))
+    (*_, said) = conductivity.Conductivity((300.0, 600.0), True, cells, 16, 2.1, (mesh, endless)).warnings()
+    assert "at 600 K 100 % of the conductivity is that of modes with free paths above 1 mm" in said
+    assert conductivity.Conductivity((300.0, 600.0), True, cells, 16, 2.1, (mesh, mesh)).warnings() == []
     assert pure.relaxation[0, 0] > mesh.relaxation[0, 0]
     made.run_thermal_conductivity = None  # type: ignore[assignment, method-assign]
     again = conductivity_of(made, size, kelvin, True, False, folder)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DISPLACEMENT = 0.03  # A
 CHUNK = 8  # points of a mesh that are kept together
 NANOMETRES = 0.1  # of 1 A
+ENDLESS = 1e6  # nm; longer free paths are of modes that a coarse mesh leaves without a partner to scatter with
+UNSETTLED = 0.05  # change from the last mesh but one above which it is said
 VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
 
 
@@ -39,6 +41,11 @@ class MeshConductivity:
     direct: np.ndarray | None  # (t, 6) W/mK, direct solution of the linearised Boltzmann equation
     mode: np.ndarray  # (t, modes, 6) W/mK, parts of `relaxation`
     free_path: np.ndarray  # (t, modes) nm
+
+    @property
+    def best(self) -> np.ndarray:
+        """(t, 6) W/mK: the direct solution where there is one."""
+        return self.relaxation if self.direct is None else self.direct
 
     def cumulative(self, temperature: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean free paths (nm, rising) and the conductivity (., 3) along x, y, z of the modes up to each."""
@@ -56,6 +63,32 @@ class Conductivity:
     atoms: int  # so many atoms
     pair_cutoff: float  # A
     meshes: tuple[MeshConductivity, ...]
+
+    def warnings(self) -> list[str]:
+        """What is not settled on the finest mesh: modes that nothing scatters, and the difference to the one before."""
+        finest, said = self.meshes[-1], []
+        name = "x".join(map(str, finest.mesh))
+        for row, kelvin in enumerate(self.temperatures):
+            best = finest.best[row, :3]
+            if not (best > 0).all():
+                said.append(f"at {kelvin:g} K nothing is conducted on the mesh {name}: give finer --meshes")
+                continue
+            endless = finest.mode[row][finest.free_path[row] > ENDLESS, :3].sum(axis=0)
+            if (share := float(np.max(endless / finest.relaxation[row, :3]))) > 0.01:
+                said.append(
+                    f"at {kelvin:g} K {100 * share:.0f} % of the conductivity is that of modes with free paths above 1 "
+                    f"mm, which nothing scatters on the mesh {name}: give finer --meshes"
+                )
+            elif len(self.meshes) > 1:
+                before = self.meshes[-2]
+                change = np.abs(1 - before.best[row, :3] / best)
+                if (largest := float(change.max())) > UNSETTLED:
+                    axis = int(change.argmax())
+                    said.append(
+                        f"at {kelvin:g} K the conductivity along {'xyz'[axis]} changes by {100 * largest:.0f} % from "
+                        f"the mesh {'x'.join(map(str, before.mesh))} to {name}: give finer --meshes"
+                    )
+        return said
 
 
 def third_order(

@@ -109,4 +109,6 @@ def _conductivity(
         conductivity_of(made, mesh, settings.temperatures, settings.isotopes, settings.direct, parts, report)
         for mesh in settings.meshes
     )
-    return Conductivity(settings.temperatures, settings.isotopes, cells, len(made.supercell), cutoff, meshes)
+    found = Conductivity(settings.temperatures, settings.isotopes, cells, len(made.supercell), cutoff, meshes)
+    warnings += found.warnings()
+    return found
