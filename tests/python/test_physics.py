@@ -147,7 +147,13 @@ def test_files_and_reference_values(copper: Physics, tmp_path: Path) -> None:
     assert any("+10.0 %" in str(cell) for column in rows.columns for cell in column.cells)
     with pytest.raises(PhysicsError, match="the reference names C77; known are a, b, c"):
         physics_tables(copper, {"C77": 1.0})
-    for text, words in (('{"C11": "170"}', "no object of names and numbers"), ("{", "cannot be read as JSON")):
+    for text, words in (
+        ('{"C11": "170"}', "no object of names and numbers"),
+        ('{"C11": NaN}', "no object of names and numbers"),
+        ('{"C11": 170, "C11": 180}', "'C11' stands there twice"),
+        ("{", "cannot be read as JSON"),
+        ("[" * 5000, "cannot be read as JSON"),
+    ):
         values.write_text(text)
         with pytest.raises(PhysicsError, match=words):
             read_reference(values)

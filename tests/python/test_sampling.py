@@ -411,6 +411,12 @@ def test_refusals(crystal: Atoms, teacher: LammpsCalculator) -> None:
         ThermalDisplacements(force_constants(squeezed, teacher), squeezed.get_masses())
     with pytest.raises(SamplingError, match="temperatures"):
         SamplingPlan(temperatures=(-5.0,))
+    nan = float("nan")
+    for bad in ({"amplitudes": (0.1, nan)}, {"shear": nan}, {"strains": (nan,)}, {"seed": -1}):
+        with pytest.raises(SamplingError, match=f"{next(iter(bad))} = .*: give"):
+            RattlePlan(**bad)
+    with pytest.raises(SamplingError, match=r"temperatures = .*: give finite numbers"):
+        SamplingPlan(temperatures=(300.0, nan))
     with pytest.raises(SamplingError, match="frames = 0"):
         SamplingPlan(frames=0)
     with pytest.raises(SamplingError, match=r"processes = 1000000: give 1 to \d+ on this machine of \d+ cores"):

@@ -217,6 +217,10 @@ def test_what_cannot_be_chosen_is_refused(labelled: Path, tmp_path: Path, crysta
         select_frames(labelled, 2, "committee", ["one"])
     with pytest.raises(SelectionError, match="--by force with 2 models: give one model, or none for the labels"):
         select_frames(labelled, 2, "force", ["one", "two"])
+    with pytest.raises(SelectionError, match="seed -1, limit None: give a seed of at least 0"):
+        select_frames(labelled, 2, "random", seed=-1)
+    with pytest.raises(SelectionError, match=r"limit nan: give .* a finite limit or none"):
+        select_frames(labelled, 2, "force", limit=float("nan"))
     with pytest.raises(SelectionError, match="--by speed: give random, energy"):
         select_frames(labelled, 2, "speed")
     with pytest.raises(SelectionError, match="a random choice looks at no values"):

@@ -50,14 +50,24 @@ def quantities(found: Physics) -> dict[str, tuple[float, str]]:
 def read_reference(path: Path) -> dict[str, float]:
     """Reference values, a JSON object of names of `quantities` and numbers. Raises PhysicsError."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(), object_pairs_hook=_once)
+    except (OSError, ValueError, RecursionError) as error:
         raise PhysicsError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or not all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in content.values()
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        for value in content.values()
     ):
         raise PhysicsError(f'{path} is no object of names and numbers, as in {{"C11": 359, "bulk_modulus": 195}}')
     return {name: float(value) for name, value in content.items()}
+
+
+def _once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where a name stands there twice."""
+    names = [name for name, _ in entries]
+    twice = [name for number, name in enumerate(names) if name in names[:number]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands there twice")
+    return dict(entries)
 
 
 def physics_tables(found: Physics, reference: Mapping[str, float] | None = None) -> list[Table]:

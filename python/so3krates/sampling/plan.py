@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 from .harmonic import SamplingError
@@ -21,6 +22,12 @@ class Plan:
             raise SamplingError(f"repeats = {self.repeats}: give three numbers of at least 1")
         if self.frames < 1:
             raise SamplingError(f"frames = {self.frames}: give at least 1")
+        if self.seed < 0:
+            raise SamplingError(f"seed = {self.seed}: give at least 0")
+        for name, value in vars(self).items():
+            entries = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(entry, float) and not math.isfinite(entry) for entry in entries):
+                raise SamplingError(f"{name} = {value}: give finite numbers")
 
     @property
     def states(self) -> int:

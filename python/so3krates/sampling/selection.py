@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -70,6 +71,8 @@ def select_frames(
     if by not in METHODS:
         raise SelectionError(f"--by {by}: give {', '.join(METHODS)}")
     frames = read_frames(pool, keys)
+    if seed < 0 or (limit is not None and not math.isfinite(limit)):
+        raise SelectionError(f"seed {seed}, limit {limit}: give a seed of at least 0, and a finite limit or none")
     random = np.random.default_rng(seed)
     if by == "random":
         if limit is not None or models:

@@ -38,6 +38,7 @@ from .trainer import TrainingResult, train
 from .uncertainty import with_uncertainty
 
 STORE_FOLDER = "frames"
+MOST_MEMBERS = 64  # of a committee
 REPORTED = 1000  # frames of a stored set that a report looks at
 
 
@@ -79,10 +80,10 @@ def run_session(
 
     Models are saved before their reports are made. A report that fails is said and the rest goes on; at the end a
     ReportError is raised. With `force`, or where a run goes on, labels that look wrong are trained on too. Raises
-    ValueError for fewer than one member and what `load_frames` and `train` raise.
+    ValueError for fewer than one member or more than MOST_MEMBERS, and what `load_frames` and `train` raise.
     """
-    if members < 1:
-        raise ValueError(f"{members} members of a committee: give at least 1")
+    if not 1 <= members <= MOST_MEMBERS:
+        raise ValueError(f"{members} members of a committee: give 1 to {MOST_MEMBERS}")
     require_packages(config.training.log_to)
     output = Path(output)
     runs = committee(config, members)
