@@ -223,8 +223,8 @@ void run_long_pairs(Call& call) {
 
   std::vector<Real> rows(static_cast<std::size_t>(std::max(used, 1)) * kQuad);
   in.rows = rows.data();
-  constexpr int fewest_rows = 16;  // less is not worth a thread
-  const int pieces = std::clamp(owned / fewest_rows, 1, 8 * call.threads());
+  constexpr int rows_of_piece = 32;  // whatever the threads: sums are added up in the same order
+  const int pieces = std::max(owned / rows_of_piece, 1);
   const auto bound = [pieces](int count, int k) {
     return static_cast<int>(static_cast<std::int64_t>(count) * k / pieces);
   };
