@@ -44,6 +44,8 @@ def test_the_default_is_fused_where_the_kernels_compute_the_network(tmp_path: Pa
     assert choice.tables == manifest["tables"]
     assert 0 < manifest["tables"]["force_error"] < TOLERANCE
     assert choice.describe().startswith(f"Body fused; tables of {choice.tables['nodes']} nodes change forces by ")
+    # float64 is no more precise than its tables: the export says by how much.
+    assert f"{choice.tables['force_error']:.1e} eV/A, whatever the precision" in choice.describe()
 
 
 @pytest.mark.parametrize(
