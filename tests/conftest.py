@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,21 @@ from long_tables import Many, many, summary
 from stand_ins import cuda_driver, other_plugin
 
 ROOT = Path(__file__).resolve().parent.parent
+# Most of a test's time would be compilation of programs that run a few times.
+QUICK_COMPILATION = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 SMALL_MODEL = ROOT / "tests" / "models" / "gan-small"  # trained by `so3krates demo`
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What JAX has compiled serves all tests of a run, and the programs that they start: set before JAX is imported."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="so3krates-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder.name, **QUICK_COMPILATION}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,6 +54,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("tables")
         for line in summary(reports):
             terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """JAX keeps every program that a process has run: gigabytes, over all modules."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(name="many")

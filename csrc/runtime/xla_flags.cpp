@@ -34,6 +34,19 @@ bool names(const std::string& library, const std::string& flag) {
   return at != std::string::npos;
 }
 
+// A word with its size before it, as protocol buffers write it.
+std::string sized(const std::string& word) {
+  return static_cast<char>(word.size()) + word;
+}
+
+// Whether the plugin has this flag. Its words are C strings, but so are keys of other options. XLA's flags are also the
+// fields of its options, or were (their names are kept: 10), but for a few that only matter to GPUs.
+bool is_flag(const std::string& library, const std::string& word) {
+  if (!names(library, word)) return false;
+  return word.rfind("xla_gpu_", 0) == 0 || library.find('\n' + sized(word) + '\x18') != std::string::npos ||
+         library.find('R' + sized(word)) != std::string::npos;
+}
+
 // What a flag's value may be, and whether this one may; nothing is said of names and lists.
 struct Values {
   const char* description;
@@ -65,7 +78,7 @@ bool is_real(const std::string& value) {
 const Values* values_of(const std::string& library, const std::string& flag) {
   static const Values truth{"true or false", is_truth}, real{"a number", is_real},
       whole{"a whole number", is_whole<INT32_MIN, INT32_MAX>}, large{"a whole number", is_whole<INT64_MIN, INT64_MAX>};
-  const std::string start = std::string("\n") + static_cast<char>(flag.size()) + flag + '\x18';
+  const std::string start = '\n' + sized(flag) + '\x18';
   std::size_t at = library.find(start);
   if (at == std::string::npos) return nullptr;
   at += start.size();
@@ -115,7 +128,7 @@ void check_xla_flags(const std::string& plugin) {
     if (word[0] != '-') continue;
     const std::size_t end = word.find('=');
     const std::string flag = word.substr(0, 2) == "--" ? word.substr(2, end == std::string::npos ? end : end - 2) : "";
-    if (flag.empty() || !names(library, flag))
+    if (flag.empty() || !is_flag(library, flag))
       throw Error("XLA_FLAGS has " + word + ", a flag that " + plugin +
                   " does not know: mend or unset XLA_FLAGS, as XLA would end the program");
     const Values* values = values_of(library, flag);

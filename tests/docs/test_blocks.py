@@ -51,7 +51,9 @@ SMALLER = {  # sizes that a reader wants and a test does not
     r"phonons (gan\S*)": r"phonons \1 --supercell 2,2,2",
     r"--meshes 20,30": "--meshes 3x3x3 --supercell-kappa 1,1,1 --pair-cutoff 2.1",
     r"-n 256": "-n 2",
-    r"train (settings.toml|data.extxyz)": rf"train \1 {SMALL_TRAINING}",
+    r"train (settings.toml|data.extxyz)": rf"train \1 {SMALL_TRAINING} --no-physics",
+    r"train --from trained data.extxyz": r"train --from trained data.extxyz --no-physics",
+    r"training.epochs=20": "training.epochs=2",
     r"check model": "check model --steps 0",
     r"learn settings.toml -o learning": "learn --help",  # another block runs a loop
     r"--amplitudes [\d.,]+": "--amplitudes 0.05,0.1",

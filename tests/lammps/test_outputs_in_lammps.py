@@ -170,7 +170,7 @@ def test_other_kinds_of_runs(
     assert differences[0] == 0 and differences.max() <= (10 if kind == "minimize" else 0)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.torture)])
 def test_a_committee_in_a_deck(
     small_model_folder: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms, ranks: int
 ) -> None:

@@ -230,7 +230,7 @@ def moved(moving_bundle: Path, program_cache: Path, tmp_path_factory: pytest.Tem
     return compute
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("option", MOVED)
 def test_rows_move_by_chunks(moved: Outcomes, option: str, ranks: int) -> None:
     """As on a device with memory of its own, by host memory and from device to device."""

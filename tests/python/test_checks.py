@@ -188,7 +188,6 @@ def test_a_wrong_key_is_seen_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "has energy under 'E'" in result.stderr
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_command_checks_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig(features=8, heads=2, layers=1, degrees=(1, 2), radial_functions=8, cutoff=3.5)
     rng = np.random.default_rng(0)

@@ -21,8 +21,6 @@ from so3krates.model.network import init_params
 from so3krates.storage import Model
 from typer.testing import CliRunner
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 HANG = 300  # s: a process that takes longer will never end
 CONFIG = ModelConfig(features=8, heads=2, layers=1, degrees=(1, 2), radial_functions=8, cutoff=4.0)
 

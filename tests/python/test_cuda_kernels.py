@@ -18,7 +18,7 @@ from so3krates_export.cuda import CALL, KERNEL_VERSION, check_cuda, kernel_share
 from so3krates_export.fused import FusedError
 from test_fused import PARITY, RUNG, SINGLE, close, network, run_one
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 GPU = Path(__file__).parent.parent / "gpu"
 
@@ -52,9 +52,9 @@ def crystal() -> Atoms:
         ("two heads", 1, crystal),
         ("two heads", 4, cluster),
         ("four degrees", 4, tiny),
-        ("three heads", 1, cluster),
-        ("one head", 1, tiny),
-        ("one layer", 4, tiny),
+        pytest.param("three heads", 1, cluster, marks=pytest.mark.torture),
+        pytest.param("one head", 1, tiny, marks=pytest.mark.torture),
+        pytest.param("one layer", 4, tiny, marks=pytest.mark.torture),
         ("wide", 4, tiny),
     ],
 )

@@ -22,8 +22,6 @@ from so3krates_export.ladder import Rung
 from training_runs import make_frames
 from typer.testing import CliRunner
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SAME = 1e-4  # of an error, between float32 by two ways
 FLOAT32 = 2e-6  # eV/A, between float32 and float64
 LADDER = [Rung(64, 2048, 192, 96)]

@@ -28,8 +28,6 @@ from so3krates.training.start import Start, beyond_basis, moves_of, nearest
 from training_runs import SMALL, assert_same, make_frames, quiet, settings
 from typer.testing import CliRunner
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 POTENTIAL = Path(__file__).parents[2] / "examples" / "models" / "gan-pbesol.so3k"
 OFFSET = -50.0  # eV per atom, between the levels of theory
 ZERO = 1e-5  # eV per atom: mean errors after the fit, of energies in float32

@@ -22,8 +22,6 @@ from so3krates_export.outputs import extra_outputs
 from so3krates_export.plan import Body, Call, build_plan
 from so3krates_export.portable_body import PortableBody, weight_arrays
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARITY = 1e-10  # relative, float64
 SINGLE = 2e-5  # relative, float32
 SIGNAL = 1e-2  # eV, eV/A

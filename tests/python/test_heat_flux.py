@@ -20,7 +20,7 @@ from so3krates.model import Graph, atom_energies
 from so3krates.outputs import STANDARD
 from so3krates.runtime import Runtime
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 UNFOLDED = 1e-10  # of the largest component
 SUM = 1e-11  # of the virial's sum of sizes

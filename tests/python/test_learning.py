@@ -125,7 +125,7 @@ class Deaths:
 
 
 @pytest.fixture(scope="module")
-def ended(compile_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Outcome, Path, int]]:
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Outcome, Path, int]]:
     """A loop that was killed in labels, trainings, exports and runs; how often it was begun."""
     folder = tmp_path_factory.mktemp("loop")
     settings = LearningSettings.load(write_loop(folder, tmp_path_factory.getbasetemp().parent / "learning_cache"))

@@ -19,7 +19,7 @@ from so3krates.model.harmonics import invariants, parity, spherical_harmonics
 from so3krates.model.initial import embedding_normal, lecun_normal
 from so3krates.model.radial_basis import phys_basis, radial_basis
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 ROUNDING = 1e-12  # float64, quantities of order 1
 ULPS = 2  # units in the last place: XLA multiplies one value by constants in another order from release to release

@@ -25,8 +25,6 @@ from so3krates.training.progress import Status, describe
 from so3krates.training.report import ReportError
 from training_runs import assert_same, make_frames, quiet, settings
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 COURSE = {"epochs": 3, "checkpoint_minutes": 0.0}  # a state after each of its 6 steps
 LONGEST = 600  # characters of a message
 
@@ -145,7 +143,7 @@ def test_damaged_folders_of_states(two_states: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(compile_cache: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Atoms], dict]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Atoms], dict]:
     """A run with a state after each step: its folder, frames and weights."""
     folder, frames = tmp_path_factory.mktemp("finished") / "run", make_frames(6)
     result = train(settings(**COURSE), frames[:4], frames[4:], folder, quiet)

@@ -31,8 +31,6 @@ from so3krates.storage import Model
 from so3krates_export.export import export_model
 from typer.testing import CliRunner
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIG = ModelConfig(features=8, heads=2, layers=1, degrees=(1, 2), radial_functions=8, cutoff=4.0)
 POOL = 600  # frames
 EVEN = 0.5  # of the pool's unevenness that a choice may keep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from so3krates_export.lowering import lower_text, serialise
 from so3krates_export.plan import Array, Call, Plan, build_plan
 from so3krates_export.portable_body import PortableBody, weight_arrays
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 ENERGY = 1e-12  # eV per atom, float64
 FORCE = 1e-12  # eV/A
@@ -100,9 +101,16 @@ def test_nothing_scatters(channels):
             assert "scatter" not in text, call.program
 
 
-def test_scratch_memory_does_not_grow_with_the_number_of_atoms():
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """Programs as a bundle's."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def test_scratch_memory_does_not_grow_with_the_number_of_atoms(optimised: None) -> None:
     """Temporary bytes of every compiled program at 1k, 8k and 64k rows."""
-    jax.config.update("jax_disable_most_optimizations", False)  # as in a bundle
     weights = {k: np.asarray(v, "float32") for k, v in weight_arrays(init_params(SMALL, 0), [31, 7]).items()}
     plan = plan_of(weights, precision="float32")
     scratch = []

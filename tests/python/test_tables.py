@@ -17,7 +17,7 @@ from so3krates.model.reductions import collapsed_first_layer, tabulated
 from so3krates_export.fused import filter_rank
 from so3krates_export.tables import TableError, choose_tables, structures_for
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 UNITY = 1e-14  # sums of splines
 COLLAPSED = 1e-13  # coefficients of the first layer, relative

@@ -375,7 +375,7 @@ def test_terms_at_export_take_radii_below_the_data() -> None:
     assert term.cutoff == 1.1
 
 
-def test_training_is_on_the_difference(compile_cache: None, tmp_path: Path) -> None:
+def test_training_is_on_the_difference(tmp_path: Path) -> None:
     """A term that reaches into the data: the network learns the rest, the model gives the whole."""
     frames = make_frames(8)
     run = dataclasses.replace(settings(epochs=20), terms={"repulsion": {"inner": 1.5, "outer": 3.0}})

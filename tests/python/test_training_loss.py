@@ -25,8 +25,6 @@ from so3krates.training.material import Material
 from so3krates.training.step import initial_state, make_step
 from training_runs import SMALL, make_frames, quiet, rows_of, settings
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 FORMULA = 1e-5  # relative, float32 against float64 numpy
 GRADIENT = 1e-4  # of the largest component, float32 in another order
 

@@ -27,8 +27,6 @@ from so3krates.training.plots import breakdown_plot
 from so3krates.training.run_folder import COLUMNS
 from training_runs import make_frames
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 STRESS_DIFFERENCE = 2e-5  # eV/A^3, finite differences in float32
 
 

@@ -23,8 +23,6 @@ from so3krates.training.loss import normalised_weights
 from so3krates.training.optimiser import make_schedule
 from training_runs import make_frames
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 def test_preset_gan_is_the_published_run() -> None:
     config = preset("gan")

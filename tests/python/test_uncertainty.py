@@ -97,7 +97,10 @@ def test_rare_elements_are_looked_at() -> None:
     assert [str(atoms.symbols) for atoms in chosen] == ["Ga", "Ga", "Ga", "GaN"]
 
 
-@pytest.mark.parametrize(("body", "precision"), [("fused", "float32"), ("fused", "float64"), ("xla", "float64")])
+@pytest.mark.parametrize(
+    ("body", "precision"),
+    [("fused", "float32"), ("fused", "float64"), pytest.param("xla", "float64", marks=pytest.mark.torture)],
+)
 def test_a_bundle_tells_what_python_tells(
     body: str, precision: str, small_model_folder: Path, programs: Path, tmp_path: Path
 ) -> None:

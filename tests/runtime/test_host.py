@@ -180,7 +180,9 @@ def test_an_unknown_flag_of_xla_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("XLA_FLAGS", "--")
     with pytest.raises(Error, match="XLA_FLAGS has --, a flag"):
         Evaluator(str(path), cache="off")
-    for unknown in ("-xla_dump_hlo_as_text", "--dump_hlo_as_text"):
+    # The last two are words of the plugin, but keys of other options or parts of names.
+    others = ("--xla_cpu_disable_tiled_emitter=true", "--xla_gpu")
+    for unknown in ("-xla_dump_hlo_as_text", "--dump_hlo_as_text", *others):
         monkeypatch.setenv("XLA_FLAGS", unknown)
         with pytest.raises(Error, match=f"XLA_FLAGS has {unknown}, a flag"):
             Evaluator(str(path), cache="off")
@@ -188,6 +190,7 @@ def test_an_unknown_flag_of_xla_is_refused(tmp_path: Path, monkeypatch: pytest.M
         "",
         "--xla_dump_hlo_as_text=false --xla_cpu_multi_thread_eigen=true",
         "--xla_dump_hlo_as_text='FALSE' --xla_cpu_multi_thread_eigen --xla_backend_optimization_level=+2",
+        "--xla_cpu_use_thunk_runtime=true --xla_gpu_executable_terminate_timeout=3s",  # of the past; of GPUs
     ):
         monkeypatch.setenv("XLA_FLAGS", sound)
         Evaluator(str(path), cache="off")
