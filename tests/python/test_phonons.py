@@ -240,6 +240,8 @@ def test_conductivity_adds_up_over_chunks_and_modes(gan: Potential, wurtzite: tu
     assert direct.direct is not None
     assert (direct.direct[:, :3] > 0.9 * mesh.relaxation[:, :3]).all()
     assert np.abs(direct.direct[:, :3] / direct.relaxation[:, :3] - 1).max() > 1e-3
+    assert conductivity_of(made, 12.0, kelvin, True, True, folder).mesh == size  # 4 x 4 x 2 made odd
+    assert conductivity_of(made, 12.0, kelvin, True, False, folder).mesh == (4, 4, 2)
     pure = conductivity_of(made, size, kelvin, False, False, folder)
     unlike = conductivity.Conductivity((300.0, 600.0), True, cells, 16, 2.1, (pure, direct)).warnings()
     assert any(text.startswith("at 300 K the conductivity along") for text in unlike)
