@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -33,6 +34,23 @@ def test_every_page_has_its_place_and_its_links(site: ModuleType, tmp_path: Path
         if not (tmp_path / page.parent / target).exists()
     ]
     assert absent == []
+
+
+def test_links_to_headings_hold(site: ModuleType, tmp_path: Path) -> None:
+    """As they are made of headings: small letters, no marks, words joined."""
+
+    def places(page: Path) -> set[str]:
+        headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+    site.stage(tmp_path)
+    wrong, number = [], 0
+    for page in tmp_path.rglob("*.md"):
+        for target, place in re.findall(r"\]\(([^)\s#:]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            number += 1
+            if place not in places((page.parent / target) if target else page):
+                wrong.append(f"{page.relative_to(tmp_path)}: {target}#{place}")
+    assert wrong == [] and number > 20
 
 
 def test_settings_are_shown_with_what_is_said_of_them(site: ModuleType) -> None:
