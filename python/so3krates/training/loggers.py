@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,7 +62,12 @@ class _TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=step + 1 if step else None)
+        # A name of its own: by itself it tells seconds apart, and a run may go on within one.
+        self._writer = SummaryWriter(
+            str(folder / TENSORBOARD_FOLDER),
+            purge_step=step + 1 if step else None,
+            filename_suffix=f".{time.time_ns()}",
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in finite(values).items():
