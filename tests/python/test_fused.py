@@ -23,7 +23,7 @@ from so3krates_export.plan import Body, Call, build_plan
 from so3krates_export.portable_body import PortableBody, weight_arrays
 
 PARITY = 1e-10  # relative, float64
-SINGLE = 2e-5  # relative, float32
+SINGLE = 4e-5  # relative, float32: 2.6e-5 was seen without vector instructions
 SIGNAL = 1e-2  # eV, eV/A
 NUMBERS = [31, 7]
 RANK = 10  # of "low rank": neither a multiple of four nor of a vector
