@@ -163,6 +163,11 @@ class Evaluator {
 
   const Bundle& bundle() const { return bundle_; }
 
+  void set_electrons(int charge, int multiplicity) {
+    const auto lock = turn();
+    evaluator_.set_electrons(charge, multiplicity);
+  }
+
   void set_neighbourhood(int owned, int rows, const Integers& row_of_atom, const Integers& atom_of_row,
                          const Integers& species, const Integers& candidate_count, const Integers& candidates,
                          const std::vector<std::tuple<int, Integers, int, int, int>>& peers, double skin) {
@@ -371,6 +376,8 @@ PYBIND11_MODULE(_harness, m) {
            "bundle_path"_a, "device"_a = "cpu", "plugin"_a = "", "cache"_a = "", "threads"_a = 0, "memory"_a = 0.9,
            "preallocate"_a = false, "shifts"_a = true, "deterministic"_a = true, "guard"_a = true)
       .def_property_readonly("bundle", &Evaluator::bundle)
+      .def("set_electrons", &Evaluator::set_electrons, "charge"_a, "multiplicity"_a,
+           "Of the system, from the next evaluation on; before, those of the bundle.")
       .def(
           "set_neighbourhood", &Evaluator::set_neighbourhood, "owned"_a, "rows"_a, "row_of_atom"_a, "atom_of_row"_a,
           "species"_a, "candidate_count"_a, "candidates"_a,

@@ -87,8 +87,9 @@ void PairSo3krates::read_potential(int narg, char** arg) {
   so3krates::deck::check_letters(file_);
   const std::string found = utils::get_potential_file_path(file_);
   reported_together(lmp, [&] {
-    bundle_ = std::make_unique<const so3krates::Bundle>(so3krates::Bundle::read(found.empty() ? file_ : found));
+    bundle_ = std::make_unique<so3krates::Bundle>(so3krates::Bundle::read(found.empty() ? file_ : found));
   });
+  own_electrons_ = bundle_->electrons;
   evaluator_.reset();
   outputs_.read(*bundle_);
   guard_.read(*bundle_);
@@ -140,6 +141,7 @@ void PairSo3krates::init_style() {
   reported(lmp, [&] {
     guard_.begin_run();
     deviation_.begin_run();
+    if (!evaluator_) choose_electrons();
     check_deck();
     neighbor->add_request(this, NeighConst::REQ_FULL);
     if (!evaluator_) open_evaluator();
@@ -327,6 +329,11 @@ void PairSo3krates::update_lists() {
         lmp, "So3krates: step {}: {}{} atoms, {} rows of other ranks, {} with images, on average {:.1f} candidates\n",
         update->ntimestep, comm->nprocs > 1 ? "rank 0 has " : "", owned_, atom_of_row_.size() - owned_,
         row_of_atom_.size(), owned_ == 0 ? 0.0 : static_cast<double>(entries) / owned_);
+}
+
+void PairSo3krates::choose_electrons() {
+  if (own_electrons_.protons.empty() && !charge_ && !multiplicity_) return;
+  bundle_->set_electrons(charge_.value_or(own_electrons_.charge), multiplicity_.value_or(own_electrons_.multiplicity));
 }
 
 // Of all ranks' atoms; on one rank the evaluator looks.

@@ -58,6 +58,7 @@ class PairSo3krates : public Pair {
   bool is_counted(int i) const;
   void number_rows();
   void update_lists();
+  void choose_electrons();
   void check_electrons() const;
   void set_neighbourhood();
   void warn_of_shifts();
@@ -67,8 +68,10 @@ class PairSo3krates : public Pair {
   so3krates::EvaluatorOptions options_;
   std::optional<bool> gpu_aware_;  // none: auto
   bool verbose_ = false;
-  std::string file_;  // as the deck names it
-  std::unique_ptr<const so3krates::Bundle> bundle_;
+  std::string file_;                                      // as the deck names it
+  std::unique_ptr<so3krates::Bundle> bundle_;             // changes in its electrons alone
+  so3krates::Electrons own_electrons_;                    // as the file has them
+  std::optional<int> charge_, multiplicity_;              // of the deck
   std::unique_ptr<so3krates::ranks::Exchange> exchange_;  // where there are other ranks
   std::unique_ptr<so3krates::Evaluator> evaluator_;
   so3krates::deck::Units units_;

@@ -17,9 +17,12 @@ void PairSo3krates::read_options(int narg, char** arg) {
       "device cpu|cuda[:INDEX], gpu/aware auto|yes|no, threads N, memory SHARE, preallocate yes|no, "
       "deterministic yes|no, cache DIR|off, plugin PATH, shifts yes|no, guard off|warn|stop [uncertainty LIMIT [every "
       "N]], "
-      "deviation FILE [every N], save FILE OUTPUT LOW HIGH [every N [check K]], verbose yes|no";
+      "charge Q, multiplicity M, deviation FILE [every N], save FILE OUTPUT LOW HIGH [every N [check K]], verbose "
+      "yes|no";
   options_ = {};
   gpu_aware_.reset();
+  charge_.reset();
+  multiplicity_.reset();
   guard_.choose("warn");
   guard_.choose_uncertainty(0.0, 1);
   deviation_.choose("", 1);
@@ -62,6 +65,10 @@ void PairSo3krates::read_options(int narg, char** arg) {
       options_.plugin = value;
     else if (key == "shifts")
       options_.shifts = utils::logical(FLERR, value, false, lmp) != 0;
+    else if (key == "charge")
+      charge_ = utils::inumeric(FLERR, value, false, lmp);
+    else if (key == "multiplicity")
+      multiplicity_ = utils::inumeric(FLERR, value, false, lmp);
     else if (key == "guard" && !guard_.choose(value))
       error->all(FLERR, "pair_style so3krates: guard {}: write off, warn or stop", value);
     else if (key == "guard") {

@@ -169,6 +169,17 @@ void read_electrons(const Json& manifest, Bundle& bundle) {
   bundle.electrons.protons = electrons["protons"].get<std::vector<int>>();
 }
 
+// What a host may change them by.
+void check_electrons_weights(const Bundle& bundle) {
+  if (bundle.electrons.protons.empty()) return;
+  for (const char* name : {Electrons::kCharge, Electrons::kUnpaired}) {
+    const auto tensor = bundle.tensors.find(name);
+    need(tensor != bundle.tensors.end() && tensor->second.shape.empty() &&
+             (tensor->second.dtype == DType::f32 || tensor->second.dtype == DType::f64),
+         "weight " + quoted(name) + " is not one number, as \"electrons\" needs");
+  }
+}
+
 void read_tensors(const Container& container, Bundle& bundle) {
   for (const auto& [name, entry] : container.entries) {
     const DType dtype = file_dtype(entry.dtype);
@@ -450,6 +461,7 @@ Bundle Bundle::parse(std::vector<std::uint8_t> bytes, const std::string& name) {
     read_model(manifest, bundle);
     read_electrons(manifest, bundle);
     read_tensors(container, bundle);
+    check_electrons_weights(bundle);
     read_ladder(manifest, bundle);
     read_buffers(manifest, bundle);
     read_programs(manifest, bundle);

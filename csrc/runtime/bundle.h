@@ -49,6 +49,9 @@ struct Step {
 struct Electrons {
   std::vector<int> protons;          // of each element; none: the network does not read it
   int charge = 0, multiplicity = 1;  // e; unpaired electrons + 1
+
+  // What weights of these names hold, which are numbers of the system.
+  static constexpr const char *kCharge = "weights/system/charge", *kUnpaired = "weights/system/unpaired";
 };
 
 // How ranks' values of an output combine; those of atoms do not.
@@ -108,6 +111,8 @@ struct Bundle {
   std::vector<std::int64_t> shape_of(const BufferSpec& buffer, const Rung& rung) const;
   // Of atoms of these elements.
   long protons_of(const int* species, int atoms) const;
+  // Throws Error where the network reads no electrons, and for a multiplicity below 1.
+  void set_electrons(int charge, int multiplicity);
   // Throws Error where the electrons of a system with so many protons cannot be paired as `electrons` says.
   void check_electrons(long protons) const;
 

@@ -176,6 +176,34 @@ void Evaluator::Implementation::upload_weights() {
     weights_.emplace(name, client_->borrow(position, tensor.dtype, tensor.shape));
     position += padded(tensor.bytes);
   }
+  upload_electrons();
+}
+
+// In place of what the file holds: numbers of a system, which a host may choose.
+void Evaluator::Implementation::upload_electrons() {
+  if (bundle_.electrons.protons.empty()) return;
+  const std::pair<const char*, double> values[] = {{Electrons::kCharge, bundle_.electrons.charge},
+                                                   {Electrons::kUnpaired, bundle_.electrons.multiplicity - 1}};
+  for (const auto& [name, value] : values) {
+    if (!is_used(name)) continue;
+    const Tensor& tensor = bundle_.tensors.at(name);
+    weights_.erase(name);  // before the memory that it borrows
+    HostMemory& memory = electrons_memory_[name];
+    memory = allocate_host(tensor.bytes);
+    if (tensor.dtype == DType::f64)
+      *static_cast<double*>(memory.get()) = value;
+    else
+      *static_cast<float*>(memory.get()) = static_cast<float>(value);
+    weights_.emplace(name, client_->borrow(memory.get(), tensor.dtype, tensor.shape));
+  }
+}
+
+void Evaluator::Implementation::set_electrons(int charge, int multiplicity) {
+  const Electrons before = bundle_.electrons;
+  bundle_.set_electrons(charge, multiplicity);
+  if (before.charge == charge && before.multiplicity == multiplicity) return;
+  upload_electrons();
+  has_checked_electrons_ = false;
 }
 
 // ---- capacities
@@ -218,6 +246,7 @@ void Evaluator::Implementation::set_neighbourhood(const Neighbourhood& n) {
   } else {
     move_to(rung, n);
   }
+  has_checked_electrons_ = false;
   lists_are_new_ = true;  // for the checks; a climb keeps the pairs that they look at
 }
 
@@ -391,7 +420,7 @@ const Results& Evaluator::Implementation::evaluate(const double* positions, Halo
     throw Error(std::to_string(rows_ - owned_) + " rows belong to other ranks, but evaluate was given no halo");
   Selection& selection = this->selection(outputs);
   results_ = Results();
-  if (halo == nullptr && lists_are_new_) check_electrons();
+  if (halo == nullptr && !has_checked_electrons_) check_electrons();
   check_structure(positions);
   sighting_ = {};
   try {
@@ -428,6 +457,10 @@ void Evaluator::Implementation::forget_computed() {
 Evaluator::Evaluator(const Bundle& bundle, const EvaluatorOptions& options)
     : implementation_(std::make_unique<Implementation>(bundle, options)) {}
 Evaluator::~Evaluator() = default;
+void Evaluator::set_electrons(int charge, int multiplicity) {
+  implementation_->set_electrons(charge, multiplicity);
+}
+
 void Evaluator::set_neighbourhood(const Neighbourhood& neighbourhood) {
   implementation_->set_neighbourhood(neighbourhood);
 }

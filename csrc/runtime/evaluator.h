@@ -162,6 +162,8 @@ class Evaluator {
   Evaluator(const Evaluator&) = delete;
   Evaluator& operator=(const Evaluator&) = delete;
 
+  // From the next evaluation on; before, those of the bundle. Throws Error where it reads none.
+  void set_electrons(int charge, int multiplicity);
   void set_neighbourhood(const Neighbourhood& neighbourhood);
   // positions: [atoms][3] in A, borrowed for the call. halo: required when rows > owned. outputs: names of what is
   // wanted, the same on all ranks, and only what these need is computed; empty: the standard ones (Output::standard).

@@ -29,15 +29,25 @@ void Evaluator::Implementation::check_structure(const double* positions) {
 }
 
 // On one rank, where all atoms are; hosts with several ask themselves.
-void Evaluator::Implementation::check_electrons() const {
+void Evaluator::Implementation::check_electrons() {
   if (bundle_.electrons.protons.empty() || owned_ == 0) return;
   const auto* species = static_cast<const int*>(input_memory_.at("species").get());
   bundle_.check_electrons(bundle_.protons_of(species, owned_));
+  has_checked_electrons_ = true;
 }
 
 long Bundle::protons_of(const int* species, int atoms) const {
   return std::accumulate(species, species + atoms, 0L,
                          [this](long sum, int element) { return sum + electrons.protons[element]; });
+}
+
+void Bundle::set_electrons(int charge, int multiplicity) {
+  if (electrons.protons.empty()) throw Error(path + ": reads no charge or multiplicity of a system: leave them out");
+  if (multiplicity < 1)
+    throw Error("multiplicity " + std::to_string(multiplicity) +
+                ": give the number of unpaired electrons plus 1, which is at least 1");
+  electrons.charge = charge;
+  electrons.multiplicity = multiplicity;
 }
 
 void Bundle::check_electrons(long protons) const {
@@ -47,7 +57,9 @@ void Bundle::check_electrons(long protons) const {
   throw Error(path + ": is for a total charge of " + std::to_string(said.charge) + " e and the multiplicity " +
               std::to_string(said.multiplicity) + ", but the structure has " + std::to_string(protons) +
               " protons, so " + std::to_string(electrons) + " electrons, of which " + std::to_string(unpaired) +
-              " cannot be unpaired: export the model again with the --charge and --multiplicity of this structure");
+              " cannot be unpaired: give the total charge and the multiplicity of this structure (pair_style so3krates "
+              "charge Q "
+              "multiplicity M; atoms.info in Python)");
 }
 
 void Evaluator::Implementation::check_all_distances(const double* positions) {

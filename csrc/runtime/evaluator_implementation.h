@@ -66,6 +66,7 @@ class Evaluator::Implementation {
   Implementation(const Implementation&) = delete;
   Implementation& operator=(const Implementation&) = delete;
 
+  void set_electrons(int charge, int multiplicity);
   void set_neighbourhood(const Neighbourhood& neighbourhood);
   const Results& evaluate(const double* positions, Halo* halo, const std::vector<std::string>& outputs);
   const std::map<std::string, Output>& outputs() const { return bundle_.outputs; }
@@ -79,6 +80,7 @@ class Evaluator::Implementation {
   }
   void choose_body();
   void upload_weights();
+  void upload_electrons();
   bool is_used(const std::string& name) const { return used_.count(name) > 0; }
   std::size_t first_fit(const Rung& demand) const;
   [[noreturn]] void refuse(const Rung& demand) const;
@@ -87,7 +89,7 @@ class Evaluator::Implementation {
   Neighbourhood packed(std::vector<const int*>& lists) const;
   void climb(int neighbours);
   void check_all_distances(const double* positions);
-  void check_electrons() const;
+  void check_electrons();
   void check_structure(const double* positions);
   void check_computed(const double* positions);
   void* take_back(const std::string& name);
@@ -119,7 +121,7 @@ class Evaluator::Implementation {
   void show(Selection& selection);
   void forget_computed();
 
-  const Bundle bundle_;
+  Bundle bundle_;  // changes in its electrons alone
   const bool has_shifts_, has_guard_;
   int device_index_ = 0;
   std::string body_;            // what the names of its schedules begin with
@@ -130,6 +132,7 @@ class Evaluator::Implementation {
 
   // Host memory stands before the device arrays that borrow it, so that it outlives them.
   HostMemory weight_memory_;
+  std::map<std::string, HostMemory> electrons_memory_;
   std::map<std::string, HostMemory> input_memory_;
   pjrt::Pin positions_pin_;
   Staging sent_staging_, received_staging_;
@@ -146,9 +149,10 @@ class Evaluator::Implementation {
   std::size_t weight_bytes_ = 0;
 
   bool ready_ = false;
-  bool lists_are_new_ = false;  // no evaluation has used them
-  int threads_ = 1;             // of the CPU client
-  AtomPairs near_pairs_;        // when they were new
+  bool lists_are_new_ = false;          // no evaluation has used them
+  bool has_checked_electrons_ = false;  // whether those of these atoms can be paired
+  int threads_ = 1;                     // of the CPU client
+  AtomPairs near_pairs_;                // when they were new
   int owned_ = 0, rows_ = 0, atoms_ = 0;
   double skin_ = 0.0;
   Rung demand_{0, 0, 0, 0};

@@ -16,7 +16,6 @@ from .files import write_frames
 from .hints import command
 from .runtime import Runtime, Turns
 from .shipped import located
-from .total_charge import require_same
 
 if TYPE_CHECKING:
     from .predictions import ModelRuntime
@@ -62,8 +61,8 @@ class So3kratesCalculator(Calculator):
         guard-evaluation-N.extxyz in ASE's `directory`; "off", nothing.
         guard_uncertainty: eV/A, likewise where the force on an atom is more uncertain; None: nobody looks.
         charge, multiplicity: of every structure, total charge (e) and unpaired electrons + 1, for models that know
-        them (docs/so3lr.md); None: what `atoms.info` says under these names, else 0 and 1. A bundle is for those that
-        it was exported with.
+        them (docs/so3lr.md); None: what `atoms.info` says under these names, else 0 and 1, or those that a bundle was
+        exported with.
 
         Raises what `Runtime` raises, TypeError for unknown options, ModelError for a folder without model, ValueError
         for a device with a folder, for unknown outputs, for another guard, for a limit of uncertainty of a potential
@@ -83,10 +82,17 @@ class So3kratesCalculator(Calculator):
         self.runtime: Runtime | ModelRuntime = (
             self._open_model(bundle, device, charge, multiplicity)
             if located(bundle).is_dir()
-            else Runtime(bundle, device=device, threads=threads, plugin=plugin, cache=cache, skin=skin)
+            else Runtime(
+                bundle,
+                device=device,
+                threads=threads,
+                plugin=plugin,
+                cache=cache,
+                skin=skin,
+                charge=charge,
+                multiplicity=multiplicity,
+            )
         )
-        if isinstance(self.runtime, Runtime):
-            self.runtime.require_state(charge, multiplicity)
         self._outputs = self.runtime.require(outputs) if outputs else []
         self._limit = self._checked_limit(guard_uncertainty)
         self.implemented_properties = list(dict.fromkeys([*type(self).implemented_properties, *self.runtime.outputs]))
@@ -162,11 +168,8 @@ class So3kratesCalculator(Calculator):
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """As ASE's own, and what `atoms.info` says of the electrons, which ASE does not look at."""
         changes: list[str] = super().check_state(atoms, tol)
-        if isinstance(self.runtime, Runtime):
-            if self.runtime.state is not None:
-                require_same(atoms, self.runtime.state, self.runtime.path)
-        elif not changes:
-            changes = ["info"] if self.runtime.state_of(self.atoms) != self.runtime.state_of(atoms) else []
+        if not changes and self.runtime.state_of(self.atoms) != self.runtime.state_of(atoms):
+            changes = ["info"]
         return changes
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:

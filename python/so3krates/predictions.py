@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from so3krates.runtime import Runtime, require_structure
 from so3krates.shipped import located
 from so3krates.storage import Model, ModelError
 from so3krates.system_evaluator import SystemEvaluator, system_outputs
-from so3krates.total_charge import State, state_of, summary
+from so3krates.total_charge import Electrons, State, summary
 from so3krates.training import Properties, evaluate
 from so3krates.training.evaluate import predict_batch, uncertainties_of
 from so3krates.training.sources import reading_of
@@ -55,14 +54,14 @@ class ModelRuntime:
         self.outputs: dict[str, Output] = COMMON
         self._shifts = self.model.energy_shifts if shifts else dict.fromkeys(self.elements, 0.0)
         self._params = jax.tree.map(lambda p: np.asarray(p, np.float64), self.model.params)
-        self._charge, self._multiplicity = charge, multiplicity
+        self._electrons: Electrons | None = None
         self._system: SystemEvaluator | None = None
         if isinstance(self.model.config, So3lrConfig):
             self._system = SystemEvaluator(self.model)
+            self._electrons = Electrons(self.path or "the model", charge, multiplicity)
             self.outputs = COMMON | system_outputs(self.model)
         elif charge is not None or multiplicity is not None:
             raise ValueError(f"{self.path or 'the model'} knows no charge or multiplicity of a structure: leave it out")
-        self._has_warned = False
         self._atoms, self._width = 0, 0
         self._extrapolations: list[str] = []
 
@@ -121,8 +120,9 @@ class ModelRuntime:
         }
 
     def _of_system(self, system: SystemEvaluator, atoms: Atoms, graph: FrameGraph) -> dict[str, Any]:
-        state = state_of(atoms, self._charge, self._multiplicity)
-        self._warn_of_charge(atoms, state)
+        assert self._electrons is not None  # as the system is not
+        state = self._electrons.of(atoms)
+        self._electrons.warn(atoms, state)
         answer = system(atoms, graph, state)
         added = {term.section: terms_of_atoms([term], atoms) for term in self.model.terms}
         parts = {name: float(value) for name, value in answer.energies.items()}
@@ -144,19 +144,7 @@ class ModelRuntime:
 
         Raises ChargeError.
         """
-        return None if self._system is None else state_of(atoms, self._charge, self._multiplicity)
-
-    def _warn_of_charge(self, atoms: Atoms, state: State) -> None:
-        """Says, once, that there is a charge in a periodic cell."""
-        if state.charge == 0 or not atoms.pbc.any() or self._has_warned:
-            return
-        self._has_warned = True
-        warnings.warn(
-            f"{self.path or 'the model'}: the total charge is {state.charge:+d} e in a periodic cell. Charges act on "
-            "each other up to the cutoff alone, with no background: energies of cells of other sizes or charges cannot "
-            "be compared. Said once; if no charge is meant, set atoms.info['charge'] = 0",
-            stacklevel=4,
-        )
+        return None if self._electrons is None else self._electrons.of(atoms)
 
 
 def _require_apart(atoms: Atoms, graph: FrameGraph) -> None:
@@ -218,16 +206,15 @@ def runtime_properties(bundle: Path, frames: Sequence[Atoms]) -> Properties:
 def charges_said(path: str | Path, frames: Sequence[Atoms]) -> str:
     """What charges and multiplicities a potential takes frames to have; "" where it knows none. Raises DataError."""
     path = located(path)
-    model = Model.load(path) if path.is_dir() else None
-    if model is None or not isinstance(model.config, So3lrConfig):
-        return ""
+    runtime = ModelRuntime(path) if path.is_dir() else Runtime(path)
     states = []
     for number, atoms in enumerate(frames):
         try:
-            states.append(state_of(atoms))
+            states.append(runtime.state_of(atoms))
         except ValueError as error:
             raise DataError(f"frame {number}: {error}") from error
-    return f"total charges and multiplicities: {summary(states)}"
+    known = [state for state in states if state is not None]
+    return f"total charges and multiplicities: {summary(known)}" if known else ""
 
 
 def _properties(runtime: Runtime | ModelRuntime, frames: Sequence[Atoms]) -> Properties:

@@ -15,7 +15,7 @@ from matscipy.neighbours import neighbour_list
 from ._harness import Evaluator, check_positions
 from .files import require_text
 from .outputs import Output, bundle_outputs, results_of, sources_of, wanted
-from .total_charge import State, require_same
+from .total_charge import Electrons, State
 
 FARTHEST = 1e7  # A, of a position
 
@@ -77,6 +77,8 @@ class Runtime:
         memory: float = 0.9,
         preallocate: bool = False,
         deterministic: bool = True,
+        charge: int | None = None,
+        multiplicity: int | None = None,
     ) -> None:
         """
         Args:
@@ -90,9 +92,11 @@ class Runtime:
             memory: largest share of a GPU's memory that is taken.
             preallocate: take that share at once, not as it is needed.
             deterministic: on a GPU, results that are equal to the bit in every run; else XLA times kernels and chooses.
+            charge, multiplicity: of every structure, total charge (e) and unpaired electrons + 1, for bundles that know
+                them; None: what `atoms.info` says under these names, else those that the bundle was exported with.
 
         Raises:
-            ValueError: threads is no number of threads, or the skin is negative.
+            ValueError: threads is no number of threads, the skin is negative, or the bundle knows no charge.
             so3krates._harness.Error: the bundle or the device cannot be used; the message says why.
         """
         if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or abs(threads) >= 2**31:
@@ -122,7 +126,11 @@ class Runtime:
         self.cutoff: float = bundle_read.cutoff
         self.reach: float = bundle_read.reach
         self._checksum: str = bundle_read.sha256
-        self.state: State | None = None if bundle_read.electrons is None else State(*bundle_read.electrons)
+        self._electrons: Electrons | None = None
+        if bundle_read.electrons is not None:
+            self._electrons = Electrons(self.path, charge, multiplicity, State(*bundle_read.electrons))
+        elif charge is not None or multiplicity is not None:
+            raise ValueError(f"{self.path} knows no charge or multiplicity of a structure: leave it out")
         self.outputs: dict[str, Output]  # what `evaluate` can be asked for
         self.outputs, self._problems = bundle_outputs(bundle_read.outputs)
 
@@ -160,13 +168,12 @@ class Runtime:
         with self._turns:
             return self._evaluator.extrapolations()
 
-    def require_state(self, charge: int | None, multiplicity: int | None) -> None:
-        """Raises ValueError where the bundle is for another total charge or multiplicity than those that are given."""
-        given = {"charge": charge, "multiplicity": multiplicity}
-        if self.state is None and given != {"charge": None, "multiplicity": None}:
-            raise ValueError(f"{self.path} knows no charge or multiplicity of a structure: leave it out")
-        if self.state is not None:
-            require_same(Atoms(info=given), self.state, self.path)
+    def state_of(self, atoms: Atoms) -> State | None:
+        """Charge and multiplicity that a structure is computed with; None where the bundle knows none.
+
+        Raises ChargeError.
+        """
+        return None if self._electrons is None else self._electrons.of(atoms)
 
     def require(self, outputs: Sequence[str]) -> list[str]:
         """These outputs, or the standard ones. Raises ValueError where one is unknown or cannot be given."""
@@ -190,9 +197,8 @@ class Runtime:
             Others as the bundle declares them.
 
         Raises:
-            ValueError: an output is unknown, `atoms.info` says another charge or multiplicity than the bundle is for,
-                or the structure has an element that the bundle does not know, a cell that
-                is not finite, or an atom beyond FARTHEST.
+            ValueError: an output is unknown, the structure cannot have its charge or multiplicity (ChargeError), or it
+                has an element that the bundle does not know, a cell that is not finite, or an atom beyond FARTHEST.
             so3krates._harness.StructureError, a ValueError too: a position or a result is not finite, or two atoms are
                 at the same place; the message names the atoms.
             so3krates._harness.Error: the computation failed.
@@ -201,12 +207,14 @@ class Runtime:
         variables of the environment that are named as ours and that nothing reads.
         """
         names = self.require(outputs)
-        if self.state is not None:
-            require_same(atoms, self.state, self.path)
         with self._turns:
             if self._lists is None or not self._lists.hold_for(atoms, self._skin):
                 self._lists = None
                 self._lists = self._build_lists(atoms)
+            if self._electrons is not None:
+                state = self._electrons.of(atoms)
+                self._electrons.warn(atoms, state)
+                self._evaluator.set_electrons(*state)
             images = atoms.positions[self._lists.image_rows] + self._lists.image_shifts @ atoms.cell.array
             positions = np.concatenate([atoms.positions, images])
             found = self._evaluator.evaluate(positions, outputs=sources_of(names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -23,31 +24,27 @@ class State(NamedTuple):
     multiplicity: int  # unpaired electrons + 1
 
 
+NEUTRAL = State(charge=0, multiplicity=1)
+
+
 def state_said(charge: int | None, multiplicity: int | None) -> State:
     """Charge and multiplicity as they are given, else 0 and 1. Raises ChargeError."""
-    state = State(0 if charge is None else charge, 1 if multiplicity is None else multiplicity)
+    state = State(
+        NEUTRAL.charge if charge is None else charge, NEUTRAL.multiplicity if multiplicity is None else multiplicity
+    )
     if state.multiplicity < 1:
         raise ChargeError(f"the multiplicity is {state.multiplicity}: it is the number of unpaired electrons plus 1")
     return state
 
 
-def require_same(atoms: Atoms, state: State, path: str) -> None:
-    """Raises ChargeError where `atoms.info` says another charge or multiplicity than a bundle is for."""
-    for name, own in state._asdict().items():
-        found = atoms.info.get(name)
-        if found is not None and _whole(name, found) != own:
-            raise ChargeError(
-                f"{path} is for a total charge of {state.charge} e and the multiplicity {state.multiplicity}, and "
-                f"this structure's {name} is {found}: export the model again with --{name} {_whole(name, found)}"
-            )
-
-
-def state_of(atoms: Atoms, charge: Any = None, multiplicity: Any = None) -> State:
-    """By the arguments or by `atoms.info`, which must not contradict them; else 0 and 1.
+def state_of(atoms: Atoms, charge: Any = None, multiplicity: Any = None, usual: State = NEUTRAL) -> State:
+    """By the arguments or by `atoms.info`, which must not contradict them; else `usual`.
 
     Raises ChargeError for what is no whole number, and where the electrons cannot be paired so.
     """
-    total, multiplicity = state_said(_said(atoms, CHARGE, charge, 0), _said(atoms, MULTIPLICITY, multiplicity, 1))
+    total, multiplicity = state_said(
+        _said(atoms, CHARGE, charge, usual.charge), _said(atoms, MULTIPLICITY, multiplicity, usual.multiplicity)
+    )
     unpaired = multiplicity - 1
     protons = int(atoms.numbers.sum())
     electrons = protons - total
@@ -64,6 +61,31 @@ def state_of(atoms: Atoms, charge: Any = None, multiplicity: Any = None) -> Stat
             f"as in atoms.info['{MULTIPLICITY}'] = {fitting[-1]}, or another charge"
         )
     return State(total, unpaired + 1)
+
+
+class Electrons:
+    """Which charge and multiplicity structures are computed with, for a potential that knows them."""
+
+    def __init__(self, name: str, charge: int | None, multiplicity: int | None, usual: State = NEUTRAL) -> None:
+        """name: of the potential, for messages. None: what `atoms.info` says, else `usual`."""
+        self._name, self._charge, self._multiplicity, self._usual = name, charge, multiplicity, usual
+        self._has_warned = False
+
+    def of(self, atoms: Atoms) -> State:
+        """Of a structure. Raises ChargeError as `state_of` does."""
+        return state_of(atoms, self._charge, self._multiplicity, self._usual)
+
+    def warn(self, atoms: Atoms, state: State) -> None:
+        """Says, once, that there is a charge in a periodic cell."""
+        if state.charge == 0 or not atoms.pbc.any() or self._has_warned:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"{self._name}: the total charge is {state.charge:+d} e in a periodic cell. Charges act on each other up "
+            "to the cutoff alone, with no background: energies of cells of other sizes or charges cannot be compared. "
+            "Said once; if no charge is meant, set atoms.info['charge'] = 0",
+            stacklevel=4,
+        )
 
 
 def with_lowest_multiplicity(atoms: Atoms) -> Atoms:

@@ -17,7 +17,6 @@ from so3krates.learning import LearningSettings
 from so3krates.learning.explore import explore, saved_frames
 from so3krates.learning.labels import label
 from so3krates.storage import Model
-from so3krates.total_charge import State
 from so3krates_export.export import export_model
 from so3krates_export.ladder import Rung
 
@@ -63,8 +62,7 @@ def molecules(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "chloride.data: 22 atoms",
     ]
     model = Model.load(EXAMPLES.parent / "models" / "so3lr")
-    for name, charge in (("so3lr", 0), ("chloride", -1)):
-        export_model(model, folder / f"{name}.so3k", electrons=State(charge, 1), ladder=[Rung(256, 17408, 1536, 64)])
+    export_model(model, folder / "so3lr.so3k", ladder=[Rung(256, 17408, 1536, 64)])
     return folder
 
 
@@ -93,6 +91,7 @@ def test_an_ion_in_water(molecules: Path) -> None:
     run_deck(molecules / "in.ion", molecules, SHORT)
     *_, run = read_log(molecules / "log.lammps")
     assert (run["c_q"] < -0.3).all() and (run["c_q"] > -1.0).all()
+    assert "charge      -1 e in all, multiplicity 1" in (molecules / "log.lammps").read_text()
     rows = np.loadtxt(molecules / "chloride.rdf", skiprows=4)
     assert (rows[rows[:, 1] < 2.0, 2] == 0).all() and rows[:, 2].max() > 0
 

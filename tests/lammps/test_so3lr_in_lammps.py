@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -121,17 +123,34 @@ def test_molecules_as_the_original(portable: Path, program_cache: Path) -> None:
     assert_as_the_original(Runtime(portable, threads=1, cache=str(program_cache)), molecules(0))
 
 
-def test_ions_as_the_original(program_cache: Path, tmp_path: Path) -> None:
-    path = exported(tmp_path, electrons=State(-1, 1))
-    runtime = Runtime(path, threads=1, cache=str(program_cache))
+def test_charges_of_structures(portable: Path, program_cache: Path) -> None:
+    """One runtime for ions and neutral molecules, in turn: `atoms.info` counts, then what the runtime was given."""
+    runtime = Runtime(portable, threads=1, cache=str(program_cache))
     (formate,) = molecules(-1)
-    assert_as_the_original(runtime, [formate])
+    neutral = molecules(0)[0]
+    assert_as_the_original(runtime, [formate, neutral, formate])
+    formate.info = {}
+    anions = Runtime(portable, threads=1, cache=str(program_cache), charge=-1)
+    for one in (anions, pickle.loads(pickle.dumps(anions))):
+        assert abs(one.evaluate(formate, ["charges"])["charges"].sum() + 1) < PROPERTY_TOLERANCE
+    for info, message in (
+        ({"charge": 0}, "the calculator was given charge = -1"),
+        ({"multiplicity": 2}, "give the multiplicity 1 or 3 instead of 2"),
+        ({"multiplicity": 0}, "number of unpaired electrons plus 1"),
+    ):
+        formate.info = info
+        with pytest.raises(ChargeError, match=message):
+            anions.evaluate(formate)
+
+
+def test_a_bundle_for_ions(program_cache: Path, tmp_path: Path) -> None:
+    """Its own charge and multiplicity are those of structures that say none."""
+    runtime = Runtime(exported(tmp_path, electrons=State(-1, 1)), threads=1, cache=str(program_cache))
+    (formate,) = molecules(-1)
     formate.info = {}
     assert abs(runtime.evaluate(formate, ["charges"])["charges"].sum() + 1) < PROPERTY_TOLERANCE
-    for info, message in (({"charge": 0}, "--charge 0"), ({"multiplicity": 3}, "--multiplicity 3")):
-        formate.info = info
-        with pytest.raises(ChargeError, match=f"total charge of -1 e and the multiplicity 1.*{message}"):
-            runtime.evaluate(formate)
+    formate.info = {"charge": 1}
+    assert abs(runtime.evaluate(formate, ["charges"])["charges"].sum() - 1) < PROPERTY_TOLERANCE
 
 
 def assert_close_to_the_original(
@@ -172,11 +191,8 @@ def test_float32_with_kernels(narrow: Path, program_cache: Path) -> None:
 
 @needs_shared
 @pytest.mark.parametrize("electrons", [State(0, 1), State(-1, 1), State(1, 1), State(0, 2)])
-def test_reference_structures_with_kernels(
-    narrow: Path, splines: Model, program_cache: Path, tmp_path: Path, electrons: State
-) -> None:
-    path = narrow if electrons == State(0, 1) else exported(tmp_path, "float32", "fused", splines, electrons=electrons)
-    runtime = Runtime(path, threads=2, cache=str(program_cache))
+def test_reference_structures_with_kernels(narrow: Path, program_cache: Path, electrons: State) -> None:
+    runtime = Runtime(narrow, threads=2, cache=str(program_cache))
     states = {"charge": electrons.charge, "multiplicity": electrons.multiplicity}
     frames = [a for a in ase.io.read(SHARED / "structures.extxyz", ":") if a.info | states == a.info]
     assert len(frames) == {State(0, 1): 7}.get(electrons, 1)
@@ -192,7 +208,9 @@ def test_kernels_as_the_portable_programs(splines: Model, program_cache: Path, t
     names = ["energy", "forces", "energies", "virial", *OUTPUTS]
     for atoms in (water((2, 1, 1)), *molecules(0)):
         atoms.info = {}
-        found, expected = (runtime.evaluate(atoms, names) for runtime in (fused, portable))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of charge in a periodic cell
+            found, expected = (runtime.evaluate(atoms, names) for runtime in (fused, portable))
         for name in names:
             largest = np.abs(expected[name]).max()
             np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=SAME * max(1, largest), err_msg=name)
@@ -268,13 +286,51 @@ def test_refused_in_lammps(bench: Bench) -> None:
     radical.pbc = True
     with lammps_instance() as instance:
         instance.commands_string(bench.deck(radical, ELEMENTS))
-        with pytest.raises(Exception, match=r"9 protons, so 9 electrons, of which 0 cannot.*--multiplicity"):
+        with pytest.raises(Exception, match=r"9 protons, so 9 electrons, of which 0 cannot.*multiplicity M"):
             instance.command("run 0")
     with lammps_instance() as instance:
         instance.commands_string(f"{bench.deck(water(), ELEMENTS)}compute w all centroid/stress/atom NULL virial\n")
         instance.command(f'dump 1 all custom 1 "{bench.folder}/dump" c_w[1]')
         with pytest.raises(Exception, match="per-atom virials"):
             instance.command("run 0")
+
+
+@pytest.mark.parametrize(("charge", "multiplicity"), [(0, 2), (-1, 1), (1, 3)])
+def test_charge_and_multiplicity_in_the_deck(bench: Bench, charge: int, multiplicity: int) -> None:
+    hydroxyl = molecule("OH", info={"charge": charge, "multiplicity": multiplicity})
+    hydroxyl.set_cell(np.diag([20.0, 20.0, 20.0]))
+    hydroxyl.pbc = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of charge in a periodic cell
+        expected = Runtime(bench.bundle, threads=1, cache=str(bench.cache)).evaluate(hydroxyl, ["energy", "forces"])
+    style = next(line for line in bench.deck(hydroxyl, ELEMENTS).splitlines() if line.startswith("pair_style"))
+    said = f"{style} charge {charge} multiplicity {multiplicity}"
+    with lammps_instance() as instance:
+        instance.commands_string(bench.deck(hydroxyl, ELEMENTS).replace(style, said))
+        instance.command("run 0")
+        found = results_of(instance)
+        instance.command(style)
+        with pytest.raises(Exception, match="a total charge of 0 e and the multiplicity 1, but the structure has 9"):
+            instance.command("run 0")
+    assert abs(found.energy - expected["energy"]) < SAME
+    np.testing.assert_allclose(found.forces, expected["forces"], rtol=0, atol=SAME)
+    assert np.abs(expected["forces"]).max() > 0.1
+
+
+def test_electrons_that_cannot_be(bench: Bench, bench64: Bench, gan_cell: Atoms) -> None:
+    """Multiplicities that are none, and charges of a network that reads none: in LAMMPS as in Python."""
+    water_deck, gan_deck = bench.deck(water(), ELEMENTS), bench64.deck(gan_cell)
+    for deck, words, message in (
+        (water_deck, "multiplicity 0", "multiplicity 0: give the number of unpaired electrons plus 1"),
+        (water_deck, "charge", "charge' has no value"),
+        (water_deck, "charge 0.5", "charge"),
+        (gan_deck, "charge 1", "reads no charge or multiplicity"),
+        (gan_deck, "multiplicity 1", "reads no charge or multiplicity"),
+    ):
+        with lammps_instance() as instance, pytest.raises(Exception, match=message):
+            instance.commands_string(re.sub(r"(pair_style so3krates.*)", rf"\1 {words}", deck) + "run 0\n")
+    with pytest.raises(ValueError, match="knows no charge or multiplicity"):
+        Runtime(bench64.bundle, threads=1, cache=str(bench64.cache), multiplicity=1)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -305,7 +361,7 @@ def test_electrons_of_all_ranks_are_counted(bench: Bench) -> None:
     radical = molecule("OH")
     radical.set_cell(np.diag([8.0, 8.0, 8.0]))
     radical.pbc = True
-    with pytest.raises(LammpsError, match=r"9 protons, so 9 electrons, of which 0 cannot.*--multiplicity"):
+    with pytest.raises(LammpsError, match=r"9 protons, so 9 electrons, of which 0 cannot.*multiplicity M"):
         run_deck(bench.deck(radical, ELEMENTS) + "run 0\n", bench.folder, ranks=2)
 
 
@@ -352,12 +408,18 @@ def test_calculator(bundle: Path, program_cache: Path) -> None:
     assert abs(atoms.get_charges().sum()) < PROPERTY_TOLERANCE
     assert np.linalg.norm(atoms.get_dipole_moment()) > 0.1
     atoms.info["charge"] = 1
-    with pytest.raises(ChargeError, match="export the model again with --charge 1"):
+    with pytest.raises(ChargeError, match="the calculator was given charge = 0"):
         atoms.get_potential_energy()
-    with pytest.raises(ChargeError, match="--multiplicity 2"):
-        So3kratesCalculator(bundle, multiplicity=2)
-    with pytest.raises(Error, match="9 electrons, of which 0 cannot be unpaired"):
+    with pytest.raises(ChargeError, match=r"9 electrons .* of which 0 cannot be unpaired"):
         calculator.get_property("energy", molecule("OH"))
+    atoms.calc = So3kratesCalculator(bundle, threads=1, cache=str(program_cache))
+    atoms.info["multiplicity"] = 2
+    cation = atoms.get_potential_energy(), atoms.get_charges().sum()
+    atoms.info |= {"charge": 0, "multiplicity": 1}
+    neutral = atoms.get_potential_energy(), atoms.get_charges().sum()
+    assert abs(cation[1] - 1) < PROPERTY_TOLERANCE
+    assert abs(neutral[1]) < PROPERTY_TOLERANCE
+    assert abs(cation[0] - neutral[0]) > 1.0
 
 
 def test_what_has_no_place_in_a_bundle(tmp_path: Path, small_model_folder: Path) -> None:
