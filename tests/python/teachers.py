@@ -1,4 +1,4 @@
-"""A labeller that writes down what it is asked for, that fails for some structures, and that dies at some."""
+"""Labellers: one that writes down what it is asked for, fails for some structures and dies at some; one with files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 
 from ase import Atoms
 from ase.calculators.emt import EMT
+from ase.calculators.genericfileio import CalculatorTemplate, GenericFileIOCalculator
+from ase.io import read, write
 
 FAILED = "failed"
+SMEARED = 0.5  # eV, of the energy of `Program` above its free energy
 
 
 class Killed(BaseException):
@@ -43,3 +46,32 @@ def asked(notes: Path) -> list[tuple[str, str]]:
     if not notes.exists():
         return []
     return [(name, outcome) for name, outcome in map(str.split, notes.read_text().splitlines())]
+
+
+class Program(GenericFileIOCalculator):  # type: ignore[misc]
+    """EMT in the manner of ASE's newer programs of electronic structure: with files, in a folder."""
+
+    def __init__(self) -> None:
+        super().__init__(template=_Files(), profile="this process", directory=".")
+
+
+class _Files(CalculatorTemplate):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__("program", ["energy", "free_energy", "forces"])
+
+    def write_input(self, profile: Any, directory: Path, atoms: Atoms, parameters: Any, properties: Any) -> None:
+        write(directory / "input.xyz", atoms, format="extxyz")
+
+    def execute(self, directory: Path, profile: Any) -> None:
+        atoms = read(directory / "input.xyz")
+        atoms.calc = EMT()
+        atoms.get_forces()
+        write(directory / "output.xyz", atoms, format="extxyz")
+
+    def read_results(self, directory: Path) -> dict[str, Any]:
+        atoms = read(directory / "output.xyz")
+        free = atoms.get_potential_energy()
+        return {"energy": free + SMEARED, "free_energy": free, "forces": atoms.get_forces()}
+
+    def load_profile(self, cfg: Any, **options: Any) -> Any:
+        raise NotImplementedError

@@ -323,6 +323,19 @@ def test_forces_beyond_all_sense_are_left_out(tmp_path: Path) -> None:
     assert re.search(r"frame-0001: the largest force is \d.* eV/A, more than label\.max_force = 20", found.failed[1])
 
 
+def test_a_program_works_in_the_folder_of_each_frame(tmp_path: Path) -> None:
+    """As of ASE's Espresso; the energy is the one that forces are derivatives of."""
+    frames = [frame(k) for k in range(2)]
+    found = label(frames, LabelConfig(calculator="teachers:Program()"), tmp_path, None)
+    for k, (atoms, labelled) in enumerate(zip(frames, found.frames, strict=True)):
+        kept = read(tmp_path / f"frame-{k:04d}" / "output.xyz")
+        np.testing.assert_allclose(kept.positions, atoms.positions, atol=ROUNDED)
+        atoms.calc = EMT()
+        assert labelled.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=ROUNDED)
+        assert np.abs(atoms.get_forces()).max() > SIGNAL
+        np.testing.assert_allclose(labelled.get_forces(), atoms.get_forces(), atol=ROUNDED)
+
+
 # Labels by a command
 
 PROGRAM = """

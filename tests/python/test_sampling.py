@@ -329,6 +329,18 @@ def test_two_processes_make_the_frames_of_one(copper: Atoms, tmp_path: Path) -> 
             (tmp_path / f"{processes}.extxyz").unlink()
 
 
+def test_programs_leave_no_files_beside_the_frames(
+    copper: Atoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that share a folder would overwrite each other's."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("program", "teachers:Program()"), ("emt", "ase.calculators.emt:EMT()")):
+        sample(f"{name}.extxyz", copper, PLANS["rattle"], Recipe(text), relax=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"program.extxyz", "emt.extxyz"}
+    for own, other in zip(ase.io.read("program.extxyz", ":"), ase.io.read("emt.extxyz", ":"), strict=True):
+        np.testing.assert_allclose(own.get_forces(), other.get_forces(), atol=FORCE_TOLERANCE)
+
+
 def test_command(copper: Atoms, tmp_path: Path) -> None:
     ase.io.write(tmp_path / "cu.xyz", copper, format="extxyz")
     common = ["--structure", str(tmp_path / "cu.xyz"), "--calculator", "ase.calculators.emt:EMT", "--frames", "2"]

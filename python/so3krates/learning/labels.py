@@ -24,6 +24,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from so3krates.files import make_folder, write_frames, write_text
 from so3krates.progress import Callback
 from so3krates.sampling import Recipe, Workers
+from so3krates.sampling.calculators import computed, work_in
 from so3krates.sampling.workers import TEACHER
 
 from .config import LabelConfig
@@ -109,15 +110,10 @@ def _by_calculator(
 
 def _results(calculator: Calculator, frame: Atoms, folder: Path) -> dict[str, np.ndarray]:
     """Labels of one frame, or why there are none."""
-    wanted = [ENERGY, FORCES]
-    if frame.pbc.all() and STRESS in calculator.implemented_properties:
-        wanted.append(STRESS)
     atoms = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
-    if getattr(calculator, "command", None) is not None or hasattr(calculator, "template"):
-        calculator.directory = str(folder)  # of a program that works with files
-    atoms.calc = calculator
+    work_in(calculator, folder)
     try:
-        return {name: np.array(calculator.get_property(name, atoms), np.float64) for name in wanted}
+        return computed(calculator, atoms)
     except Exception as error:  # of a library or program that is not ours
         return {FAILED: np.array(f"{type(error).__name__}: {' '.join(str(error).split())}")}
 

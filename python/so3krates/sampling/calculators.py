@@ -8,6 +8,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from .harmonic import SamplingError
@@ -53,6 +55,27 @@ def forget(calculator: Calculator) -> None:
         if hasattr(calculator, name):
             getattr(calculator, name)()
             return
+
+
+def work_in(calculator: Calculator, folder: Path) -> None:
+    """Gives a calculator that runs a program with files a folder for them; others have none."""
+    if getattr(calculator, "command", None) is not None or hasattr(calculator, "template"):
+        calculator.directory = folder
+
+
+def computed(calculator: Calculator, atoms: Atoms) -> dict[str, np.ndarray]:
+    """Energy (eV), forces (eV/A) and, of a periodic structure, stress (eV/A^3) where the calculator has it.
+
+    The energy is the one that forces are derivatives of: of programs that extrapolate it to zero smearing too, the
+    free energy. Raises what the calculator raises.
+    """
+    wanted = ["energy", "forces"]
+    if atoms.pbc.all() and "stress" in calculator.implemented_properties:
+        wanted.append("stress")
+    atoms.calc = calculator
+    found = {name: np.array(calculator.get_property(name, atoms), np.float64) for name in wanted}
+    free_energy = getattr(calculator, "results", {}).get("free_energy")
+    return found if free_energy is None else found | {"energy": np.array(free_energy, np.float64)}
 
 
 def _model_calculator(folder: Path) -> Calculator:

@@ -18,6 +18,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from so3krates.files import make_folder, require_place, write_frames, write_text
 from so3krates.progress import Callback
 
+from .calculators import computed
 from .crystals import relax_crystal, relax_positions
 from .harmonic import SamplingError
 from .plan import Plan
@@ -82,12 +83,7 @@ def label_frames(frames: Sequence[Atoms], workers: Workers) -> list[Atoms]:
 
 
 def _labels(calculator: Calculator, frame: Atoms) -> dict[str, np.ndarray]:
-    wanted = ["energy", "forces"]
-    if frame.pbc.all() and "stress" in calculator.implemented_properties:
-        wanted.append("stress")
-    atoms = frame.copy()
-    atoms.calc = calculator
-    return {name: np.array(calculator.get_property(name, atoms)) for name in wanted}
+    return computed(calculator, frame.copy())
 
 
 def _relax_lattice(calculator: Calculator, crystal: Atoms) -> dict[str, np.ndarray]:

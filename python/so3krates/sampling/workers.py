@@ -16,7 +16,7 @@ from ase.calculators.calculator import Calculator
 from so3krates.files import replacing
 from so3krates.progress import Callback
 
-from .calculators import Recipe, forget
+from .calculators import Recipe, forget, work_in
 from .harmonic import SamplingError
 
 MOST_PROCESSES = 64  # on any machine; where there are many cores, four times as many as these
@@ -28,8 +28,8 @@ DRIVER, TEACHER = "driver", "teacher"
 class _Calculators:
     """The calculators of one process by role, made when they are needed; equal recipes share one."""
 
-    def __init__(self, sources: Mapping[str, Source]) -> None:
-        self._sources = sources
+    def __init__(self, sources: Mapping[str, Source], folder: Path | None) -> None:
+        self._sources, self._folder = sources, folder
         self._made: list[tuple[Source, Calculator]] = []
 
     def of(self, role: str) -> Calculator:
@@ -38,6 +38,8 @@ class _Calculators:
             if other is source or other == source:
                 return calculator
         calculator = source.make() if isinstance(source, Recipe) else source
+        if self._folder is not None:  # processes must not write the same files
+            work_in(calculator, self._folder / f"process-{os.getpid()}")
         self._made.append((source, calculator))
         return calculator
 
@@ -70,12 +72,12 @@ class Workers:
             raise SamplingError("several processes need calculators by name: give a Recipe")
         self.folder = None if folder is None else Path(folder)
         self._sources, self._processes, self._on_progress = sources, processes, on_progress
-        self._own = _Calculators(sources)
+        self._own = _Calculators(sources, self.folder)
         self._pool = None
         if processes > 1:
             # A forked process would inherit the threads of JAX and the state of MPI.
             spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(processes, spawn, _begin, (sources,))
+            self._pool = ProcessPoolExecutor(processes, spawn, _begin, (sources, self.folder))
 
     def __enter__(self) -> Workers:
         return self
@@ -147,10 +149,10 @@ class Workers:
             self._on_progress(stage, done, total)
 
 
-def _begin(sources: Mapping[str, Source]) -> None:
+def _begin(sources: Mapping[str, Source], folder: Path | None) -> None:
     """First of all in a process of a pool."""
     global _of_process
-    _of_process = _Calculators(sources)
+    _of_process = _Calculators(sources, folder)
 
 
 def _work(role: str, function: Callable[..., Result], path: Path | None, arguments: tuple[Any, ...]) -> Result:
