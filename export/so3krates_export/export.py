@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,7 +109,7 @@ def export_model(
             raise ValueError(f"{name} = {value!r}: known are {', '.join(known)}")
     if precision == "tf32" and platform != "cuda":
         raise ValueError("precision = 'tf32': GPUs compute in TF32, so give platform 'cuda', or precision 'float32'")
-    if not (tables in TABLES if isinstance(tables, str) else tables > 0):
+    if not (tables in TABLES if isinstance(tables, str) else 0 < tables < math.inf):
         raise ValueError(f"tables = {tables!r}: give {', '.join(TABLES)} or the allowed change of a force in eV/A")
     path = Path(path)
     require_place(path)

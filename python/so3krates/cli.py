@@ -23,7 +23,16 @@ from . import (
     exporting,
 )
 from .cli_errors import Commands, debug_option
-from .cli_values import number_or_word, set_value, use_float64
+from .cli_values import (
+    Command,
+    above_zero,
+    any_number,
+    at_least_one,
+    not_negative,
+    number_or_word,
+    set_value,
+    use_float64,
+)
 from .files import plain_text, require_figure_name, require_folder, require_place, write_text
 from .terminal import busy, said
 from .terminal import console as _console
@@ -84,10 +93,10 @@ DataSettings = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", help="What is written.")]
 
 
-app.command()(cli_train.train)
+app.command(cls=Command)(cli_train.train)
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     models: Annotated[
         list[Path],
@@ -151,7 +160,7 @@ def evaluate(
         parity_plot(plot, {name: both})
 
 
-@app.command("data")
+@app.command("data", cls=Command)
 def inspect_data(
     data: Annotated[Path, typer.Argument(help="Labelled frames.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="The report as JSON.")] = None,
@@ -183,7 +192,7 @@ def inspect_data(
         write_text(json_file, json.dumps(report.as_json(), indent=1, allow_nan=False) + "\n")
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     models: Annotated[list[Path], typer.Argument(help="A model folder, or those of a committee, or its folder.")],
     output: Output = Path("potential.so3k"),
@@ -206,7 +215,10 @@ def export(
     ] = None,
     repulsion_outer: Annotated[
         float | None,
-        typer.Option(help="Where it ends (A), below the shortest distance of the training data; by default 0.9 of it."),
+        typer.Option(
+            callback=above_zero,
+            help="Where it ends (A), below the shortest distance of the training data; by default 0.9 of it.",
+        ),
     ] = None,
     uncertainty: Annotated[
         bool,
@@ -217,11 +229,17 @@ def export(
         typer.Option(help="Whose forces move the atoms: first (default), the others tell how far they differ; mean."),
     ] = None,
     cutoff_long: Annotated[
-        float | None, typer.Option(help="SO3LR: where electrostatics and dispersion end, A, instead of the model's 12.")
+        float | None,
+        typer.Option(
+            callback=above_zero, help="SO3LR: where electrostatics and dispersion end, A, instead of the model's 12."
+        ),
     ] = None,
-    charge: Annotated[int | None, typer.Option(help="SO3LR: total charge of the system, e; 0 if not given.")] = None,
+    charge: Annotated[
+        int | None, typer.Option(callback=any_number, help="SO3LR: total charge of the system, e; 0 if not given.")
+    ] = None,
     multiplicity: Annotated[
-        int | None, typer.Option(help="SO3LR: unpaired electrons of the system + 1; 1 if not given.")
+        int | None,
+        typer.Option(callback=at_least_one, help="SO3LR: unpaired electrons of the system + 1; 1 if not given."),
     ] = None,
 ) -> None:
     """Write a model, or a committee, as the one file that LAMMPS runs."""
@@ -271,7 +289,7 @@ def export(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     model: Annotated[Path, typer.Argument(help="A model folder or a bundle.")],
     structure: Annotated[
@@ -280,7 +298,10 @@ def check(
     train_data: Annotated[Path | None, typer.Option(help="Frames that trained the model.")] = None,
     test_data: Annotated[Path | None, typer.Option(help="Frames that did not.")] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Steps of the run at constant energy instead of the usual number; 0 for none.")
+        int | None,
+        typer.Option(
+            callback=not_negative, help="Steps of the run at constant energy instead of the usual number; 0 for none."
+        ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="The findings as JSON.")] = None,
     energy_key: EnergyKey = None,
@@ -314,7 +335,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 def info(path: Annotated[Path, typer.Argument(help="A bundle or a model folder.")]) -> None:
     """What a bundle or a model folder holds."""
     from so3krates.describe import describe
@@ -322,10 +343,10 @@ def info(path: Annotated[Path, typer.Argument(help="A bundle or a model folder."
     _console().print(describe(path))
 
 
-@app.command("select")
+@app.command("select", cls=Command)
 def select_command(
     pool: Annotated[Path, typer.Argument(help="Frames to choose from.")],
-    number: Annotated[int, typer.Option("--number", "-n", help="Frames to choose.")],
+    number: Annotated[int, typer.Option("--number", "-n", callback=at_least_one, help="Frames to choose.")],
     by: Annotated[str, typer.Option(help="random, energy, force, atomic-energy or committee.")],
     output: Output = Path("selected.extxyz"),
     model: Annotated[
@@ -333,9 +354,13 @@ def select_command(
         typer.Option(help="Model folder or bundle that predicts instead of labels; repeat it for a committee."),
     ] = None,
     key: Annotated[str, typer.Option(help="The array of the atoms' energies, without a model.")] = "atomic_energies",
-    limit: Annotated[float | None, typer.Option("--max", help="Leave out frames with a larger value.")] = None,
-    bins: Annotated[int, typer.Option(help="Of equal width, over the range of the values.")] = 50,
-    seed: int = 0,
+    limit: Annotated[
+        float | None, typer.Option("--max", callback=any_number, help="Leave out frames with a larger value.")
+    ] = None,
+    bins: Annotated[
+        int, typer.Option(callback=at_least_one, help="Of equal width, over the range of the values.")
+    ] = 50,
+    seed: Annotated[int, typer.Option(callback=not_negative, help="Of the random choice.")] = 0,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
     setting: DataSettings = None,
@@ -354,18 +379,18 @@ def select_command(
     console.print(f"Wrote {counted(len(selection.chosen), 'frame')} to {output}", highlight=False, soft_wrap=True)
 
 
-app.command("build-plugin")(cli_build.build_plugin)
-app.command()(cli_convert.convert)
-app.command()(cli_kappa.kappa)
-app.command()(cli_phonons.phonons)
-app.command()(cli_physics.physics)
-app.command()(cli_plan.plan)
-app.command("import-mlff")(cli_import.import_mlff)
-app.command("import-so3lr")(cli_import.import_so3lr)
-app.command()(cli_learn.learn)
+app.command("build-plugin", cls=Command)(cli_build.build_plugin)
+app.command(cls=Command)(cli_convert.convert)
+app.command(cls=Command)(cli_kappa.kappa)
+app.command(cls=Command)(cli_phonons.phonons)
+app.command(cls=Command)(cli_physics.physics)
+app.command(cls=Command)(cli_plan.plan)
+app.command("import-mlff", cls=Command)(cli_import.import_mlff)
+app.command("import-so3lr", cls=Command)(cli_import.import_so3lr)
+app.command(cls=Command)(cli_learn.learn)
 
 
-@app.command()
+@app.command(cls=Command)
 def models() -> None:
     """The potentials that come with this package; decks and commands take them by name."""
     from .describe import shipped_table
@@ -373,7 +398,7 @@ def models() -> None:
     _console().print(shipped_table())
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     folder: Annotated[Path, typer.Option(help="Where everything is written; emptied of an earlier demo.")] = Path(
         "demo"
@@ -385,7 +410,7 @@ def demo(
     run_demo(folder, _console())
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor() -> None:
     """What is installed, what is missing, and how to get it; exit code 1 where something needed is."""
     from so3krates.lammps import doctor as checks

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import exporting
-from .cli_values import words
+from .cli_values import above_zero, words
 from .files import require_folder
 from .hints import command
 from .terminal import console
@@ -41,7 +41,9 @@ def import_mlff(
 def import_so3lr(
     params: Annotated[Path, typer.Argument(help="params.pkl of SO3LR, or the folder that holds it.")],
     output: Output = Path("so3lr"),
-    cutoff_long: Annotated[float, typer.Option(help="Where electrostatics and dispersion end, A.")] = 12.0,
+    cutoff_long: Annotated[
+        float, typer.Option(callback=above_zero, help="Where electrostatics and dispersion end, A.")
+    ] = 12.0,
 ) -> None:
     """Turn the published SO3LR model into a model folder."""
     require_folder(output)

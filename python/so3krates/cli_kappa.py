@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_values import number_or_word, numbers, require_size, words
+from .cli_values import above_zero, at_least_one, not_negative, number_or_word, numbers, words
 from .files import make_folder, require_folder, write_text
 from .terminal import console, said
 
@@ -18,18 +18,30 @@ def kappa(
         "kappa"
     ),
     average: Annotated[str, typer.Option(help="Equivalent directions: xyz, xy,z or none.")] = "xyz",
-    discard: Annotated[float, typer.Option(help="ps left out at the start of each trajectory.")] = 0.0,
-    cutoff_time: Annotated[float | None, typer.Option(help="Upper limit of the integral in ps; else chosen.")] = None,
-    window: Annotated[float, typer.Option(help="ps over which that choice averages the autocorrelation.")] = 1.0,
-    blocks: Annotated[int | None, typer.Option(help="Blocks of the shortest trajectory, for error bars.")] = None,
-    max_frequency: Annotated[float | None, typer.Option(help="THz, of the cepstral estimate; else chosen.")] = None,
-    coefficients: Annotated[int | None, typer.Option(help="Cepstral coefficients; else by Akaike.")] = None,
+    discard: Annotated[
+        float, typer.Option(callback=not_negative, help="ps left out at the start of each trajectory.")
+    ] = 0.0,
+    cutoff_time: Annotated[
+        float | None, typer.Option(callback=above_zero, help="Upper limit of the integral in ps; else chosen.")
+    ] = None,
+    window: Annotated[
+        float, typer.Option(callback=above_zero, help="ps over which that choice averages the autocorrelation.")
+    ] = 1.0,
+    blocks: Annotated[
+        int | None, typer.Option(callback=at_least_one, help="Blocks of the shortest trajectory, for error bars.")
+    ] = None,
+    max_frequency: Annotated[
+        float | None, typer.Option(callback=above_zero, help="THz, of the cepstral estimate; else chosen.")
+    ] = None,
+    coefficients: Annotated[
+        int | None, typer.Option(callback=at_least_one, help="Cepstral coefficients; else by Akaike.")
+    ] = None,
     flux: Annotated[str, typer.Option(help="Columns, extensive, eV A/ps.")] = "c_flux[1],c_flux[2],c_flux[3]",
     subtract: Annotated[str, typer.Option(help="Columns taken off the flux, as the convective part.")] = "",
     temperature: Annotated[str | None, typer.Option(help="Another column than Temp, or a number in K.")] = None,
     volume: Annotated[str | None, typer.Option(help="Another column than Volume, or a number in A^3.")] = None,
     timestep: Annotated[
-        float | None, typer.Option(help="ps a step, if neither a column Time nor the log says.")
+        float | None, typer.Option(callback=above_zero, help="ps a step, if neither a column Time nor the log says.")
     ] = None,
     units: Annotated[str | None, typer.Option(help="Of LAMMPS, if the log does not say: metal, real or si.")] = None,
     runs: Annotated[
@@ -64,10 +76,6 @@ def kappa(
         units=units,
         runs=runs,
     )
-    sizes: dict[str, float | None] = {"discard": discard, "window": window, "blocks": blocks, "timestep": timestep}
-    sizes |= {"cutoff-time": cutoff_time, "max-frequency": max_frequency, "coefficients": coefficients}
-    for name, value in sizes.items():
-        require_size(name, value)
     require_folder(output)
     sets = parse_average(average)
     kelvin, size = (None if given is None else number_or_word(given) for given in (temperature, volume))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_values import numbers, require_size, use_float64, words
+from .cli_values import above_zero, numbers, use_float64, words
 from .terminal import console, said
 
 
@@ -47,7 +47,8 @@ def phonons(
         str, typer.Option("--supercell-kappa", help="Repeats for third derivatives; else twice as wide as the cutoff.")
     ] = "",
     pair_cutoff: Annotated[
-        float | None, typer.Option(help="A, of displaced pairs of atoms; the potential's cutoff if not given.")
+        float | None,
+        typer.Option(callback=above_zero, help="A, of displaced pairs of atoms; the potential's cutoff if not given."),
     ] = None,
     allow_imaginary: Annotated[
         bool, typer.Option("--allow-imaginary", help="A conductivity in spite of imaginary modes, which are left out.")
@@ -70,12 +71,8 @@ def phonons(
         if given := [name for name, value in options.items() if value]:
             raise PhononsError(f"{given[0]} is for thermal conductivities: give --kappa too")
     kelvin = tuple(float(number) for number in numbers("temperatures", temperatures, float))
-    for number in kelvin:
-        require_size("temperatures", number)
     if not kelvin or min(kelvin) <= 0:
         raise PhononsError(f"--temperatures {temperatures}: give numbers above 0, in K")
-    if pair_cutoff is not None and not pair_cutoff > 0:
-        raise PhononsError(f"--pair-cutoff {pair_cutoff:g}: give a distance above 0, in A")
     repeats = _repeats("supercell", supercell)
     settings = ConductivitySettings(
         temperatures=kelvin,

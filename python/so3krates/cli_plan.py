@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import exporting
-from .cli_values import require_size
+from .cli_values import above_zero, at_least_one, not_negative
 from .terminal import busy, console, said
 
 if TYPE_CHECKING:
@@ -23,19 +23,25 @@ def plan(
         Path | None, typer.Option("--potential", help="The bundle; that of the deck if not given.")
     ] = None,
     var: Annotated[list[str] | None, typer.Option("--var", help="NAME=VALUE, a variable of the deck.")] = None,
-    atoms: Annotated[int | None, typer.Option("--atoms", help="In place of the run's own, as dense.")] = None,
-    ranks: Annotated[int | None, typer.Option("--ranks", help="MPI ranks, of all nodes together.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Of each rank.")] = None,
-    nodes: Annotated[int, typer.Option("--nodes", help="Machines like the measured one.")] = 1,
-    cores: Annotated[int | None, typer.Option("--cores", help="Of each, if not those of the measured one.")] = None,
-    memory: Annotated[float | None, typer.Option("--memory", help="GiB of each, likewise.")] = None,
-    skin: Annotated[float | None, typer.Option("--skin", help="Of neighbour lists, A; the deck's, else 2.")] = None,
-    timestep: Annotated[float | None, typer.Option("--timestep", help="ps; the deck's, else 0.001.")] = None,
+    atoms: Annotated[
+        int | None, typer.Option(callback=at_least_one, help="In place of the run's own, as dense.")
+    ] = None,
+    ranks: Annotated[int | None, typer.Option(callback=at_least_one, help="MPI ranks, of all nodes together.")] = None,
+    threads: Annotated[int | None, typer.Option(callback=at_least_one, help="Of each rank.")] = None,
+    nodes: Annotated[int, typer.Option(callback=at_least_one, help="Machines like the measured one.")] = 1,
+    cores: Annotated[
+        int | None, typer.Option(callback=at_least_one, help="Of each, if not those of the measured one.")
+    ] = None,
+    memory: Annotated[float | None, typer.Option(callback=above_zero, help="GiB of each, likewise.")] = None,
+    skin: Annotated[
+        float | None, typer.Option(callback=not_negative, help="Of neighbour lists, A; the deck's, else 2.")
+    ] = None,
+    timestep: Annotated[float | None, typer.Option(callback=above_zero, help="ps; the deck's, else 0.001.")] = None,
     measured: Annotated[
         Path | None, typer.Option("--machine", help="A measurement to read; made and kept there if it is not.")
     ] = None,
     slurm: Annotated[Path | None, typer.Option("--slurm", help="A job script that is written.")] = None,
-    hours: Annotated[int, typer.Option("--hours", help="Of each job in it.")] = 24,
+    hours: Annotated[int, typer.Option(callback=at_least_one, help="Of each job in it.")] = 24,
     launcher: Annotated[
         str, typer.Option("--launcher", help="mpiexec, or srun with its options: 'srun --mpi=pmi2'.")
     ] = "mpiexec",
@@ -58,11 +64,6 @@ def plan(
     from .planning.slurm import launch_line
     from .planning.system import PlanError, is_deck, scaled
 
-    for name, size in (("skin", skin), ("timestep", timestep), ("memory", memory)):
-        require_size(name, size)
-    for name, count in (("atoms", atoms), ("ranks", ranks), ("threads", threads), ("nodes", nodes), ("cores", cores)):
-        if count is not None and count < 1:
-            raise PlanError(f"--{name} {count}: give a number of at least 1")
     if ranks is not None and ranks % nodes:
         raise PlanError(f"--ranks {ranks} do not divide among --nodes {nodes}: give a multiple of it")
     screen = console()

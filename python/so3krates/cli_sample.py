@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_values import lines_of, numbers, words
+from .cli_values import Command, above_zero, at_least_one, lines_of, not_negative, numbers, words
 from .terminal import console
 from .wording import counted
 
@@ -23,8 +23,8 @@ Structure = Annotated[
 Repeats = Annotated[str, typer.Option(help="Supercell of the structure.")]
 Strains = Annotated[str, typer.Option(help="Isotropic strains of the cell.")]
 Temperatures = Annotated[str, typer.Option(help="Temperatures in K.")]
-Frames = Annotated[int, typer.Option(help="Frames of each state.")]
-Seed = Annotated[int, typer.Option(help="Of the random numbers.")]
+Frames = Annotated[int, typer.Option(callback=at_least_one, help="Frames of each state.")]
+Seed = Annotated[int, typer.Option(callback=not_negative, help="Of the random numbers.")]
 Relax = Annotated[bool, typer.Option(help="Start from the driver's own lattice and positions.")]
 Calculator = Annotated[
     str,
@@ -37,7 +37,7 @@ PairStyle = Annotated[str, typer.Option(help="The pair_style of lammps.")]
 PairCoeff = Annotated[list[str], typer.Option(help="Its pair_coeff; may be repeated.")]
 Deck = Annotated[Path | None, typer.Option(help="Instead of both: a file with the lines of a deck.")]
 Elements = Annotated[str, typer.Option(help="Elements of the atom types in lammps.")]
-Processes = Annotated[int, typer.Option(help="Calculations at a time.")]
+Processes = Annotated[int, typer.Option(callback=at_least_one, help="Calculations at a time.")]
 
 STRAINS = "-0.01,0,0.01,0.02,0.03"
 TEMPERATURES = "100,200,300,400,500,600,700,800,900"
@@ -100,7 +100,7 @@ def _method(plan_of: Callable[..., "Plan"]) -> Callable[..., "Plan"]:
     ]
     command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # what typer reads
     command.__annotations__ = {option.name: option.annotation for option in options}
-    app.command(plan_of.__name__, help=plan_of.__doc__)(command)
+    app.command(plan_of.__name__, cls=Command, help=plan_of.__doc__)(command)
     return plan_of
 
 
@@ -154,9 +154,9 @@ def md(
     temperatures: Temperatures = "300,600,900",
     strains: Strains = "0",
     pressures: Annotated[str, typer.Option(help="GPa, instead of strains: the cell is scaled.")] = "",
-    timestep: Annotated[float, typer.Option(help="fs.")] = 1.0,
-    equilibrate: Annotated[float, typer.Option(help="ps before the first frame.")] = 1.0,
-    every: Annotated[float, typer.Option(help="ps between frames.")] = 0.1,
+    timestep: Annotated[float, typer.Option(callback=above_zero, help="fs.")] = 1.0,
+    equilibrate: Annotated[float, typer.Option(callback=not_negative, help="ps before the first frame.")] = 1.0,
+    every: Annotated[float, typer.Option(callback=above_zero, help="ps between frames.")] = 0.1,
     frames: Frames = 20,
     seed: Seed = 0,
 ) -> "Plan":
@@ -181,7 +181,9 @@ def rattle(
     repeats: Repeats = "2,2,2",
     strains: Strains = "0",
     amplitudes: Annotated[str, typer.Option(help="A, standard deviation of every component.")] = "0.01,0.03,0.1",
-    shear: Annotated[float, typer.Option(help="Standard deviation of a random strain's components.")] = 0.0,
+    shear: Annotated[
+        float, typer.Option(callback=not_negative, help="Standard deviation of a random strain's components.")
+    ] = 0.0,
     frames: Frames = 5,
     seed: Seed = 0,
 ) -> "Plan":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_values import set_value, use_float64, words
+from .cli_values import above_zero, at_least_one, set_value, use_float64, words
 from .terminal import console
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ def train(
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option(help="Wall time to fill: epochs and schedule follow from the measured time of steps."),
+        typer.Option(
+            callback=above_zero, help="Wall time to fill: epochs and schedule follow from the measured time of steps."
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled frames to be split into training and validation.")] = None,
     test: Annotated[Path | None, typer.Option(help="Labelled frames for the error table only.")] = None,
@@ -37,7 +39,9 @@ def train(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="What is written.")] = Path("model"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
-    members: Annotated[int, typer.Option("--committee", help="Models that differ in their seeds alone.")] = 1,
+    members: Annotated[
+        int, typer.Option("--committee", callback=at_least_one, help="Models that differ in their seeds alone.")
+    ] = 1,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, as in --set training.epochs=100; may be repeated.")
     ] = None,

@@ -1,11 +1,60 @@
-"""Values on the command line."""
+"""Values on the command line: what they are made of, and which make no sense for any of our options."""
 
 from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+MAY_BE_EMPTY = ("energy_key", "forces_key", "stress_key")  # options that say "none" so
+
+
+class Command(TyperCommand):
+    """A command of which no name is empty, unless that means something: an empty path would be the current folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises ValueError that names the option or argument."""
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for param in self.params:
+            value = given.get(param.name or "")
+            empty = any(isinstance(one, str) and not one.strip() for one in _each(value))
+            if empty and param.default != "" and param.name not in MAY_BE_EMPTY:
+                leave = "" if param.required else ", or leave it out"
+                raise ValueError(f"{_name(param)} is empty: give a value{leave}")
+        return super().parse_args(ctx, args)
+
+
+def _each(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _name(param: Any) -> str:
+    """As it is written on a command line: an option by its long name, an argument in capitals."""
+    longest: str = max(param.opts, key=len)
+    return longest if param.param_type_name == "option" else longest.upper()
+
+
+def _only(sense: str, holds: Callable[[float], bool]) -> Callable[[typer.CallbackParam, Any], Any]:
+    """A callback of options that take a number: raises ValueError, which names the option, for any other."""
+
+    def check(param: typer.CallbackParam, value: Any) -> Any:
+        # (`math.isfinite` cannot take integers of any length.)
+        if value is not None and not (-math.inf < value < math.inf and holds(value)):
+            raise ValueError(f"{_name(param)} {value}: give a number that is finite{sense}")
+        return value
+
+    return check
+
+
+any_number = _only("", lambda value: True)
+not_negative = _only(" and not negative", lambda value: value >= 0)
+above_zero = _only(" and above 0", lambda value: value > 0)
+at_least_one = _only(" and at least 1", lambda value: value >= 1)
 
 
 def lines_of(path: Path) -> list[str]:
@@ -23,17 +72,14 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
-    """Numbers of a kind in an option. Raises ValueError that names it."""
+    """Finite numbers of a kind in an option. Raises ValueError that names it."""
     try:
-        return tuple(kind(word) for word in words(text))
+        found = tuple(kind(word) for word in words(text))
     except ValueError:
         raise ValueError(f"--{name} {text}: give numbers separated by commas") from None
-
-
-def require_size(name: str, value: float | None) -> None:
-    """Raises ValueError that names an option whose number is negative or not finite."""
-    if value is not None and not 0 <= value < math.inf:
-        raise ValueError(f"--{name} {value:g}: give a number that is finite and not negative")
+    if not all(-math.inf < number < math.inf for number in found):
+        raise ValueError(f"--{name} {text}: give finite numbers")
+    return found
 
 
 def number_or_word(text: str) -> float | str:

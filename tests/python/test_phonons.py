@@ -320,7 +320,6 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--kappa", "--meshes", "11x11"], "--meshes 11x11: give a length in A"),
         (["--direct"], "--direct is for thermal conductivities: give --kappa too"),
         (["--temperatures", "0"], "--temperatures 0: give numbers above 0"),
-        (["--kappa", "--pair-cutoff", "0"], "--pair-cutoff 0: give a distance above 0"),
     ],
 )
 def test_options_that_mean_nothing(options: list[str], words: str, tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def test_the_command(tmp_path: Path, gan_bundle32: Path) -> None:
     assert "ranks would wait for each other" in plan("--ranks", "4", "--threads", "2")
     assert "memory: " in plan("--atoms", "1000000", "--memory", "4")
     assert "give a multiple of it" in plan("--ranks", "3", "--nodes", "2")
-    assert "--atoms 0: give a number of at least 1" in plan("--atoms", "0")
+    assert "--atoms 0: give a number that is finite and at least 1" in plan("--atoms", "0")
     assert "--var cells: give NAME=VALUE" in plan("--var", "cells")
     crystal.symbols[0] = "He"
     crystal.write(tmp_path / "gan.extxyz")

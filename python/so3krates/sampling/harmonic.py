@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -120,9 +121,9 @@ class EinsteinDisplacements:
         missing = sorted(set(symbols) - set(springs))
         if missing:
             raise SamplingError(f"element {missing[0]} has no spring: springs are given for {', '.join(springs)}")
-        soft = next((symbol for symbol in springs if not springs[symbol] > 0.0), None)
+        soft = next((symbol for symbol in springs if not 0.0 < springs[symbol] < math.inf), None)
         if soft is not None:
-            raise SamplingError(f"the spring of {soft} is {springs[soft]:.3g} eV/A^2: it must be above 0")
+            raise SamplingError(f"the spring of {soft} is {springs[soft]:.3g} eV/A^2: it must be above 0, and finite")
         self._springs = np.array([springs[symbol] for symbol in symbols])[:, None]
 
     def draw(self, temperature: float, random: np.random.Generator) -> np.ndarray:
