@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 # Of a name in bytes, so that a temporary name of a long one fits as well (most file systems: 255).
 LONGEST_KEPT = 200
+# Why a disc takes no more, and what to do.
+ADVICE = {
+    errno.ENOSPC: "free some space, or write elsewhere",
+    errno.EDQUOT: "free some space, or write elsewhere",
+    errno.EFBIG: "raise the limit on the size of files: ulimit -f",
+    errno.EROFS: "write elsewhere",
+}
 
 
 class WriteError(OSError):
@@ -201,6 +208,5 @@ def _failure(path: Path, error: OSError) -> WriteError:
 def _reason(error: OSError) -> str:
     """In words, with what to do where that is known."""
     reason = error.strerror or str(error) or type(error).__name__
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{reason} (free some space, or write elsewhere)"
-    return reason
+    advice = ADVICE.get(error.errno or 0)
+    return reason if advice is None else f"{reason} ({advice})"

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from so3krates.training.checkpoints import CheckpointError, Checkpoints
 from so3krates.training.clock import Clock
 from so3krates.training.progress import Status, describe
 from so3krates.training.report import ReportError
+from test_files import small_files
 from training_runs import assert_same, make_frames, quiet, settings
 
 COURSE = {"epochs": 3, "checkpoint_minutes": 0.0}  # a state after each of its 6 steps
@@ -101,6 +103,34 @@ def test_states_that_cannot_be_listed(two_states: Path, tmp_path: Path) -> None:
         load(folder)
     (folder / "20").rename(tmp_path / "20")
     assert load(folder)[::2] == (10, None)
+
+
+def test_all_states_emptied(two_states: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One line, and nothing of orbax beside it."""
+    folder = Path(shutil.copytree(two_states, tmp_path / "checkpoints"))
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no state can be read: step 20 \(.*\); step 10 \(.*\)"):
+        load(folder)
+    assert caplog.records == []
+
+
+def test_states_larger_than_files_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every array fails, one after the other: said once, whatever threads tell of the others later."""
+    others: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", others.append)
+    states = Checkpoints(tmp_path / "checkpoints")
+    states.save(1, state_of(1))
+    random = np.random.default_rng(0)
+    for step in range(2, 8):
+        large = {str(k): random.random(20_000) for k in range(8)}
+        words = r"could not be saved: File too large \(.*: ulimit -f\); that of step 1 is as it was"
+        with small_files(), pytest.raises(CheckpointError, match=words):
+            states.save(step, large)
+    states.close()
+    assert others == []
+    assert load(tmp_path / "checkpoints")[::2] == (1, None)
 
 
 def test_want_of_memory_is_no_damage(two_states: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

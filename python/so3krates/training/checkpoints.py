@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import functools
 import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from so3krates.files import make_folder
+from so3krates.files import ADVICE, make_folder
 
 KEPT = 2
 DIGEST = "sha256"  # among a state's notes: of its arrays
 # What orbax and its storage raise for damaged files; want of memory, say, is no damage.
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError)
 LONGEST_REASON = 200  # characters of what orbax says
+CLOSED_LOOP = "Event loop is closed"
 
 
 class CheckpointError(RuntimeError):
@@ -47,8 +49,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
         # With its handler named, orbax does not guess from the newest state, which may be damaged, what states are.
         handler = ocp.StandardCheckpointHandler()
+        _hush_late_news()
         try:
-            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
+            with _quiet():
+                self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
         except DAMAGE as error:  # it looks at notes of all states, and does not say whose are damaged
             raise CheckpointError(
                 f"{self.folder}: the states cannot be listed: {_reason(error)}: move the newest of its folders out of "
@@ -169,11 +173,22 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _hush_late_news() -> None:
+    """Where one write fails, orbax closes the loop that its storage would tell of the others: a traceback for each."""
+    if getattr(sys.unraisablehook, "func", None) is not _without_late_news:
+        sys.unraisablehook = functools.partial(_without_late_news, sys.unraisablehook)
+
+
+def _without_late_news(before: Callable[[Any], None], what: Any) -> None:
+    if str(what.exc_value) != CLOSED_LOOP:
+        before(what)
+
+
 def _reason(error: Exception) -> str:
     """What went wrong in a few words; orbax and its storage speak at length."""
-    full = os.strerror(errno.ENOSPC)
-    if full in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
-        return f"{full} (free some space)"
+    for number, advice in ADVICE.items():
+        if os.strerror(number) in str(error):
+            return f"{os.strerror(number)} ({advice})"
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, KeyError | TypeError):
         text = f"{type(error).__name__}: {text}"
