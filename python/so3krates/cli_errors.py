@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from .files import ADVICE
+
 OUR_PACKAGES = ("so3krates", "so3krates_export")
-# What is wrong with a command line, which typer says itself; it has the class from click, or from a copy of it.
-UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 TRACEBACK = "SO3KRATES_TRACEBACK"  # the environment variable that asks for a traceback, as --debug does
 
 
 class Commands(TyperGroup):
     """Prints an error as one line; says of one that nobody foresaw that it is a defect."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Ends with exit code 1 after an error; what is wrong with the command line itself, typer says."""
         try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, UsageError):
-            raise
+            return super().main(*arguments, **options)
         except Exception as error:
-            # A reader that has gone away (`so3krates info ... | head`) is for click to deal with.
-            if os.environ.get(TRACEBACK) or (isinstance(error, OSError) and error.errno == errno.EPIPE):
+            if os.environ.get(TRACEBACK):
                 raise
             say_error(error)
-            raise typer.Exit(1) from error
+            raise SystemExit(1) from error
 
 
 def debug_option(value: bool) -> bool:
@@ -54,6 +50,8 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         names = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
         return f"{names}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    if isinstance(error, OSError) and error.errno in ADVICE:
+        return f"what this command prints could not be written: {error.strerror} ({ADVICE[error.errno]})"
     if isinstance(error, MemoryError):
         return f"not enough memory {f'({text})' if text else ''}: give a smaller system or batch, or a larger machine"
     if is_for_the_user(error):

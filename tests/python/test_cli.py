@@ -334,6 +334,16 @@ def test_our_own_mistakes_are_said_to_be_ours(monkeypatch: pytest.MonkeyPatch) -
         assert isinstance(result.exception, KeyError)
 
 
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_output_that_is_not_taken(option: str) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "so3krates.cli", option]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=HANG)
+    assert done.returncode == 1
+    words = "what this command prints could not be written: No space left on device (free some space, or"
+    assert re.fullmatch(rf"Error: {re.escape(words)} .*\n", done.stderr)
+
+
 def test_energy_drift() -> None:
     times = np.linspace(0.0, 2.0, 41)
     energies = -27314.0 * 8 + 8 * 3e-5 * times + 1e-4 * np.sin(60 * times)

@@ -53,9 +53,10 @@ def parameters(words: tuple[str, ...]) -> Iterator[tuple[Any, set[type]]]:
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line with which a command ends."""
-    code = ROOT.main(list(arguments), standalone_mode=False)
+    with pytest.raises(SystemExit) as end:
+        ROOT.main(list(arguments))
     error = capsys.readouterr().err
-    assert (code, len(error.splitlines())) == (1, 1), (arguments, code, error)
+    assert (end.value.code, len(error.splitlines())) == (1, 1), (arguments, error)
     return error
 
 
