@@ -49,6 +49,11 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
     "no rungs": (lambda m: m.update(ladder=[]), '"ladder" is not a list'),
     "rung": (lambda m: m["ladder"][0].update(rows=0), "rung 0 of the ladder"),
     "rung too large": (lambda m: m["ladder"][0].update(rows=2**31), "rung 0 of the ladder"),
+    "ladder upside down": (
+        lambda m: m["ladder"].append(m["ladder"][0] | {"rows": 1}),
+        "rung 1 of the ladder holds no more than rung 0, which is tried before it: small rungs come first",
+    ),
+    "rung twice": (lambda m: m["ladder"].append(m["ladder"][0]), "rung 1 of the ladder holds no more than rung 0"),
     "buffers": (lambda m: m.pop("buffers"), '"buffers" is not an object'),
     "buffer's name": (lambda m: m["buffers"].update({"weights/x": {}}), "must not be named"),
     "buffer's dtype": (lambda m: m["buffers"]["slopes"].update(dtype="int64"), '"slopes" has an unknown dtype'),

@@ -207,7 +207,13 @@ void read_ladder(const Json& manifest, Bundle& bundle) {
     }
     need(found == 4, "manifest: rung " + std::to_string(bundle.ladder.size()) +
                          " of the ladder has not the positive integers rows, atoms, candidates, neighbours");
-    bundle.ladder.push_back({sizes[0], sizes[1], sizes[2], sizes[3]});
+    const Rung next{sizes[0], sizes[1], sizes[2], sizes[3]};
+    const auto larger = std::find_if(bundle.ladder.begin(), bundle.ladder.end(),
+                                     [&](const Rung& before) { return fits(next, before); });
+    need(larger == bundle.ladder.end(),
+         "manifest: rung " + std::to_string(bundle.ladder.size()) + " of the ladder holds no more than rung " +
+             std::to_string(larger - bundle.ladder.begin()) + ", which is tried before it: small rungs come first");
+    bundle.ladder.push_back(next);
   }
 }
 
@@ -408,6 +414,11 @@ std::size_t size_of(DType dtype) {
       return 8;
   }
   throw Error("unknown dtype");
+}
+
+bool fits(const Rung& demand, const Rung& rung) {
+  return demand.rows <= rung.rows && demand.atoms <= rung.atoms && demand.candidates <= rung.candidates &&
+         demand.neighbours <= rung.neighbours;
 }
 
 std::vector<std::int64_t> Bundle::shape_of(const BufferSpec& buffer, const Rung& rung) const {

@@ -29,6 +29,9 @@ struct Rung {
   std::int64_t rows, atoms, candidates, neighbours;
 };
 
+// Whether `rung` holds what is demanded.
+bool fits(const Rung& demand, const Rung& rung);
+
 enum class Role { input, state, output };
 
 struct BufferSpec {

@@ -17,6 +17,11 @@ struct MemoryError : Error {
   using Error::Error;
 };
 
+// What a program was given, and is not for it.
+struct ArgumentError : Error {
+  using Error::Error;
+};
+
 // Positions that cannot be computed, or results that are no numbers. Each host has names of its own for the atoms.
 class StructureError : public Error {
  public:

@@ -23,11 +23,6 @@
 namespace so3krates {
 namespace {
 
-bool fits(const Rung& demand, const Rung& rung) {
-  return demand.rows <= rung.rows && demand.atoms <= rung.atoms && demand.candidates <= rung.candidates &&
-         demand.neighbours <= rung.neighbours;
-}
-
 std::string describe(const Rung& rung) {
   std::string text = std::to_string(rung.rows) + " rows, " + std::to_string(rung.atoms) + " atoms and " +
                      std::to_string(rung.candidates) + " candidates";
@@ -261,6 +256,7 @@ void Evaluator::Implementation::move_to(std::size_t rung, const Neighbourhood& n
   }
   ready_ = false;
   buffers_.clear();
+  sound_.clear();
   positions_pin_ = {};
   input_memory_.swap(memory);
   rung_ = rung;
@@ -376,9 +372,25 @@ void Evaluator::Implementation::run_program(const Step& step) {
   std::vector<pjrt::Buffer> results = executable.run(arguments);
   report_.temporary_bytes = std::max(report_.temporary_bytes, executable.temporary_bytes());
   if (results.size() != step.outputs.size())
-    throw Error(bundle_.path + ": program \"" + step.run + "\" gives " + std::to_string(results.size()) +
-                " results, but its step names " + std::to_string(step.outputs.size()));
+    refuse_program("program '" + step.run + "' gives " + std::to_string(results.size()) +
+                   " results, but its step names " + std::to_string(step.outputs.size()));
+  if (sound_.insert(&step).second)
+    for (std::size_t i = 0; i < results.size(); ++i)
+      require(results[i], step.run, step.outputs[i], shape_of(step.outputs[i]));
   for (std::size_t i = 0; i < results.size(); ++i) buffers_[step.outputs[i]] = std::move(results[i]);
+}
+
+// Throws where a program has not computed the rows of the buffer `name`, or all of it.
+void Evaluator::Implementation::require(const pjrt::Buffer& result, const std::string& program, const std::string& name,
+                                        const std::vector<std::int64_t>& shape) const {
+  if (!result.is(bundle_.buffers.at(name).dtype, shape))
+    refuse_program("program '" + program + "' gives another type or size of array than its step needs for \"" + name +
+                   "\"");
+}
+
+void Evaluator::Implementation::refuse_program(const std::string& problem) const {
+  throw Error(bundle_.path + ": the file has the programs of other steps or rungs in the places of its own (" +
+              problem + "): export the model again");
 }
 
 int Evaluator::Implementation::neighbours_needed() {
@@ -435,6 +447,9 @@ const Results& Evaluator::Implementation::evaluate(const double* positions, Halo
       sighting_ = guard_.look(positions, threads_);
     }
     collect(selection);
+  } catch (const ArgumentError& error) {
+    forget_computed();
+    refuse_program(error.what());
   } catch (...) {
     forget_computed();
     if (ready_) check_all_distances(positions);  // the likely reason, and one that the host can name

@@ -101,6 +101,9 @@ class Evaluator::Implementation {
   int neighbours_needed();
   bool run(const std::vector<const Step*>& steps, Halo* halo);
   void run_program(const Step& step);
+  void require(const pjrt::Buffer& result, const std::string& program, const std::string& name,
+               const std::vector<std::int64_t>& shape) const;
+  [[noreturn]] void refuse_program(const std::string& problem) const;
   std::size_t row_bytes_of(const std::string& name) const;
   std::vector<std::int64_t> chunk_shape(const std::string& name) const;
   void keep_peers(const Neighbourhood& neighbourhood);
@@ -146,6 +149,7 @@ class Evaluator::Implementation {
   std::vector<pjrt::Pending> puts_;                                     // their ends
   std::optional<bool> is_shareable_;                                    // the device's memory
   std::map<std::string, pjrt::Executable> programs_;                    // by tensor, which rungs may share
+  std::set<const Step*> sound_;  // whose program has given what the step names, on this rung
   std::size_t weight_bytes_ = 0;
 
   bool ready_ = false;

@@ -160,8 +160,11 @@ void Evaluator::Implementation::refresh_by_moves(const std::vector<std::string>&
   {
     const Stopwatch watch(report_.program_seconds);
     for (const std::string& name : names)
-      for (const pjrt::Buffer& list : row_lists_)
-        taken.push_back(std::move(program(bundle_.moves.of.at(name).first).run({&buffer(name), &list}).at(0)));
+      for (const pjrt::Buffer& list : row_lists_) {
+        const std::string& take = bundle_.moves.of.at(name).first;
+        taken.push_back(std::move(program(take).run({&buffer(name), &list}).at(0)));
+        require(taken.back(), take, name, chunk_shape(name));
+      }
     for (const pjrt::Buffer& chunk : taken) chunk.wait();
     if (taken.empty() && !starts_.empty())
       for (const std::string& name : names) buffer(name).wait();
@@ -197,7 +200,9 @@ void Evaluator::Implementation::refresh_by_moves(const std::vector<std::string>&
             client_->borrow(others[a * starts_.size() + k], bundle_.buffers.at(names[a]).dtype, chunk_shape(names[a])));
       const pjrt::Buffer& chunk = is_direct ? **next++ : uploads_.back();
       pjrt::Buffer& array = buffer(names[a]);
-      array = std::move(program(bundle_.moves.of.at(names[a]).second).run({&array, &chunk, &starts_[k]}).at(0));
+      const std::string& put = bundle_.moves.of.at(names[a]).second;
+      array = std::move(program(put).run({&array, &chunk, &starts_[k]}).at(0));
+      require(array, put, names[a], shape_of(names[a]));
       if (is_direct) puts_.push_back(array.ready());
     }
 }

@@ -134,6 +134,8 @@ class Buffer {
   void* host_pointer() const;
   // Waits for the values and returns where they lie in the device's memory.
   void* device_pointer() const;
+  // Whether its values are of that type and shape; waits for none.
+  bool is(DType dtype, const std::vector<std::int64_t>& shape) const;
 
  private:
   friend class Client;
@@ -155,7 +157,7 @@ class Executable {
 
   explicit operator bool() const { return executable_ != nullptr; }
   // Starts the program and returns its results without waiting for their values. An argument that the program
-  // donates is consumed: its storage becomes that of a result.
+  // donates is consumed: its storage becomes that of a result. Throws ArgumentError for arguments of another program.
   std::vector<Buffer> run(const std::vector<const Buffer*>& arguments) const;
   std::string serialise() const;
   std::size_t temporary_bytes() const;  // scratch memory of one run, 0 where the plugin does not say

@@ -114,6 +114,7 @@ void check(const PJRT_Api* api, PJRT_Error* error, const std::string& operation)
   // What arrays tell of the program that was to make them has lost its code.
   const bool is_of_memory = has_code && code.code == PJRT_Error_Code_RESOURCE_EXHAUSTED;
   if (is_of_memory || message.find("std::bad_alloc") != std::string::npos) throw MemoryError(message);
+  if (has_code && code.code == PJRT_Error_Code_INVALID_ARGUMENT) throw ArgumentError(message);
   throw Error(message);
 }
 

@@ -6,17 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from bad_bundles import forge
 from so3krates._harness import Error, Evaluator
+from so3krates_export.lowering import lower
 from toy_bundle import (
     ENERGY_SHIFTS,
     LADDER,
     reference_energies,
     reference_forces,
     reference_strain_gradient,
+    toy_bundle,
     write_toy_bundle,
 )
 from toy_systems import SIGNAL, assert_same, compressed, evaluate, gan, lists
@@ -65,6 +69,52 @@ def test_energy_forces_and_strain_gradient(name, evaluator):
     np.testing.assert_allclose(found["strain_gradient"], gradient, atol=10 * DIFFERENCE)
     assert np.abs(gradient).max() > SIGNAL
     assert len(atoms) == 1 or np.abs(found["forces"]).max() > SIGNAL
+
+
+def another_total(tensors: dict[str, np.ndarray], total: Callable[..., Any]) -> None:
+    """A program with the arguments of `total`, and other results."""
+    with jax.enable_x64(True):
+        arguments = jax.ShapeDtypeStruct((LADDER[0]["rows"],), float), jax.ShapeDtypeStruct((), np.int32)
+        tensors["programs/total/0"] = np.frombuffer(lower(total, arguments, []), np.uint8)
+
+
+FORGERIES: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], Any], str]] = {
+    "two steps": (
+        lambda p, _: p.update(density=p["pair"], pair=p["density"]),
+        "running program 'density' failed: .*",
+    ),
+    "two steps of one number of arguments": (
+        lambda p, _: p.update(neighbours=p["pair"], pair=p["neighbours"]),
+        "running program 'neighbours' failed: .*",
+    ),
+    "rungs": (lambda p, _: p["pair"].reverse(), "running program 'pair' failed: .*"),
+    "size": (
+        lambda _, tensors: another_total(tensors, lambda e, n: e),
+        "program 'total' gives another type or size of array than its step needs for \"energy\"",
+    ),
+    "type": (
+        lambda _, tensors: another_total(tensors, lambda e, n: e.sum().astype(np.float32)),
+        "program 'total' gives another type or size of array than its step needs for \"energy\"",
+    ),
+    "number": (
+        lambda _, tensors: another_total(tensors, lambda e, n: (e.sum(), n)),
+        "program 'total' gives 2 results, but its step names 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FORGERIES)
+def test_programs_in_the_places_of_others(case, cache, tmp_path):
+    change, problem = FORGERIES[case]
+    manifest, tensors = toy_bundle(LADDER)
+    change(manifest["programs"], tensors)
+    forge(tmp_path / "forged.so3k", manifest, tensors)
+    words = (
+        rf"forged.so3k: the file has the programs of other steps or rungs in the places of its own \({problem}\): exp"
+    )
+    for _ in range(2):  # compiled, and from the cache
+        with pytest.raises(Error, match=words):
+            evaluate(Evaluator(str(tmp_path / "forged.so3k"), cache=str(cache), threads=1), STRUCTURES["cluster"]())
 
 
 def test_positions_may_move_within_the_lists(evaluator):
