@@ -7,7 +7,7 @@ SOURCES := CMakeLists.txt $(shell find csrc python export -type f ! -name '*.so'
 CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %s, and 3.11 or newer is needed: \
   make PYTHON=/path/to/python3.13 ..." % (sys.executable, sys.version.split()[0]))
 
-.PHONY: setup demo test torture matrix wheel bench gpu-static gpu-plugins lint sanitize site
+.PHONY: setup demo test torture matrix wheel bench bench-peers gpu-static gpu-plugins lint sanitize site
 
 setup: .venv/ready
 
@@ -63,6 +63,10 @@ wheel: setup .venv/auditwheel
 
 bench: setup
 	@$(BIN)/python bench/bench.py
+
+# Speed of peers in LAMMPS, and of NEP, on 4096 atoms and two cores.
+bench-peers: setup
+	@$(BIN)/python bench/peers.py
 
 .venv/lint: .venv/requirements
 	@$(PYTHON) tools/make_venv.py .venv lint

@@ -16,7 +16,16 @@ CONCERNS = {
     "model": ("terms", "checks", "phonons", "physics", "shipped", "derivatives", "model", "stages", "tables"),
     "ranks": ("launchers", "ranks", "rows"),
     "runtime": ("runtime/", "calculator"),
-    "training": ("files", "finetuning", "learning", "uncertainty", "pair_potential", "run_folder", "training"),
+    "training": (
+        "comparison",
+        "files",
+        "finetuning",
+        "learning",
+        "uncertainty",
+        "pair_potential",
+        "run_folder",
+        "training",
+    ),
 }
 
 

@@ -29,6 +29,7 @@ SETTINGS = (
     ("`[learn]`", "learning/config.py", "LearnConfig"),
     ("`[label]`", "learning/config.py", "LabelConfig"),
     ("`[[run]]`", "learning/config.py", "RunSettings"),
+    ("`[compare]`", "comparison/config.py", "CompareConfig"),
 )
 # Groups of pages at the side.
 NAVIGATION = {
@@ -63,7 +64,7 @@ NAVIGATION = {
         "examples/models/so3lr/README",
     ),
     "Reference": ("reference/commands", "reference/settings", "reference/python", "docs/bundle"),
-    "How it works": ("docs/model", "docs/architecture", "docs/kernels", "docs/validation"),
+    "How it works": ("docs/model", "docs/architecture", "docs/kernels", "docs/validation", "docs/compare"),
     "The project": ("CONTRIBUTING", "CHANGELOG"),
 }
 MODULES = (

@@ -11,6 +11,7 @@ import typer
 
 from . import (
     cli_build,
+    cli_compare,
     cli_convert,
     cli_import,
     cli_kappa,
@@ -388,6 +389,7 @@ app.command(cls=Command)(cli_plan.plan)
 app.command("import-mlff", cls=Command)(cli_import.import_mlff)
 app.command("import-so3lr", cls=Command)(cli_import.import_so3lr)
 app.command(cls=Command)(cli_learn.learn)
+app.command(cls=Command)(cli_compare.compare)
 
 
 @app.command(cls=Command)

@@ -28,6 +28,7 @@ from blocks import LANGUAGES, PAGES, ROOT, Block, blocks, lines_of, table_comman
 from foreign import compressed, write_ml_ab, write_mtp, write_vasprun
 from original import write_module
 from original_so3lr import original_arrays, write_params
+from so3krates.comparison import CompareSettings
 from so3krates.learning.config import LabelConfig
 from so3krates.physics import read_reference
 from so3krates.planning import Machine, write_machine
@@ -56,6 +57,7 @@ SMALLER = {  # sizes that a reader wants and a test does not
     r"training.epochs=20": "training.epochs=2",
     r"check model": "check model --steps 0",
     r"learn settings.toml -o learning": "learn --help",  # another block runs a loop
+    r"compare settings.toml -o compare": "compare --help",  # it makes environments; tests/python/test_comparison.py
     r"--amplitudes [\d.,]+": "--amplitudes 0.05,0.1",
     r"^run( +)\d+": r"run\g<1>2",
     r"--time \d+": "--time 1",
@@ -326,6 +328,9 @@ def test_settings(block: Block, folder: Path) -> None:
         assert LabelConfig(**content["label"])
         return
     (folder / "block.toml").write_text(block.text)
+    if "compare" in content:
+        assert CompareSettings.load(folder / "block.toml").families
+        return
     assert RunConfig.load(folder / "block.toml").data.file
 
 

@@ -64,6 +64,17 @@ class PairCurve:
 
 
 @dataclasses.dataclass(frozen=True)
+class VolumeCurve:
+    """Energies of a crystal at several volumes, and what their fit says."""
+
+    volumes: np.ndarray  # A^3/atom
+    energies: np.ndarray  # eV/atom
+    volume: float  # A^3/atom, of the minimum; nan where there is none
+    bulk_modulus: float  # GPa, there
+    warnings: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Physics:
     """Findings for one relaxed crystal; what could not be found is None or not in its table, and is in `warnings`."""
 
@@ -98,10 +109,11 @@ def physics_of(potential: Potential, crystal: Atoms, progress: Callback | None =
     relaxed = relaxed_crystal(potential, crystal)
     energy = relaxed.get_potential_energy() / len(relaxed)
     at("equation of state")
-    volumes, energies = _energies_of_volumes(potential, relaxed, warnings)
-    volume, modulus = _minimum(volumes, energies, warnings)
+    state = equation_of_state(potential, relaxed)
+    warnings += state.warnings
     at("elastic constants")
-    elastic = _elastic_constants(potential, relaxed, warnings)
+    elastic, found = elastic_constants(potential, relaxed)
+    warnings += found
     at("phonons at Gamma")
     frequencies = _frequencies(relaxed)
     if (lowest := frequencies[0]) < -IMAGINARY:
@@ -117,9 +129,10 @@ def physics_of(potential: Potential, crystal: Atoms, progress: Callback | None =
     warnings += _about_pairs(pairs)
     if progress is not None:
         progress("physics", len(stages), len(stages))
-    curve = (volumes, energies)
+    curve = (state.volumes, state.energies)
     return Physics(
-        relaxed, energy, volume, modulus, curve, elastic, vacancy, vacancy_atoms, frequencies, pairs, tuple(warnings)
+        *(relaxed, energy, state.volume, state.bulk_modulus, curve, elastic),
+        *(vacancy, vacancy_atoms, frequencies, pairs, tuple(warnings)),
     )
 
 
@@ -195,8 +208,9 @@ def _relax(target: Any, potential: Potential, force: float | None = None) -> boo
         return False  # a cell that changes by a quarter at once, which FixSymmetry does not follow
 
 
-def _energies_of_volumes(potential: Potential, relaxed: Atoms, warnings: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """A^3/atom and eV/atom of crystals of another volume and the same shape, atoms at rest."""
+def equation_of_state(potential: Potential, relaxed: Atoms) -> VolumeCurve:
+    """Of crystals of other volumes and the same shape, atoms at rest; fitted by Birch and Murnaghan's formula."""
+    warnings: list[str] = []
     volumes, energies = [], []
     for ratio in VOLUMES:
         atoms = relaxed.copy()
@@ -206,7 +220,8 @@ def _energies_of_volumes(potential: Potential, relaxed: Atoms, warnings: list[st
             warnings.append(f"at {100 * ratio:.0f} % of the volume the atoms have not come to rest after {STEPS} steps")
         volumes.append(atoms.cell.volume / len(atoms))
         energies.append(atoms.get_potential_energy() / len(atoms))
-    return np.array(volumes), np.array(energies)
+    curve = np.array(volumes), np.array(energies)
+    return VolumeCurve(*curve, *_minimum(*curve, warnings), tuple(warnings))
 
 
 def _minimum(volumes: np.ndarray, energies: np.ndarray, warnings: list[str]) -> tuple[float, float]:
@@ -221,7 +236,8 @@ def _minimum(volumes: np.ndarray, energies: np.ndarray, warnings: list[str]) -> 
     return math.nan, math.nan
 
 
-def _elastic_constants(potential: Potential, relaxed: Atoms, warnings: list[str]) -> np.ndarray | None:
+def elastic_constants(potential: Potential, relaxed: Atoms) -> tuple[np.ndarray | None, list[str]]:
+    """(6, 6) GPa in the order xx yy zz yz xz xy, atoms at rest, and warnings; None where they are no numbers."""
     atoms = relaxed.copy()
     atoms.calc = PotentialCalculator(potential)
     fitted, _ = fit_elastic_constants(
@@ -238,11 +254,11 @@ def _elastic_constants(potential: Potential, relaxed: Atoms, warnings: list[str]
     constants = np.asarray(fitted) / units.GPa
     constants = 0.5 * (constants + constants.T)
     if not np.isfinite(constants).all():
-        warnings.append("elastic constants are not finite numbers")
-        return None
+        return None, ["elastic constants are not finite numbers"]
     if (softest := np.linalg.eigvalsh(constants)[0]) <= 0:
-        warnings.append(f"the crystal is not stable against strain: the softest elastic modulus is {softest:.3g} GPa")
-    return constants
+        weak = f"the crystal is not stable against strain: the softest elastic modulus is {softest:.3g} GPa"
+        return constants, [weak]
+    return constants, []
 
 
 def _frequencies(relaxed: Atoms) -> np.ndarray:

@@ -21,6 +21,8 @@ FIGURES = {
     "conductivity.png": "Thermal conductivity: meshes, temperatures, mean free paths",
     "expansion.png": "Thermal expansion",
     "learning.png": "Errors and uncertain looks against frames",
+    "compare.png": "Errors of forces against training time, frames, and speed",
+    "curves.png": "Equations of state, and pairs of atoms",
 }
 STYLE = """
 body { font-family: sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; }

@@ -1,0 +1,67 @@
+"""A trained family as checks, physics and tables see it: predictions by its own process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+
+from so3krates.checks import Answer
+from so3krates.files import write_frames
+from so3krates.training import Properties
+from so3krates.wording import counted
+
+from .families import FamilyError
+from .process import Server
+
+QUESTION, ANSWER = "question.extxyz", "answer.extxyz"
+PROPERTIES = ("energy", "forces", "stress")
+
+
+class FamilyPotential:
+    """Predictions of frames through the server of a family (docs/compare.md)."""
+
+    precision = "float32"  # that laws are judged by: files hold eight digits behind the point, whatever computes
+
+    def __init__(self, server: Server, folder: Path, elements: Sequence[str], cutoff: float) -> None:
+        self.server, self.folder, self.elements, self.cutoff = server, folder, elements, cutoff
+
+    def __call__(self, atoms: Atoms) -> Answer:
+        """Of one structure. Raises FamilyError."""
+        found, _ = self.predict([atoms])
+        stress = found.stresses[0]
+        return Answer(float(found.energies[0]), found.forces[0], stress if np.isfinite(stress).all() else None)
+
+    def predict(
+        self, frames: Sequence[Atoms], properties: Sequence[str] = PROPERTIES
+    ) -> tuple[Properties, list[float]]:
+        """Of frames, and the seconds that each took. Raises FamilyError where the answer is none to the question."""
+        bare = [Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc) for atoms in frames]
+        question, answer = self.folder / QUESTION, self.folder / ANSWER
+        write_frames(question, bare)
+        answer.unlink(missing_ok=True)
+        said = self.server.ask({"frames": str(question), "output": str(answer), "properties": list(properties)})
+        try:
+            found = ase.io.read(answer, ":")
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            raise FamilyError(f"its predictions cannot be read: {error}") from error
+        if len(found) != len(frames):
+            raise FamilyError(f"it predicted {counted(len(found), 'frame')} of {len(frames)}")
+        unknown = np.full((3, 3), np.nan)
+        energies, forces, stresses = [], [], []
+        for number, (asked, told) in enumerate(zip(frames, found, strict=True)):
+            results = {} if told.calc is None else told.calc.results
+            if len(told) != len(asked) or "energy" not in results or "forces" not in results:
+                raise FamilyError(f"frame {number}: it gave no energy and forces of {counted(len(asked), 'atom')}")
+            energies.append(float(results["energy"]))
+            forces.append(np.asarray(results["forces"]))
+            stresses.append(told.get_stress(voigt=False) if "stress" in results else unknown)
+        lost = [n for n in range(len(found)) if not (np.isfinite(energies[n]) and np.isfinite(forces[n]).all())]
+        if lost:
+            named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
+            raise FamilyError(f"its energy or forces are no numbers for {counted(len(lost), 'frame')} ({named})")
+        seconds = [float(second) for second in said.get("seconds", [])]
+        return Properties(np.array([len(a) for a in frames]), np.array(energies), forces, np.array(stresses)), seconds
