@@ -11,6 +11,7 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from scipy.spatial.transform import Rotation
 from so3krates.data import DataError, LabelCheck, LabelKeys, Labels, iter_frames, labels, with_labels
 from so3krates.data.slopes import LabelSlopes
 from so3krates.training import DataConfig, Demands, load_frames
@@ -46,6 +47,28 @@ def molecules(rattle: float) -> list[Atoms]:
         atoms = molecule("CH3CH2OH")
         atoms.positions += rng.normal(0, rattle, atoms.positions.shape) + rng.normal(size=3)
         found.append(emt(atoms))
+    return found
+
+
+def turning(angle: float, count: int = 28, spread: float = 0.04) -> list[Atoms]:
+    """Water of harmonic bonds, a molecule in a box, turned by random vectors (standard deviation, radians)."""
+    rng, found = np.random.default_rng(7), []
+    rest = molecule("H2O")
+    for _ in range(count):
+        atoms = molecule("H2O", cell=[7, 7, 7], pbc=True)
+        atoms.positions += rng.normal(0, spread, atoms.positions.shape)
+        energy, forces = 0.0, np.zeros((3, 3))
+        for i, j, spring in ((0, 1, 40.0), (0, 2, 40.0), (1, 2, 8.0)):
+            apart = atoms.positions[j] - atoms.positions[i]
+            length = np.linalg.norm(apart)
+            change = length - rest.get_distance(i, j)
+            energy += 0.5 * spring * change**2
+            pull = spring * change * apart / length
+            forces[i] += pull
+            forces[j] -= pull
+        turn = Rotation.from_rotvec(rng.normal(0, angle, 3)).as_matrix()
+        atoms.positions = atoms.positions @ turn.T + 3.5
+        found.append(with_labels(atoms, Labels(energy, forces @ turn.T, np.full((3, 3), np.nan))))
     return found
 
 
@@ -183,6 +206,9 @@ SOUND = {
     "perfect": lambda: crystals(0.0, 0.0),
     "molecules": lambda: molecules(0.05),
     "molecules, hot": lambda: molecules(0.15),
+    "a molecule that turns a little": lambda: turning(0.15),
+    "a molecule that turns": lambda: turning(0.3),
+    "a molecule that tumbles": lambda: turning(1.0, 100),
     "one energy wrong": lambda: [
         *(frames := crystals(0.008, 0.05)),
         with_labels(frames[0], labels(frames[0])._replace(energy=1e3)),

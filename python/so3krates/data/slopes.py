@@ -22,6 +22,7 @@ LARGEST_STRAIN = 0.1  # between compared frames
 LARGEST_MOVE = 0.6  # A, of an atom between compared frames
 SOUND = {"forces": 0.4, "stress": 0.5}  # ratio's distance from 1 that energies without noise may have
 SURE = 5.0  # standard errors
+SCATTERED = 0.4  # of what energies do beside a ratio by what they do with it: from here on it may be of turned molecules
 MATCH = 0.2  # of the logarithm, from the ratio of a known mistake
 SHEARS = ("yz", "xz", "xy")
 SHEAR_AXES = tuple(np.array([AXES[name] for name in SHEARS]).T)
@@ -55,6 +56,11 @@ class Slope(NamedTuple):
     def wrong(self) -> float:
         """How sure it is that the ratio is not 1, in standard errors."""
         return abs(self.ratio - 1.0) / self.error
+
+    @property
+    def scatter(self) -> float:
+        """What energies do beside the ratio by what they do with it: rms over independent frames, whatever the unit."""
+        return self.error * math.sqrt(self.frames) / max(abs(self.ratio), 1e-300)
 
 
 class Finding(NamedTuple):
@@ -200,6 +206,8 @@ class LabelSlopes:
 
     def _forces_finding(self, slope: Slope) -> Finding:
         said = f"energies change {slope.ratio:.3g} +- {slope.error:.1g} times as much as the forces say"
+        if slope.scatter > SCATTERED:
+            return Finding(f"{said}: look at their units and signs, unless molecules turn between frames", stops=False)
         if slope.ratio < 0:
             is_sign = _is_near(-slope.ratio, 1.0, slope)
             advice = (
