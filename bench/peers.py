@@ -140,8 +140,8 @@ def measure_nep(crystal: Atoms) -> float:
             atoms = crystal.copy()
             atoms.positions += rng.normal(0, 0.05, atoms.positions.shape)
             frames.append(atoms)
-        _, seconds = potential.predict(frames, ("energy", "forces"))
-        return len(crystal) / statistics.median(seconds[2:])
+        _, times = potential.predict(frames, ("energy", "forces"))
+        return len(crystal) / statistics.median(times.seconds[2:])
     finally:
         server.end()
 

@@ -50,7 +50,9 @@ class LammpsCalculator(Calculator):
         else:
             origin = atoms.positions.min(axis=0) - ROOM
             prism = Prism(np.diag(np.ptp(atoms.positions, axis=0) + 2 * ROOM), pbc=False)
-        positions = prism.vector_to_lammps(atoms.positions - origin, wrap=False)
+        # An atom that is further than one cell away would be lost.
+        inside = atoms.get_positions(wrap=True) if periodic else atoms.positions - origin
+        positions = prism.vector_to_lammps(inside, wrap=False)
         xx, yy, zz, xy, xz, yz = prism.get_lammps_prism()
         key = (periodic, tuple(atoms.numbers))
         run = self.lammps

@@ -2,13 +2,16 @@
 
 import numpy as np
 import torch
-from ase.data import atomic_numbers
-from e3nn import o3
-from mace import data, modules, tools
-from mace.calculators import MACECalculator
-from mace.tools import torch_geometric
-from protocol import Job, main
-from torch_training import Answer, fit
+
+torch.serialization.add_safe_globals([slice])  # for the constants of e3nn 0.4.4
+
+from ase.data import atomic_numbers  # noqa: E402
+from e3nn import o3  # noqa: E402
+from mace import data, modules, tools  # noqa: E402
+from mace.calculators import MACECalculator  # noqa: E402
+from mace.tools import torch_geometric  # noqa: E402
+from protocol import Job, main  # noqa: E402
+from torch_training import Answer, fit  # noqa: E402
 
 SHARED = {"num_bessel": 8, "num_polynomial_cutoff": 5, "max_ell": 3, "gate": torch.nn.functional.silu}
 

@@ -44,8 +44,8 @@ def equations(job: Job, frames):
             atoms,
             Equations(
                 with_constants(table[:1], counts)[0],
-                with_constants(rotated.reshape(3 * n, -1), 0.0),
-                with_constants(stress, 0.0),
+                with_constants(rotated.reshape(3 * n, -1), 0.0 * counts),
+                with_constants(stress, 0.0 * counts),
             ),
         )
 

@@ -1,71 +1,63 @@
-"""SOAP + ridge: energies are linear in the atoms' SOAP vectors, forces in their derivatives, which dscribe gives."""
+"""SOAP + ridge: energies are linear in the atoms' SOAP vectors, forces and stress in their derivatives, by dscribe.
+
+dscribe has no derivatives of periodic structures: each atom with its neighbours is handed to it as a cluster.
+"""
 
 import numpy as np
+from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.neighborlist import neighbor_list
 from dscribe.descriptors import SOAP
 from linear import Equations, ridge
 from protocol import Job, main
 
-AT_ONCE = 8  # atoms whose derivatives are held at a time
-STRAIN = 1e-4
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
-class Sums:
-    """SOAP vectors summed over the atoms of each element, with a constant in front, and their derivatives."""
+class Vectors:
+    """SOAP vectors of atoms and their derivatives."""
 
     def __init__(self, job: Job) -> None:
-        self.elements, options = job.elements, job.options
-        self.length = {"r_cut": options["cutoff"], "n_max": options["n_max"], "l_max": options["l_max"]}
-        self.soap = {
-            pbc: SOAP(species=job.elements, periodic=pbc, dtype="float64", **self.length) for pbc in (True, False)
-        }
+        self.elements, self.cutoff = job.elements, job.options["cutoff"]
+        sizes = {"n_max": job.options["n_max"], "l_max": job.options["l_max"]}
+        self.soap = SOAP(species=job.elements, r_cut=self.cutoff, periodic=False, dtype="float64", **sizes)
 
-    def kinds(self, atoms):
-        return np.array([[symbol == element for symbol in atoms.symbols] for element in self.elements], float)
+    def environments(self, atoms):
+        """Of each atom: its number, its element's, neighbours (n,), vectors to them (n, 3), vector (f,), (n, 3, f)."""
+        i, j, vectors = neighbor_list("ijD", atoms, self.cutoff)
+        symbols = np.array(atoms.get_chemical_symbols())
+        for k in range(len(atoms)):
+            own, to = j[i == k], vectors[i == k]
+            cluster = Atoms([symbols[k], *symbols[own]], np.concatenate([np.zeros((1, 3)), to]))
+            slopes, values = self.soap.derivatives(cluster, centers=[0], attach=True, method="analytical")
+            yield k, self.elements.index(symbols[k]), own, to, values[0], slopes[0, 1:]
 
-    def energy(self, atoms):
-        kinds = self.kinds(atoms)
-        vectors = self.soap[bool(atoms.pbc.all())].create(atoms)
-        return np.concatenate([kinds.sum(axis=1)[:, None], kinds @ vectors], axis=1).ravel()
-
-    def forces(self, atoms):
-        kinds, soap = self.kinds(atoms), self.soap[bool(atoms.pbc.all())]
-        parts = []
-        for first in range(0, len(atoms), AT_ONCE):
-            include = list(range(first, min(first + AT_ONCE, len(atoms))))
-            found = soap.derivatives(atoms, include=include, attach=True, method="analytical", return_descriptor=False)
-            parts.append(-np.einsum("kc,cixf->ixkf", kinds, found))
-        rows = np.concatenate(parts)  # (atoms, 3, kinds, features)
-        return np.concatenate([np.zeros((*rows.shape[:3], 1)), rows], axis=3).reshape(3 * len(atoms), -1)
-
-    def stress(self, atoms):
-        rows = []
-        for i, j in VOIGT:
-            ends = []
-            for sign in (1, -1):
-                strain = np.zeros((3, 3))
-                strain[i, j] += 0.5 * sign * STRAIN
-                strain[j, i] += 0.5 * sign * STRAIN
-                moved = atoms.copy()
-                moved.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
-                ends.append(self.energy(moved))
-            rows.append((ends[0] - ends[1]) / (2 * STRAIN) / atoms.get_volume())
-        return np.array(rows)
+    def equations(self, atoms) -> Equations:
+        """Features are those of each element's atoms in turn, its number of atoms first."""
+        shape = len(self.elements), self.soap.get_number_of_features() + 1
+        energy, forces, strain = np.zeros(shape), np.zeros((len(atoms), 3, *shape)), np.zeros((3, 3, *shape))
+        for k, kind, own, to, values, slopes in self.environments(atoms):
+            energy[kind] += [1.0, *values]
+            np.add.at(forces[:, :, kind, 1:], own, -slopes)
+            forces[k, :, kind, 1:] += slopes.sum(axis=0)
+            strain[:, :, kind, 1:] += np.einsum("nif,nj->ijf", slopes, to)
+        rows = np.array([0.5 * (strain[i, j] + strain[j, i]).ravel() for i, j in VOIGT])
+        stress = rows / atoms.get_volume() if atoms.pbc.all() else None
+        return Equations(energy.ravel(), forces.reshape(3 * len(atoms), -1), stress)
 
 
 def train(job: Job) -> None:
-    sums = Sums(job)
+    vectors = Vectors(job)
 
     def equations(frames, share):
         until = job.used + share * job.left
-        for atoms in frames:
+        for number, atoms in enumerate(frames):
             if job.used > until:
-                print("no time for further frames", flush=True)
+                print(f"{number} of {len(frames)} frames are used: there is no time for more", flush=True)
                 return
-            yield atoms, Equations(sums.energy(atoms), sums.forces(atoms), sums.stress(atoms))
+            yield atoms, vectors.equations(atoms)
 
-    np.save(job.folder / "coefficients.npy", ridge(equations(job.train, 0.85), equations(job.valid, 0.6)))
+    np.save(job.folder / "coefficients.npy", ridge(equations(job.train, 0.8), equations(job.valid, 0.8)))
 
 
 class Soap(Calculator):
@@ -73,14 +65,23 @@ class Soap(Calculator):
 
     def __init__(self, job: Job) -> None:
         super().__init__()
-        self.sums, self.coefficients = Sums(job), np.load(job.folder / "coefficients.npy")
+        self.vectors = Vectors(job)
+        self.coefficients = np.load(job.folder / "coefficients.npy").reshape(len(job.elements), -1)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
         super().calculate(atoms, properties, system_changes)
-        for name in ("energy", *properties):
-            shape = (-1, 3) if name == "forces" else -1
-            value = getattr(self.sums, name)(self.atoms) @ self.coefficients
-            self.results[name] = float(value) if name == "energy" else value.reshape(shape)
+        energy, forces, strain = 0.0, np.zeros((len(atoms), 3)), np.zeros((3, 3))
+        for k, kind, own, to, values, slopes in self.vectors.environments(atoms):
+            first, *rest = self.coefficients[kind]
+            energy += first + values @ rest
+            pushes = slopes @ rest
+            np.add.at(forces, own, -pushes)
+            forces[k] += pushes.sum(axis=0)
+            strain += pushes.T @ to
+        self.results = {"energy": energy, "forces": forces}
+        if atoms.pbc.all():
+            self.results["stress"] = np.array([0.5 * (strain[i, j] + strain[j, i]) for i, j in VOIGT])
+            self.results["stress"] /= atoms.get_volume()
 
 
 main(train, Soap)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import ase.io
 import numpy as np
@@ -21,6 +22,13 @@ QUESTION, ANSWER = "question.extxyz", "answer.extxyz"
 PROPERTIES = ("energy", "forces", "stress")
 
 
+class Seconds(NamedTuple):
+    """What each frame took, without reading and writing."""
+
+    seconds: list[float]  # by the clock
+    cpu_seconds: list[float]  # of all threads
+
+
 class FamilyPotential:
     """Predictions of frames through the server of a family (docs/compare.md)."""
 
@@ -35,10 +43,8 @@ class FamilyPotential:
         stress = found.stresses[0]
         return Answer(float(found.energies[0]), found.forces[0], stress if np.isfinite(stress).all() else None)
 
-    def predict(
-        self, frames: Sequence[Atoms], properties: Sequence[str] = PROPERTIES
-    ) -> tuple[Properties, list[float]]:
-        """Of frames, and the seconds that each took. Raises FamilyError where the answer is none to the question."""
+    def predict(self, frames: Sequence[Atoms], properties: Sequence[str] = PROPERTIES) -> tuple[Properties, Seconds]:
+        """Of frames, and what each took. Raises FamilyError where the answer is none to the question."""
         bare = [Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc) for atoms in frames]
         question, answer = self.folder / QUESTION, self.folder / ANSWER
         write_frames(question, bare)
@@ -63,5 +69,7 @@ class FamilyPotential:
         if lost:
             named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
             raise FamilyError(f"its energy or forces are no numbers for {counted(len(lost), 'frame')} ({named})")
-        seconds = [float(second) for second in said.get("seconds", [])]
-        return Properties(np.array([len(a) for a in frames]), np.array(energies), forces, np.array(stresses)), seconds
+        times = [[float(second) for second in said.get(name, [])] for name in Seconds._fields]
+        return Properties(np.array([len(a) for a in frames]), np.array(energies), forces, np.array(stresses)), Seconds(
+            *times
+        )

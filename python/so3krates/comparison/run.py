@@ -213,9 +213,8 @@ def _predicted(
     potential = FamilyPotential(server, folder, material.elements, cutoff)
     try:
         server.ask()
-        found, seconds = potential.predict(material.test)
+        found, _ = potential.predict(material.test)
         row: dict[str, Any] = {"errors": errors_json(error_table(found, reference(material.test)))}
-        row["prediction_s_per_atom"] = sum(seconds) / sum(map(len, material.test))
         if config.check_minutes > 0:
             row |= examine(potential, material.crystal, config)
         return row
