@@ -53,6 +53,7 @@ class RunnerProcess:
         self._usage = Usage(0.0, 0.0, 0.0)
         environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
         environment["PYTHONPATH"] = f"{family.folder.parent}{os.pathsep}{SHIPPED}"  # where protocol.py is
+        environment["COMPARE_PARENT"] = str(os.getpid())
         with open(self.log, "w") as words:
             self.process = subprocess.Popen(
                 [str(python), str(family.runner), verb, str(folder)],
