@@ -64,7 +64,12 @@ class Job:
     def run(self, *command: object, **options: Any) -> None:
         """A program that trains, in the job's folder; it ends with this process. Its words go to the log."""
         words = [str(word) for word in command]
-        subprocess.run(words, cwd=self.folder, check=True, preexec_fn=_end_with_parent, stdout=sys.stderr, **options)
+        code = subprocess.run(
+            words, cwd=self.folder, preexec_fn=_end_with_parent, stdout=sys.stderr, **options
+        ).returncode
+        if code:
+            how = f"exit status {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
+            raise RuntimeError(f"{Path(words[0]).name} ended with {how}")
 
     def trial(self, trainer: Callable[[int], None], few: int = 20, share: float = 0.9) -> int:
         """Steps that fit into `share` of what is left, from runs of `few` and of three times as many steps."""

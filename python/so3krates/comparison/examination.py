@@ -27,6 +27,7 @@ from .families import FamilyError
 from .potential import FamilyPotential
 
 SPEED_FRAMES = 5  # of which the first warms up
+MOST_QUESTIONS = 1500  # of one part: poor potentials relax without end
 SHAKE = 0.05  # A, between them
 
 
@@ -42,6 +43,7 @@ def examine(potential: FamilyPotential, crystal: Atoms, config: CompareConfig) -
         "crystal": lambda: _crystal(potential, crystal),
     }
     for name, part in parts.items():
+        potential.most_questions = potential.questions + MOST_QUESTIONS
         try:
             found |= part()
         except (FamilyError, PhysicsError) as problem:

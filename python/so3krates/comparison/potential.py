@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,8 @@ class FamilyPotential:
 
     def __init__(self, server: Server, folder: Path, elements: Sequence[str], cutoff: float) -> None:
         self.server, self.folder, self.elements, self.cutoff = server, folder, elements, cutoff
+        self.questions = 0  # that were asked
+        self.most_questions: float = math.inf
 
     def __call__(self, atoms: Atoms) -> Answer:
         """Of one structure. Raises FamilyError."""
@@ -45,6 +48,9 @@ class FamilyPotential:
 
     def predict(self, frames: Sequence[Atoms], properties: Sequence[str] = PROPERTIES) -> tuple[Properties, Seconds]:
         """Of frames, and what each took. Raises FamilyError where the answer is none to the question."""
+        self.questions += 1
+        if self.questions > self.most_questions:
+            raise FamilyError("it does not come to rest, or has no smooth energy: too many evaluations were asked for")
         bare = [Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc) for atoms in frames]
         question, answer = self.folder / QUESTION, self.folder / ANSWER
         write_frames(question, bare)
