@@ -300,6 +300,7 @@ def host_arrays(atoms: Atoms, reach: float) -> dict[str, np.ndarray]:
         "candidates": candidates,
         "owned_count": np.int32(n),
         "row_count": np.int32(n),
+        "atom_count": np.int32(n + len(images)),
     }
 
 

@@ -33,12 +33,17 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[Manifest], Any], str]] = {
     "cutoff": (lambda m: m.update(cutoff=0), '"cutoff" is not a positive number'),
     "reach": (lambda m: m.update(reach=m["cutoff"] - 0.1), '"reach" is not a number from the cutoff on'),
     "reach is text": (lambda m: m.update(reach="far"), '"reach" is not a number from the cutoff on'),
+    "reach of atoms": (
+        lambda m: m.update(atoms_reach=m["cutoff"] - 0.1),
+        '"atoms_reach" is not a number from "reach" on',
+    ),
+    "reach of atoms is text": (lambda m: m.update(atoms_reach="far"), '"atoms_reach" is not a number from "reach" on'),
     "terms": (lambda m: m.update(terms={}), '"terms" is not a list of terms'),
     "term": (lambda m: m.update(terms=["zbl"]), '"terms" is not a list of terms'),
     "term without name": (lambda m: m.update(terms=[{"cutoff": 1.0}]), '"terms" is not a list of terms with a name'),
     "term beyond reach": (
         lambda m: m.update(terms=[{"name": "zbl", "cutoff": m["cutoff"] + 0.1}]),
-        '"terms" is not a list of terms with a name and a cutoff up to "reach"',
+        '"terms" is not a list of terms with a name and a cutoff up to the reach',
     ),
     "steps": (lambda m: m.update(message_passing_steps=1.5), '"message_passing_steps" is not'),
     "units": (lambda m: m.update(units="real"), '"units" is not "metal"'),
@@ -271,7 +276,7 @@ BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "other safetensors file": (lambda d: safetensors.numpy.save({"x": np.zeros(3)}), "not a so3krates bundle"),
     "other metadata": (lambda d: edited(d, lambda h: h.update(__metadata__={"a": "b"})), "not a so3krates bundle"),
     "other format": (lambda d: edited(d, edit_manifest(format="other")), '"format" is not "so3krates-bundle"'),
-    "newer": (lambda d: edited(d, edit_manifest(version=5)), "version 5, but this so3krates reads up to version 4"),
+    "newer": (lambda d: edited(d, edit_manifest(version=6)), "version 6, but this so3krates reads up to version 5"),
     "edited manifest": (lambda d: edited(d, edit_manifest(cutoff=5.5)), "does not match its checksum"),
     "renamed weight": (
         lambda d: edited(d, lambda h: h.update({"weights/deep": h.pop("weights/depth")})),

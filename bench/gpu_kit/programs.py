@@ -193,6 +193,7 @@ def host_inputs(lists: dict[str, np.ndarray], positions: np.ndarray, sizes: dict
         "candidates": candidates,
         "owned_count": np.array(rows, np.int32),
         "row_count": np.array(rows, np.int32),
+        "atom_count": np.array(len(positions), np.int32),
     }
 
 

@@ -351,6 +351,7 @@ PYBIND11_MODULE(_harness, m) {
       .def_readonly("energy_shifts", &Bundle::energy_shifts, "eV, one per element")
       .def_readonly("cutoff", &Bundle::cutoff, "A, of the network")
       .def_readonly("reach", &Bundle::reach, "A, of candidate lists")
+      .def_readonly("atoms_reach", &Bundle::atoms_reach, "A, how far from owned rows atoms are needed")
       .def_property_readonly(
           "electrons",
           [](const Bundle& b) -> std::optional<std::pair<int, int>> {

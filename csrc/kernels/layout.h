@@ -14,7 +14,8 @@ namespace so3krates::kernels {
 
 // Of the custom calls that a bundle makes: their arguments, their results, and how these lie in memory. A bundle of
 // another version is refused.
-constexpr int kVersion = 4;
+constexpr int kVersion = 5;
+constexpr int kOldestVersion = 4;  // whose kernels, but for those of SO3LR, are these too
 
 constexpr int kPadding = 16;       // elements; a whole number of vectors on every instruction set
 constexpr int kMostDegrees = 4;    // degrees 1 to 4

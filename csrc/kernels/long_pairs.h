@@ -1,13 +1,15 @@
 // Electrostatics and dispersion of all pairs within reach (docs/so3lr.md), each pair from both of its rows.
 #pragma once
 
+#include <cmath>
+
 #include "so3lr.h"
 #include "vector.h"
 
 namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
 
 constexpr int kLongBatch = 256;  // pairs; lanes add up in Real over a batch, batches in float64
-constexpr int kLongStep = 64;    // candidates between two looks at the batch's room
+constexpr int kLongStep = 64;    // atoms of cells between two looks at the batch's room
 
 template <typename Real>
 struct LongBatch {
@@ -151,6 +153,68 @@ void add_long_batch(const LongPairs<Real>& in, const Real* own, LongBatch<Real>&
   batch.count = 0;
 }
 
+// Adds the atoms at places [begin, end) that are within reach of a row, which is not its own neighbour.
+template <typename Real>
+SO3KRATES_INLINE void add_places(const LongPairs<Real>& in, const double* centre, double reach, int begin, int end,
+                                 const Real* own, LongBatch<Real>& batch, LongRow& row) {
+  using V = Vector<double>;
+  const CellAtoms<Real>& atoms = in.atoms;
+  const double *x = atoms.position[0], *y = atoms.position[1], *z = atoms.position[2];
+  for (int start = begin; start < end; start += kLongStep) {
+    const int count = end - start < kLongStep ? end - start : kLongStep;
+    alignas(64) double squares[kLongStep];
+    for (int k = 0; k < count; k += kLanes<double>) {
+      const V dx = load<V>(x + start + k) - centre[0], dy = load<V>(y + start + k) - centre[1],
+              dz = load<V>(z + start + k) - centre[2];
+      store<V>(squares + k, dx * dx + dy * dy + dz * dz);
+    }
+    int inside[kLongStep], found = 0;  // without branches: places of atoms beyond reach are taken by the next
+    for (int k = 0; k < count; ++k) {
+      inside[found] = k;
+      found += (squares[k] < reach) & (squares[k] > 0.0);
+    }
+    const int n = batch.count;
+    for (int k = 0; k < found; ++k) {
+      const int place = start + inside[k];
+      batch.vector[0][n + k] = static_cast<Real>(x[place] - centre[0]);
+      batch.vector[1][n + k] = static_cast<Real>(y[place] - centre[1]);
+      batch.vector[2][n + k] = static_cast<Real>(z[place] - centre[2]);
+      batch.square[n + k] = static_cast<Real>(squares[inside[k]]);
+      batch.charge[n + k] = atoms.values[0][place];
+      batch.polarisability[n + k] = atoms.values[1][place];
+      batch.ratio[n + k] = atoms.values[2][place];
+    }
+    batch.count = n + found;
+    if (batch.count > kLongBatch - kLongStep) add_long_batch(in, own, batch, row);
+  }
+}
+
+// Calls visit(begin, end) with places of all atoms within a distance of a point, and of some beyond.
+template <typename Real, typename Visit>
+SO3KRATES_INLINE void near_places(const CellAtoms<Real>& atoms, const double* centre, double reach,
+                                  const Visit& visit) {
+  const auto cell = [&](int axis, double x) {
+    const double place = std::floor((x - atoms.origin[axis]) / atoms.edge);
+    return place < 0 ? 0 : place < atoms.count[axis] ? static_cast<int>(place) : atoms.count[axis] - 1;
+  };
+  // Square of the distance to a layer of cells.
+  const auto away = [&](int axis, int k) {
+    const double low = atoms.origin[axis] + k * atoms.edge - centre[axis], high = -(low + atoms.edge);
+    const double distance = low > high ? low : high;
+    return distance > 0 ? distance * distance : 0.0;
+  };
+  const double distance = std::sqrt(reach);
+  const int last[2] = {cell(0, centre[0] + distance), cell(1, centre[1] + distance)};
+  for (int i = cell(0, centre[0] - distance); i <= last[0]; ++i)
+    for (int j = cell(1, centre[1] - distance); j <= last[1]; ++j) {
+      const double rest = reach - away(0, i) - away(1, j);
+      if (rest < 0) continue;
+      const double half = std::sqrt(rest);
+      const int* column = atoms.begin + (static_cast<std::ptrdiff_t>(i) * atoms.count[1] + j) * atoms.count[2];
+      visit(column[cell(2, centre[2] - half)], column[cell(2, centre[2] + half) + 1]);
+    }
+}
+
 // Rows order[begin, end).
 template <typename Real>
 void long_pairs(const LongPairs<Real>& in, const int* order, Range range, const LongSums& out, LongTotals& totals) {
@@ -159,30 +223,11 @@ void long_pairs(const LongPairs<Real>& in, const int* order, Range range, const 
   batch.count = 0;
   for (int p = range.begin; p < range.end; ++p) {
     const std::size_t i = order[p];
-    const double* position = in.positions + 3 * static_cast<std::size_t>(in.atom_of_row[i]);
-    const double x = position[0], y = position[1], z = position[2];
-    const int* list = in.candidates + i * in.width;
+    const double* centre = in.positions + 3 * static_cast<std::size_t>(in.atom_of_row[i]);
     const Real* own = in.rows + i * kQuad;
     LongRow row{};
-    for (int start = 0, listed = in.candidate_count[i]; start < listed; start += kLongStep) {
-      const int end = start + kLongStep < listed ? start + kLongStep : listed;
-      int n = batch.count;
-      for (int k = start; k < end; ++k) {  // without branches: places of atoms beyond reach are taken by the next
-        const std::size_t j = list[k];
-        const double* other = in.positions + 3 * j;
-        const double r[3] = {other[0] - x, other[1] - y, other[2] - z};
-        const double square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2];
-        const Real* values = in.rows + static_cast<std::size_t>(in.row_of_atom[j]) * kQuad;
-        for (int a = 0; a < 3; ++a) batch.vector[a][n] = static_cast<Real>(r[a]);
-        batch.square[n] = static_cast<Real>(square);
-        batch.charge[n] = values[0];
-        batch.polarisability[n] = values[1];
-        batch.ratio[n] = values[2];
-        n += square < reach;
-      }
-      batch.count = n;
-      if (n > kLongBatch - kLongStep) add_long_batch(in, own, batch, row);
-    }
+    near_places(in.atoms, centre, reach,
+                [&](int begin, int end) { add_places(in, centre, reach, begin, end, own, batch, row); });
     add_long_batch(in, own, batch, row);
     const double charge = own[0], polarisability = own[1], free = own[3];
     const double energies[2] = {0.5 * charge * row.potential, 0.5 * polarisability * row.energy};

@@ -31,13 +31,25 @@ struct HeadWeights {
   int end[kHeads];       // of the heads' parts
 };
 
+// Atoms within reach of the owned rows, images and other ranks' among them, sorted into cells along z, then y, then x.
+template <typename Real>
+struct CellAtoms {
+  const int* begin;           // [cells + 1] places of a cell's atoms
+  const double* position[3];  // [places + kCellPadding] A
+  const Real* values[3];      // [places] the first three of a row's
+  double origin[3];           // A
+  double edge;                // A, of the cells
+  int count[3];               // of cells along each axis
+};
+constexpr int kCellPadding = 16;  // what vectors may read beyond the last place
+
 // Long-range pairs. Both tables are cubic polynomials of the square of the distance, cell by cell in steps of
 // range / cells, [cells + 1][kQuad] with zeros in the last.
 template <typename Real>
 struct LongPairs {
   const double* positions;
-  const int *row_of_atom, *atom_of_row, *candidates, *candidate_count;
-  int width;              // capacity of a candidate list
+  const int* atom_of_row;
+  CellAtoms<Real> atoms;
   const Real* rows;       // [rows][kQuad] charge, polarisability, square of the free one's over its C6, free one
   const Real* tables[2];  // of charges: eV/e^2; of the dispersion: minus Hartree times its switch
   double range[2];        // A^2, from where they are zero

@@ -10,6 +10,7 @@
 #include "arguments.h"
 #include "body.h"
 #include "call.h"
+#include "cells.h"
 #include "entry.h"
 #include "so3lr.h"
 
@@ -181,8 +182,8 @@ void numbers(const Call& call, const char* name, double (&to)[count]) {
   std::copy_n(found.begin(), count, to);
 }
 
-// tables, elements, positions, row_of_atom, atom_of_row, candidates, candidate_count, species, owned, order, rows in
-// use, charges, ratios; strain gradient, atom energies, forces, slopes of charges and of ratios -> energies, sum of the
+// tables, elements, positions, row_of_atom, atom_of_row, species, owned, order, rows in use, atoms in use, charges,
+// ratios; strain gradient, atom energies, forces, slopes of charges and of ratios -> energies, sum of the
 // charges' slopes, the same
 template <typename Real>
 void run_long_pairs(Call& call) {
@@ -193,15 +194,12 @@ void run_long_pairs(Call& call) {
   for (int part = 0; part < 2; ++part) in.tables[part] = tables + part * extents[1] * kQuad;
   const Real* elements = call.in<Real>({call.layout.elements, 2});
   in.positions = call.in<double>({kAny, 3});
-  in.row_of_atom = call.in<std::int32_t>({kAny});
-  in.atom_of_row = call.in<std::int32_t>({kAny});
-  in.candidates = call.in<std::int32_t>({kAny, kAny}, extents);
-  in.width = static_cast<int>(extents[1]);
-  in.candidate_count = call.in<std::int32_t>({extents[0]});
+  const auto* row_of_atom = call.in<std::int32_t>({kAny});
+  in.atom_of_row = call.in<std::int32_t>({kAny}, extents);
   const auto* species = call.in<std::int32_t>({extents[0]});
   const int owned = call.count();
   const auto* order = call.in<std::int32_t>({extents[0]});
-  const int used = call.count();
+  const int used = call.count(), atoms = call.count();
   const auto* charges = call.in<double>({extents[0]});
   const auto* ratios = call.in<double>({extents[0]});
   auto* energies = call.out<double>({2});
@@ -223,6 +221,10 @@ void run_long_pairs(Call& call) {
 
   std::vector<Real> rows(static_cast<std::size_t>(std::max(used, 1)) * kQuad);
   in.rows = rows.data();
+  const Cells cells(in.positions, row_of_atom, atoms, in.atom_of_row, owned, std::max(in.range[0], in.range[1]));
+  in.atoms = cells.atoms<Real>();
+  std::vector<Real> values(3 * static_cast<std::size_t>(cells.places()));
+  for (int k = 0; k < 3; ++k) in.atoms.values[k] = values.data() + k * static_cast<std::size_t>(cells.places());
   constexpr int rows_of_piece = 32;  // whatever the threads: sums are added up in the same order
   const int pieces = std::max(owned / rows_of_piece, 1);
   const auto bound = [pieces](int count, int k) {
@@ -239,12 +241,18 @@ void run_long_pairs(Call& call) {
       row[3] = element[0];
     }
   };
+  const auto place = [&](int k) {
+    for (int p = bound(cells.places(), k); p < bound(cells.places(), k + 1); ++p)
+      for (int v = 0; v < 3; ++v)
+        values[static_cast<std::size_t>(v) * cells.places() + p] =
+            rows[static_cast<std::size_t>(row_of_atom[cells.atom(p)]) * kQuad + v];
+  };
   const auto visit = [&](int k) {
     LongTotals own{};  // apart from those of other threads
     body<Real>().long_pairs(in, order, Range{bound(owned, k), bound(owned, k + 1)}, out, own);
     totals[k] = own;
   };
-  call.run({{pieces, fill}, {pieces, visit}});
+  call.run({{pieces, fill}, {pieces, place}, {pieces, visit}});
   std::fill_n(energies, 2, 0.0);
   *slope_sum = 0;
   for (const LongTotals& piece : totals) {

@@ -112,7 +112,12 @@ std::string hidden_atoms(LAMMPS* lmp) {
   return {};
 }
 
-std::string missing_ghosts(LAMMPS* lmp) {
+std::string missing_ghosts(LAMMPS* lmp, const Bundle& bundle) {
+  if (bundle.atoms_reach > bundle.reach && lmp->comm->mode != Comm::SINGLE)
+    return fmt::format(
+        "comm_modify mode multi has ranks know of each other's atoms by type, but {} needs all within {:g} A. Write: "
+        "comm_modify mode single",
+        bundle.path, bundle.atoms_reach);
   const int group = CommAccess::group(*lmp->comm);
   const bigint left_out = group == 0 ? 0 : lmp->atom->natoms - lmp->group->count(group);
   if (left_out <= 0) return {};

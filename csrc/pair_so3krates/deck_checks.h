@@ -21,7 +21,7 @@ std::string contradicting_masses(LAMMPS* lmp, const std::vector<std::string>& el
 std::string hidden_atoms(LAMMPS* lmp);
 
 // Commands that leave atoms out of what ranks know of each other. All ranks come here, and have the same answer.
-std::string missing_ghosts(LAMMPS* lmp);
+std::string missing_ghosts(LAMMPS* lmp, const Bundle& bundle);
 
 // Electrostatics by LAMMPS beside those of the potential. All ranks have the same answer.
 std::string second_coulomb(LAMMPS* lmp, const Bundle& bundle);

@@ -144,13 +144,15 @@ void PairSo3krates::init_style() {
     if (!evaluator_) choose_electrons();
     check_deck();
     neighbor->add_request(this, NeighConst::REQ_FULL);
+    // Ghosts beyond lists, as `comm_modify cutoff` brings them.
+    if (reads_all_atoms()) comm->cutghostuser = std::max(comm->cutghostuser, bundle_->atoms_reach + neighbor->skin);
     if (!evaluator_) open_evaluator();
   });
 }
 
 void PairSo3krates::check_deck() {
   for (const std::string& reason :
-       {so3krates::deck::missing_ghosts(lmp), so3krates::deck::second_coulomb(lmp, *bundle_)})
+       {so3krates::deck::missing_ghosts(lmp, *bundle_), so3krates::deck::second_coulomb(lmp, *bundle_)})
     if (!reason.empty()) error->all(FLERR, "pair_style so3krates: {}", reason);
 
   for (const std::string& doubt :
@@ -267,7 +269,8 @@ bool PairSo3krates::is_counted(int i) const {
 }
 
 // Every atom learns its row. A ghost learns from its owner whose it is, so that no atom map is needed: images of own
-// atoms have their row; all images of another rank's atom share a further one, if a list has any of them.
+// atoms have their row; all images of another rank's atom share a further one, if a list has any of them, or all atoms
+// are read.
 void PairSo3krates::number_rows() {
   const int atoms = atom->nlocal + atom->nghost;
   owner_rank_.assign(atoms, comm->me);
@@ -280,7 +283,7 @@ void PairSo3krates::number_rows() {
   comm->forward_comm(this);
   if (!exchange_) return;
 
-  std::vector<bool> is_listed(atoms, false);
+  std::vector<bool> is_listed(atoms, reads_all_atoms());
   for (const int i : atom_of_row_)
     for (int k = 0; k < list->numneigh[i]; k++) is_listed[list->firstneigh[i][k] & NEIGHMASK] = true;
   std::vector<std::pair<std::pair<int, int>, int>> ghosts;  // rank, its row, atom

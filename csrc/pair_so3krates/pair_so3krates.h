@@ -54,6 +54,7 @@ class PairSo3krates : public Pair {
   void evaluate();
   bool lists_are_new() const;
   bool types_have_changed() const;
+  bool reads_all_atoms() const { return bundle_->atoms_reach > bundle_->reach; }  // not only candidates
   void check_lists() const;
   bool is_counted(int i) const;
   void number_rows();

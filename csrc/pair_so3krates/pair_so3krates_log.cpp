@@ -27,7 +27,9 @@ void PairSo3krates::log_potential() const {
   }
   std::string terms;
   for (const std::string& term : bundle_->terms) terms += (terms.empty() ? "" : ", ") + term;
-  if (!terms.empty()) terms = fmt::format("  terms       {}, lists reach {:g} A\n", terms, bundle_->reach);
+  if (!terms.empty()) terms = fmt::format("  terms       {}, lists reach {:g} A", terms, bundle_->reach);
+  if (reads_all_atoms()) terms += fmt::format(", pairs without lists {:g} A", bundle_->atoms_reach);
+  if (!terms.empty()) terms += "\n";
   utils::logmesg(lmp,
                  "So3krates potential {}\n  made by     {}\n  atom types  {}\n  cutoff      {:g} A, {} message-passing "
                  "steps\n{}  precision   {}\n  device      {}\n",

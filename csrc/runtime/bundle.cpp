@@ -84,16 +84,23 @@ void read_terms(const Json& manifest, Bundle& bundle) {
          "manifest: \"reach\" is not a number from the cutoff on");
     bundle.reach = reach.get<double>();
   }
+  bundle.atoms_reach = bundle.reach;
+  if (manifest.contains("atoms_reach")) {
+    const Json& reach = manifest["atoms_reach"];
+    need(is_finite(reach) && reach.get<double>() >= bundle.reach,
+         "manifest: \"atoms_reach\" is not a number from \"reach\" on");
+    bundle.atoms_reach = reach.get<double>();
+  }
   if (!manifest.contains("terms")) return;
   const auto is_within = [&](const Json& term) {
     const Json& cutoff = member(term, "cutoff");
     return member(term, "name").is_string() && is_finite(cutoff) && cutoff.get<double>() > 0 &&
-           cutoff.get<double>() <= bundle.reach;
+           cutoff.get<double>() <= bundle.atoms_reach;
   };
   const Json& terms = manifest["terms"];
   need(terms.is_array() &&
            std::all_of(terms.begin(), terms.end(), [&](const Json& t) { return t.is_object() && is_within(t); }),
-       "manifest: \"terms\" is not a list of terms with a name and a cutoff up to \"reach\"");
+       "manifest: \"terms\" is not a list of terms with a name and a cutoff up to the reach");
   for (const Json& term : terms) bundle.terms.push_back(term["name"].get<std::string>());
 }
 
@@ -269,9 +276,11 @@ void read_buffers(const Json& manifest, Bundle& bundle) {
          "manifest: no host fills an input named " + quoted(name));
     bundle.buffers[name] = spec;
   }
+  const int version = manifest["version"].get<int>();
   for (const Contract& contract : contracts()) {
     const auto found = bundle.buffers.find(contract.name);
-    if (contract.is_of_virials() && found == bundle.buffers.end()) continue;
+    const bool may_lack = contract.is_of_virials() || (contract.name == kAtomCount && version < 5);
+    if (may_lack && found == bundle.buffers.end()) continue;
     need(found != bundle.buffers.end() && found->second.role == contract.role &&
              found->second.dtype == contract.dtype && found->second.shape == contract.shape,
          "manifest: buffer " + quoted(contract.name) + " is not an " + describe(contract));

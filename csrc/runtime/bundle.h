@@ -96,6 +96,7 @@ struct Bundle {
   std::vector<double> energy_shifts;  // eV, one per element
   double cutoff = 0.0;                // A, of the network
   double reach = 0.0;                 // A, of candidate lists: the largest cutoff of the network and of its terms
+  double atoms_reach = 0.0;           // A, at least that: how far from owned rows atoms are needed
   std::vector<std::string> terms;     // their names
   int message_passing_steps = 0;
   int kernels = 0;                        // version of the kernels that "forces" and "virials" call; 0: they call none

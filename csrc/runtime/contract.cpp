@@ -13,6 +13,7 @@ const std::vector<Contract>& contracts() {
       {"candidates", DType::i32, {"rows", "candidates"}, input, "", "", false, ""},
       {"owned_count", DType::i32, {}, input, "", "", false, ""},
       {"row_count", DType::i32, {}, input, "", "", false, ""},
+      {kAtomCount, DType::i32, {}, input, "", "", false, ""},
       {"neighbours_needed", DType::i32, {}, output, "", "", false, ""},  // of concern to the evaluator alone
       {"energy", DType::f64, {}, output, "eV", "sum", true, "of all atoms, without energy shifts"},
       {"atom_energies", DType::f64, {"rows"}, output, "eV", "none", true, "of each atom, without energy shifts"},

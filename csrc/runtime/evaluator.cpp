@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "body.h"
+#include "contract.h"
 #include "cuda_driver.h"
 #include "cuda_kernels.h"
 #include "environment.h"
@@ -48,7 +49,9 @@ void check_cpu_kernels(const Bundle& bundle) {
   const bool calls_kernels = std::any_of(bundle.tensors.begin(), bundle.tensors.end(), [](const auto& tensor) {
     return tensor.first.rfind("weights/fused/", 0) == 0;
   });
-  if ((!calls_kernels && bundle.kernels == 0) || bundle.kernels == kCpuKernelVersion) return;
+  const int oldest = bundle.electrons.protons.empty() ? kernels::kOldestVersion : kernels::kVersion;
+  if ((!calls_kernels && bundle.kernels == 0) || (oldest <= bundle.kernels && bundle.kernels <= kernels::kVersion))
+    return;
   throw Error(bundle.path + ": calls " +
               (bundle.kernels == 0 ? "CPU kernels that had no version yet"
                                    : "version " + std::to_string(bundle.kernels) + " of the CPU kernels") +
@@ -326,6 +329,7 @@ void Evaluator::Implementation::pack(const Neighbourhood& n) {
   send("candidate_count", n.candidate_count, n.owned);
   send("owned_count", &n.owned, 1);
   send("row_count", &n.rows, 1);
+  if (bundle_.buffers.count(kAtomCount) > 0) send(kAtomCount, &n.atoms, 1);
   auto* candidates = static_cast<int*>(take_back("candidates"));
   for_pieces(n.owned, pieces_of(n.owned, kListTime, threads_), [&](int, int begin, int end) {
     for (int i = begin; i < end; ++i)

@@ -51,10 +51,11 @@ struct Peer {
 
 // Atoms and candidate lists as the host sees them. All pointers are borrowed for the duration of the call.
 struct Neighbourhood {
-  int owned = 0;                         // rows [0, owned) are computed here
-  int rows = 0;                          // rows [owned, rows) belong to other ranks
-  int atoms = 0;                         // positions, periodic images included
-  const int* row_of_atom = nullptr;      // [atoms] row of each atom; an image has its original's row; -1: no candidate
+  int owned = 0;  // rows [0, owned) are computed here
+  int rows = 0;   // rows [owned, rows) belong to other ranks
+  int atoms = 0;  // positions, periodic images included
+  // [atoms] row of each atom; an image has its original's row; -1: neither a candidate nor within Bundle::atoms_reach.
+  const int* row_of_atom = nullptr;
   const int* atom_of_row = nullptr;      // [rows] atom whose position is the row's
   const int* species = nullptr;          // [rows] index into Bundle::elements
   const int* candidate_count = nullptr;  // [owned]

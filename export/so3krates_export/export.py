@@ -119,10 +119,8 @@ def export_model(
     elif cutoff_long is not None:
         raise ExportError(f"cutoff_long = {cutoff_long:g}: the model has no interactions of long range")
     on_gpu = platform == "cuda"
-    if ladder is None:
-        ladder = gpu_ladder() if on_gpu else long_ladder() if electrons else default_ladder()
     row_block = GPU_ROW_BLOCK if on_gpu else ROW_BLOCK
-    for rung in ladder:
+    for rung in ladder or ():
         if rung.rows % row_block:
             raise ValueError(f"ladder: {rung.rows} rows: programs for {platform} take multiples of {row_block}")
     numbers = [atomic_numbers[element] for element in model.elements]
@@ -132,6 +130,9 @@ def export_model(
     choices = _choose_all(models, platform, real, body, tables)
     choice = choices[0]
     body, record, config = choice.body, choice.tables, choice.config
+    has_long_lists = bool(model.interactions) and body == "xla"
+    if ladder is None:
+        ladder = gpu_ladder() if on_gpu else long_ladder(has_long_lists) if electrons else default_ladder()
     # Positions are float64 whatever the network's precision.
     with jax.enable_x64(True):
         is_portable = body == "xla" or on_gpu  # GPU kernels may be of another version than the runtime's
@@ -206,7 +207,7 @@ def export_model(
         "elements": list(model.elements),
         "energy_shifts": list(mean_shifts(models, mover).values()),
         "cutoff": float(model.config.cutoff),
-        **term_entries(model),
+        **term_entries(model, has_long_lists),
         **({} if electrons is None else {"electrons": electrons_entry(model, electrons)}),
         "message_passing_steps": model.config.layers,
         "units": "metal",

@@ -38,14 +38,15 @@ def default_ladder(most_rows: int = 4 * 1024**2) -> list[Rung]:
     ]
 
 
-def long_ladder(most_rows: int = 4 * 1024**2) -> list[Rung]:
-    """The same as `default_ladder` where lists reach far beyond the network's cutoff: few neighbours, many candidates.
+def long_ladder(has_long_lists: bool, most_rows: int = 4 * 1024**2) -> list[Rung]:
+    """The same as `default_ladder` where pairs far beyond the network's cutoff count: small cells have many images.
 
-    722 atoms of water are within 12 A, 920 within 13 A, 1150 within 14 A: their lists are a quarter of the memory.
-    Small cells have many periodic images.
+    Where lists hold these pairs, neighbours are few and candidates many: 722 atoms of water are within 12 A, 920 within
+    13 A, 1150 within 14 A.
     """
     rows = [rung.rows for rung in default_ladder(most_rows) if rung.neighbours == 64]
-    sizes = ((64, 192), (64, 1024), (64, 1280), (64, 1536), (128, 3072), (256, 6144), (512, 12288))
+    long = ((64, 192), (64, 1024), (64, 1280), (64, 1536), (128, 3072), (256, 6144), (512, 12288))
+    sizes = long if has_long_lists else tuple((k, 3 * k) for k in (64, 128, 256, 512))
     return [Rung(rows=r, atoms=4 * r + 16384, candidates=c, neighbours=k) for k, c in sizes for r in rows]
 
 

@@ -6,7 +6,6 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from so3krates.model.config import ModelConfig, So3lrConfig
 from so3krates.model.long_range import Dispersion, Electrostatics
-from so3krates.model.term_stages import Lists
 from so3krates.storage import Model
 
 from .fused import interleaved
@@ -77,20 +76,21 @@ class So3lrFusedBody(FusedBody):
         return self._stage("normalised_layer", inputs, into, name=_named("normalised_layer", k))
 
     def readout(self) -> list[Part]:
-        atoms = [self.state(self._config.layers)[0], "species"]
+        of_atoms = [self.state(self._config.layers)[0], "species"]
         ends = np.asarray(head_ends(self._config), np.int64)
         heads = self._stage(
             "heads",
-            [*self._weights("heads", "hidden", "bias", "out", "out_bias"), *atoms, "owned_count"],
+            [*self._weights("heads", "hidden", "bias", "out", "out_bias"), *of_atoms, "owned_count"],
             first=["charge_sums", "energy_network", "strain_gradient"],
             into=["atom_energies", "raw_charges", "hirshfeld_ratios", "forces"],
             ends=ends,
         )
         numbers = long_numbers(self._interactions)
-        properties = ["order", "row_count", "charges", "hirshfeld_ratios"]
+        places = ["positions", "row_of_atom", "atom_of_row", "species"]
+        counts = ["owned_count", "order", "row_count", "atom_count"]
         long_pairs = self._stage(
             "long_pairs",
-            [*self._weights("long", "tables", "elements"), *Lists._fields, *properties],
+            [*self._weights("long", "tables", "elements"), *places, *counts, "charges", "hirshfeld_ratios"],
             first=["energies_long", "slope_sum"],
             into=["strain_gradient", "atom_energies", "forces", "charge_slopes", "ratio_slopes"],
             ranges=np.asarray(numbers.ranges),
@@ -100,7 +100,12 @@ class So3lrFusedBody(FusedBody):
         slopes = ["charge_slopes", "ratio_slopes", "slope_sum", "charge_sums"]
         heads_adjoint = self._stage(
             "heads_adjoint",
-            [*self._weights("heads", "hidden", "bias", "hidden_t", "out", "out_bias"), *atoms, *slopes, "owned_count"],
+            [
+                *self._weights("heads", "hidden", "bias", "hidden_t", "out", "out_bias"),
+                *of_atoms,
+                *slopes,
+                "owned_count",
+            ],
             into=[self._adjoints],
             ends=ends,
         )

@@ -28,8 +28,11 @@ def _portable(body: Body, term: Term) -> Stage:
     return tree_stage(program, function, (Lists._make(Lists._fields), into), into)
 
 
-def term_entries(model: Model) -> dict[str, Any]:
-    """What the manifest says of terms and interactions; nothing where there are none."""
+def term_entries(model: Model, has_long_lists: bool = False) -> dict[str, Any]:
+    """What the manifest says of terms and interactions; nothing where there are none.
+
+    has_long_lists: whether interactions read candidate lists, which then reach as far; else they find pairs themselves.
+    """
     parts: list[Term | Interaction] = [*model.terms, *model.interactions]
     if not parts:
         return {}
@@ -38,4 +41,7 @@ def term_entries(model: Model) -> dict[str, Any]:
         | part.settings()
         for part in parts
     ]
-    return {"terms": entries, "reach": max(model.reach, *(part.cutoff for part in parts))}
+    farthest = max(model.reach, *(part.cutoff for part in parts))
+    if has_long_lists or not model.interactions:
+        return {"terms": entries, "reach": farthest}
+    return {"terms": entries, "reach": model.reach, "atoms_reach": farthest}

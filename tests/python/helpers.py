@@ -96,4 +96,5 @@ def host_inputs(atoms: Atoms, elements: list[str], reach: float, rung: Rung) -> 
         "candidates": candidates,
         "owned_count": np.int32(n),
         "row_count": np.int32(n),
+        "atom_count": np.int32(len(positions)),
     }

@@ -85,7 +85,7 @@ def test_a_bundle_for_a_gpu_holds_kernels_and_portable_programs(tmp_path: Path) 
     bundle = read_bundle(tmp_path / "a.so3k")
     manifest = bundle.manifest
     assert choice.body == manifest["body"] == "fused"
-    assert (manifest["version"], manifest["kernels"]) == (4, KERNEL_VERSION)
+    assert (manifest["version"], manifest["kernels"]) == (5, KERNEL_VERSION)
     assert [len(lines) > 20 for lines in manifest["kernel_sizes"]] == [True, True]
     assert set(manifest["schedules"]) == {"forces", "virials", "portable_forces", "portable_virials"}
 

@@ -34,10 +34,10 @@ NUMBERS = [31, 7]
 
 # By version.
 RECORDS = {
-    4: {
-        "plan": "0a22af41e44cc3e4",
-        "so3lr": "831f11be39b0e9fc",
-        "sources": "2e79029560453874",
+    5: {
+        "plan": "ffa6a6b629420933",
+        "so3lr": "ef4e92c9ad831397",
+        "sources": "c0d2a18c8d5d53b4",
         "weights": "ae144756e1ee43d2",
     }
 }

@@ -14,7 +14,7 @@ from so3krates._harness import Error
 from so3krates.model import ModelConfig, init_params
 from so3krates.runtime import Runtime
 from so3krates.storage import Model
-from so3krates_export.bundle import read_bundle, write_bundle
+from so3krates_export.bundle import Bundle, read_bundle, write_bundle
 from so3krates_export.export import export_model
 from so3krates_export.fused import KERNEL_VERSION
 from so3krates_export.ladder import Rung
@@ -135,19 +135,29 @@ def test_an_empty_choice_of_instructions_is_none(bundles, crystal, expected, tmp
     close(np.load(result), expected, 1e-6)
 
 
-@pytest.mark.parametrize("version", [None, KERNEL_VERSION - 1, KERNEL_VERSION + 1])
-def test_kernels_of_another_version_are_refused(bundles, tmp_path, version):
-    """A bundle whose arrays may lie otherwise than the kernels read them."""
-    bundle = read_bundle(bundles["fused"])
-    assert bundle.manifest["kernels"] == KERNEL_VERSION and bundle.manifest["version"] == 4
+def with_version(bundle: Bundle, path: Path, version: int | None) -> Path:
     manifest = {**bundle.manifest, "kernels": version}
     if version is None:
         del manifest["kernels"]
-    write_bundle(tmp_path / "other.so3k", manifest, bundle.tensors)
+    write_bundle(path, manifest, bundle.tensors)
+    return path
+
+
+@pytest.mark.parametrize("version", [None, KERNEL_VERSION - 2, KERNEL_VERSION + 1])
+def test_kernels_of_another_version_are_refused(bundles, tmp_path, version):
+    """A bundle whose arrays may lie otherwise than the kernels read them."""
+    bundle = read_bundle(bundles["fused"])
+    assert bundle.manifest["kernels"] == KERNEL_VERSION and bundle.manifest["version"] == 5
+    path = with_version(bundle, tmp_path / "other.so3k", version)
     found = "CPU kernels that had no version yet" if version is None else f"version {version} of the CPU kernels"
     message = f"other.so3k: calls {found}, and this so3krates has version {KERNEL_VERSION}: .*so3krates export"
     with pytest.raises(Error, match=message):
-        Runtime(tmp_path / "other.so3k", cache="off")
+        Runtime(path, cache="off")
+
+
+def test_kernels_of_the_version_before_run(bundles, crystal, expected, tmp_path):
+    path = with_version(read_bundle(bundles["fused"]), tmp_path / "before.so3k", KERNEL_VERSION - 1)
+    close(Runtime(path, threads=1, cache="off").evaluate(crystal), expected, 1e-6)
 
 
 def test_tables_change_forces_by_less_than_the_tolerance(bundles, crystal, expected):
