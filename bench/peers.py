@@ -133,7 +133,7 @@ def measure_nep(crystal: Atoms) -> float:
     python = family.environment(ENVIRONMENTS.resolve())
     server = Server(python, family, "serve", folder, Limits(600.0, 8.0), 1)
     try:
-        server.ask()
+        server.start()
         potential = FamilyPotential(server, folder, ["Ga", "N"], 5.0)
         frames, rng = [], np.random.default_rng(0)
         for _ in range(2 + 5 * RUNS):

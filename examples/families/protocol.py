@@ -54,13 +54,6 @@ class Job:
     def left(self) -> float:
         return self.budget - self.used
 
-    def seconds(self, cpu_seconds: float) -> float:
-        """What so many CPU seconds take by the clock, as busy as the machine is now, for trainers that go by it."""
-        wall, cpu = time.monotonic(), time.process_time()
-        while time.monotonic() < wall + 2:
-            pass
-        return cpu_seconds * 2 / max(time.process_time() - cpu, 0.1) / self.threads
-
     def run(self, *command: object, **options: Any) -> None:
         """A program that trains, in the job's folder; it ends with this process. Its words go to the log."""
         words = [str(word) for word in command]
@@ -72,13 +65,14 @@ class Job:
             raise RuntimeError(f"{Path(words[0]).name} ended with {how}")
 
     def trial(self, trainer: Callable[[int], None], few: int = 20, share: float = 0.9) -> int:
-        """Steps that fit into `share` of what is left, from runs of `few` and of three times as many steps."""
-        marks = [self.used]
-        for steps in (few, 3 * few):
+        """Steps that fit into `share` of what is left, by runs of `few` steps, the first to fill caches, and more."""
+        marks = []
+        for steps in (few, few, 3 * few):
+            before = self.used
             trainer(steps)
-            marks.append(self.used)
-        start, more = marks[1] - marks[0], marks[2] - marks[1]
-        per_step = max(more - start, 0.05 * more) / (2 * few)
+            marks.append(self.used - before)
+        per_step = max(marks[2] - marks[1], 0.05 * marks[2]) / (2 * few)
+        start = max(marks[1] - few * per_step, 0.0)
         return max(3 * few, int((share * self.left - start) / per_step))
 
 

@@ -1,13 +1,18 @@
 """SchNet and PaiNN, by the layers and the calculator of schnetpack."""
 
-import schnetpack as spk
 import torch
-from protocol import Job, main
-from schnetpack import properties as p
-from schnetpack.data.loader import _atoms_collate_fn
-from schnetpack.interfaces import SpkCalculator
-from schnetpack.transform import CastTo32, MatScipyNeighborList
-from torch_training import Answer, fit
+from torch.utils.data import dataloader
+
+# schnetpack 2.1.1 looks for a name that newer versions of PyTorch have otherwise.
+dataloader.T_co = getattr(dataloader, "T_co", None) or dataloader._T_co
+
+import schnetpack as spk  # noqa: E402
+from protocol import Job, main  # noqa: E402
+from schnetpack import properties as p  # noqa: E402
+from schnetpack.data.loader import _atoms_collate_fn  # noqa: E402
+from schnetpack.interfaces import SpkCalculator  # noqa: E402
+from schnetpack.transform import CastTo32, MatScipyNeighborList  # noqa: E402
+from torch_training import Answer, fit  # noqa: E402
 
 
 def network(job: Job) -> torch.nn.Module:

@@ -1,29 +1,35 @@
 """So3krates, by this package's own commands: train, export, and the bundle as an ASE calculator."""
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
 from protocol import Job, main
 
-SHARE = 0.9  # of the budget that training is told; the rest is for starting, compiling and exporting
+COMMAND = Path(sys.executable).parent / "so3krates"
 
 
 def train(job: Job) -> None:
-    command = Path(sys.executable).parent / "so3krates"
-    # Its hours are by the clock.
-    hours = job.seconds(SHARE * job.left) / 3600
+    # What one trial compiles serves the others and the training.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(job.folder / "compiled")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     values = {
         "data.train_file": job.folder / "train.extxyz",
         "data.valid_file": job.folder / "valid.extxyz",
-        "training.hours": f"{hours:.6f}",
         "training.seed_model": job.seed,
         "training.seed_training": job.seed,
     }
     settings = [f"{key}={value}" for key, value in values.items()] + job.options["settings"]
-    words = [word for setting in settings for word in ("--set", setting)]
-    preset = ("--preset", job.options["preset"])
-    job.run(command, "train", *preset, *words, "-o", "model", "--no-physics", "--force")
-    job.run(command, "export", "model", "-o", "model.so3k")
+
+    def run(steps: int) -> None:
+        shutil.rmtree(job.folder / "model", ignore_errors=True)
+        words = [word for setting in [*settings, f"training.steps={steps}"] for word in ("--set", setting)]
+        job.run(COMMAND, "train", "--preset", job.options["preset"], *words, "-o", "model", "--no-physics", "--force")
+
+    run(job.trial(run))
+    shutil.rmtree(job.folder / "compiled")
+    job.run(COMMAND, "export", "model", "-o", "model.so3k")
 
 
 def calculator(job: Job):

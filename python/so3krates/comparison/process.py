@@ -51,6 +51,7 @@ class RunnerProcess:
         self.limits, self.log = limits, folder / f"{verb}.log"
         self._began = self._looked = time.monotonic()
         self._usage = Usage(0.0, 0.0, 0.0)
+        self._read = b""  # beyond the last line
         environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
         environment["PYTHONPATH"] = f"{family.folder.parent}{os.pathsep}{SHIPPED}"  # where protocol.py is
         environment["COMPARE_PARENT"] = str(os.getpid())
@@ -119,20 +120,31 @@ class RunnerProcess:
 class Server(RunnerProcess):
     """A runner that predicts: a line of JSON for each question and each answer."""
 
-    def ask(self, question: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The next answer. Raises FamilyError."""
+    def start(self) -> None:
+        """Waits until it can predict, whatever packages print while they are imported. Raises FamilyError."""
+        while not (line := self._line()).startswith(b"{"):
+            pass
+        _answer(line)
+
+    def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a question. Raises FamilyError."""
         try:
-            if question is not None:
-                self.stdin.write(json.dumps(question).encode() + b"\n")
-                self.stdin.flush()
+            self.stdin.write(json.dumps(question).encode() + b"\n")
+            self.stdin.flush()
         except BrokenPipeError:
             self.require_success()
-        line, pause = b"", 1e-4
-        while not line.endswith(b"\n"):
-            part = self.stdout.read()
-            if part:
-                line += part
-                continue
+        return _answer(self._line())
+
+    def _line(self) -> bytes:
+        """The next line that it writes."""
+        while b"\n" not in self._read:
+            self._wait_for_more()
+        line, self._read = self._read.split(b"\n", 1)
+        return line
+
+    def _wait_for_more(self) -> None:
+        pause = 1e-4
+        while not (part := self.stdout.read()):
             if part == b"" and self.process.poll() is not None:
                 self.require_success()
                 raise FamilyError(f"it ended without an answer: {self.last_words()} (all of it: {self.log})")
@@ -140,15 +152,19 @@ class Server(RunnerProcess):
                 self.look()
             time.sleep(pause)
             pause = min(2 * pause, LOOK)
-        try:
-            answer = json.loads(line)
-        except ValueError as error:
-            raise FamilyError(f"its answer is no JSON: {line[:100]!r}") from error
-        if not isinstance(answer, dict):
-            raise FamilyError(f"its answer is no object of JSON: {line[:100]!r}")
-        if "error" in answer:
-            raise FamilyError(f"it cannot predict: {answer['error']}")
-        return answer
+        self._read += part
+
+
+def _answer(line: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+    except ValueError as error:
+        raise FamilyError(f"its answer is no JSON: {line[:100]!r}") from error
+    if not isinstance(answer, dict):
+        raise FamilyError(f"its answer is no object of JSON: {line[:100]!r}")
+    if "error" in answer:
+        raise FamilyError(f"it cannot predict: {answer['error']}")
+    return answer
 
 
 def _taken(group: int) -> tuple[float, float]:

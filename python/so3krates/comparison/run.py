@@ -212,7 +212,7 @@ def _predicted(
     cutoff = float(settings.options[family.name].get("cutoff", family.cutoff))
     potential = FamilyPotential(server, folder, material.elements, cutoff)
     try:
-        server.ask()
+        server.start()
         found, _ = potential.predict(material.test)
         row: dict[str, Any] = {"errors": errors_json(error_table(found, reference(material.test)))}
         if config.check_minutes > 0:
