@@ -12,7 +12,6 @@ import numpy as np
 from ase import Atoms
 
 from so3krates.checks import Answer
-from so3krates.files import write_frames
 from so3krates.training import Properties
 from so3krates.wording import counted
 
@@ -53,7 +52,7 @@ class FamilyPotential:
             raise FamilyError("it does not come to rest, or has no smooth energy: too many evaluations were asked for")
         bare = [Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc) for atoms in frames]
         question, answer = self.folder / QUESTION, self.folder / ANSWER
-        write_frames(question, bare)
+        ase.io.write(question, bare, format="extxyz")  # thousands of them: none waits for the disc
         answer.unlink(missing_ok=True)
         said = self.server.ask({"frames": str(question), "output": str(answer), "properties": list(properties)})
         try:
