@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from concerns import concerns
+from concerns import TESTS, concerns
 from long_tables import Many, many, summary
 from stand_ins import cuda_driver, other_plugin
 
@@ -22,15 +22,50 @@ QUICK_COMPILATION = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
+QUICK_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
+# What JAX has compiled serves all tests of a run, and the programs that they start: set before anybody imports JAX.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="so3krates-tests-")
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": _compiled.name, **QUICK_COMPILATION}
+# Files of more than half a minute of a processor, the longest first.
+LONGEST = (
+    "docs/test_blocks",
+    "lammps/test_ranks",
+    "python/test_training",
+    "python/test_tables",
+    "python/test_fused",
+    "python/test_cuda_kernels",
+    "gpu/test_kit",
+    "python/test_finetuning",
+    "lammps/test_outputs_in_lammps",
+    "python/test_committee_bundle",
+    "python/test_terms",
+    "runtime/test_kernels",
+    "gpu/test_compile",
+    "python/test_learning",
+    "python/test_export",
+    "python/test_heat_flux",
+)
 SMALL_MODEL = ROOT / "tests" / "models" / "gan-small"  # trained by `so3krates demo`
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What JAX has compiled serves all tests of a run, and the programs that they start: set before JAX is imported."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = tempfile.TemporaryDirectory(prefix="so3krates-tests-")
-        config.add_cleanup(folder.cleanup)
-        os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder.name, **QUICK_COMPILATION}
+    if not config.getoption("numprocesses", None):  # a process that runs tests
+        _start_jax()
+
+
+def _start_jax() -> None:
+    """With two devices, and the older of XLA's code generators, which compiles in half the time.
+
+    XLA reads its flags once, when JAX opens its devices. The runtime's plugin, which has an XLA of its own, and the
+    programs that tests start do not see them.
+    """
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {QUICK_GENERATOR}")
+        jax.devices()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,7 +80,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = config.getoption("--torture")
     left_out = [item for item in items if (item.get_closest_marker("torture") is not None) != wanted]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+    items[:] = for_two_workers([item for item in items if item not in left_out])
+
+
+def for_two_workers(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The tests in two halves, of which each worker has one at first, with an even share of the longest files in front:
+    in the end there are short ones to be taken over by who is done."""
+    place = {TESTS / f"{name}.py": k for k, name in enumerate(LONGEST)}
+    long = sorted((item for item in items if item.path in place), key=lambda item: place[item.path])
+    short = [item for item in items if item.path not in place]
+    halves = [[item for item in long if place[item.path] % 4 in which] for which in ((0, 3), (1, 2))]
+    missing = max(0, len(items) // 2 - len(halves[0]))
+    return [*halves[0], *short[:missing], *halves[1], *short[missing:]]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -15,9 +15,6 @@ from so3krates.data import with_labels as label
 from so3krates.model.config import ModelConfig
 from so3krates.training import DataConfig, RunConfig, Status, TrainingConfig
 
-# A run on several devices needs them; before JAX looks for its devices.
-jax.config.update("jax_num_cpu_devices", 2)
-
 SMALL = ModelConfig(features=12, heads=2, layers=1, degrees=(1, 2), radial_functions=8, cutoff=4.0)
 
 
