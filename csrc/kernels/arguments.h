@@ -1,10 +1,13 @@
 // Arguments that several custom calls have in common.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
+#include "body.h"
 #include "call.h"
 
 namespace so3krates::kernels {
@@ -53,5 +56,38 @@ ExchangeWeights<Real> exchange_weights(Call& call) {
   w.bias = call.in<Real>({columns});
   return w;
 }
+
+// What a layer's messages are made of: x, chi, projections, pairs, owned.
+template <typename Real>
+struct LayerInput {
+  const Real *x, *chi, *projections;
+  PairTable<Real> table{};
+  Pairs pairs;
+  int owned;
+
+  explicit LayerInput(Call& call)
+      : x(call.in<Real>({kAny, call.layout.feature_stride})),
+        chi(call.in<Real>({kAny, call.layout.order_stride})),
+        projections(call.in<Real>({kAny, call.layout.row_stride})),
+        pairs(pair_table(call, table)),
+        owned(call.count()) {}
+
+  // Rows of `attended_x` and `attended_chi` become those of x and chi, with the messages added. All arguments have to
+  // stay until the stages have run.
+  void add_messages(std::vector<Stage>& stages, Call& call, const FilterWeights<Real>& w, Real* attended_x,
+                    Real* attended_chi) const {
+    const Layout& l = call.layout;
+    const auto start = [this, &l, attended_x, attended_chi](Range range) {
+      for (int p = range.begin; p < range.end; ++p) {
+        const std::size_t i = table.order[p];
+        std::copy_n(x + i * l.feature_stride, l.feature_stride, attended_x + i * l.feature_stride);
+        std::copy_n(chi + i * l.order_stride, l.order_stride, attended_chi + i * l.order_stride);
+      }
+    };
+    call.add_pairs(stages, *pairs.schedule, start, [this, &call, &l, &w, attended_x, attended_chi](int, Visit visit) {
+      body<Real>().messages(l, w, table, visit, projections, attended_x, attended_chi, call.scratch<Real>(0));
+    });
+  }
+};
 
 }  // namespace so3krates::kernels

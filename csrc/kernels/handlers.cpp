@@ -105,30 +105,16 @@ void run_layer(Call& call) {
   const Layout& l = call.layout;
   const FilterWeights<Real> w = filter_weights<Real>(call, false);
   const ExchangeWeights<Real> exchange = exchange_weights<Real>(call);
-  const Real* x = call.in<Real>({kAny, l.feature_stride});
-  const Real* chi = call.in<Real>({kAny, l.order_stride});
-  const Real* projections = call.in<Real>({kAny, l.row_stride});
-  PairTable<Real> table{};
-  const Pairs pairs = pair_table(call, table);
-  const int owned = call.count();
-  Real* attended = call.out<Real>({pairs.rows, l.order_stride});
-  Real* next_x = call.out<Real>({pairs.rows, l.feature_stride});
-  Real* next_chi = call.out<Real>({pairs.rows, l.order_stride});
-  Real* scale = call.out<Real>({pairs.rows, kQuad});
-  const Body<Real>& kernels = body<Real>();
-  const auto start = [&](Range range) {
-    for (int p = range.begin; p < range.end; ++p) {
-      const std::size_t i = table.order[p];
-      std::copy_n(x + i * l.feature_stride, l.feature_stride, next_x + i * l.feature_stride);
-      std::copy_n(chi + i * l.order_stride, l.order_stride, attended + i * l.order_stride);
-    }
-  };
+  const LayerInput<Real> input(call);
+  const std::int64_t rows = input.pairs.rows;
+  Real* attended = call.out<Real>({rows, l.order_stride});
+  Real* next_x = call.out<Real>({rows, l.feature_stride});
+  Real* next_chi = call.out<Real>({rows, l.order_stride});
+  Real* scale = call.out<Real>({rows, kQuad});
   std::vector<Stage> stages;
-  call.add_pairs(stages, *pairs.schedule, start, [&](int, Visit visit) {
-    kernels.messages(l, w, table, visit, projections, next_x, attended, call.scratch<Real>(0));
-  });
-  call.add_rows<Real>(stages, owned, [&](Range range, Real* scratch) {
-    kernels.exchange(l, exchange, range, attended, next_x, next_chi, scale, scratch);
+  input.add_messages(stages, call, w, next_x, attended);
+  call.add_rows<Real>(stages, input.owned, [&](Range range, Real* scratch) {
+    body<Real>().exchange(l, exchange, range, attended, next_x, next_chi, scale, scratch);
   });
   call.run(stages);
 }

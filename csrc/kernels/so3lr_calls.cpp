@@ -55,30 +55,16 @@ void run_normalised_layer(Call& call) {
   const Layout& l = call.layout;
   const FilterWeights<Real> w = filter_weights<Real>(call, false);
   const NormalisedWeights<Real> atoms = normalised_weights<Real>(call, false);
-  const Real* x = call.in<Real>({kAny, l.feature_stride});
-  const Real* chi = call.in<Real>({kAny, l.order_stride});
-  const Real* projections = call.in<Real>({kAny, l.row_stride});
-  PairTable<Real> table{};
-  const Pairs pairs = pair_table(call, table);
-  const int owned = call.count();
-  Real* attended_x = call.out<Real>({pairs.rows, l.feature_stride});
-  Real* attended_chi = call.out<Real>({pairs.rows, l.order_stride});
-  Real* next_x = call.out<Real>({pairs.rows, l.feature_stride});
-  Real* next_chi = call.out<Real>({pairs.rows, l.order_stride});
-  const Body<Real>& kernels = body<Real>();
-  const auto start = [&](Range range) {
-    for (int p = range.begin; p < range.end; ++p) {
-      const std::size_t i = table.order[p];
-      std::copy_n(x + i * l.feature_stride, l.feature_stride, attended_x + i * l.feature_stride);
-      std::copy_n(chi + i * l.order_stride, l.order_stride, attended_chi + i * l.order_stride);
-    }
-  };
+  const LayerInput<Real> input(call);
+  const std::int64_t rows = input.pairs.rows;
+  Real* attended_x = call.out<Real>({rows, l.feature_stride});
+  Real* attended_chi = call.out<Real>({rows, l.order_stride});
+  Real* next_x = call.out<Real>({rows, l.feature_stride});
+  Real* next_chi = call.out<Real>({rows, l.order_stride});
   std::vector<Stage> stages;
-  call.add_pairs(stages, *pairs.schedule, start, [&](int, Visit visit) {
-    kernels.messages(l, w, table, visit, projections, attended_x, attended_chi, call.scratch<Real>(0));
-  });
-  call.add_rows<Real>(stages, owned, [&](Range range, Real* scratch) {
-    kernels.normalised_exchange(l, atoms, range, attended_x, attended_chi, next_x, next_chi, scratch);
+  input.add_messages(stages, call, w, attended_x, attended_chi);
+  call.add_rows<Real>(stages, input.owned, [&](Range range, Real* scratch) {
+    body<Real>().normalised_exchange(l, atoms, range, attended_x, attended_chi, next_x, next_chi, scratch);
   });
   call.run(stages);
 }
