@@ -17,6 +17,7 @@ from so3krates.model.reductions import collapsed_first_layer, tabulated
 from so3krates_export.fused import filter_rank
 from so3krates_export.tables import TableError, choose_tables, structures_for
 
+compiled = jax.jit(predict, static_argnums=0)
 pytestmark = pytest.mark.usefixtures("x64")
 
 UNITY = 1e-14  # sums of splines
@@ -49,7 +50,6 @@ def test_splines_add_up_to_one_and_are_constant_outside_their_range():
 @pytest.mark.parametrize("finer", [False, True])
 def test_tables_converge(finer):
     params, batch = params64(SMALL), batch_of(crystal(), SMALL.cutoff)
-    compiled = jax.jit(predict, static_argnums=0)
     exact = compiled(SMALL, params, batch).forces
     nodes = (128, 256) if not finer else (256, 512)
     errors = [np.abs(compiled(*tabulated(SMALL, params, n), batch).forces - exact).max() for n in nodes]
@@ -60,12 +60,12 @@ def test_tables_converge(finer):
 def test_forces_of_a_tabulated_network_are_the_derivatives_of_its_energy():
     config, params = tabulated(SMALL, params64(SMALL), 40)
     atoms, step = crystal(), 2e-5
-    forces = predict(config, params, batch_of(atoms, config.cutoff)).forces
+    forces = compiled(config, params, batch_of(atoms, config.cutoff)).forces
     energies = []
     for sign in (1, -1):
         moved = atoms.copy()
         moved.positions[3, 1] += sign * step
-        energies.append(float(predict(config, params, batch_of(moved, config.cutoff)).energies[0]))
+        energies.append(float(compiled(config, params, batch_of(moved, config.cutoff)).energies[0]))
     assert abs(forces[3, 1]) > SIGNAL
     assert abs((energies[1] - energies[0]) / (2 * step) - forces[3, 1]) < DERIVATIVE
 
@@ -105,7 +105,7 @@ def test_the_grid_is_the_coarsest_that_is_fine_enough():
     assert looser.nodes <= found.nodes
     # On structures that the choice has not seen.
     batch = batch_of(crystal(), UNIFORM.cutoff)
-    change = predict(found.config, found.params, batch).forces - predict(UNIFORM, params, batch).forces
+    change = compiled(found.config, found.params, batch).forces - compiled(UNIFORM, params, batch).forces
     assert 0 < np.abs(change).max() < 2 * TOLERANCE
 
 
@@ -117,7 +117,7 @@ def test_the_rank_is_the_lowest_that_is_high_enough():
     assert filter_rank(found.config, found.params) == found.rank == found.describe()["rank"] < 24
     assert 0 < found.force_error < TOLERANCE
     batch = batch_of(crystal(), config.cutoff)
-    change = predict(found.config, found.params, batch).forces - predict(config, params, batch).forces
+    change = compiled(found.config, found.params, batch).forces - compiled(config, params, batch).forces
     assert 0 < np.abs(change).max() < 2 * TOLERANCE
     for layer in range(config.layers):
         exchange = params[f"layers_{layer}"]["exchange"]
@@ -132,7 +132,6 @@ def test_the_rank_is_the_lowest_that_is_high_enough():
 def test_the_recorded_error_is_that_of_the_forces():
     """Each structure by itself, through the whole network with and without tables."""
     exact, found = params64(SHARP), choose_tables(SHARP, params64(SHARP), ("Ga",), LOOSE)
-    compiled = jax.jit(predict, static_argnums=0)
     errors, largest = [], []
     for atoms in structures_for(("Ga",)):
         if not atoms.pbc.any():
