@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_errors import TRACEBACK, say_error
 from .cli_values import above_zero, at_least_one, set_value, use_float64, words
-from .terminal import console
+from .terminal import console, nowhere
 
 if TYPE_CHECKING:
     from so3krates.training.config import RunConfig
+    from so3krates.training.processes import Place
+
+PATIENCE = 1.0  # s
 
 
 def train(
@@ -49,6 +58,12 @@ def train(
     physics: Annotated[
         bool, typer.Option(help="Examine a crystal of the data in the end, as so3krates physics does.")
     ] = True,
+    processes: Annotated[
+        int,
+        typer.Option(
+            callback=at_least_one, help="Of this machine, that share each batch; mpiexec and srun are seen without it."
+        ),
+    ] = 1,
 ) -> None:
     """Train a potential and report its errors."""
     if config is not None and config.suffix not in (".toml", ".json"):
@@ -59,10 +74,54 @@ def train(
     if run.training.float64:
         use_float64()
     from so3krates.training import run_session
+    from so3krates.training.launch import require_count, run_processes
+    from so3krates.training.processes import joined, place
 
     from .cli_physics import physics_of_training
 
-    run_session(run, output, console(), test, resume, members, force, physics_of_training if physics else None)
+    here = place()
+    if here.size == 1 and processes != 1:
+        require_count(processes)
+        raise typer.Exit(run_processes(sys.argv[1:], processes, output))
+    if processes not in (1, here.size):
+        raise ValueError(
+            f"--processes {processes}, but {here.launcher} has started {here.size}: leave --processes out, and give "
+            f"{here.launcher} the number"
+        )
+    screen = console() if here.rank == 0 else nowhere()
+    with _ending_together(here), joined(here):
+        run_session(run, output, screen, test, resume, members, force, physics_of_training if physics else None)
+
+
+@contextlib.contextmanager
+def _ending_together(here: Place) -> Iterator[None]:
+    """Ends a process of several that fails at once: the others cannot be waited for."""
+    from so3krates.training.processes import LOST, is_lost
+
+    if here.size == 1:
+        yield
+        return
+    try:
+        yield
+    except Exception as error:
+        status = 1
+        if is_lost(error):
+            status = LOST
+            if here.launcher != "--processes":  # which says it itself
+                error = RuntimeError(
+                    f"another of the {here.size} processes has ended, so this one does: the same command with "
+                    "--resume goes on from the last state"
+                )
+                say_error(error)
+        elif os.environ.get(TRACEBACK):
+            traceback.print_exception(error)
+        else:
+            if here.rank:  # what all find wrong is said by the first, with which they end
+                time.sleep(PATIENCE)
+            say_error(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def run_config(

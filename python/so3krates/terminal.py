@@ -19,6 +19,11 @@ def console(stderr: bool = False, file: IO[str] | None = None, width: int = FILE
     return Console(stderr=stderr, file=file, width=width, markup=False, emoji=False)
 
 
+def nowhere() -> Console:
+    """A console that prints nothing: of processes that do not speak."""
+    return Console(quiet=True, markup=False, emoji=False)
+
+
 def busy(console: Console, text: str) -> Status:
     """Says beside a moving sign what goes on, while a `with` block lasts; nothing where there is no terminal."""
     return console.status(Text(text))

@@ -360,7 +360,7 @@ def test_frames_that_cannot_be_used_are_refused(rng: np.random.Generator) -> Non
 def test_a_batch_holds_its_frames(rng: np.random.Generator) -> None:
     frames = [labelled(rng, 2), molecule("H2O"), labelled(rng, 1)]
     graphs = frame_graphs(frames, CUTOFF, {"Cu": 0.5, "H": 0.0, "O": 0.0})
-    shape = Buckets(graphs, 4).shape(graphs)._replace(structures=4, atoms=24)
+    shape = Buckets(graphs, 4).shape([0, 1, 2])._replace(structures=4, atoms=24)
     batch, targets = collate(graphs, shape)
     assert batch.positions.dtype == np.float32
     assert batch.atom_mask.sum() == 15
@@ -389,13 +389,13 @@ def test_a_batch_holds_its_frames(rng: np.random.Generator) -> None:
 
 def test_batches_take_few_shapes_and_pad_little(rng: np.random.Generator) -> None:
     same = frame_graphs([crystal(rng, 3) for _ in range(6)], CUTOFF, {"Cu": 0.0})
-    assert Buckets(same, 2).shape(same[:2]).atoms == 24
+    assert Buckets(same, 2).shape([0, 1]).atoms == 24
     mixed = frame_graphs([crystal(rng, n) for n in (1, 2, 3, 4, 6, 8, 9, 12)], CUTOFF, {"Cu": 0.0})
     buckets = Buckets(mixed, 2)
     shapes, padded, real = set(), 0, 0
     for _ in range(200):
-        chosen = [mixed[i] for i in rng.choice(len(mixed), 2, replace=False)]
-        shape = buckets.shape(chosen)
+        rows = rng.choice(len(mixed), 2, replace=False)
+        chosen, shape = [mixed[i] for i in rows], buckets.shape(rows)
         collate(chosen, shape)
         shapes.add(shape)
         padded, real = padded + shape.atoms, real + sum(len(g.species) for g in chosen)

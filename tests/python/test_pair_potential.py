@@ -39,7 +39,7 @@ def structures(rng: np.random.Generator) -> list[Atoms]:
 
 def batch_of(graphs: list[FrameGraph], dtype: type = np.float64) -> Batch:
     """With padding."""
-    shape = Buckets(graphs, len(graphs)).shape(graphs)
+    shape = Buckets(graphs, len(graphs)).shape(range(len(graphs)))
     batch, _ = collate(graphs, shape._replace(atoms=shape.atoms + 2, pairs=shape.pairs + 7), dtype)
     return jax.tree.map(jnp.asarray, batch)
 

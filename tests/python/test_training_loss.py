@@ -39,7 +39,7 @@ def random_case(rng: np.random.Generator) -> tuple[Prediction, object, object]:
     graphs = frame_graphs(frames, SMALL.cutoff, {"Cu": 0.0})
     graphs[0].virial[1, 2] = np.nan
     graphs[1].forces[3] = np.nan
-    batch, targets = collate(graphs, Buckets(graphs, 2).shape(graphs)._replace(structures=3, atoms=16))
+    batch, targets = collate(graphs, Buckets(graphs, 2).shape([0, 1])._replace(structures=3, atoms=16))
     prediction = Prediction(rng.normal(size=3), rng.normal(size=(16, 3)), rng.normal(size=(3, 3, 3)), np.zeros(16))
     return jax.tree.map(lambda x: np.asarray(x, np.float32), prediction), batch, targets
 
@@ -120,7 +120,7 @@ def test_a_batch_has_the_gradient_of_its_structures() -> None:
     def gradient(params: dict, batch: object, targets: object) -> dict:
         return jax.grad(lambda p: error_sums(predict(SMALL, p, batch), batch, targets, scales).scaled.sum())(params)
 
-    shape = Buckets(graphs, 3).shape(graphs)
+    shape = Buckets(graphs, 3).shape([0, 1, 2])
     together = gradient(params, *collate(graphs, shape._replace(atoms=32, structures=4)))
     alone = shape._replace(atoms=12, structures=1)
     single = [gradient(params, *collate([g], alone)) for g in graphs]
@@ -136,7 +136,7 @@ def test_a_batch_in_parts_takes_the_same_step() -> None:
     frames[1] = label(frames[1], labels(frames[1])._replace(stress=np.full((3, 3), np.nan)))
     graphs = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "lse"))
     params, scales = jax.device_get(init_params(SMALL, 1)), variance_scales(graphs)
-    shape = Buckets(graphs, 2).shape(graphs[1:])
+    shape = Buckets(graphs, 2).shape([1, 2])
     pieces = [collate(graphs[:2], shape), collate(graphs[2:], shape)]
     stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *pieces)
 
@@ -144,7 +144,7 @@ def test_a_batch_in_parts_takes_the_same_step() -> None:
         state, result = make_step(SMALL, config)(initial_state(config, params), *batch, scales, 10)
         return jax.tree.leaves(state.moments), result.loss, result.sums.counts
 
-    whole = moments(TrainingConfig(), collate(graphs, Buckets(graphs, 3).shape(graphs)))
+    whole = moments(TrainingConfig(), collate(graphs, Buckets(graphs, 3).shape([0, 1, 2])))
     largest = max(np.abs(leaf).max() for leaf in whole[0])
     assert largest > 1e-3
     configs = [TrainingConfig(accumulate=2)]

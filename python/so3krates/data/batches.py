@@ -108,13 +108,15 @@ class KnownSizes(Protocol):
 
     sizes: np.ndarray  # (M,) atoms
     widths: np.ndarray  # (M,) neighbour slots
+    pairs: np.ndarray  # (M,) pairs of neighbours
 
 
-def sizes_of(graphs: Sequence[FrameGraph]) -> tuple[np.ndarray, np.ndarray]:
-    """Atoms and neighbour slots of each graph, (M,) each; stored graphs know them without being read."""
+def sizes_of(graphs: Sequence[FrameGraph]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Atoms, neighbour slots and pairs of each graph, (M,) each; stored graphs know them without being read."""
     if isinstance(graphs, KnownSizes):
-        return graphs.sizes, graphs.widths
-    return np.array([len(g.species) for g in graphs]), np.array([g.table.neighbours.shape[1] for g in graphs])
+        return graphs.sizes, graphs.widths, graphs.pairs
+    atoms = np.array([len(g.species) for g in graphs])
+    return atoms, np.array([g.table.neighbours.shape[1] for g in graphs]), np.array([pairs_of(g) for g in graphs])
 
 
 class Buckets:
@@ -124,23 +126,23 @@ class Buckets:
     """
 
     def __init__(self, graphs: Sequence[FrameGraph], batch_size: int) -> None:
-        atoms, widths = sizes_of(graphs)
+        self._sizes = atoms, widths, _ = sizes_of(graphs)
         self.structures = min(batch_size, len(graphs))
         largest = np.sort(atoms)[::-1][: self.structures]
         self._atoms = _rungs(int(largest.sum()), int(atoms.min()))
         self._widths = _rungs(round_up(int(widths.max()), WIDTH_STEP), int(widths.min()))
 
-    def shape(self, graphs: Sequence[FrameGraph]) -> BatchShape:
-        """The smallest shape that holds these graphs of the set."""
-        atoms = sum(len(g.species) for g in graphs)
-        width = max(g.table.neighbours.shape[1] for g in graphs)
+    def shape(self, rows: Sequence[int] | np.ndarray) -> BatchShape:
+        """The smallest shape that holds these graphs of the set, which are not read."""
+        sizes, widths, pairs = (known[np.asarray(rows)] for known in self._sizes)
+        atoms, width = sizes.sum(), widths.max()
         shape = BatchShape(
             self.structures,
             min(rung for rung in self._atoms if rung >= atoms),
             min(rung for rung in self._widths if rung >= width),
         )
         step = -(-shape.most_pairs // PAIR_STEPS)
-        return shape._replace(pairs=max(step, round_up(_pairs(graphs), step)))
+        return shape._replace(pairs=max(step, round_up(int(pairs.sum()), step)))
 
 
 def _rungs(top: int, bottom: int) -> list[int]:
@@ -153,8 +155,9 @@ def _rungs(top: int, bottom: int) -> list[int]:
         rungs.append(below)
 
 
-def _pairs(graphs: Sequence[FrameGraph]) -> int:
-    return sum(int(g.table.counts.sum()) for g in graphs) // 2
+def pairs_of(graph: FrameGraph) -> int:
+    """Pairs of neighbours, each counted once."""
+    return int(graph.table.counts.sum()) // 2
 
 
 def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.float32) -> tuple[Batch, Targets]:
@@ -167,9 +170,10 @@ def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.fl
     p = shape.most_pairs
     total = sum(len(g.species) for g in graphs)
     width = max(g.table.neighbours.shape[1] for g in graphs)
-    if len(graphs) > s or total > n or width > k or _pairs(graphs) > p:
+    pairs = sum(pairs_of(g) for g in graphs)
+    if len(graphs) > s or total > n or width > k or pairs > p:
         raise ValueError(
-            f"{len(graphs)} structures of {total} atoms, {width} neighbours, {_pairs(graphs)} pairs do not fit {shape}"
+            f"{len(graphs)} structures of {total} atoms, {width} neighbours, {pairs} pairs do not fit {shape}"
         )
     real: np.dtype[Any] = np.dtype(dtype)
     species = np.zeros(n, np.int32)
@@ -213,7 +217,7 @@ def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.fl
         volumes[index] = graph.volume
         start = rows.stop
     # Arrays of the host, which JAX takes as they are.
-    pairs = Pairs._make((np.int32(pair), ends, slots, pair_shifts))
+    listed = Pairs._make((np.int32(pair), ends, slots, pair_shifts))
     in_use = np.arange(n) < total
-    batch = Batch._make((species, positions, cells, structure, neighbours, shifts, mask, in_use, pairs))
+    batch = Batch._make((species, positions, cells, structure, neighbours, shifts, mask, in_use, listed))
     return batch, Targets(energies, forces, virials, atoms, volumes)

@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 from so3krates.files import make_folder, replacing, write_text
 from so3krates.model.terms import Term
 
-from .batches import FrameGraph, frame_graph
+from .batches import FrameGraph, frame_graph, pairs_of
 from .errors import DataError
 from .frames import Labels, with_labels
 from .neighbours import neighbour_table
@@ -53,9 +53,10 @@ class StoredFrames:
                 name: np.asarray(np.memmap(self.folder / f"{name}.bin", kind, "r").reshape(-1, columns))
                 for name, (kind, columns) in ATOM_ARRAYS.items()
             }
-            (self.folder / "shortest.bin").stat()  # stores of before lack it
-            found = len(self._frames), *(len(array) for array in self._atoms.values())
-            expected = self.record["frames"], *(self.record["atoms"] for _ in ATOM_ARRAYS)
+            (self.folder / "shortest.bin").stat()  # stores of before lack it, and the pairs
+            self._pairs = np.asarray(np.memmap(self.folder / "pairs.bin", np.int64, "r"))
+            found = len(self._frames), len(self._pairs), *(len(array) for array in self._atoms.values())
+            expected = *(self.record["frames"],) * 2, *(self.record["atoms"] for _ in ATOM_ARRAYS)
             if found != expected:
                 raise ValueError(f"rows {found}, not {expected}")
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -72,6 +73,10 @@ class StoredFrames:
     def field(self, name: str) -> np.ndarray:
         """One column of FRAME."""
         return self._frames[name][self.indices]
+
+    def pairs(self) -> np.ndarray:
+        """Pairs of neighbours of each frame (M,)."""
+        return self._pairs[self.indices]
 
     def composition(self) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Elements, atoms of each element in each frame (M, elements), and energies (M,) in eV."""
@@ -143,6 +148,7 @@ class StoredGraphs(Sequence[FrameGraph]):
         self._frames, self._shifts, self._terms = frames, shifts, tuple(terms)
         self.sizes = frames.field("atoms")
         self.widths = frames.field("width")
+        self.pairs = frames.pairs()
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -218,7 +224,7 @@ def store_frames(
     with contextlib.ExitStack() as stack:
         files = {
             name: stack.enter_context(open(stack.enter_context(replacing(folder / f"{name}.bin")), "wb"))
-            for name in ("frames", "shortest", *ATOM_ARRAYS)
+            for name in ("frames", "shortest", "pairs", *ATOM_ARRAYS)
         }
         for count, atoms in enumerate(frames, start=1):
             graph = frame_graph(atoms, cutoff, dict.fromkeys(set(atoms.symbols), 0.0), f"frame {count - 1}")
@@ -226,6 +232,7 @@ def store_frames(
             row = np.array([(start, n, width, graph.energy, graph.cell, graph.virial, graph.volume)], FRAME)
             shortest = [(count - 1, kind, square) for kind, square in shortest_squares(graph).items()]
             files["shortest"].write(np.array(shortest, SHORTEST).tobytes())
+            files["pairs"].write(np.int64(pairs_of(graph)).tobytes())
             written = {"frames": row, **{name: getattr(graph, name) for name in ATOM_ARRAYS}}
             for name, array in written.items():
                 kind = FRAME if name == "frames" else ATOM_ARRAYS[name][0]

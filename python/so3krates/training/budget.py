@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .material import Material
+from .processes import of_first
 
 SHARE = 0.9  # of the hours: the rest is for compilation, checkpoints and the report
 TIMED = 20  # steps that are timed, each of a shape that is compiled already
@@ -26,7 +27,7 @@ def epochs_until(deadline: float, material: Material, step: Callable[[int], Any]
     if len(material.valid_graphs):
         _seconds(validate)  # compiles
         per_epoch += _seconds(validate) * material.steps_per_epoch / material.eval_every
-    return max(1, int((deadline - time.monotonic()) / per_epoch))
+    return int(of_first(max(1, int((deadline - time.monotonic()) / per_epoch))))
 
 
 def _seconds_per_step(deadline: float, material: Material, step: Callable[[int], Any]) -> float:
@@ -35,7 +36,7 @@ def _seconds_per_step(deadline: float, material: Material, step: Callable[[int],
     shapes: set[Any] = set()
     times: list[float] = []
     number = 0
-    while len(times) < TIMED and (number == 0 or time.monotonic() < trial_end):
+    while len(times) < TIMED and (number == 0 or of_first(time.monotonic() < trial_end)):
         shape = tuple(array.shape for array in jax.tree.leaves(material.batch(number)))
         taken = _seconds(partial(step, number))
         if shape in shapes:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from so3krates.files import ADVICE, make_folder
 
@@ -46,7 +47,11 @@ class Checkpoints:
     def __init__(self, folder: str | Path) -> None:
         """Opens a folder, which is made when missing. Raises WriteError, or CheckpointError for states of no use."""
         self.folder = make_folder(folder).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
+        # One process writes, whichever it is, and waits for no other.
+        alone = MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT, enable_async_checkpointing=False, create=False, multiprocessing_options=alone
+        )
         # With its handler named, orbax does not guess from the newest state, which may be damaged, what states are.
         handler = ocp.StandardCheckpointHandler()
         _hush_late_news()

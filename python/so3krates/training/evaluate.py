@@ -129,17 +129,19 @@ def reference(frames: Sequence[Atoms]) -> Properties:
 
 
 def ordered_batches(
-    graphs: Sequence[FrameGraph], batch_size: int, dtype: type
+    graphs: Sequence[FrameGraph], batch_size: int, dtype: type, share: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[np.ndarray, Batch, Targets]]:
-    """Every graph once, as (indices, batch, targets); frames of like size share a batch, to pad little."""
+    """Every graph once, as (indices, batch, targets); frames of like size share a batch, to pad little.
+
+    share: (k, n), only the k-th, (k + n)-th, ... of the batches, counted from 0.
+    """
     if len(graphs) == 0:
         return
     buckets = Buckets(graphs, batch_size)
     order = np.argsort(sizes_of(graphs)[0], kind="stable")
     # Parts of nearly equal length take fewer shapes than full ones and a remainder.
-    for indices in np.array_split(order, -(-len(graphs) // buckets.structures)):
-        chosen = [graphs[i] for i in indices]
-        yield indices, *collate(chosen, buckets.shape(chosen), dtype)
+    for indices in np.array_split(order, -(-len(graphs) // buckets.structures))[share[0] :: share[1]]:
+        yield indices, *collate([graphs[i] for i in indices], buckets.shape(indices), dtype)
 
 
 def precision(float64: bool) -> type:

@@ -20,6 +20,7 @@ FIGURES = {
     "phonons.png": "Phonons, their states, group velocities, and thermal functions",
     "conductivity.png": "Thermal conductivity: meshes, temperatures, mean free paths",
     "expansion.png": "Thermal expansion",
+    "campaign.png": "Thermal conductivity with size and time",
     "learning.png": "Errors and uncertain looks against frames",
     "compare.png": "Errors of forces against training time, frames, and speed",
     "curves.png": "Equations of state, and pairs of atoms",

@@ -24,7 +24,7 @@ class Journal:
         self,
         settings: TrainingConfig,
         material: Material,
-        place: RunFolder,
+        place: RunFolder | None,  # of the process that writes
         loggers: Sequence[Logger],
         progress: ProgressCallback,
         clock: Clock,
@@ -60,7 +60,8 @@ class Journal:
             errors[1], valid_loss = root_mean_squares(self._valid_sums), self._loss(self._valid_sums)
         numbers = [self._clock.total, learning_rate, self.train_loss, *errors[0], valid_loss, *errors[1]]
         epoch = self._material.epoch(step)
-        self._place.add_metrics(step, epoch, numbers)
+        if self._place is not None:
+            self._place.add_metrics(step, epoch, numbers)
         # train_loss -> train/loss: one chart group for each set.
         named = zip((name.replace("_", "/", 1) for name in COLUMNS[4:]), numbers[2:], strict=True)
         values: Mapping[str, float] = {"epoch": epoch, "learning_rate": learning_rate, **dict(named)}

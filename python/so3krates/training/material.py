@@ -34,6 +34,7 @@ from .preparation import (
     weighed,
     with_start,
 )
+from .processes import shared_out
 from .run_folder import TrainingError
 from .start import beyond_basis, floor_of, refitted, start_of, terms_of
 from .step import batch_energies
@@ -97,8 +98,9 @@ class Material:
         self.scales = variance_scales(self.graphs) if settings.variance_scaling else unit_scales()
         self.batch_size = settings.batch_size_for(len(self.graphs))
         self._valid_batch_size = settings.valid_batch_size or self.batch_size
-        require_parts(settings, self.batch_size)
-        self._buckets = Buckets(self.graphs, -(-self.batch_size // settings.parts))
+        self.said += require_parts(settings, self.batch_size)
+        self._parts = settings.parts * jax.process_count()
+        self._buckets = Buckets(self.graphs, -(-self.batch_size // self._parts))
         self.steps_per_epoch = len(self.graphs) // self.batch_size
         self.eval_every = settings.eval_every or self.steps_per_epoch
         self._order: tuple[int, np.ndarray] | None = None
@@ -125,7 +127,8 @@ class Material:
     def batch(self, step: int) -> tuple[Any, Any]:
         """The batch of a step, from 0, and its targets; in several parts these come first in all arrays.
 
-        It depends on the seed and the step alone, so that a resumed run sees the same.
+        It depends on the seed and the step alone, so that a resumed run sees the same. Of several processes each reads
+        its own parts only.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         settings = self.config.training
@@ -133,14 +136,19 @@ class Material:
             generator = np.random.default_rng([settings.seed_training, epoch])
             self._order = (epoch, generator.permutation(len(self.graphs)))
         rows = self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
-        parts = [[self.graphs[i] for i in some] for some in np.array_split(rows, settings.parts)]
+        parts = np.array_split(rows, self._parts)
         shape = BatchShape(*np.max(np.array([self._buckets.shape(part) for part in parts]), axis=0).tolist())
-        batches = [collate(part, shape, self._dtype) for part in parts]
-        return batches[0] if len(batches) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+        first = jax.process_index() * settings.parts
+        own = parts[first : first + settings.parts]
+        batches = [collate([self.graphs[i] for i in part], shape, self._dtype) for part in own]
+        if self._parts == 1:
+            return batches[0]
+        return shared_out(jax.tree.map(lambda *arrays: np.stack(arrays), *batches), settings.devices)
 
     def valid_batches(self) -> Iterator[tuple[Any, Any]]:
-        """Batches of the validation frames and their targets."""
-        for _, batch, targets in ordered_batches(self.valid_graphs, self._valid_batch_size, self._dtype):
+        """Batches of the validation frames and their targets: of several processes, those of this one."""
+        share = (jax.process_index(), jax.process_count())
+        for _, batch, targets in ordered_batches(self.valid_graphs, self._valid_batch_size, self._dtype, share):
             yield batch, targets
 
     def refitted_shifts(self, params: Params) -> dict[str, float]:

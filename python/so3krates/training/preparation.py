@@ -173,15 +173,24 @@ def with_start(config: ModelConfig, shortest: float) -> ModelConfig:
     return dataclasses.replace(config, radial_start=round(steps * START_STEP, 10))
 
 
-def require_parts(settings: TrainingConfig, batch_size: int) -> None:
-    """Refuses more parts than a batch has structures, and more devices than there are."""
-    if settings.parts > batch_size:
+def require_parts(settings: TrainingConfig, batch_size: int) -> list[str]:
+    """Refuses more parts than a batch has structures, and more devices than a process has; returns what is to say."""
+    processes, parts = jax.process_count(), settings.parts * jax.process_count()
+    if parts > batch_size:
+        each = f" for each of {processes} processes" if processes > 1 else ""
         raise TrainingError(
             f"a batch of {batch_size} structures cannot be split into training.accumulate = {settings.accumulate} "
-            f"times training.devices = {settings.devices} parts: give a larger training.batch_size"
+            f"times training.devices = {settings.devices} parts{each}: give a training.batch_size of at least {parts}"
         )
-    if settings.devices > jax.device_count():
-        raise TrainingError(f"training.devices = {settings.devices}, but JAX sees {jax.device_count()}")
+    if settings.devices > jax.local_device_count():
+        raise TrainingError(f"training.devices = {settings.devices}, but JAX sees {jax.local_device_count()}")
+    if processes == 1 or batch_size % parts == 0:
+        return []
+    return [
+        f"a batch of {batch_size} structures goes to {parts} parts as {-(-batch_size // parts)} or "
+        f"{batch_size // parts}: some wait for the others; a training.batch_size of {batch_size - batch_size % parts} "
+        f"or {batch_size + -batch_size % parts} wastes nothing"
+    ]
 
 
 def fingerprint(*sets: Sequence[FrameGraph]) -> str:

@@ -27,11 +27,12 @@ COLUMNS = (
     *("valid_loss", "valid_energy_rmse", "valid_forces_rmse", "valid_stress_rmse"),
 )
 SECONDS = COLUMNS.index("seconds")
-# Settings that may differ when a run is resumed: they say where the data lies and how long the run goes on.
+# Settings that may differ when a run is resumed: where the data lies, how long the run goes on, who shares a batch.
 FREE_SETTINGS = frozenset(
     {"data.file", "data.train_file", "data.valid_file", "data.tag_key"}
     | {"training.patience", "training.checkpoint_minutes", "training.max_minutes", "training.log_to"}
     | {"training.hours", "training.initial_model", "finetuning.replay", "finetuning.old_test"}
+    | {"training.devices"}
 )
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from .html_report import add_to_page
 from .loggers import require_packages
 from .metrics import Errors
 from .overfitting import overfitting
+from .processes import first_before_others, is_first, leave
 from .progress import duration, progress_display
 from .report import ReportError, write_committee_report, write_report
 from .run_folder import REPORT_FOLDER, holds_run, require_run_place
@@ -95,10 +97,12 @@ def run_session(
         console.print(
             f"Keeping the frames in {output / STORE_FOLDER}: written once, about 0.6 s for a thousand small ones"
         )
-        frames_train, frames_valid = load_stored(config.data, config.model.cutoff, output / STORE_FOLDER, demands)
+        stored = partial(load_stored, config.data, config.model.cutoff, output / STORE_FOLDER, demands)
+        frames_train, frames_valid = first_before_others(stored)
     else:
         frames_train, frames_valid = load_frames(config.data, demands)
-    test_frames = load_test(config.data, test_file, frames_train, demands) if test_file is not None else []
+    tested = test_file if is_first() else None
+    test_frames = load_test(config.data, tested, frames_train, demands) if tested is not None else []
     _say(
         console, f"{counted(len(frames_train), 'frame')} to train, {len(frames_valid)} to validate; writing to {output}"
     )
@@ -106,7 +110,7 @@ def run_session(
     sets = {"train": reported(frames_train), "valid": reported(frames_valid), "test": test_frames}
     results: list[TrainingResult] = []
     unwritten: dict[str, Exception] = {}
-    for name, run in runs.items():
+    for number, (name, run) in enumerate(runs.items(), 1):
         folder = output / name
         replay = load_replay(run, len(frames_train), demands)  # with the labels of the model that it goes on from
         if replay:
@@ -115,6 +119,15 @@ def run_session(
         begun = resume and (members == 1 or holds_run(folder))
         with progress_display(console) as progress:
             result = train(run, frames_train, frames_valid, folder, progress, begun, replay)
+        is_last = number == len(runs) or result.reason.startswith("stopped by")
+        speaks = is_first()
+        if is_last:
+            leave()  # what follows is the work of one
+        if not speaks:
+            results.append(result)
+            if is_last:
+                return results
+            continue
         _say(console, f"Ended after {result.steps} steps ({_taken(result)}): {result.reason}.")
         if (learnt := overfitting(result.metrics_file)) is not None:
             said(console, "Note:", learnt)
@@ -137,7 +150,7 @@ def run_session(
         following = command("so3krates", "export", folder, "-o", f"{folder.resolve().name}.so3k")
         _say(console, f"Model: {folder}. Next: {following}")
         results.append(result)
-        if result.reason.startswith("stopped by"):
+        if is_last:
             break
     if members > 1 and len(results) == members and not results[-1].reason.startswith("stopped by"):
         options = {"float64": config.training.float64, "tag_key": config.data.tag_key}

@@ -20,6 +20,7 @@ from .config import TrainingConfig
 from .loss import ErrorSums, Scales, error_sums, loss_of, normalised_weights
 from .optimiser import make_optimiser, make_schedule
 from .pair_potential import predict_pairs
+from .processes import mesh
 
 
 class TrainState(NamedTuple):
@@ -74,7 +75,7 @@ def make_step(
         return loss_of(sums if counts is None else sums._replace(counts=counts), weights), sums
 
     gradient_of = jax.value_and_grad(objective, has_aux=True)
-    if config.parts > 1:
+    if config.parts * jax.process_count() > 1:
         gradient_of = _in_parts(gradient_of, config.devices)
 
     def moved(params: Params, updates: Params, rate: jax.Array, factor: float) -> Params:
@@ -99,14 +100,16 @@ def make_step(
 
 
 def _in_parts(gradient_of: Callable[..., Any], devices: int) -> Callable[..., Any]:
-    """`gradient_of` for a batch in parts: they are shared out to the devices, and each takes its own in turn.
+    """`gradient_of` for a batch in parts: shared out to the devices of all processes, each takes its own in turn.
 
     The loss is a mean over the labels of the whole batch, so that every part is divided by the labels of all.
     """
 
+    is_shared = devices * jax.process_count() > 1
+
     def gradient(params: Params, batch: Batch, targets: Targets, scales: Scales) -> Any:
         counts = _label_counts(targets)
-        counts = jax.lax.psum(counts, "devices") if devices > 1 else counts
+        counts = jax.lax.psum(counts, "devices") if is_shared else counts
 
         def add(total: Any, part: tuple[Batch, Targets]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, gradient_of(params, *part, scales, counts)), None
@@ -115,14 +118,14 @@ def _in_parts(gradient_of: Callable[..., Any], devices: int) -> Callable[..., An
         shapes = jax.eval_shape(gradient_of, params, *first, scales, counts)
         zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         total, _ = jax.lax.scan(add, zero, (batch, targets))
-        return jax.lax.psum(total, "devices") if devices > 1 else total
+        return jax.lax.psum(total, "devices") if is_shared else total
 
-    if devices == 1:
+    if not is_shared:
         return gradient
     whole, shared = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("devices")
     return jax.shard_map(
         gradient,
-        mesh=jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("devices",)),
+        mesh=mesh(devices),
         in_specs=(whole, shared, shared, whole),
         out_specs=whole,
         check_vma=False,

@@ -22,6 +22,7 @@ from so3krates.wording import counted
 
 from . import stopping
 from .budget import SHARE, copied, epochs_until
+from .checkpoints import Stored
 from .clock import Clock
 from .config import RunConfig
 from .evaluate import precision
@@ -33,7 +34,8 @@ from .material import Material
 from .optimiser import make_schedule
 from .pair_potential import radial_points
 from .preparation import without_folders
-from .progress import Display, ProgressCallback, progress_display
+from .processes import agreed, everywhere, is_first, of_all, of_first
+from .progress import Display, ProgressCallback, Status, progress_display
 from .run_folder import METRICS_FILE, RunFolder, TrainingError, recorded_epochs
 from .step import StepResult, TrainState, add_sums, batch_errors, initial_state, make_step, zero_sums
 
@@ -95,13 +97,20 @@ def train(
     CheckpointError and WriteError where the disc refuses; the run can then be resumed from its last checkpoint.
     """
     with contextlib.ExitStack() as stack:
-        if progress is None:
+        if not is_first():
+            progress = _nobody
+        elif progress is None:
             progress = stack.enter_context(progress_display())
         run = _Run(config, frames_train, frames_valid, Path(folder), progress, resume, replay)
-        stack.callback(run.place.checkpoints.close)
+        if run.place is not None:
+            stack.callback(run.place.checkpoints.close)
         for logger in run.loggers:
             stack.callback(logger.close)
         return run.go(stack.enter_context(polite_interrupts()))
+
+
+def _nobody(_: Status) -> None:
+    """The display of processes that do not speak."""
 
 
 class _Run:
@@ -127,16 +136,19 @@ class _Run:
         self.config, settings = material.config, material.config.training
         points = None if settings.float64 else radial_points(self.config.model, material.shortest)
         self.step_function = make_step(self.config.model, settings, points, config.rate_factors)
-        self.state, self.best = self._initial()
+        state, self.best = self._initial()
+        self.state = self._placed(state)
         self.said = material.said + self._planned(recorded_epochs(folder) if resume else None)
         self.config = config = material.config
         settings = config.training
-        self.place = RunFolder(folder, config, material.fingerprint, resume)
+        self.place = RunFolder(folder, config, material.fingerprint, resume) if is_first() else None
         self.step = 0
         self.learning_rate = math.nan
         if resume:
             self.said += self._restore()
-        self.loggers = open_loggers(settings.log_to, self.folder, config.to_dict(), self.step)
+        self.loggers = []
+        if self.place is not None:
+            self.loggers = open_loggers(settings.log_to, self.folder, config.to_dict(), self.step)
         self.journal = Journal(settings, material, self.place, self.loggers, progress, self.clock)
         self.saved = time.monotonic()
 
@@ -149,7 +161,7 @@ class _Run:
         if given.hours is None or given.epochs is not None:
             return []
         self._stage(f"timing some steps, to fill {given.hours:g} hours")
-        trial = copied(self.state)
+        trial = self._placed(copied(self.state))
 
         def step(number: int) -> Any:
             nonlocal trial
@@ -172,6 +184,10 @@ class _Run:
         params = jax.tree.map(lambda p: np.asarray(p, dtype), params)
         return initial_state(settings, params), _Best(params)
 
+    def _placed(self, state: TrainState) -> TrainState:
+        """On the devices of all processes, where there are several."""
+        return everywhere(state, self.config.training.devices)
+
     def _stored(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         best = self.best
@@ -180,6 +196,8 @@ class _Run:
 
     def _save(self) -> None:
         """The best weights first, which are small: they are kept where there is no room for the rest."""
+        if self.place is None:
+            return
         started = time.monotonic()
         if self.best.step > 0:
             self._model().save(self.folder)
@@ -189,17 +207,23 @@ class _Run:
 
     def _restore(self) -> list[str]:
         """Takes up the newest state that is whole; returns what the user should know."""
-        stored, said = self.place.restore(jax.device_get(self._stored()))
+        stored, said, seconds = of_first(self._read())
         if stored is not None:
             self.step = stored.step
-            self.state = TrainState(**jax.tree.map(jnp.array, stored.state["state"]))
+            self.state = self._placed(TrainState(**jax.tree.map(jnp.array, stored.state["state"])))
             self.learning_rate = float(make_schedule(self.config.training, self.material.total_steps)(self.step - 1))
             loss, *counts = stored.state["numbers"].tolist()
             self.best = _Best(jax.tree.map(np.array, stored.state["best"]), loss, *(int(c) for c in counts))
-        seconds = self.place.cut_metrics(self.step)
         if stored is not None:
             self.clock.resumed(float(stored.notes.get("seconds", seconds)))
         return said
+
+    def _read(self) -> tuple[Stored | None, list[str], float]:
+        """The newest state, what the user should know, and the seconds of the last row of metrics before it."""
+        if self.place is None:
+            return None, [], 0.0
+        stored, said = self.place.restore(jax.device_get(self._stored()))
+        return stored, said, self.place.cut_metrics(0 if stored is None else stored.step)
 
     def _model(self) -> Model:
         """The best weights so far as a model."""
@@ -243,7 +267,7 @@ class _Run:
             self.clock.step(time.monotonic() - started, shape)
             self._show(news)
             slow = self._slow()
-            reason = stopping.stopped(settings, interrupted(), self.clock.here, self.clock.total) or slow
+            reason = agreed(stopping.stopped(settings, interrupted(), self.clock.here, self.clock.total)) or slow
             due = self.step % material.eval_every == 0 or self.step == material.total_steps or slow is not None
             if due:
                 self._validate()
@@ -259,9 +283,10 @@ class _Run:
                 "lower training.learning_rate, or look for wrong labels in the validation data"
             )
         model = self._model()
-        if settings.refit_shift:
-            model = dataclasses.replace(model, energy_shifts=material.refitted_shifts(self.best.params))
-        model.save(self.folder)
+        if self.place is not None:
+            if settings.refit_shift:
+                model = dataclasses.replace(model, energy_shifts=material.refitted_shifts(self.best.params))
+            model.save(self.folder)
         return TrainingResult(
             model=model,
             folder=self.folder,
@@ -307,7 +332,8 @@ class _Run:
                 f"{best.fruitless} non-finite steps since the best weights of step {best.step}: lower "
                 "training.learning_rate, set training.clip_norm, or look for wrong labels in the data"
             )
-        self.state = initial_state(self.config.training, best.params)._replace(step=self.state.step)
+        fresh = initial_state(self.config.training, best.params)._replace(step=jnp.asarray(np.asarray(self.state.step)))
+        self.state = self._placed(fresh)
         return (
             f"step {self.step}: loss {loss:.3g} or its gradient is not finite; the step was left out and the run "
             f"went back to the weights of step {best.step} with fresh moments"
@@ -328,9 +354,11 @@ class _Run:
     def _valid_sums(self, params: Params) -> ErrorSums:
         """Sums of the errors on all validation frames."""
         total = zero_sums()
+        if jax.process_count() > 1:
+            params = jax.device_get(params)  # each process computes its own batches
         for batch, targets in self.material.valid_batches():
             total = add_sums(total, batch_errors(self.config.model, params, batch, targets, self.material.scales))
-        return total
+        return ErrorSums._make(of_all(np.stack(total)).sum(axis=0))
 
     def _stage(self, name: str) -> None:
         """Says what goes on beside the steps."""
