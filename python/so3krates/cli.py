@@ -19,6 +19,7 @@ from . import (
     cli_phonons,
     cli_physics,
     cli_plan,
+    cli_run,
     cli_sample,
     cli_train,
     exporting,
@@ -386,6 +387,7 @@ app.command(cls=Command)(cli_kappa.kappa)
 app.command(cls=Command)(cli_phonons.phonons)
 app.command(cls=Command)(cli_physics.physics)
 app.command(cls=Command)(cli_plan.plan)
+app.command(cls=Command)(cli_run.run)
 app.command("import-mlff", cls=Command)(cli_import.import_mlff)
 app.command("import-so3lr", cls=Command)(cli_import.import_so3lr)
 app.command(cls=Command)(cli_learn.learn)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import exporting
-from .cli_values import above_zero, at_least_one, not_negative
+from .cli_values import above_zero, at_least_one, not_negative, variables
 from .terminal import busy, console, said
 
 if TYPE_CHECKING:
@@ -60,20 +60,14 @@ def plan(
         read_system,
         write_machine,
     )
-    from .planning.estimate import Layout, limit_of
+    from .planning.estimate import Layout, limit_of, reach_of
     from .planning.slurm import launch_line
     from .planning.system import PlanError, is_deck, scaled
 
     if ranks is not None and ranks % nodes:
         raise PlanError(f"--ranks {ranks} do not divide among --nodes {nodes}: give a multiple of it")
     screen = console()
-    variables = {}
-    for setting in var or ():
-        name, equals, value = setting.partition("=")
-        if not name or not equals:
-            raise PlanError(f"--var {setting}: give NAME=VALUE")
-        variables[name] = value
-    system = read_system(run, variables)
+    system = read_system(run, variables(var or ()))
     system = replace(
         system,
         skin=system.skin if skin is None else skin,
@@ -85,7 +79,7 @@ def plan(
     count = atoms or len(system.atoms)
     edges = scaled(system, count)
     manifest = exporting.read_bundle(system.potential).manifest
-    reach = _reach(manifest) + system.skin
+    reach = reach_of(manifest) + system.skin
     if measured is not None and measured.exists():
         machine = read_machine(measured)
     else:
@@ -137,11 +131,6 @@ def plan(
 
         write_text(slurm, job_script(deck, best.layout, slurm, nodes, hours, launcher=launcher))
         screen.print(f"Job script: {slurm}", soft_wrap=True, markup=False)
-
-
-def _reach(manifest: dict[str, Any]) -> float:
-    """How far atoms of other ranks are needed without the skin, A."""
-    return float(manifest.get("atoms_reach", manifest.get("reach", manifest["cutoff"])))
 
 
 def _table(found: list[Estimate], best: Estimate, timestep: float) -> Table:

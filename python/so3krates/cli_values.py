@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,17 @@ def numbers(name: str, text: str, kind: type) -> tuple[Any, ...]:
         raise ValueError(f"--{name} {text}: give numbers separated by commas") from None
     if not all(-math.inf < number < math.inf for number in found):
         raise ValueError(f"--{name} {text}: give finite numbers")
+    return found
+
+
+def variables(settings: Sequence[str]) -> dict[str, str]:
+    """Variables of a deck from options NAME=VALUE. Raises ValueError that names one."""
+    found = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not name or not equals:
+            raise ValueError(f"--var {setting}: give NAME=VALUE")
+        found[name] = value
     return found
 
 

@@ -17,7 +17,7 @@ from typer.main import get_command
 
 ROOT = get_command(cli.app)
 ANY_NUMBER = ("--charge", "--max")
-ZERO_TOO = (*ANY_NUMBER, "--discard", "--equilibrate", "--seed", "--shear", "--skin", "--steps")
+ZERO_TOO = (*ANY_NUMBER, "--discard", "--equilibrate", "--retries", "--seed", "--shear", "--skin", "--steps")
 
 
 def functions(app: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Callable[..., Any]]]:

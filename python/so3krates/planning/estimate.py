@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -104,6 +106,11 @@ def largest_system(
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def reach_of(manifest: Mapping[str, Any]) -> float:
+    """How far atoms of other ranks are needed without the skin, A."""
+    return float(manifest.get("atoms_reach", manifest.get("reach", manifest["cutoff"])))
 
 
 def limit_of(found: Estimate, machine: Machine, nodes: int = 1) -> str:
