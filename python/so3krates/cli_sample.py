@@ -38,6 +38,7 @@ PairCoeff = Annotated[list[str], typer.Option(help="Its pair_coeff; may be repea
 Deck = Annotated[Path | None, typer.Option(help="Instead of both: a file with the lines of a deck.")]
 Elements = Annotated[str, typer.Option(help="Elements of the atom types in lammps.")]
 Processes = Annotated[int, typer.Option(callback=at_least_one, help="Calculations at a time.")]
+Engine = Annotated[str, typer.Option(help="Where they run: processes, dask or executorlib.")]
 
 STRAINS = "-0.01,0,0.01,0.02,0.03"
 TEMPERATURES = "100,200,300,400,500,600,700,800,900"
@@ -57,6 +58,7 @@ def _sample(
     deck: Deck = None,
     elements: Elements = "Ga,N",
     processes: Processes = 1,
+    engine: Engine = "processes",
 ) -> None:
     from so3krates import sampling
     from so3krates.data import last_frame
@@ -65,7 +67,7 @@ def _sample(
     recipes = _recipes(calculator, driver, pair_style, pair_coeff, deck, elements)
     crystal = sampling.wurtzite() if structure is None else last_frame(structure)
     with progress_display(console()) as report:
-        frames = sampling.sample(output, crystal, plan, *recipes, relax, processes, report)
+        frames = sampling.sample(output, crystal, plan, *recipes, relax, processes, report, engine)
     console().print(
         f"Wrote {counted(len(frames), 'frame')} of {counted(len(frames[0]), 'atom')} to {output}",
         highlight=False,

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from so3krates.engines import ENGINES, PROCESSES
 from so3krates.model.config import ConfigError
 from so3krates.sampling.lammps_labels import GAN_TERSOFF
 from so3krates.training.checks import is_int, is_number, require
@@ -93,6 +94,7 @@ class LabelConfig:
     pair_coeff: tuple[str, ...] = ()
     elements: tuple[str, ...] = ()  # of its atom types
     processes: int = 1  # labels at a time
+    engine: str = PROCESSES  # where they are made: `so3krates.engines`
     max_force: float = 100.0  # eV/A; labels with a larger force are left out
     command: str | None = None  # run in the folder of each frame by the shell
     batch: bool = False  # the command only submits: results are read when the loop is called again
@@ -119,6 +121,9 @@ class LabelConfig:
             value = getattr(self, name)
             check(name, isinstance(value, str) and value != "" and "/" not in value, "the name of a file")
         check("processes", is_int(self.processes, 1), "a whole number of at least 1")
+        check("engine", self.engine in ENGINES, f"{', '.join(ENGINES)}")
+        is_by_calculator = self.calculator is not None or self.engine == PROCESSES
+        check("engine", is_by_calculator, '"processes" with a command: with batch = true the command submits')
         check("max_force", is_number(self.max_force) and self.max_force > 0, "eV/A, above 0")
         check("batch", isinstance(self.batch, bool), "true or false")
         both = self.calculator is not None and self.command is not None

@@ -92,7 +92,7 @@ def _doubt(found: dict[str, np.ndarray], max_force: float) -> str:
 def _by_calculator(
     frames: Sequence[Atoms], settings: LabelConfig, folder: Path, on_progress: Callback | None
 ) -> list[dict[str, np.ndarray]]:
-    with Workers(recipe(settings), None, folder, settings.processes, on_progress) as workers:
+    with Workers(recipe(settings), None, folder, settings.processes, on_progress, settings.engine) as workers:
         results: list[dict[str, np.ndarray]] = []
         for attempt in ("label", "again"):
             jobs = {

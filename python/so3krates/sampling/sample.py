@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from so3krates.engines import PROCESSES
 from so3krates.files import make_folder, require_place, write_frames, write_text
 from so3krates.progress import Callback
 
@@ -42,6 +43,7 @@ def sample(
     relax: bool = False,
     processes: int = 1,
     on_progress: Callback | None = None,
+    engine: str = PROCESSES,
 ) -> list[Atoms]:
     """Samples a crystal by a plan, labels the structures by the teacher and writes them as extxyz.
 
@@ -55,7 +57,7 @@ def sample(
         raise SamplingError(f"{output} exists already: delete it, or choose another output")
     make_folder(output.parent)
     require_place(output)
-    with Workers(teacher, driver, folder, processes, on_progress) as workers:
+    with Workers(teacher, driver, folder, processes, on_progress, engine) as workers:
         _claim(folder, _record(plan, crystal, relax, workers.names))
         if relax:
             (found,) = workers.run("lattice", DRIVER, _relax_lattice, {"lattice": (crystal,)})

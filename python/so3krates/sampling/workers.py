@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
 import zipfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from ase.calculators.calculator import Calculator
 
+from so3krates.engines import (
+    PROCESSES,
+    EngineError,
+    describe_failures,
+    open_engine,
+    own_process,
+    require_engine,
+    run_all,
+)
 from so3krates.files import replacing
 from so3krates.progress import Callback
 
 from .calculators import Recipe, forget, work_in
 from .harmonic import SamplingError
 
-MOST_PROCESSES = 64  # on any machine; where there are many cores, four times as many as these
 Result = dict[str, np.ndarray]
 Source = Recipe | Calculator
 DRIVER, TEACHER = "driver", "teacher"
@@ -44,7 +51,7 @@ class _Calculators:
         return calculator
 
 
-_of_process: _Calculators | None = None  # of a process of a pool
+_of_process: tuple[Any, _Calculators] | None = None  # of a process of a pool, and for whom it was made
 
 
 class Workers:
@@ -53,7 +60,7 @@ class Workers:
     A calculation is a function of a calculator and of plain arguments, with a name under which its result is kept in
     `folder`, where there is one: what lies there is not calculated again. Results do not depend on the number of
     processes. To be used in a `with` block. Raises SamplingError where several processes share a calculator that is
-    not given by a Recipe.
+    not given by a Recipe, and where calculations fail twice, when all others are done.
     """
 
     def __init__(
@@ -63,28 +70,28 @@ class Workers:
         folder: str | Path | None = None,
         processes: int = 1,
         on_progress: Callback | None = None,
+        engine: str = PROCESSES,
     ) -> None:
         sources = {TEACHER: teacher, DRIVER: teacher if driver is None else driver}
-        most = max(MOST_PROCESSES, 4 * (os.cpu_count() or 1))
-        if not 1 <= processes <= most:
-            raise SamplingError(f"processes = {processes}: give 1 to {most} on this machine of {os.cpu_count()} cores")
-        if processes > 1 and not all(isinstance(source, Recipe) for source in sources.values()):
+        try:
+            require_engine(engine, processes)
+        except EngineError as error:
+            raise SamplingError(str(error)) from error
+        self._is_shared = processes > 1 or engine != PROCESSES
+        if self._is_shared and not all(isinstance(source, Recipe) for source in sources.values()):
             raise SamplingError("several processes need calculators by name: give a Recipe")
         self.folder = None if folder is None else Path(folder)
         self._sources, self._processes, self._on_progress = sources, processes, on_progress
         self._own = _Calculators(sources, self.folder)
-        self._pool = None
-        if processes > 1:
-            # A forked process would inherit the threads of JAX and the state of MPI.
-            spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(processes, spawn, _begin, (sources, self.folder))
+        self._engine, self._stack, self._pool = engine, contextlib.ExitStack(), own_process()
 
     def __enter__(self) -> Workers:
+        if self._is_shared:
+            self._pool = self._stack.enter_context(open_engine(self._engine, self._processes))
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._stack.close()
 
     @property
     def names(self) -> dict[str, str]:
@@ -111,25 +118,28 @@ class Workers:
         results: dict[str, Result] = {name: found for name in jobs if (found := self._kept(name)) is not None}
         missing = [name for name in jobs if name not in results]
         self._report(stage, before + len(results), total)
-        if self._pool is None:
-            for name in missing:
-                results[name] = _calculated(self._own.of(role), function, self._path(name), jobs[name])
-                self._report(stage, before + len(results), total)
-            return [results[name] for name in jobs]
-        waiting = iter(missing)
-        running = {}
-        while True:
-            # A short queue: a job's structure travels when its turn has come.
-            for name in waiting:
-                arguments = (role, function, self._path(name), jobs[name])
-                running[self._pool.submit(_work, *arguments)] = name
-                if len(running) >= 2 * self._processes:
-                    break
-            if not running:
-                return [results[name] for name in jobs]
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                results[running.pop(future)] = future.result()
-                self._report(stage, before + len(results), total)
+
+        def keep(name: str, result: Result) -> None:
+            results[name] = result
+            self._report(stage, before + len(results), total)
+
+        calculate = _work if self._is_shared else self._calculate
+        own = self._sources, self.folder, role, function
+        arguments = {name: (*own, self._path(name), jobs[name]) for name in missing}
+        failed = run_all(self._pool, self._processes, calculate, arguments, keep)
+        if len(jobs) == len(failed) == 1:
+            raise next(iter(failed.values()))
+        if failed:
+            kept = "" if self.folder is None else "; the others are kept, and the same command goes on with these"
+            first = next(iter(failed.values()))
+            raise SamplingError(describe_failures(failed, len(jobs), "calculation") + kept) from first
+        return [results[name] for name in jobs]
+
+    def _calculate(
+        self, _: Any, __: Any, role: str, function: Callable[..., Result], path: Path | None, arguments: Any
+    ) -> Result:
+        """One calculation in this process."""
+        return _calculated(self._own.of(role), function, path, arguments)
 
     def _path(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{name}.npz"
@@ -149,16 +159,19 @@ class Workers:
             self._on_progress(stage, done, total)
 
 
-def _begin(sources: Mapping[str, Source], folder: Path | None) -> None:
-    """First of all in a process of a pool."""
+def _work(
+    sources: Mapping[str, Source],
+    folder: Path | None,
+    role: str,
+    function: Callable[..., Result],
+    path: Path | None,
+    arguments: tuple[Any, ...],
+) -> Result:
+    """One calculation in a process of a pool, which keeps its calculators."""
     global _of_process
-    _of_process = _Calculators(sources, folder)
-
-
-def _work(role: str, function: Callable[..., Result], path: Path | None, arguments: tuple[Any, ...]) -> Result:
-    """One calculation in a process of a pool."""
-    assert _of_process is not None
-    return _calculated(_of_process.of(role), function, path, arguments)
+    if _of_process is None or _of_process[0] != (sources, folder):
+        _of_process = (sources, folder), _Calculators(sources, folder)
+    return _calculated(_of_process[1].of(role), function, path, arguments)
 
 
 def _calculated(

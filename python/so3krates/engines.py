@@ -1,0 +1,162 @@
+"""Where calculations run that need nothing of each other: one setting for sample, learn and kappa --run.
+
+`processes` of this machine, the workers of `dask`, or `executorlib`, which submits to Slurm where there is one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any
+
+from .hints import pip_install
+from .wording import counted
+
+PROCESSES, DASK, EXECUTORLIB = ENGINES = ("processes", "dask", "executorlib")
+NEEDS = {DASK: ("distributed", "dask distributed"), EXECUTORLIB: ("executorlib", "executorlib")}
+MOST_WORKERS = 64  # on any machine; where there are many cores, four times as many as these
+ATTEMPTS = 2  # at each calculation
+HOPELESS = 3  # so many that failed before any succeeded: the others are not tried
+LISTED = 3  # failures that a message names
+
+
+class EngineError(RuntimeError):
+    """An engine that is not there, or calculations that failed; the message says which, and what to do."""
+
+
+def require_engine(engine: str, workers: int) -> None:
+    """Refuses an engine that is unknown or not installed, and numbers of workers that make no sense."""
+    if engine not in ENGINES:
+        raise EngineError(f'engine = "{engine}": give {", ".join(ENGINES)}')
+    most = max(MOST_WORKERS, 4 * (os.cpu_count() or 1))
+    if workers < 1 or (engine == PROCESSES and workers > most):
+        raise EngineError(f"processes = {workers}: give 1 to {most} on this machine of {os.cpu_count()} cores")
+    if engine in NEEDS:
+        module, packages = NEEDS[engine]
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            raise EngineError(f'engine = "{engine}" needs a package: {pip_install(*packages.split())}') from None
+
+
+@contextmanager
+def open_engine(engine: str, workers: int) -> Iterator[Executor]:
+    """An executor of `concurrent.futures`, to be used in a `with` block. Raises EngineError as `require_engine`.
+
+    dask: of the scheduler that DASK_SCHEDULER_ADDRESS names, or with workers of its own. executorlib: in an allocation
+    of Slurm on its machines, where `sbatch` is each calculation as a job, else on this machine.
+    """
+    require_engine(engine, workers)
+    if engine == PROCESSES and workers == 1:
+        yield _Own()
+    elif engine == PROCESSES:
+        # A forked process would inherit the threads of JAX and the state of MPI.
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+    elif engine == DASK:
+        from distributed import Client
+
+        own: dict[str, Any] = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+        with Client(**({} if "DASK_SCHEDULER_ADDRESS" in os.environ else own)) as client:
+            yield client.get_executor()
+    else:
+        import executorlib
+
+        kind = executorlib.SingleNodeExecutor
+        if "SLURM_JOB_ID" in os.environ:
+            kind = executorlib.SlurmJobExecutor
+        elif shutil.which("sbatch"):
+            kind = executorlib.SlurmClusterExecutor
+        with kind(max_workers=workers) as pool:
+            yield pool
+
+
+class _Own(Executor):
+    """Calculates in this process, when it is asked."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments, **named))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def own_process() -> Executor:
+    """An executor without further processes."""
+    return _Own()
+
+
+def run_all(
+    pool: Executor,
+    workers: int,
+    function: Callable[..., Any],
+    jobs: Mapping[str, tuple[Any, ...]],
+    on_done: Callable[[str, Any], None],
+) -> dict[str, Exception]:
+    """`function(*arguments)` for jobs by name; `on_done` is given each result as it comes.
+
+    What fails is tried once more, when the others have begun. Returns why some failed again; the others are all done,
+    unless HOPELESS of them failed before any succeeded.
+    """
+    try:
+        return _all(pool, workers, function, jobs, on_done)
+    except BrokenExecutor as error:
+        raise EngineError(
+            f"a process of the engine has ended ({' '.join(str(error).split())}), perhaps for want of memory: give "
+            "fewer at a time; the same command goes on with what is missing"
+        ) from error
+
+
+def _all(
+    pool: Executor,
+    workers: int,
+    function: Callable[..., Any],
+    jobs: Mapping[str, tuple[Any, ...]],
+    on_done: Callable[[str, Any], None],
+) -> dict[str, Exception]:
+    waiting = list(jobs)[::-1]
+    tried = dict.fromkeys(jobs, 0)
+    running: dict[Future[Any], str] = {}
+    failed: dict[str, Exception] = {}
+    succeeded = False
+    most = 1 if isinstance(pool, _Own) else 2 * workers
+    while waiting or running:
+        # A short queue: what a job needs travels when its turn has come.
+        while waiting and len(running) < most:
+            name = waiting.pop()
+            tried[name] += 1
+            running[pool.submit(function, *jobs[name])] = name
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            name = running.pop(future)
+            error = future.exception()
+            if error is None:
+                succeeded = True
+                on_done(name, future.result())
+            elif isinstance(error, BrokenExecutor) or not isinstance(error, Exception):
+                raise error
+            elif tried[name] < ATTEMPTS:
+                waiting.insert(0, name)
+            else:
+                failed[name] = error
+        if len(failed) >= HOPELESS and not succeeded:
+            for future in running:
+                future.cancel()
+            return failed
+    return failed
+
+
+def describe_failures(failed: Mapping[str, Exception], total: int, what: str) -> str:
+    """Which calculations failed, and why, in a line."""
+    listed = "; ".join(f"{name}: {' '.join(str(error).split())}" for name, error in list(failed.items())[:LISTED])
+    more = f"; and {len(failed) - LISTED} more" if len(failed) > LISTED else ""
+    return f"{len(failed)} of {counted(total, what)} failed, each {ATTEMPTS} times: {listed}{more}"
