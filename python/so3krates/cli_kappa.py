@@ -9,14 +9,18 @@ import typer
 
 from .cli_values import above_zero, at_least_one, not_negative, number_or_word, numbers, words
 from .files import make_folder, require_folder, write_text
-from .terminal import console, said
+from .terminal import busy, console, said
 
 
 def kappa(
-    logs: Annotated[list[Path], typer.Argument(help="Logs of LAMMPS or files of fix ave/time with the flux.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for kappa.json and kappa.png.")] = Path(
-        "kappa"
-    ),
+    logs: Annotated[
+        list[Path] | None, typer.Argument(help="Logs of LAMMPS or files of fix ave/time with the flux.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for what is written.")] = Path("kappa"),
+    campaign: Annotated[
+        Path | None, typer.Option("--run", help="A TOML file of crystals and seeds that are run first, and its report.")
+    ] = None,
+    dry: Annotated[bool, typer.Option("--dry-run", help="With --run: what it would run, and what that costs.")] = False,
     average: Annotated[str, typer.Option(help="Equivalent directions: xyz, xy,z or none.")] = "xyz",
     discard: Annotated[
         float, typer.Option(callback=not_negative, help="ps left out at the start of each trajectory.")
@@ -54,6 +58,13 @@ def kappa(
     """Thermal conductivity from the heat flux of Green-Kubo runs."""
     import json
 
+    if campaign is not None:
+        if logs:
+            raise ValueError(f"{logs[0]} and --run {campaign}: a campaign makes its logs itself")
+        _run_campaign(campaign, output, dry)
+        return
+    if not logs or dry:
+        raise ValueError("give logs with the flux, or --run SETTINGS.toml, which makes them (--dry-run: its plan)")
     from so3krates.analysis.conductivity import as_json, conductivity, parse_average
     from so3krates.analysis.conductivity_report import conductivity_figure, kappa_table, runs_table
     from so3krates.analysis.flux import Columns, read_flux
@@ -111,3 +122,39 @@ def kappa(
         said(screen, "Note:", warning, "yellow")
     wrote = f"Wrote {output / 'kappa.json'} and {output / 'kappa.png'}"
     screen.print(wrote, highlight=False, markup=False, soft_wrap=True)
+
+
+def _run_campaign(settings: Path, output: Path, dry: bool) -> None:
+    """Runs what is missing of a campaign, and reports; or says what it would run."""
+    from so3krates.campaign import gather, read_campaign, run_campaign, write_report
+    from so3krates.engines import ATTEMPTS
+    from so3krates.progress import progress_display
+
+    found = read_campaign(settings)
+    screen = console()
+    if dry:
+        from so3krates.campaign.costs import costs_table
+
+        with busy(console(stderr=True), "looking at the crystals") as status:
+            table, notes = costs_table(found, output, status.update)
+        screen.print(table)
+        for text in notes:
+            said(screen, "Note:", text)
+        return
+    with progress_display(screen) as report:
+        outcome = run_campaign(found, output, report)
+    for text in outcome.said:
+        said(screen, "Note:", text)
+    values, absent = gather(found, outcome.logs)
+    for table in write_report(found, output, values, absent, outcome):
+        screen.print(table)
+    for name, one in values.items():
+        for warning in (*one.notes, *one.together.warnings):
+            said(screen, "Note:", f"{name}: {warning}", "yellow")
+    wrote = f"Wrote {output / 'report.html'}, {output / 'campaign.json'} and {output / 'campaign.png'}"
+    screen.print(wrote, highlight=False, markup=False, soft_wrap=True)
+    if outcome.failed:
+        raise ValueError(
+            f"{len(outcome.failed)} of {found.seeds * len(found.crystals)} runs failed, each {ATTEMPTS} times (the "
+            "table Failed): the same command tries them again, and runs that came to their end are not repeated"
+        )

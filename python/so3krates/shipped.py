@@ -19,3 +19,13 @@ def located(path: str | Path) -> Path:
     if path.exists() or len(path.parts) != 1:
         return path
     return shipped().get(path.name.removesuffix(BUNDLE), path)
+
+
+def decks() -> dict[str, Path]:
+    """Decks that come with the package, by the name of their folder among the examples."""
+    return {path.parent.name: path for path in sorted((Path(__file__).parent / "decks").glob("*/in.green_kubo"))}
+
+
+def deck_named(name: str) -> Path:
+    """Raises KeyError where the package has no such deck."""
+    return decks()[name]

@@ -6,6 +6,7 @@ under the GPL.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,21 +34,22 @@ class Cepstral:
 
 
 def cepstral(
-    samples: np.ndarray, interval: float, max_frequency: float | None = None, coefficients: int | None = None
+    samples: Sequence[np.ndarray] | np.ndarray,
+    interval: float,
+    max_frequency: float | None = None,
+    coefficients: int | None = None,
 ) -> Cepstral:
     """Estimate from independent series of one process with zero mean.
 
     Args:
-        samples: (l, N), for example scaled fluxes of equivalent directions and of several trajectories.
+        samples: l series (N,), for example scaled fluxes of equivalent directions and of several trajectories.
         interval: ps between frames.
         max_frequency: THz, frequencies above are left out; None: none is.
         coefficients: how many are kept; None: AKAIKE_FACTOR times those by the Akaike information criterion.
 
     Raises FluxError for too few frequencies or a series without power.
     """
-    number, length = samples.shape
-    power = np.mean(np.abs(rfft(samples, axis=1)) ** 2, axis=0) * interval / length
-    frequencies = np.arange(len(power)) / (length * interval)
+    number, length = len(samples), len(samples[0])
     last = length if max_frequency is None else int(max_frequency * length * interval + 1e-9)
     last = min(last, (length - 1) // 2)  # the Nyquist frequency of even lengths has a distribution of its own
     if last < FEWEST_FREQUENCIES:
@@ -55,7 +57,8 @@ def cepstral(
             f"{last} frequencies up to {last / (length * interval):.3g} THz are too few for a cepstral analysis, which "
             f"wants {FEWEST_FREQUENCIES}: run longer or raise --max-frequency"
         )
-    power, frequencies = power[: last + 1], frequencies[: last + 1]
+    power = sum(np.abs(rfft(series)[: last + 1]) ** 2 for series in samples) / number * interval / length
+    frequencies = np.arange(last + 1) / (length * interval)
     if not (power > 0).all():
         raise FluxError("the flux has no power at some frequencies: is one of its components zero throughout?")
     # l periodograms average to S chi^2_2l/2l, and to S chi^2_l/l at zero frequency.

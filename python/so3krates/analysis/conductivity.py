@@ -71,7 +71,7 @@ def conductivity(
     fluxes = [scaled_flux(trajectory) for trajectory in trajectories]
     length = min(map(len, fluxes))
     # Periodograms are averaged over series of one length.
-    segments = np.array([flux[i : i + length] for flux in fluxes for i in range(0, len(flux) - length + 1, length)])
+    segments = [flux[i : i + length] for flux in fluxes for i in range(0, len(flux) - length + 1, length)]
     names = [*average, *(axis for axis in AXES if axis not in average)]
     _refuse_drift(segments)
     integrals: dict[str, GreenKubo] = {}
@@ -82,7 +82,7 @@ def conductivity(
         limit = cutoff if cutoff is not None else larger
         integrals[name] = green_kubo([flux[:, columns] for flux in fluxes], interval, limit, window, blocks)
         frequency = max_frequency if max_frequency is not None else BANDWIDTH / integrals[name].cutoff
-        series = segments[:, :, columns].transpose(0, 2, 1).reshape(-1, length)
+        series = [segment[:, column] for segment in segments for column in columns]
         cepstra[name] = cepstral(series, interval, frequency, coefficients)
         if report is not None:
             report("directions", done, len(names))
@@ -107,16 +107,16 @@ def _check(trajectories: Sequence[Trajectory]) -> None:
             )
 
 
-def _refuse_drift(segments: np.ndarray) -> None:
-    """Raise FluxError where the mean flux of segments (l, N, 3) is not that of a series with zero mean.
+def _refuse_drift(segments: Sequence[np.ndarray]) -> None:
+    """Raise FluxError where the mean flux of segments (N, 3) is not that of a series with zero mean.
 
     The power at zero frequency over that at the next ones then follows an F distribution.
     """
-    for axis, series in zip(AXES, np.moveaxis(segments, 2, 0), strict=True):
-        power = np.mean(np.abs(rfft(series, axis=1)[:, : NEIGHBOURS + 1]) ** 2, axis=0)
+    number = len(segments)
+    for column, axis in enumerate(AXES):
+        power = np.mean([np.abs(rfft(segment[:, column])[: NEIGHBOURS + 1]) ** 2 for segment in segments], axis=0)
         if not power.any():
             raise FluxError(f"the flux along {axis} is zero throughout: is its column the right one?")
-        number = len(series)
         ratio = power[0] / power[1:].mean()
         if ratio > max(SUSPICIOUS_POWER, f.isf(1e-6, number, 2 * NEIGHBOURS * number)):
             raise FluxError(

@@ -89,6 +89,12 @@ class Trajectory:
         parts = {name: getattr(self, name)[first:] for name in ("steps", "flux", "temperature", "volume")}
         return replace(self, **parts)
 
+    def first(self, time: float) -> Trajectory:
+        """The first ps alone."""
+        end = max(1, int(time / self.interval + 1e-9))
+        parts = {name: getattr(self, name)[:end] for name in ("steps", "flux", "temperature", "volume")}
+        return replace(self, **parts)
+
 
 @dataclass(frozen=True)
 class _Piece:
@@ -157,7 +163,8 @@ def _pieces(
 ) -> list[_Piece]:
     """The runs of a file with constant energy, or those that were chosen; what is left out is noted."""
     wanted = (*columns.flux, *columns.subtract)
-    runs = read_runs(path, report)
+    named = [name for name in (columns.temperature, columns.volume) if isinstance(name, str)]
+    runs = read_runs(path, report, {*wanted, *named, *TIME, *TEMPERATURE, *VOLUME, *LENGTHS})
     if not runs:
         raise FluxError(
             f"{path} has no table with a column Step or TimeStep: give a log of LAMMPS with thermo_modify line one, "
@@ -219,18 +226,18 @@ def _objection(run: LogRun) -> str | None:
 
 def _piece(path: Path, run: LogRun, columns: Columns, notes: list[str]) -> _Piece:
     scale = _units(path, run, columns, notes)
-    table = dict(zip(run.names, run.values.T, strict=True))
+    table = dict(zip(run.columns, run.values.T, strict=True))
     steps = run.steps
     if columns.volume is None and not any(name in table for name in VOLUME) and all(name in table for name in LENGTHS):
         volume = scale.volume * np.prod([table[name] for name in LENGTHS], axis=0)
     else:
-        volume = _column(path, table, columns.volume, VOLUME, "volume")
+        volume = _column(path, run.names, table, columns.volume, VOLUME, "volume")
         volume = volume if isinstance(columns.volume, float) else scale.volume * volume
     flux = np.stack([_flux(path, run, table, name, volume / scale.volume, notes) for name in columns.flux], axis=1)
     if columns.subtract:
         parts = [_flux(path, run, table, name, volume / scale.volume, notes) for name in columns.subtract]
         flux = flux - np.stack(parts, axis=1)
-    temperature = _column(path, table, columns.temperature, TEMPERATURE, "temperature")
+    temperature = _column(path, run.names, table, columns.temperature, TEMPERATURE, "temperature")
     frames = np.column_stack(
         [scale.flux * flux, np.broadcast_to(temperature, steps.shape), np.broadcast_to(volume, steps.shape)]
     )
@@ -293,7 +300,12 @@ def _flux(
 
 
 def _column(
-    path: Path, table: dict[str, np.ndarray], given: str | float | None, usual: tuple[str, ...], quantity: str
+    path: Path,
+    names: Sequence[str],
+    table: dict[str, np.ndarray],
+    given: str | float | None,
+    usual: tuple[str, ...],
+    quantity: str,
 ) -> np.ndarray | float:
     if isinstance(given, float):
         return given
@@ -303,7 +315,7 @@ def _column(
             return table[name]
     raise FluxError(
         f"{path} has no column {' or '.join(candidates)} beside the flux: print it, or give --{quantity} a name of "
-        f"a column or a number; there are {' '.join(table)}"
+        f"a column or a number; there are {' '.join(names)}"
     )
 
 

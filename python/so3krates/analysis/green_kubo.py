@@ -21,6 +21,8 @@ LIMIT = 2  # upper limit of the integral in times after which the autocorrelatio
 BLOCK_LENGTH = 5  # least length of a block in upper limits of the integral
 MOST_BLOCKS = 10  # of one trajectory
 SHOWN = 4  # curves reach this many upper limits
+CHUNK = 2**20  # frames that are transformed at once, unless four times the lags are more
+FIRST_LAGS = 2**15  # of the search for an upper limit; where they do not reach, twice as many
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,18 @@ def autocorrelation(series: np.ndarray, lags: int) -> np.ndarray:
     """<x(0) x(t)> of lags 0..lags along axis 0, each divided by its own number of pairs (unbiased).
 
     The mean is known to be zero and not removed: removing that of a series of length T would lower the running
-    integral at t by 2 t/T of itself.
+    integral at t by 2 t/T of itself. Long series are taken in chunks, so that memory does not grow with them.
     """
-    length = len(series)
-    padded = next_fast_len(length + lags, real=True)
-    spectrum = np.abs(rfft(series, padded, axis=0)) ** 2
+    length, chunk = len(series), max(CHUNK, 4 * lags)
+    products = np.zeros((lags + 1, *series.shape[1:]))
+    for start in range(0, length, chunk):
+        first, later = series[start : start + chunk], series[start : start + chunk + lags]
+        padded = next_fast_len(len(first) + lags, real=True)
+        spectrum = rfft(first, padded, axis=0).conj()
+        spectrum *= rfft(later, padded, axis=0)
+        products += irfft(spectrum, padded, axis=0)[: lags + 1]
     pairs = np.arange(length, length - lags - 1, -1).reshape(-1, *[1] * (series.ndim - 1))
-    return irfft(spectrum, padded, axis=0)[: lags + 1] / pairs
+    return products / pairs
 
 
 def running_integral(correlation: np.ndarray, interval: float) -> np.ndarray:
@@ -112,7 +119,7 @@ def green_kubo(
         raise FluxError(f"{shortest} frames are too few for a correlation function")
     if cutoff is None:
         duration = interval * sum(series.size for series in samples)
-        limit = noise_limit(_mean_correlation(samples, lags), interval, window, duration)
+        limit = _noise_limit(samples, lags, interval, window, duration)
         if limit is None:
             raise FluxError(
                 f"the autocorrelation, averaged over {window:.3g} ps, has not decayed to its noise after "
@@ -158,6 +165,20 @@ def green_kubo(
         integral=integral,
         band=np.fmax(band, gaussian),
     )
+
+
+def _noise_limit(
+    samples: Sequence[np.ndarray], most: int, interval: float, window: float, duration: float
+) -> int | None:
+    """`noise_limit` of the mean autocorrelation, of which no more lags are computed than it takes."""
+    lags = max(FIRST_LAGS, 4 * round(window / interval))
+    while lags < most:
+        correlation = _mean_correlation(samples, lags)
+        # Beyond its first zero nothing counts.
+        if (uniform_filter1d(correlation, 2 * round(window / interval / 2) + 1, mode="mirror")[: lags // 2] <= 0).any():
+            return noise_limit(correlation, interval, window, duration)
+        lags *= 4
+    return noise_limit(_mean_correlation(samples, most), interval, window, duration)
 
 
 def _mean_correlation(samples: Sequence[np.ndarray], lags: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class LogRun:
 
     number: int  # in the file, from 1
     names: tuple[str, ...]
+    columns: tuple[str, ...]  # those of the names that were kept
     values: np.ndarray  # (rows, columns), as printed
     is_minimisation: bool
     baths: tuple[str, ...]  # fixes that exchange energy, as in the deck
@@ -64,12 +65,12 @@ class LogRun:
     @property
     def steps(self) -> np.ndarray:
         """(rows,) the steps."""
-        place = next(index for index, name in enumerate(self.names) if name in STEP)
+        place = next(index for index, name in enumerate(self.columns) if name in STEP)
         return self.values[:, place].astype(np.int64)
 
 
-def read_runs(path: Path, report: Callback | None = None) -> list[LogRun]:
-    """All tables with steps, of unfinished runs too.
+def read_runs(path: Path, report: Callback | None = None, wanted: Collection[str] | None = None) -> list[LogRun]:
+    """All tables with steps, of unfinished runs too. Of a long run its numbers are the most: `wanted` columns are kept.
 
     A last line without its end is dropped: it was being written when the run was killed. Raises OSError.
     """
@@ -86,13 +87,13 @@ def read_runs(path: Path, report: Callback | None = None) -> list[LogRun]:
                 continue
             if table is not None and len(words) == len(table.names):
                 try:
-                    table.numbers.extend([float(word) for word in words])
+                    table.numbers.extend([float(words[index]) for index in table.kept])
                     continue
                 except ValueError:
                     pass  # a warning between the rows, or the head of the next table
             names = words[1:] if words[0] == "#" else words
             if any(step in names for step in STEP):
-                table = _Table(tuple(names), state)
+                table = _Table(tuple(names), state, wanted)
                 runs.append(table)
             elif line.startswith("Loop time of"):
                 if words[-1] == "atoms" and words[-2].isdigit():
@@ -188,8 +189,9 @@ def _number(word: str, otherwise: float | None) -> float | None:
 class _Table:
     """A table that is being read, with the state at its head."""
 
-    def __init__(self, names: tuple[str, ...], state: _State) -> None:
+    def __init__(self, names: tuple[str, ...], state: _State, wanted: Collection[str] | None) -> None:
         self.names = names
+        self.kept = [k for k, name in enumerate(names) if wanted is None or name in wanted or name in STEP]
         self.numbers = array("d")
         self.is_minimisation = state.is_minimisation
         self.atoms = state.atoms
@@ -205,7 +207,8 @@ class _Table:
         return LogRun(
             number=number,
             names=self.names,
-            values=np.array(self.numbers).reshape(-1, len(self.names)),
+            columns=tuple(self.names[k] for k in self.kept),
+            values=np.frombuffer(self.numbers).reshape(-1, len(self.kept)),
             is_minimisation=self.is_minimisation,
             baths=self._baths,
             units=self._units,
