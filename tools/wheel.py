@@ -1,4 +1,4 @@
-"""Builds the wheel, has auditwheel say for which systems it is, and tries it in an empty environment: `make wheel`."""
+"""Builds wheel and sdist, has auditwheel say for which systems the wheel is, and tries both: `make wheel`."""
 
 from __future__ import annotations
 
@@ -38,6 +38,9 @@ def build() -> Path:
     folder = ROOT / "build" / "wheel"
     shutil.rmtree(folder, ignore_errors=True)
     words = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    words += ["--config-settings", "cmake.define.SO3KRATES_OLD_SYSTEMS=ON"]
+    # In a folder of its own: the environment's build has other settings.
+    words += ["--config-settings", "build-dir=build/wheel-{wheel_tag}"]
     subprocess.run([sys.executable, "-m", "pip", *words], check=True)
     (wheel,) = folder.glob("*.whl")
     return wheel
@@ -59,15 +62,22 @@ def audit(wheel: Path) -> Path:
     return repaired
 
 
-def attempt(wheel: Path) -> str:
-    """Installs the wheel with all that it asks for into an empty environment, and runs the deck of README there."""
+def build_sdist() -> Path:
+    """The source as an archive, in build/dist."""
+    code = f"import scikit_build_core.build as backend; print(backend.build_sdist({str(DIST)!r}))"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return DIST / said.splitlines()[-1]
+
+
+def attempt(package: Path) -> str:
+    """Installs it with all that it asks for into an empty environment, and runs the deck of README there."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         venv.create(folder / "env", with_pip=True)
         programs = folder / "env" / "bin"
         lock = ROOT / "constraints.txt"
         subprocess.run(
-            [programs / "python", "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", lock, wheel],
+            [programs / "python", "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", lock, package],
             check=True,
         )
         subprocess.run([programs / "python", "-c", CRYSTAL], cwd=folder, check=True)
@@ -81,12 +91,15 @@ def attempt(wheel: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--build-only", action="store_true", help="without trying it, which downloads all of JAX")
+    parser.add_argument("--build-only", action="store_true", help="without trying them, which downloads all of JAX")
     arguments = parser.parse_args()
     wheel = audit(build())
     print(f"{wheel}: {wheel.stat().st_size / 1e6:.1f} MB")
+    source = build_sdist()
+    print(f"{source}: {source.stat().st_size / 1e6:.1f} MB")
     if not arguments.build_only:
-        print(f"In an empty environment: {attempt(wheel)}")
+        for package in (wheel, source):
+            print(f"{package.name} in an empty environment: {attempt(package)}")
 
 
 if __name__ == "__main__":
