@@ -72,7 +72,10 @@ def train(job: Job) -> None:
 
 
 class Calculator(SpkCalculator):
-    """A stress asked of molecules is left out."""
+    """A stress asked of molecules is left out; the model is an object, which PyTorch loads only when it is told."""
+
+    def _load_model(self, model_file):
+        return torch.load(model_file, weights_only=False).eval()
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=("positions",)) -> None:
         super().calculate(atoms, ["energy", "forces"] + (["stress"] if atoms.pbc.all() else []), system_changes)

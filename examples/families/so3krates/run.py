@@ -27,7 +27,7 @@ def train(job: Job) -> None:
         words = [word for setting in [*settings, f"training.steps={steps}"] for word in ("--set", setting)]
         job.run(COMMAND, "train", "--preset", job.options["preset"], *words, "-o", "model", "--no-physics", "--force")
 
-    run(job.trial(run))
+    run(job.trial(run, few=5))
     shutil.rmtree(job.folder / "compiled")
     job.run(COMMAND, "export", "model", "-o", "model.so3k")
 
