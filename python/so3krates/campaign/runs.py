@@ -15,8 +15,8 @@ from .crystals import make_crystal, write_crystal
 from .settings import Campaign, CampaignError, Crystal, digest
 
 RECORD = "made_with.json"
-DATA = "crystal.data"
 FILE = "run"  # of the names of what the deck writes
+DATA = f"{FILE}.data"
 
 
 class Planned(NamedTuple):
@@ -91,7 +91,7 @@ def _given(run: Planned) -> dict[str, str]:
     given = {**run.variables, "file": FILE}
     if run.crystal.is_made:
         record = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))
-        given |= {"data": DATA, "elements": record["elements"]}
+        given |= {"data": "1", "elements": record["elements"]}
     return given
 
 
