@@ -346,7 +346,6 @@ def _recommended(features: int, layers: int, degrees: tuple[int, ...], steps: in
             warmup_steps=50,
             clip_norm=10.0,
             optimiser="muon",
-            weight_decay=0.1,
             ema_decay=0.99,
             refit_shift=True,
             patience=0.5,
