@@ -17,7 +17,7 @@ def x64() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, list[Atoms], Path]:
     """A result of training, its frames and its folder."""
     from so3krates.training import train

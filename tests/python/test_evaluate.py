@@ -62,7 +62,7 @@ def potentials(data_file: Path) -> tuple[Path, Path, str]:
         "[training]\nepochs = 1\nbatch_size = 3\n"
     )
     model = data_file.parent / "g[v2]"
-    code, output, error = run("train", settings, "-o", model, "--test", data_file)
+    code, output, error = run("train", settings, "-o", model, "--test", data_file, "--no-physics")
     assert code == 0, error
     bundle = data_file.parent / "b].so3k"
     export_model(Model.load(model), bundle, body="xla", ladder=LADDER)
