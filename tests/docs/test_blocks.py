@@ -58,6 +58,7 @@ SMALLER = {  # sizes that a reader wants and a test does not
     r"training.epochs=20": "training.epochs=2",
     r"check model": "check model --steps 0",
     r"learn settings.toml -o learning": "learn --help",  # another block runs a loop
+    r"learn (water|sic).toml": r"learn --help #",  # needs pw.x; tests/python/test_learning_espresso.py runs one
     r"compare settings.toml -o compare": "compare --help",  # it makes environments; tests/python/test_comparison.py
     r"--amplitudes [\d.,]+": "--amplitudes 0.05,0.1",
     r"^run( +)\d+": r"run\g<1>2",
@@ -246,6 +247,11 @@ def a_program_of_the_system(command: str, folder: Path) -> None:
 
 CHECKED: dict[str, Callable[[str, Path], None]] = {
     "apt-get": a_program_of_the_system,
+    # Of what apt-get has brought.
+    "for package in archives/*.deb; do": a_program_of_the_system,
+    "libraries=$(echo": a_program_of_the_system,
+    'export ESPRESSO_COMMAND="env': a_program_of_the_system,
+    "export ESPRESSO_PSEUDO=$PWD/usr/share/espresso/pseudo": a_program_of_the_system,
     "cmake": a_program_of_the_system,
     "so3krates build-plugin": options_of_the_builder,
     "make": a_make_target,
