@@ -1,4 +1,7 @@
-"""DeePMD: `dp --pt train`, a descriptor of two-body embedding (se_e2_a), and deepmd-kit's calculator."""
+"""DeePMD: `dp --tf train`, a descriptor of two-body embedding (se_e2_a), and deepmd-kit's calculator.
+
+By TensorFlow, whose wheel for the CPU is the version that deepmd-kit was built with.
+"""
 
 import json
 import sys
@@ -7,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from protocol import Job, main
+
+DP = Path(sys.executable).parent / "dp"
 
 
 def systems(job: Job, name: str, frames) -> list[str]:
@@ -69,15 +74,16 @@ def train(job: Job) -> None:
         content["learning_rate"]["decay_steps"] = max(1, steps // 100)
         content["training"] |= {"numb_steps": steps, "disp_freq": max(10, steps // 50), "save_freq": steps}
         (job.folder / "input.json").write_text(json.dumps(content, indent=1))
-        job.run(Path(sys.executable).parent / "dp", "--pt", "train", "--skip-neighbor-stat", "input.json")
+        job.run(DP, "--tf", "train", "--skip-neighbor-stat", "input.json")
 
     run(job.trial(run))
+    job.run(DP, "--tf", "freeze", "-o", "model.pb")
 
 
 def calculator(job: Job):
-    from deepmd.calculator import DP
+    from deepmd.calculator import DP as Calculator
 
-    return DP(model=str(job.folder / "model.ckpt.pt"))
+    return Calculator(model=str(job.folder / "model.pb"))
 
 
 main(train, calculator)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from so3krates.files import write_figure
 
@@ -47,6 +48,10 @@ def errors_figure(path: Path, groups: Mapping[tuple[str, int], list[dict[str, An
         axes.set(xlabel=label, ylabel="RMSE of forces (meV/Å)")
         if any(np.isfinite(np.asarray(line.get_xdata(), float)).any() for line in axes.lines):
             axes.set(xscale="log", yscale="log")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axis.set_minor_formatter(NullFormatter())
     if names:
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return write_figure(path, figure)

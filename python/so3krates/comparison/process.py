@@ -103,7 +103,8 @@ class RunnerProcess:
 
     def last_words(self) -> str:
         """The last line of the log that tells of an error, or else the last."""
-        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        text = re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text(errors="replace"))  # colours
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|ERROR|Exception|Exit)\b", line)]
         return (errors or lines or ["no word was said"])[-1][:300]
 
