@@ -1,6 +1,7 @@
 """MTP: motep's trainer (BFGS, or another minimiser of scipy), its engine in C, its calculator."""
 
 import numpy as np
+from ase.calculators.calculator import all_changes
 from ase.data import atomic_numbers
 from ase.neighborlist import neighbor_list
 from moments import Moments
@@ -53,10 +54,22 @@ def train(job: Job) -> None:
     write_mtp(job.folder / "model.mtp", data, legacy=True)
 
 
+class AnyAtoms(MTP):
+    """motep's engine keeps a list of neighbours: another number of atoms, or another periodicity, gets a new one."""
+
+    known = None
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
+        kind = (len(atoms), *atoms.pbc)
+        if kind != self.known:
+            self.engine, self.known = type(self.engine)(self.engine.mtp_data, mode="run"), kind
+        super().calculate(atoms, properties, system_changes)
+
+
 def calculator(job: Job):
     data = read_mtp(job.folder / "model.mtp")
     data.species = [atomic_numbers[element] for element in job.elements]
-    return MTP(data, engine="cext")
+    return AnyAtoms(data, engine="cext")
 
 
 main(train, calculator)

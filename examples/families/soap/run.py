@@ -3,6 +3,8 @@
 dscribe has no derivatives of periodic structures: each atom with its neighbours is handed to it as a cluster.
 """
 
+import math
+
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
@@ -11,6 +13,7 @@ from dscribe.descriptors import SOAP
 from linear import Equations, ridge
 from protocol import Job, main
 
+REACH = math.sqrt(-2 * math.log(1e-3))  # widths at which dscribe takes a Gaussian to end
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
@@ -19,12 +22,14 @@ class Vectors:
 
     def __init__(self, job: Job) -> None:
         self.elements, self.cutoff = job.elements, job.options["cutoff"]
-        sizes = {"n_max": job.options["n_max"], "l_max": job.options["l_max"]}
+        sizes = {name: job.options[name] for name in ("n_max", "l_max", "sigma")}
+        # Gaussians of atoms beyond the cutoff reach into it: without these there is a step.
+        self.reach = self.cutoff + REACH * job.options["sigma"]
         self.soap = SOAP(species=job.elements, r_cut=self.cutoff, periodic=False, dtype="float64", **sizes)
 
     def environments(self, atoms):
         """Of each atom: its number, its element's, neighbours (n,), vectors to them (n, 3), vector (f,), (n, 3, f)."""
-        i, j, vectors = neighbor_list("ijD", atoms, self.cutoff)
+        i, j, vectors = neighbor_list("ijD", atoms, self.reach)
         symbols = np.array(atoms.get_chemical_symbols())
         for k in range(len(atoms)):
             own, to = j[i == k], vectors[i == k]
