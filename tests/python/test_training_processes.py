@@ -112,20 +112,22 @@ def test_a_killed_process_ends_the_others_and_one_process_goes_on(folder: Path, 
 
 def test_processes_find_each_other_and_speak() -> None:
     """Started by mpiexec, and as Slurm would start them."""
-    port = free_port()
+    mpiexec = [str(mpi_file("mpiexec")), "-n", "2"]
     slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "localhost"}
-    slurm |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
-    by_slurm = [{**slurm, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01"]
-    started = [
-        subprocess.Popen(
-            [*launcher, sys.executable, "-c", TALK], env=os.environ | more, stdout=subprocess.PIPE, text=True
-        )
-        for launcher, more in [([str(mpi_file("mpiexec")), "-n", "2"], {}), *(([], one) for one in by_slurm)]
-    ]
-    said = [one.communicate()[0] for one in started]
-    assert [one.returncode for one in started] == [0, 0, 0], said
+    slurm |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}"}
+    by_slurm = [([], {**slurm, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in "01"]
+    said = []
+    for processes in ([(mpiexec, {})], by_slurm):
+        started = [
+            subprocess.Popen(
+                [*launcher, sys.executable, "-c", TALK], env=os.environ | more, stdout=subprocess.PIPE, text=True
+            )
+            for launcher, more in processes
+        ]
+        said.append("".join(one.communicate()[0] for one in started))
+        assert not any(one.returncode for one in started), said
     whole = 1 + 2.0**-50  # not a number in float32
-    for lines in (said[0], said[1] + said[2]):
+    for lines in said:
         assert sorted(lines.splitlines()) == sorted(
             f"{rank} {rank == 0} {[whole, whole + 1]} [0] of 1 None" for rank in (0, 1)
         )
