@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -62,19 +63,22 @@ class Family:
         needs = file.read_bytes() + (bare.read_bytes() if bare.is_file() else b"")
         digest = hashlib.sha256(needs + sys.version.encode()).hexdigest()
         python, made = place / "bin" / "python", place / MADE
-        if python.exists() and made.is_file() and made.read_text() == digest:
-            return python
-        shutil.rmtree(place, ignore_errors=True)
         make_folder(folder)
         log = folder / f"{self.environment_name}.log"
         install = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
         commands = [[sys.executable, "-m", "venv", str(place)], [*install, "-r", str(file)]]
         commands += [[*install, "--no-deps", "-r", str(bare)]] if bare.is_file() else []
-        with open(log, "w") as words:
-            for command in commands:
-                if subprocess.run(command, stdout=words, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL).returncode:
-                    raise FamilyError(f"its environment cannot be made: {_last_error(log)} (all of it: {log})")
-        write_text(made, digest)
+        with open(folder / f"{self.environment_name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison may be making it
+            if python.exists() and made.is_file() and made.read_text() == digest:
+                return python
+            shutil.rmtree(place, ignore_errors=True)
+            with open(log, "w") as words:
+                for command in commands:
+                    done = subprocess.run(command, stdout=words, stderr=words, stdin=subprocess.DEVNULL)
+                    if done.returncode:
+                        raise FamilyError(f"its environment cannot be made: {_last_error(log)} (all of it: {log})")
+            write_text(made, digest)
         return python
 
     def versions(self, python: Path) -> dict[str, str]:
