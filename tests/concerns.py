@@ -18,6 +18,7 @@ CONCERNS = {
     "runtime": ("runtime/", "calculator"),
     "training": (
         "comparison",
+        "families",
         "files",
         "finetuning",
         "learning",

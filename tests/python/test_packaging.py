@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import so3krates
+import yaml
 from concerns import CONCERNS, concerns
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
@@ -144,3 +145,14 @@ def test_unserved_machine_is_named(attribute: str, value: object, reason: str, m
     assert make_venv.unserved() == ""
     monkeypatch.setattr(attribute, value)
     assert make_venv.unserved().startswith(reason)
+
+
+def test_the_workflow_calls_what_is_there() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    lines = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    made = {line.split()[1] for line in lines if line.startswith("make ")}
+    targets = {line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if ":" in line}
+    assert made == {"lint", "site", "test", "wheel"} and made <= targets
+    assert set(jobs["wheels"]["strategy"]["matrix"]["python"]) <= set(PYTHONS)
+    for job in jobs.values():
+        assert set(job.get("needs", [])) <= set(jobs)
