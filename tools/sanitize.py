@@ -30,16 +30,27 @@ KINDS = {
         {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1:halt_on_error=1:exitcode=66"},
     ),
 }
+# Of SO3LR's kernels, without LAMMPS.
+SO3LR = tuple(
+    f"tests/lammps/test_so3lr_in_lammps.py::{name}"
+    for name in ("test_kernels_as_the_portable_programs", "test_float32_with_kernels", "test_ranks_that_add_up_as_one")
+)
 TESTS = {
     "address": (
         "tests/runtime",
         "tests/python/test_fused.py",
         "tests/python/test_calculator.py",
+        *SO3LR,
         # A library that it loads first itself, and a plugin beside the package: here both are this script's.
         "--deselect=tests/runtime/test_host.py::test_a_machine_with_thousands_of_cores",
         "--deselect=tests/runtime/test_pjrt.py::test_plugin_of_a_device",
     ),
-    "thread": ("tests/runtime/test_kernels.py", "tests/runtime/test_evaluator.py", "tests/python/test_fused.py"),
+    "thread": (
+        "tests/runtime/test_kernels.py",
+        "tests/runtime/test_evaluator.py",
+        "tests/python/test_fused.py",
+        *SO3LR,
+    ),
 }
 
 
