@@ -186,16 +186,21 @@ def predictions_of(path: str | Path, frames: Sequence[Atoms], float64: bool = Fa
 
     `float64` concerns a model folder; a bundle has its own precision. Raises ModelError when `path` is neither.
     """
-    path = located(path)
+    path = _located_potential(path)
     if path.is_dir():
         model = Model.load(path)
         if isinstance(model.config, So3lrConfig):
             return _properties(ModelRuntime(path), frames)
         found = evaluate(model, frames, float64=float64)
         return found._replace(uncertainties=uncertainties_of(model, frames))
-    if not path.is_file():
-        raise ModelError(f"{path}: no such model folder or bundle")
     return runtime_properties(path, frames)
+
+
+def _located_potential(path: str | Path) -> Path:
+    path = located(path)
+    if not path.is_dir() and not path.is_file():
+        raise ModelError(f"{path}: no such model folder or bundle")
+    return path
 
 
 def runtime_properties(bundle: Path, frames: Sequence[Atoms]) -> Properties:
@@ -205,7 +210,7 @@ def runtime_properties(bundle: Path, frames: Sequence[Atoms]) -> Properties:
 
 def charges_said(path: str | Path, frames: Sequence[Atoms]) -> str:
     """What charges and multiplicities a potential takes frames to have; "" where it knows none. Raises DataError."""
-    path = located(path)
+    path = _located_potential(path)
     runtime = ModelRuntime(path) if path.is_dir() else Runtime(path)
     states = []
     for number, atoms in enumerate(frames):

@@ -27,7 +27,7 @@ def test_what_is_written_is_read(content, path):
     manifest, tensors = content
     bundle = read_bundle(path)
     assert {key: bundle.manifest[key] for key in manifest} == manifest
-    assert (bundle.manifest["format"], bundle.manifest["version"]) == ("so3krates-bundle", 4)
+    assert (bundle.manifest["format"], bundle.manifest["version"]) == ("so3krates-bundle", 5)
     assert bundle.tensors.keys() == tensors.keys()
     for name, array in tensors.items():
         assert bundle.tensors[name].dtype == array.dtype and np.array_equal(bundle.tensors[name], array)

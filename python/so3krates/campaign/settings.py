@@ -16,6 +16,7 @@ from ase.data import atomic_numbers
 
 from so3krates.engines import ENGINES, PROCESSES
 from so3krates.files import plain_text
+from so3krates.hints import command
 from so3krates.lammps.long_run import variables_of
 from so3krates.shipped import deck_named, decks, located
 
@@ -222,7 +223,8 @@ def _deck(name: str, home: Path) -> Path:
 def _potential(name: str, home: Path) -> Path:
     path = home / name if (home / name).exists() else located(name)
     if not path.is_file():
-        raise CampaignError(f"potential = {name!r}: no such bundle; so3krates export writes one")
+        exporting = command("so3krates", "export", "MODEL", "-o", "potential.so3k")
+        raise CampaignError(f"potential = {name!r}: no such bundle; this writes one: {exporting}")
     return path.resolve()
 
 
