@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pytest
 from scipy.signal import lfilter
 from scipy.special import polygamma
 from so3krates import cli
+from so3krates.analysis import log_runs
 from so3krates.analysis.cepstral import cepstral
 from so3krates.analysis.conductivity import conductivity, parse_average
 from so3krates.analysis.flux import Columns, FluxError, Trajectory, read_runs, read_trajectories
-from so3krates.analysis.green_kubo import autocorrelation, green_kubo, noise_limit, running_integral, scaled_flux
+from so3krates.analysis.green_kubo import autocorrelation, green_kubo, noise_limit, running_integral, scale
 from typer.testing import CliRunner
 
 EXACT = 1e-10  # relative, of FFT against direct sums and of units
@@ -27,6 +29,8 @@ COVERED_ONCE = (0.52, 0.9)  # of realisations within one error bar; 0.68 for a p
 COVERED_TWICE = (0.86, 1.0)  # within two; 0.95
 VARIANCE = 0.1  # relative, of cepstral coefficients against theory
 LONGEST_MESSAGE = 500
+LONG = 100_000
+MOST_BYTES = 72  # a frame
 TEMPERATURE, VOLUME = 300.0, 5000.0
 
 
@@ -137,7 +141,7 @@ def test_units() -> None:
     ampere_joule = 1.602176634e-19  # J of 1 eV
     si = (2 * ampere_joule * 1e-10 / 1e-12) ** 2 * 0.5e-12
     si /= VOLUME * 1e-30 * 1.380649e-23 * TEMPERATURE**2
-    assert 0.5 * scaled_flux(flux)[0, 0] ** 2 == pytest.approx(si, rel=1e-8)
+    assert 0.5 * scale(flux) * 2.0**2 == pytest.approx(si, rel=1e-8)
 
 
 def test_limit_looks_through_fast_oscillations() -> None:
@@ -419,9 +423,37 @@ def test_progress_of_long_files(tmp_path: Path, series: np.ndarray) -> None:
     seen: list[tuple[int, int]] = []
     path = log(tmp_path / "log", rows(np.tile(series, (3000, 1))))
     tables = read_runs(path, lambda stage, done, total: seen.append((done, total)))
-    assert [len(run.values) for run in tables] == [2, 3000 * FRAMES]
-    assert len(seen) == 3
-    assert seen[0][0] < seen[1][0] < seen[2][0] == seen[2][1] == path.stat().st_size // 1000
+    assert [len(run.steps) for run in tables] == [2, 3000 * FRAMES]
+    assert len(seen) == 4
+    assert seen[0][0] < seen[1][0] < seen[2][0] < seen[3][0] == seen[3][1] == path.stat().st_size // 1000
+
+
+def test_long_files_are_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """24 bytes a frame of the flux, 8 of step, time and temperature each, none of the volume; little beside them."""
+    monkeypatch.setattr(log_runs, "BLOCK", 2**17)
+    monkeypatch.setattr("so3krates.analysis.flux.PART", 2**12)
+    monkeypatch.setattr("so3krates.analysis.green_kubo.CHUNK", 2**12)
+    monkeypatch.setattr("so3krates.analysis.green_kubo.FIRST_LAGS", 2**10)
+    flux = relaxing(np.random.default_rng(18), 3, LONG).T
+    lines = rows(flux, spacing=40)
+    lines[LONG // 2] += "\nWARNING: something happened (src/file.cpp:1)"
+    path = log(tmp_path / "log", lines)
+    del lines
+    tracemalloc.start()
+    try:
+        (found,) = read_trajectories([path])
+        reading = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        result = conductivity([found], blocks=10)
+        analysing = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert max(reading, analysing) < MOST_BYTES * LONG
+    assert len(found.steps) == LONG
+    np.testing.assert_allclose(found.flux, flux, atol=1e-6 * np.abs(flux).max())
+    unit = exact_integral() * 1602.176634 / (VOLUME * 8.617333262e-5 * 301**2)
+    estimate = result.green_kubo["xyz"]
+    assert abs(estimate.value - unit) < 4 * estimate.error
 
 
 def test_command(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ FEWEST_FREQUENCIES = 16
 
 @dataclass(frozen=True)
 class Cepstral:
-    """Half the spectrum at zero frequency (W/mK for a scaled flux) and the curves behind it."""
+    """Half the spectrum at zero frequency (W/mK of a flux with its scale) and the curves behind it."""
 
     value: float
     error: float  # standard error
@@ -38,14 +38,16 @@ def cepstral(
     interval: float,
     max_frequency: float | None = None,
     coefficients: int | None = None,
+    scales: Sequence[float] | None = None,
 ) -> Cepstral:
     """Estimate from independent series of one process with zero mean.
 
     Args:
-        samples: l series (N,), for example scaled fluxes of equivalent directions and of several trajectories.
+        samples: l series (N,), for example fluxes of equivalent directions and of several trajectories.
         interval: ps between frames.
         max_frequency: THz, frequencies above are left out; None: none is.
         coefficients: how many are kept; None: AKAIKE_FACTOR times those by the Akaike information criterion.
+        scales: of each series, what its power is multiplied by: `green_kubo.scale`; None: 1.
 
     Raises FluxError for too few frequencies or a series without power.
     """
@@ -57,7 +59,9 @@ def cepstral(
             f"{last} frequencies up to {last / (length * interval):.3g} THz are too few for a cepstral analysis, which "
             f"wants {FEWEST_FREQUENCIES}: run longer or raise --max-frequency"
         )
-    power = sum(np.abs(rfft(series)[: last + 1]) ** 2 for series in samples) / number * interval / length
+    scales = [1.0] * number if scales is None else scales
+    powers = (factor * np.abs(rfft(one)[: last + 1]) ** 2 for one, factor in zip(samples, scales, strict=True))
+    power = sum(powers) / number * interval / length
     frequencies = np.arange(last + 1) / (length * interval)
     if not (power > 0).all():
         raise FluxError("the flux has no power at some frequencies: is one of its components zero throughout?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.fft import rfft
@@ -15,7 +15,7 @@ from so3krates.progress import Callback
 
 from .cepstral import Cepstral, cepstral
 from .flux import FluxError, Trajectory
-from .green_kubo import GreenKubo, green_kubo, scaled_flux
+from .green_kubo import GreenKubo, green_kubo, scale
 
 AXES = "xyz"
 BANDWIDTH = 10  # largest frequency of the cepstral estimate times the upper limit of the integral
@@ -37,6 +37,13 @@ class Conductivity:
     green_kubo: dict[str, GreenKubo]
     cepstral: dict[str, Cepstral]
     warnings: tuple[str, ...]
+
+
+class Segment(NamedTuple):
+    """A part of a trajectory's flux, and what its products are multiplied by."""
+
+    flux: np.ndarray
+    scale: float
 
 
 def parse_average(text: str) -> tuple[str, ...]:
@@ -68,22 +75,28 @@ def conductivity(
         raise FluxError(f"a window of {window:g} ps: give a time above 0")
     _check(trajectories)
     interval = trajectories[0].interval
-    fluxes = [scaled_flux(trajectory) for trajectory in trajectories]
-    length = min(map(len, fluxes))
+    scales = [scale(trajectory) for trajectory in trajectories]
+    length = min(len(trajectory.steps) for trajectory in trajectories)
     # Periodograms are averaged over series of one length.
-    segments = [flux[i : i + length] for flux in fluxes for i in range(0, len(flux) - length + 1, length)]
+    segments = [
+        Segment(trajectory.flux[i : i + length], factor)
+        for trajectory, factor in zip(trajectories, scales, strict=True)
+        for i in range(0, len(trajectory.steps) - length + 1, length)
+    ]
     names = [*average, *(axis for axis in AXES if axis not in average)]
     _refuse_drift(segments)
     integrals: dict[str, GreenKubo] = {}
     cepstra: dict[str, Cepstral] = {}
     for done, name in enumerate(names, 1):
-        columns = [AXES.index(axis) for axis in name]
+        columns = columns_of(name)
         larger = next((integrals[other].cutoff for other in average if name in other and other in integrals), None)
         limit = cutoff if cutoff is not None else larger
-        integrals[name] = green_kubo([flux[:, columns] for flux in fluxes], interval, limit, window, blocks)
+        fluxes = [trajectory.flux[:, columns] for trajectory in trajectories]
+        integrals[name] = green_kubo(fluxes, interval, limit, window, blocks, scales)
         frequency = max_frequency if max_frequency is not None else BANDWIDTH / integrals[name].cutoff
-        series = [segment[:, column] for segment in segments for column in columns]
-        cepstra[name] = cepstral(series, interval, frequency, coefficients)
+        series = [column for segment in segments for column in segment.flux[:, columns].T]
+        factors = [segment.scale for segment in segments for _ in name]
+        cepstra[name] = cepstral(series, interval, frequency, coefficients, factors)
         if report is not None:
             report("directions", done, len(names))
     return Conductivity(
@@ -107,14 +120,21 @@ def _check(trajectories: Sequence[Trajectory]) -> None:
             )
 
 
-def _refuse_drift(segments: Sequence[np.ndarray]) -> None:
-    """Raise FluxError where the mean flux of segments (N, 3) is not that of a series with zero mean.
+def columns_of(name: str) -> slice:
+    """Those of a set of directions in a flux (N, 3); a slice, so that nothing is copied."""
+    first, *others = sorted(AXES.index(axis) for axis in name)
+    return slice(first, (others or [first])[-1] + 1, others[0] - first if len(others) == 1 else 1)
+
+
+def _refuse_drift(segments: Sequence[Segment]) -> None:
+    """Raise FluxError where the mean flux of segments is not that of a series with zero mean.
 
     The power at zero frequency over that at the next ones then follows an F distribution.
     """
     number = len(segments)
     for column, axis in enumerate(AXES):
-        power = np.mean([np.abs(rfft(segment[:, column])[: NEIGHBOURS + 1]) ** 2 for segment in segments], axis=0)
+        powers = [one.scale * np.abs(rfft(one.flux[:, column])[: NEIGHBOURS + 1]) ** 2 for one in segments]
+        power = np.mean(powers, axis=0)
         if not power.any():
             raise FluxError(f"the flux along {axis} is zero throughout: is its column the right one?")
         ratio = power[0] / power[1:].mean()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ VOLUME = ("Volume", "v_vol", "v_volume")
 LENGTHS = ("Lx", "Ly", "Lz")
 SAME_FRAME = 1e-3  # of the flux' rms: frames of one step are the same state, written twice
 SAME_STATE = 1e-4  # likewise, where the steps were counted anew
+ARRAYS = ("steps", "flux", "temperature", "volume")  # of a trajectory, by frame
+PART = 2**18  # frames that are looked at together
 
 
 class _Units(NamedTuple):
@@ -65,12 +68,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Frames of one simulation: steps (N,), ps between frames, flux (N, 3) in eV A/ps, temperature (N,) in K and
-    volume (N,) in A^3."""
+    """Frames of one simulation: ps between frames, N steps, flux (N, 3) in eV A/ps, temperature (N,) in K and volume
+    (N,) in A^3."""
 
     files: tuple[str, ...]
     interval: float
-    steps: np.ndarray
+    steps: range | np.ndarray
     flux: np.ndarray
     temperature: np.ndarray
     volume: np.ndarray
@@ -86,25 +89,27 @@ class Trajectory:
         first = int(np.ceil(time / self.interval - 1e-9))
         if first >= len(self.steps):
             raise FluxError(f"{_names(self.files)} has {self.duration:.6g} ps: discarding {time:.6g} ps leaves nothing")
-        parts = {name: getattr(self, name)[first:] for name in ("steps", "flux", "temperature", "volume")}
+        parts = {name: getattr(self, name)[first:] for name in ARRAYS}
         return replace(self, **parts)
 
     def first(self, time: float) -> Trajectory:
         """The first ps alone."""
         end = max(1, int(time / self.interval + 1e-9))
-        parts = {name: getattr(self, name)[:end] for name in ("steps", "flux", "temperature", "volume")}
+        parts = {name: getattr(self, name)[:end] for name in ARRAYS}
         return replace(self, **parts)
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """One run, or several joined ones: values are (N, 5), the flux, temperature and volume; `edges` are the steps at
-    which runs begin and end, where LAMMPS prints a frame whatever the interval of the output."""
+    """One run, or several joined ones, with the arrays of a Trajectory; `edges` are the steps at which runs begin and
+    end, where LAMMPS prints a frame whatever the interval of the output."""
 
     files: tuple[str, ...]
     runs: tuple[int, ...]
     steps: np.ndarray
-    values: np.ndarray
+    flux: np.ndarray
+    temperature: np.ndarray
+    volume: np.ndarray
     edges: frozenset[int]
     timestep: float | None
 
@@ -128,6 +133,7 @@ def read_flux(
     the only one that ends there, or where it follows in one log with the same flux though its steps are counted anew.
     Minimisations and runs with a thermostat or barostat are left out, unless `runs` names the numbers of those in
     each file that are to be used. Units and normalisation are those that the log tells, else `columns.units`.
+    Of long runs there is one copy: 24 bytes a frame for the flux, eight for each of step, time and temperature.
 
     Raises:
         OSError: a file cannot be read.
@@ -164,7 +170,7 @@ def _pieces(
     """The runs of a file with constant energy, or those that were chosen; what is left out is noted."""
     wanted = (*columns.flux, *columns.subtract)
     named = [name for name in (columns.temperature, columns.volume) if isinstance(name, str)]
-    runs = read_runs(path, report, {*wanted, *named, *TIME, *TEMPERATURE, *VOLUME, *LENGTHS})
+    runs = read_runs(path, report, {*columns.subtract, *named, *TIME, *TEMPERATURE, *VOLUME, *LENGTHS}, columns.flux)
     if not runs:
         raise FluxError(
             f"{path} has no table with a column Step or TimeStep: give a log of LAMMPS with thermo_modify line one, "
@@ -194,7 +200,7 @@ def _pieces(
         notes.append(f"{path} has {unseen}: the runs of --runs are taken as they are")
     used, left_out = [], []
     for run in with_flux:
-        if not len(run.values):
+        if not len(run.steps):
             continue
         why = _objection(run)
         if why and not (chosen and not run.is_minimisation):
@@ -225,31 +231,42 @@ def _objection(run: LogRun) -> str | None:
 
 
 def _piece(path: Path, run: LogRun, columns: Columns, notes: list[str]) -> _Piece:
+    """A run in eV A/ps, K and A^3; its flux is converted where it lies."""
+    assert run.together is not None  # runs without the flux were left out
     scale = _units(path, run, columns, notes)
-    table = dict(zip(run.columns, run.values.T, strict=True))
-    steps = run.steps
+    steps, table = run.steps, run.columns
+    printed: np.ndarray | float
     if columns.volume is None and not any(name in table for name in VOLUME) and all(name in table for name in LENGTHS):
-        volume = scale.volume * np.prod([table[name] for name in LENGTHS], axis=0)
+        printed = table["Lx"] * table["Ly"] * table["Lz"]
     else:
-        volume = _column(path, run.names, table, columns.volume, VOLUME, "volume")
-        volume = volume if isinstance(columns.volume, float) else scale.volume * volume
-    flux = np.stack([_flux(path, run, table, name, volume / scale.volume, notes) for name in columns.flux], axis=1)
-    if columns.subtract:
-        parts = [_flux(path, run, table, name, volume / scale.volume, notes) for name in columns.subtract]
-        flux = flux - np.stack(parts, axis=1)
-    temperature = _column(path, run.names, table, columns.temperature, TEMPERATURE, "temperature")
-    frames = np.column_stack(
-        [scale.flux * flux, np.broadcast_to(temperature, steps.shape), np.broadcast_to(volume, steps.shape)]
-    )
-    bad = ~np.isfinite(frames).all(axis=1)
+        printed = _column(path, run, columns.volume, VOLUME, "volume")
+        if isinstance(columns.volume, float):
+            printed = columns.volume / scale.volume
+    flux = run.together if run.together.flags.writeable else run.together.copy()
+    for k, name in enumerate(columns.flux):
+        flux[:, k] *= _factor(path, run, name, printed, notes)
+    for k, name in enumerate(columns.subtract):
+        flux[:, k] -= table[name] * _factor(path, run, name, printed, notes)
+    flux *= scale.flux
+    temperature = _once(_column(path, run, columns.temperature, TEMPERATURE, "temperature"), steps)
+    volume = _once(scale.volume * printed, steps)
+    bad = ~(np.isfinite(flux).all(axis=1) & np.isfinite(temperature) & np.isfinite(volume))
     if bad.any():
         raise FluxError(f"{path}: flux, temperature or volume at step {steps[bad][0]} is not a finite number")
-    if (frames[:, 3:] <= 0).any():
-        raise FluxError(
-            f"{path}: temperature or volume at step {steps[(frames[:, 3:] <= 0).any(1)][0]} is not positive"
-        )
-    timestep = _timestep(path, run, table, columns.timestep, scale.time)
-    return _Piece((str(path),), (run.number,), steps, frames, frozenset((int(steps[0]), int(steps[-1]))), timestep)
+    bad = (temperature <= 0) | (volume <= 0)
+    if bad.any():
+        raise FluxError(f"{path}: temperature or volume at step {steps[bad][0]} is not positive")
+    timestep = _timestep(path, run, columns.timestep, scale.time)
+    edges = frozenset((int(steps[0]), int(steps[-1])))
+    return _Piece((str(path),), (run.number,), steps, flux, temperature, volume, edges, timestep)
+
+
+def _once(values: np.ndarray | float, steps: np.ndarray) -> np.ndarray:
+    """As many values as steps; of those that are all the same, one is kept."""
+    first = values if isinstance(values, float) else values[0]
+    if isinstance(values, np.ndarray) and not (values == first).all():
+        return values
+    return np.broadcast_to(first, steps.shape)
 
 
 def _units(path: Path, run: LogRun, columns: Columns, notes: list[str]) -> _Units:
@@ -269,11 +286,8 @@ def _units(path: Path, run: LogRun, columns: Columns, notes: list[str]) -> _Unit
     return UNITS[style]
 
 
-def _flux(
-    path: Path, run: LogRun, table: dict[str, np.ndarray], name: str, volume: np.ndarray | float, notes: list[str]
-) -> np.ndarray:
-    """A column of the flux, extensive: neither per atom, as thermo_modify norm makes it, nor per volume."""
-    values = table[name]
+def _factor(path: Path, run: LogRun, name: str, volume: np.ndarray | float, notes: list[str]) -> np.ndarray | float:
+    """What makes a column of the flux extensive: neither per atom, as thermo_modify norm makes it, nor per volume."""
     is_per_atom = run.is_per_atom(name)
     if is_per_atom is None:
         raise FluxError(
@@ -287,7 +301,7 @@ def _flux(
                 "of how many: print it with thermo_modify norm no"
             )
         notes.append(f"{path} prints the flux per atom (thermo_modify norm yes): taken times {run.atoms} atoms")
-        return run.atoms * values
+        return float(run.atoms)
     formula = run.variables.get(name.removeprefix("v_"), "") if name.startswith("v_") else ""
     # A variable that is the volume is the volume.
     formula = re.sub(r"v_(\w+)", lambda match: _volume_or(run.variables, match), formula)
@@ -295,27 +309,22 @@ def _flux(
         if not re.fullmatch(r"\(?[^/*]*\)?/vol", formula):
             raise FluxError(f"{path}: {name} is {formula}: print the flux itself, without the volume")
         notes.append(f"{path}: {name} is {formula}: taken times the volume")
-        return volume * values
-    return values
+        return volume
+    return 1.0
 
 
 def _column(
-    path: Path,
-    names: Sequence[str],
-    table: dict[str, np.ndarray],
-    given: str | float | None,
-    usual: tuple[str, ...],
-    quantity: str,
+    path: Path, run: LogRun, given: str | float | None, usual: tuple[str, ...], quantity: str
 ) -> np.ndarray | float:
     if isinstance(given, float):
         return given
     candidates = usual if given is None else (given,)
     for name in candidates:
-        if name in table:
-            return table[name]
+        if name in run.columns:
+            return run.columns[name]
     raise FluxError(
         f"{path} has no column {' or '.join(candidates)} beside the flux: print it, or give --{quantity} a name of "
-        f"a column or a number; there are {' '.join(names)}"
+        f"a column or a number; there are {' '.join(run.names)}"
     )
 
 
@@ -323,10 +332,10 @@ def _volume_or(variables: Mapping[str, str], match: re.Match[str]) -> str:
     return "vol" if variables.get(match[1]) == "vol" else match[0]
 
 
-def _timestep(path: Path, run: LogRun, table: dict[str, np.ndarray], given: float | None, unit: float) -> float | None:
+def _timestep(path: Path, run: LogRun, given: float | None, unit: float) -> float | None:
     """ps a step, by the column with the time, the log, or as given; None for a single frame without these."""
     steps = run.steps
-    times = next((unit * table[name] for name in TIME if name in table), None)
+    times = next((run.columns[name] for name in TIME if name in run.columns), None)
     if times is None:
         timestep = given if run.timestep is None else unit * run.timestep
         if timestep is None:
@@ -337,28 +346,48 @@ def _timestep(path: Path, run: LogRun, table: dict[str, np.ndarray], given: floa
     elif len(steps) == 1 or steps[-1] == steps[0]:
         return given
     else:
-        timestep = float(times[-1] - times[0]) / int(steps[-1] - steps[0])
+        printed = float(times[-1] - times[0]) / int(steps[-1] - steps[0])
         # Times are printed with a few digits only.
-        slack = 0.05 * timestep * np.median(np.diff(steps)) + 1e-6 * np.abs(times).max()
-        off = np.abs(times - times[0] - timestep * (steps - steps[0])) > slack
-        if off.any() or timestep <= 0:
-            raise FluxError(
-                f"{path}: the timestep is not constant, as the column with the time shows at step {steps[off][:1]}"
-            )
+        slack = 0.05 * printed * _spacing(steps) + 1e-6 * max(times.max(), -times.min())
+        for part in _parts(steps):
+            off = np.abs(times[part] - times[0] - printed * (steps[part] - steps[0])) > slack
+            if off.any() or printed <= 0:
+                raise FluxError(
+                    f"{path}: the timestep is not constant, as the column with the time shows at step "
+                    f"{steps[part][off][:1]}"
+                )
+        timestep = unit * printed
         where = "its column with the time"
     if given is not None and abs(given - timestep) > 1e-3 * timestep:
         raise FluxError(f"{path}: --timestep {given:.6g} ps, but {where} says {timestep:.6g} ps a step")
     return timestep
 
 
+def _parts(steps: np.ndarray) -> Iterator[slice]:
+    return (slice(start, start + PART) for start in range(0, len(steps), PART))
+
+
+def _commonest(parts: Iterable[np.ndarray]) -> int:
+    counts = Counter[int]()
+    for part in parts:
+        values, number = np.unique(part, return_counts=True)
+        counts.update(dict(zip(values.tolist(), number.tolist(), strict=True)))
+    return counts.most_common(1)[0][0]
+
+
+def _spacing(steps: np.ndarray) -> int:
+    """Of most of two or more steps."""
+    return _commonest(np.diff(steps[part.start : part.stop + 1]) for part in _parts(steps[:-1]))
+
+
 def _add(chains: list[_Piece], piece: _Piece) -> None:
     """Join a run with the chain that it goes on with, or start a new chain."""
     for index, chain in enumerate(chains):
         first, second = (chain, piece) if chain.steps[0] <= piece.steps[0] else (piece, chain)
-        common, here, there = np.intersect1d(first.steps, second.steps, return_indices=True)
-        if len(common) and _same_state(first, here[0], second, there[0], SAME_FRAME):
+        common = _common(first.steps, second.steps)
+        if common and _same_state(first, common[0], second, common[1], SAME_FRAME):
             if second.steps[-1] > first.steps[-1] or len(first.steps) == 1:
-                chains[index] = _joined(first, second, common[0])
+                chains[index] = _joined(first, second, first.steps[common[0]])
             return
     before = [index for index, chain in enumerate(chains) if _is_next(chain, piece)]
     if len(before) == 1:
@@ -367,9 +396,17 @@ def _add(chains: list[_Piece], piece: _Piece) -> None:
         chains.append(piece)
 
 
+def _common(first: np.ndarray, second: np.ndarray) -> tuple[int, int] | None:
+    """Where the first step that both have lies in each."""
+    here, there = np.flatnonzero(first >= second.min()), np.flatnonzero(second <= first.max())
+    steps, these, those = np.intersect1d(first[here], second[there], return_indices=True)
+    return (int(here[these[0]]), int(there[those[0]])) if len(steps) else None
+
+
 def _same_state(first: _Piece, here: int, second: _Piece, there: int, tolerance: float) -> bool:
-    scale = np.sqrt(np.mean(np.concatenate([first.values, second.values])[:, :3] ** 2))
-    return bool(np.abs(first.values[here, :3] - second.values[there, :3]).max() <= tolerance * scale)
+    size = np.sqrt(sum(np.einsum("nk,nk", one.flux, one.flux) for one in (first, second)))
+    size /= np.sqrt(first.flux.size + second.flux.size)
+    return bool(np.abs(first.flux[here] - second.flux[there]).max() <= tolerance * size)
 
 
 def _renumbered(first: _Piece, second: _Piece) -> _Piece:
@@ -383,7 +420,7 @@ def _renumbered(first: _Piece, second: _Piece) -> _Piece:
 
 
 def _is_next(chain: _Piece, piece: _Piece) -> bool:
-    return len(chain.steps) > 1 and piece.steps[0] - chain.steps[-1] == np.median(np.diff(chain.steps))
+    return len(chain.steps) > 1 and piece.steps[0] - chain.steps[-1] == _spacing(chain.steps)
 
 
 def _joined(first: _Piece, second: _Piece, step: int) -> _Piece:
@@ -393,26 +430,31 @@ def _joined(first: _Piece, second: _Piece, step: int) -> _Piece:
             f"the timestep changes from {first.timestep:.6g} to {second.timestep:.6g} ps at step {step}, between "
             f"{first.files[-1]} and {second.files[0]}: analyse runs of one timestep"
         )
-    early, late = first.steps < step, second.steps >= step
+    early, late = _side_by_side(first.steps < step), _side_by_side(second.steps >= step)
     return _Piece(
         files=tuple(dict.fromkeys((*first.files, *second.files))),
         runs=(*first.runs, *second.runs),
-        steps=np.concatenate([first.steps[early], second.steps[late]]),
-        values=np.concatenate([first.values[early], second.values[late]]),
         edges=first.edges | second.edges,
         timestep=first.timestep or second.timestep,
+        **{name: np.concatenate([getattr(first, name)[early], getattr(second, name)[late]]) for name in ARRAYS},
     )
 
 
+def _side_by_side(kept: np.ndarray) -> slice | np.ndarray:
+    """Which rows are kept: as a slice, which copies nothing, where they lie side by side."""
+    first, end = int(kept.argmax()), len(kept) - int(kept[::-1].argmax())
+    return slice(first, end) if kept[first:end].all() else kept
+
+
 def _trajectory(chain: _Piece, columns: Columns) -> Trajectory:
-    spacings, counts = np.unique(np.diff(chain.steps), return_counts=True)
-    spacing = int(spacings[np.argmax(counts)])
+    spacing = _spacing(chain.steps)
     if spacing <= 0:
         raise FluxError(f"{_names(chain.files)}: steps do not increase")
-    phases, counts = np.unique(chain.steps % spacing, return_counts=True)
-    on_grid = chain.steps % spacing == phases[np.argmax(counts)]
-    kept = on_grid | ~np.isin(chain.steps, list(chain.edges))
-    steps, values = chain.steps[kept], chain.values[kept]
+    phase = _commonest(chain.steps[part] % spacing for part in _parts(chain.steps))
+    parts = (chain.steps[part] for part in _parts(chain.steps))
+    kept = np.concatenate([(part % spacing == phase) | ~np.isin(part, list(chain.edges)) for part in parts])
+    rows = _side_by_side(kept)
+    steps = chain.steps[rows]
     changes = np.flatnonzero(np.diff(steps) != spacing)
     if len(changes):
         step = steps[changes[0]]
@@ -422,7 +464,15 @@ def _trajectory(chain: _Piece, columns: Columns) -> Trajectory:
         )
     timestep = chain.timestep or columns.timestep
     assert timestep is not None  # known for every series of two frames
-    return Trajectory(chain.files, spacing * timestep, steps, values[:, :3], values[:, 3], values[:, 4], chain.runs)
+    return Trajectory(
+        chain.files,
+        spacing * timestep,
+        range(int(steps[0]), int(steps[-1]) + 1, spacing),
+        chain.flux[rows],
+        chain.temperature[rows],
+        chain.volume[rows],
+        chain.runs,
+    )
 
 
 def _names(files: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """Green-Kubo: autocorrelation of a flux, its running integral, the upper limit, error bars from blocks.
 
-A series is scaled so that the integral of its autocorrelation is the conductivity: see `scaled_flux`.
+The integral of a flux' autocorrelation times the `scale` of its trajectory is the conductivity.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class GreenKubo:
         return float(self.integral[index]) if index < len(self.integral) else float("nan")
 
 
-def scaled_flux(trajectory: Trajectory) -> np.ndarray:
-    """Flux (N, 3) in (W/mK/ps)^(1/2): J / sqrt(V k_B T^2) of the mean volume and temperature."""
-    volume, temperature = trajectory.volume.mean(), trajectory.temperature.mean()
-    return trajectory.flux * np.sqrt(WATT_PER_METRE / (volume * BOLTZMANN * temperature**2))
+def scale(trajectory: Trajectory) -> float:
+    """W/mK/ps of a product of two fluxes in (eV A/ps)^2: 1 / (V k_B T^2) of the mean volume and temperature."""
+    volume, temperature = float(trajectory.volume.mean()), float(trajectory.temperature.mean())
+    return WATT_PER_METRE / (volume * BOLTZMANN * temperature**2)
 
 
 def autocorrelation(series: np.ndarray, lags: int) -> np.ndarray:
@@ -98,28 +98,31 @@ def green_kubo(
     cutoff: float | None = None,
     window: float = 1.0,
     blocks: int | None = None,
+    scales: Sequence[float] | None = None,
 ) -> GreenKubo:
     """Conductivity of series (N_s, directions) that are samples of one process, lengths free.
 
     Args:
-        samples: scaled fluxes; directions are taken as equivalent and independent.
+        samples: fluxes; directions are taken as equivalent and independent.
         interval: ps between frames.
         cutoff: upper limit in ps; None: LIMIT times `noise_limit`, so that what hides in the noise is integrated too.
         window: averaging window of the autocorrelation for that choice, ps.
         blocks: of the shortest series; None: up to MOST_BLOCKS of at least BLOCK_LENGTH upper limits.
+        scales: of each series, what products of its fluxes are multiplied by: `scale`; None: 1.
 
     The error expected of a Gaussian process that is white on the scale of the limit t is sqrt(4 t/T) of the value, T
     being the duration of all series: Jones and Mandadapu, J. Chem. Phys. 136, 154102 (2012).
 
     Raises FluxError for series too short for the limit or the blocks.
     """
+    scales = [1.0] * len(samples) if scales is None else scales
     shortest = min(len(series) for series in samples)
     lags = shortest // 4
     if lags < 2:
         raise FluxError(f"{shortest} frames are too few for a correlation function")
     if cutoff is None:
         duration = interval * sum(series.size for series in samples)
-        limit = _noise_limit(samples, lags, interval, window, duration)
+        limit = _noise_limit(samples, scales, lags, interval, window, duration)
         if limit is None:
             raise FluxError(
                 f"the autocorrelation, averaged over {window:.3g} ps, has not decayed to its noise after "
@@ -144,12 +147,16 @@ def green_kubo(
         )
     reach = min(SHOWN * limit, max(lags, limit), length - 1)
     parts = [
-        series[start : start + length] for series in samples for start in range(0, len(series) - length + 1, length)
+        (series[start : start + length], factor)
+        for series, factor in zip(samples, scales, strict=True)
+        for start in range(0, len(series) - length + 1, length)
     ]
-    integrals = np.concatenate([running_integral(autocorrelation(part, reach), interval) for part in parts], axis=1)
+    integrals = np.concatenate(
+        [running_integral(factor * autocorrelation(part, reach), interval) for part, factor in parts], axis=1
+    )
     number = integrals.shape[1]
     band = integrals.std(axis=1, ddof=1) / np.sqrt(number) if number > 1 else np.full(reach + 1, np.nan)
-    correlation = _mean_correlation(samples, reach)
+    correlation = _mean_correlation(samples, scales, reach)
     integral = running_integral(correlation, interval)
     gaussian = np.abs(integral) * np.sqrt(4 * np.arange(reach + 1) / sum(series.size for series in samples))
     return GreenKubo(
@@ -168,23 +175,29 @@ def green_kubo(
 
 
 def _noise_limit(
-    samples: Sequence[np.ndarray], most: int, interval: float, window: float, duration: float
+    samples: Sequence[np.ndarray],
+    scales: Sequence[float],
+    most: int,
+    interval: float,
+    window: float,
+    duration: float,
 ) -> int | None:
     """`noise_limit` of the mean autocorrelation, of which no more lags are computed than it takes."""
     lags = max(FIRST_LAGS, 4 * round(window / interval))
     while lags < most:
-        correlation = _mean_correlation(samples, lags)
+        correlation = _mean_correlation(samples, scales, lags)
         # Beyond its first zero nothing counts.
         if (uniform_filter1d(correlation, 2 * round(window / interval / 2) + 1, mode="mirror")[: lags // 2] <= 0).any():
             return noise_limit(correlation, interval, window, duration)
         lags *= 4
-    return noise_limit(_mean_correlation(samples, most), interval, window, duration)
+    return noise_limit(_mean_correlation(samples, scales, most), interval, window, duration)
 
 
-def _mean_correlation(samples: Sequence[np.ndarray], lags: int) -> np.ndarray:
+def _mean_correlation(samples: Sequence[np.ndarray], scales: Sequence[float], lags: int) -> np.ndarray:
     """Over series and directions; every pair of frames has the same weight."""
     pairs = [(len(series) - np.arange(lags + 1)) for series in samples]
     products = sum(
-        autocorrelation(series, lags).mean(axis=1) * count for series, count in zip(samples, pairs, strict=True)
+        factor * autocorrelation(series, lags).mean(axis=1) * count
+        for series, factor, count in zip(samples, scales, pairs, strict=True)
     )
     return products / sum(pairs)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import re
 from array import array
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from so3krates.progress import Callback
 
 STEP = ("Step", "TimeStep")
-LINES_PER_REPORT = 50_000
+BLOCK = 2**21  # characters that are read at once
+ROWS = 2**14  # that are kept as Python's numbers, of blocks with other lines between
 TRUE = ("yes", "on", "true")
 # Styles of fixes that exchange energy with a bath or a drive, or change the timestep: no such run has constant energy.
 # The accelerated variants (nvt/omp) and those of special particles (nvt/asphere) begin likewise.
@@ -35,8 +37,9 @@ class LogRun:
 
     number: int  # in the file, from 1
     names: tuple[str, ...]
-    columns: tuple[str, ...]  # those of the names that were kept
-    values: np.ndarray  # (rows, columns), as printed
+    steps: np.ndarray  # (rows,)
+    columns: Mapping[str, np.ndarray]  # name -> (rows,) as printed, of those that were kept
+    together: np.ndarray | None  # (rows, columns) as printed, of those asked for as one array; None: not there
     is_minimisation: bool
     baths: tuple[str, ...]  # fixes that exchange energy, as in the deck
     units: str | None  # style; None where the log does not say
@@ -62,15 +65,15 @@ class LogRun:
             return None
         return inputs == {"c_"}
 
-    @property
-    def steps(self) -> np.ndarray:
-        """(rows,) the steps."""
-        place = next(index for index, name in enumerate(self.columns) if name in STEP)
-        return self.values[:, place].astype(np.int64)
 
-
-def read_runs(path: Path, report: Callback | None = None, wanted: Collection[str] | None = None) -> list[LogRun]:
-    """All tables with steps, of unfinished runs too. Of a long run its numbers are the most: `wanted` columns are kept.
+def read_runs(
+    path: Path,
+    report: Callback | None = None,
+    wanted: Collection[str] | None = None,
+    together: Sequence[str] = (),
+) -> list[LogRun]:
+    """All tables with steps, of unfinished runs too. Of a long run its numbers are the most: of the columns those that
+    are `wanted` are kept, None keeps all, and those that are to be one array, `together`.
 
     A last line without its end is dropped: it was being written when the run was killed. Raises OSError.
     """
@@ -78,33 +81,30 @@ def read_runs(path: Path, report: Callback | None = None, wanted: Collection[str
     table: _Table | None = None
     done, total = 0, max(path.stat().st_size, 1)
     with open(path, encoding="utf-8", errors="replace") as handle:
-        for number, line in enumerate(handle, 1):
-            done += len(line)
-            if report is not None and number % LINES_PER_REPORT == 0:
-                report(f"reading {path.name} (kB)", min(done, total - 1) // 1000, total // 1000)
-            words = line.split()
-            if not words or not line.endswith("\n"):
+        while lines := handle.readlines(BLOCK):
+            done += sum(map(len, lines))
+            if report is not None and done < total:
+                report(f"reading {path.name} (kB)", done // 1000, total // 1000)
+            if table is not None and table.takes(lines):
                 continue
-            if table is not None and len(words) == len(table.names):
-                try:
-                    table.numbers.extend([float(words[index]) for index in table.kept])
+            for line in lines:
+                words = line.split()
+                if not words or not line.endswith("\n") or (table is not None and table.takes_row(words)):
                     continue
-                except ValueError:
-                    pass  # a warning between the rows, or the head of the next table
-            names = words[1:] if words[0] == "#" else words
-            if any(step in names for step in STEP):
-                table = _Table(tuple(names), state, wanted)
-                runs.append(table)
-            elif line.startswith("Loop time of"):
-                if words[-1] == "atoms" and words[-2].isdigit():
-                    state.atoms = int(words[-2])
-                if runs:
-                    runs[-1].atoms = state.atoms
-                table = None
-            elif line.startswith("Minimization stats") and runs:
-                runs[-1].is_minimisation = True
-            else:
-                state.read(line)
+                names = words[1:] if words[0] == "#" else words
+                if any(step in names for step in STEP):
+                    table = _Table(tuple(names), state, wanted, together)
+                    runs.append(table)
+                elif line.startswith("Loop time of"):
+                    if words[-1] == "atoms" and words[-2].isdigit():
+                        state.atoms = int(words[-2])
+                    if runs:
+                        runs[-1].atoms = state.atoms
+                    table = None
+                elif line.startswith("Minimization stats") and runs:
+                    runs[-1].is_minimisation = True
+                else:
+                    state.read(line)
     if report is not None:
         report(f"reading {path.name} (kB)", total // 1000, total // 1000)
     return [table.run(number) for number, table in enumerate(runs, 1)]
@@ -186,29 +186,102 @@ def _number(word: str, otherwise: float | None) -> float | None:
         return otherwise
 
 
+class _Numbers:
+    """Rows of numbers that come in blocks; of rows that are all the same, as of a constant volume, one is kept."""
+
+    def __init__(self, places: list[int], code: Literal["d", "q"] = "d") -> None:
+        self._places, self._rows = places, 0
+        self._numbers = array(code)
+        self._same: np.ndarray | None = None
+
+    def add(self, block: np.ndarray) -> None:
+        """Of a block (rows, all columns)."""
+        rows = block[:, self._places].astype(self._numbers.typecode)
+        if self._rows == 0:
+            self._same = rows[0]
+        if self._same is not None and not (rows == self._same).all():
+            self._numbers.frombytes(np.tile(self._same, (self._rows, 1)).tobytes())
+            self._same = None
+        if self._same is None:
+            self._numbers.frombytes(rows.tobytes())
+        self._rows += len(rows)
+
+    def values(self) -> np.ndarray:
+        """(rows, columns); can be written to, unless all rows are the same."""
+        if self._same is not None:
+            return np.broadcast_to(self._same, (self._rows, len(self._places)))
+        return np.frombuffer(self._numbers, self._numbers.typecode).reshape(self._rows, len(self._places))
+
+
 class _Table:
     """A table that is being read, with the state at its head."""
 
-    def __init__(self, names: tuple[str, ...], state: _State, wanted: Collection[str] | None) -> None:
+    def __init__(
+        self, names: tuple[str, ...], state: _State, wanted: Collection[str] | None, together: Sequence[str]
+    ) -> None:
         self.names = names
-        self.kept = [k for k, name in enumerate(names) if wanted is None or name in wanted or name in STEP]
-        self.numbers = array("d")
         self.is_minimisation = state.is_minimisation
         self.atoms = state.atoms
+        place = {name: k for k, name in enumerate(names)}
+        step = next(name for name in names if name in STEP)
+        self._steps = _Numbers([place[step]], "q")
+        self._together = _Numbers([place[name] for name in together]) if {*together} <= {*names} else None
+        kept = [name for name in place if name not in STEP and (wanted is None or name in wanted)]
+        self._columns = {name: _Numbers([place[name]]) for name in kept}
+        self._parts = [*self._columns.values(), self._steps, *([] if self._together is None else [self._together])]
+        self._rows: list[list[float]] = []  # that are not in the parts yet
         self._is_mute = state.is_printed and not state.is_echoed
         self._baths = tuple(line for line in state.fixes.values() if BATHS.match(line.split()[3]))
         self._units, self._normalised, self._timestep = state.units, state.normalised, state.timestep
         self._variables, self._fixes = dict(state.variables), dict(state.fixes)
 
+    def takes(self, lines: list[str]) -> bool:
+        """Whether all lines are rows of it, which are then added."""
+        if len(lines[0].split()) != len(self.names) or not lines[-1].endswith("\n"):
+            return False
+        try:
+            block = np.loadtxt(lines, ndmin=2, comments=None)
+        except ValueError:  # words, or rows of other lengths
+            return False
+        if block.shape[1] != len(self.names):
+            return False
+        self._add_rows()
+        self._add(block)
+        return True
+
+    def takes_row(self, words: list[str]) -> bool:
+        """Whether a line is a row of it, which is then added."""
+        if len(words) != len(self.names):
+            return False
+        try:
+            self._rows.append([float(word) for word in words])
+        except ValueError:  # a warning between the rows, or the head of the next table
+            return False
+        if len(self._rows) == ROWS:
+            self._add_rows()
+        return True
+
+    def _add(self, block: np.ndarray) -> None:
+        for part in self._parts:
+            part.add(block)
+
+    def _add_rows(self) -> None:
+        if self._rows:
+            self._add(np.array(self._rows))
+            self._rows = []
+
     def run(self, number: int) -> LogRun:
+        """What was read, as run `number` of its file."""
+        self._add_rows()
         normalised = self._normalised
         if normalised is None and self._units is not None:
             normalised = self._units == "lj"
         return LogRun(
             number=number,
             names=self.names,
-            columns=tuple(self.names[k] for k in self.kept),
-            values=np.frombuffer(self.numbers).reshape(-1, len(self.kept)),
+            steps=self._steps.values()[:, 0],
+            columns={name: numbers.values()[:, 0] for name, numbers in self._columns.items()},
+            together=None if self._together is None else self._together.values(),
             is_minimisation=self.is_minimisation,
             baths=self._baths,
             units=self._units,

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from so3krates.analysis.conductivity import Conductivity, conductivity, parse_average
+from so3krates.analysis.conductivity import Conductivity, columns_of, conductivity, parse_average
 from so3krates.analysis.flux import Columns, FluxError, Trajectory, read_flux
-from so3krates.analysis.green_kubo import green_kubo, scaled_flux
+from so3krates.analysis.green_kubo import green_kubo, scale
 from so3krates.analysis.lattice_dynamics import LatticeDynamics, read_lattice_dynamics
 from so3krates.progress import Callback
 
@@ -92,11 +92,12 @@ def _of_crystal(campaign: Campaign, logs: Sequence[Sequence[Path]], report: Call
 
 def _of_seeds(together: Conductivity, name: str, seeds: Sequence[Sequence[Trajectory]]) -> OfSeeds:
     """Each seed by the upper limit of all together."""
-    columns = ["xyz".index(axis) for axis in name]
     values = []
     for of_seed in seeds:
-        fluxes = [scaled_flux(trajectory)[:, columns] for trajectory in of_seed]
-        values.append(green_kubo(fluxes, of_seed[0].interval, together.green_kubo[name].cutoff).value)
+        fluxes = [trajectory.flux[:, columns_of(name)] for trajectory in of_seed]
+        scales = [scale(trajectory) for trajectory in of_seed]
+        limit = together.green_kubo[name].cutoff
+        values.append(green_kubo(fluxes, of_seed[0].interval, limit, scales=scales).value)
     error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
     return OfSeeds(values, float(np.mean(values)), error)
 
