@@ -44,20 +44,25 @@ def random_case(rng: np.random.Generator) -> tuple[Prediction, object, object]:
     return jax.tree.map(lambda x: np.asarray(x, np.float32), prediction), batch, targets
 
 
-def test_loss_is_the_formula() -> None:
+@pytest.mark.parametrize("per_atom", [False, True])
+def test_loss_is_the_formula(per_atom: bool) -> None:
     rng = np.random.default_rng(3)
     prediction, batch, targets = random_case(rng)
-    graphs = frame_graphs(make_frames(5), SMALL.cutoff, energy_shifts(make_frames(5), "lse"))
-    scales = variance_scales(graphs)
+    frames = make_frames(5, repeat=(1, 2))
+    graphs = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "lse"))
+    scales = variance_scales(graphs, per_atom)
     config = TrainingConfig(energy_weight=0.3, force_weight=2.0, stress_weight=0.7)
     got = loss_of(error_sums(prediction, batch, targets, scales), normalised_weights(config))
     loss = 0.0
     s_force = 1 / np.var(np.concatenate([g.forces.ravel() for g in graphs]))
-    s_energy, s_stress = 1 / np.var([g.energy for g in graphs]), 1 / np.var([g.virial for g in graphs], axis=0)
+    sizes = np.array([len(g.species) if per_atom else 1 for g in graphs])
+    s_energy = 1 / np.var([g.energy for g in graphs] / sizes)
+    s_stress = 1 / np.var([g.virial for g in graphs] / sizes[:, None, None], axis=0)
+    atoms = np.array([4, 8, 1] if per_atom else [1, 1, 1])
     for weight, scale, value, target in (
-        (0.1, s_energy, prediction.energies, targets.energies),
+        (0.1, s_energy, prediction.energies / atoms, targets.energies / atoms),
         (2 / 3, s_force, prediction.forces, targets.forces),
-        (0.7 / 3, s_stress, prediction.strain_gradients, targets.virials),
+        (0.7 / 3, s_stress, prediction.strain_gradients / atoms[:, None, None], targets.virials / atoms[:, None, None]),
     ):
         difference = scale * (value.astype(np.float64) - target) ** 2
         assert 0 < np.isnan(difference).sum() < difference.size

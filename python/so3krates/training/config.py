@@ -140,6 +140,7 @@ class TrainingConfig:
     energy_weight: float | None = None  # normalised to a sum of 1; absent: LABELLED_WEIGHTS, or 0 without labels
     force_weight: float | None = None
     stress_weight: float | None = None
+    per_atom: bool = False  # energies and virials of the loss are per atom: small cells count as large ones
     variance_scaling: bool = True  # divide each target's squared error by its variance in the training data
     epochs: int | None = None  # absent: so many that `steps` are made, or that fill `hours`
     steps: int = 4000  # of the optimiser, rounded up to whole epochs
@@ -177,7 +178,8 @@ class TrainingConfig:
 
         check(tuple(LABELLED_WEIGHTS), lambda v: is_number(v) and v >= 0, "at least 0, or leave it out", True)
         check(("weight_decay",), lambda v: is_number(v) and v >= 0, "a number of at least 0")
-        check(("variance_scaling", "refit_shift", "float64"), lambda v: isinstance(v, bool), "true or false")
+        truths = ("per_atom", "variance_scaling", "refit_shift", "float64")
+        check(truths, lambda v: isinstance(v, bool), "true or false")
         check(("steps", "decay_steps", "accumulate", "devices"), lambda v: is_int(v, 1), "a whole number of at least 1")
         check(
             ("epochs", "batch_size", "valid_batch_size", "eval_every"),
@@ -349,6 +351,7 @@ def _recommended(features: int, layers: int, degrees: tuple[int, ...], steps: in
             ema_decay=0.99,
             refit_shift=True,
             patience=0.5,
+            per_atom=True,
         ),
     )
 

@@ -24,6 +24,7 @@ class Scales(NamedTuple):
     energy: np.ndarray  # () 1/eV^2
     forces: np.ndarray  # () A^2/eV^2
     virial: np.ndarray  # (3, 3) 1/eV^2
+    per_atom: np.ndarray  # () power of the number of atoms by which errors of energy and virial are divided: 1 or 0
 
 
 class ErrorSums(NamedTuple):
@@ -40,22 +41,29 @@ def normalised_weights(config: TrainingConfig) -> np.ndarray:
     return weights / weights.sum()
 
 
-def variance_scales(graphs: Sequence[FrameGraph]) -> Scales:
+def variance_scales(graphs: Sequence[FrameGraph], per_atom: bool = False) -> Scales:
     """1/variance of each target over the training labels: pooled for forces, per component for virials.
 
+    With `per_atom` energies and virials are those per atom of a structure, so that small cells count as large ones do.
     A virial component that is constant takes the largest variance of its siblings; a target that is constant
     altogether, or has no label, takes 1, because a division by its variance would mean nothing.
     """
     energies, virials, forces = [], [], _Pool()
     for energy, own_forces, virial in labels_of(graphs):
-        energies.append(energy)
-        virials.append(virial)
+        size = len(own_forces) if per_atom else 1
+        energies.append(energy / size)
+        virials.append(virial / size)
         forces.add(own_forces)
     stacked = np.stack(virials)
     components = np.array([_variance(stacked[:, a, b]) for a in range(3) for b in range(3)]).reshape(3, 3)
     largest = components.max()
     components = np.where(components > DEGENERATE_VARIANCE * largest, components, largest)
-    return Scales(_inverse(_variance(np.array(energies))), _inverse(forces.variance), _inverse(components))
+    return Scales(
+        _inverse(_variance(np.array(energies))),
+        _inverse(forces.variance),
+        _inverse(components),
+        np.asarray(float(per_atom)),
+    )
 
 
 def labels_of(graphs: Sequence[FrameGraph]) -> Iterable[tuple[float, np.ndarray, np.ndarray]]:
@@ -88,9 +96,9 @@ class _Pool:
         return variance if variance > DEGENERATE_VARIANCE**2 * (variance + self._mean**2) else 0.0
 
 
-def unit_scales() -> Scales:
+def unit_scales(per_atom: bool = False) -> Scales:
     """Scales of a loss without variance scaling."""
-    return Scales(np.ones(()), np.ones(()), np.ones((3, 3)))
+    return Scales(np.ones(()), np.ones(()), np.ones((3, 3)), np.asarray(float(per_atom)))
 
 
 def _variance(values: np.ndarray) -> float:
@@ -116,12 +124,13 @@ def error_sums(prediction: Prediction, batch: Batch, targets: Targets, scales: S
     virial, has_virial = _difference(prediction.strain_gradients, targets.virials)
     dtype = energy.dtype
     scale = jax.tree.map(lambda s: jnp.asarray(s, dtype), scales)
+    size = jnp.asarray(targets.atoms, dtype) ** scale.per_atom
     return ErrorSums(
         scaled=jnp.stack(
             [
-                jnp.sum(scale.energy * energy**2),
+                jnp.sum(scale.energy * (energy / size) ** 2),
                 jnp.sum(scale.forces * forces**2),
-                jnp.sum(scale.virial * virial**2),
+                jnp.sum(scale.virial * (virial / size[:, None, None]) ** 2),
             ]
         ),
         squared=jnp.stack(

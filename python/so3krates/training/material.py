@@ -95,7 +95,11 @@ class Material:
                 f"training.patience = {settings.patience} needs validation frames, and there are none: "
                 "give some (data.n_valid, data.valid_file), or leave patience out"
             )
-        self.scales = variance_scales(self.graphs) if settings.variance_scaling else unit_scales()
+        self.scales = (
+            variance_scales(self.graphs, settings.per_atom)
+            if settings.variance_scaling
+            else unit_scales(settings.per_atom)
+        )
         self.batch_size = settings.batch_size_for(len(self.graphs))
         self._valid_batch_size = settings.valid_batch_size or self.batch_size
         self.said += require_parts(settings, self.batch_size)
