@@ -1,5 +1,5 @@
 """What can be said of the GPU code without a GPU: `kernels`, tables of what they take; `plugins RELEASE...`, which
-releases of XLA's plugin compile a bundle's programs (12-0.11.2: for CUDA 12, of jax 0.11.2)."""
+releases of XLA's plugin compile a bundle's programs (12-0.11.2: for CUDA 12, of jax 0.11.2; rocm7-0.12.0: for ROCm)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from so3krates_export.cuda import WARP, kernel_sizes, launch_of
 from so3krates_export.export import export_model
 from so3krates_export.fused import widths
 from so3krates_export.ladder import gpu_ladder
+from stand_in_libraries import stand_ins
 
 TESTS = Path(__file__).parents[1] / "tests" / "gpu"
 BESIDE = Path(sys.prefix) / "cuda"  # where `make test` puts plugin and NVRTC
@@ -106,18 +107,24 @@ def plugins(releases: list[str]) -> None:
     rung = next(rung for rung in gpu_ladder() if rung.rows >= ROWS)
     print("| plugin | StableHLO | programs compiled | structs too small |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder) / "gan.so3k"
-        export_model(model, bundle, platform="cuda", ladder=[rung])
         for release in releases:
-            cuda, version = release.split("-", 1)
-            place = Path(folder) / release
-            package = f"jax-cuda{cuda}-pjrt=={version}"
+            name, version = release.split("-", 1)
+            name = f"cuda{name}" if name.isdigit() else name
+            platform = name.rstrip("0123456789")
+            bundle, place = Path(folder) / f"{platform}.so3k", Path(folder) / release
+            if not bundle.exists():
+                export_model(model, bundle, platform=platform, ladder=[rung])
+            package = f"jax-{name}-pjrt=={version}"
             subprocess.run(
                 [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", place, package], check=True
             )
-            plugin = place / "jax_plugins" / f"xla_cuda{cuda}" / "xla_cuda_plugin.so"
+            plugin = place / "jax_plugins" / f"xla_{name}" / f"xla_{platform}_plugin.so"
             command = [sys.executable, TESTS / "compile_bundle.py", bundle, plugin, "0"]
-            done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+            environment = dict(os.environ)
+            if platform == "rocm":
+                stand_ins(plugin, place / "stand_ins")
+                environment["LD_LIBRARY_PATH"] = str(place / "stand_ins")
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
             if done.returncode != 0:
                 print(f"| {package} | | {done.stderr.strip().splitlines()[-1]} | |", flush=True)
                 continue

@@ -8,6 +8,7 @@
 #include "arrays.h"
 #include "cuda_driver.h"
 #include "cuda_kernels.h"
+#include "gpu_drivers.h"
 #include "host_cpu.h"
 #include "pjrt.h"
 #include "pjrt_target.h"
@@ -59,8 +60,8 @@ void bind_pjrt(py::module_& parent) {
 
   py::class_<Client, std::shared_ptr<Client>>(m, "Client")
       .def(py::init([](const std::string& device, const std::string& plugin, int threads) {
-             const auto [path, index] = so3krates::find_plugin(device, plugin);
-             return Client::create({path, index, threads});
+             const auto [path, index, platform] = so3krates::find_plugin(device, plugin);
+             return Client::create({path, index, threads, platform});
            }),
            "device"_a = "cpu", "plugin"_a = "", "threads"_a = 0)
       .def_property_readonly("platform", &Client::platform)
@@ -111,8 +112,8 @@ void bind_pjrt(py::module_& parent) {
   m.def(
       "find_plugin",
       [](const std::string& device, const std::string& plugin) {
-        const auto [path, index] = so3krates::find_plugin(device, plugin);
-        return py::make_tuple(path, index);
+        const so3krates::PluginChoice choice = so3krates::find_plugin(device, plugin);
+        return py::make_tuple(choice.path, choice.device_index);
       },
       "device"_a, "plugin"_a = "");
 
@@ -148,16 +149,17 @@ void bind_pjrt(py::module_& parent) {
   m.def(
       "compile_for",
       [](const std::string& plugin, const std::string& target, const py::bytes& artifact, const std::string& name,
-         bool deterministic) {
+         bool deterministic, const std::string& platform) {
         const std::string_view view = artifact;
         const so3krates::pjrt::Compiled c = [&] {
           const py::gil_scoped_release unlock;
-          return so3krates::pjrt::compile_for(plugin, target, bytes_of(view), view.size(), name, deterministic);
+          return so3krates::pjrt::compile_for(plugin, target, bytes_of(view), view.size(), name, deterministic,
+                                              platform);
         }();
         return py::dict("arguments"_a = c.arguments, "results"_a = c.results, "aliases"_a = c.aliases,
                         "temporary"_a = c.temporary, "program"_a = py::bytes(c.program));
       },
-      "plugin"_a, "target"_a, "artifact"_a, "name"_a = "program", "deterministic"_a = true,
+      "plugin"_a, "target"_a, "artifact"_a, "name"_a = "program", "deterministic"_a = true, "platform"_a = "cuda",
       "Bytes of memory and the optimised program (a serialised xla.HloModuleProtoWithConfig) for a device that need "
       "not be there; target: text of a stream_executor.GpuTargetConfigProto.");
   m.def(
@@ -196,10 +198,10 @@ void bind_pjrt(py::module_& parent) {
       "Whether another process of this machine can open that memory of a GPU as MPI does.");
   m.def("nvrtc_paths", &so3krates::nvrtc_paths, "release"_a, "plugin"_a = "",
         "Where NVRTC is looked for, in that order.");
-  m.def("cuda_device_count", &so3krates::cuda::device_count, "GPUs that NVIDIA's driver shows to this process.");
+  m.def("gpu_count", &so3krates::gpu_count, "platform"_a, "GPUs that the driver of a platform shows to this process.");
   m.def("make_cuda_current", &so3krates::cuda::make_current, "index"_a,
         "Gives this thread, where it has none, the context that XLA uses on that GPU.");
-  m.def("check_cuda_device", &so3krates::cuda::check_device, "index"_a, "plugin"_a,
+  m.def("check_gpu", &so3krates::check_gpu, "platform"_a, "index"_a, "plugin"_a,
         "Raises Error where that GPU is missing or the driver is too old for the plugin.");
 
   m.def(

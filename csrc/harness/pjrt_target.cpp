@@ -58,7 +58,7 @@ std::string refusal(const PJRT_Api* api, PJRT_Error* (*PJRT_Api::*entry)(Args*),
 }  // namespace
 
 Compiled compile_for(const std::string& plugin_path, const std::string& target, const std::uint8_t* artifact,
-                     std::size_t bytes, const std::string& name, bool deterministic) {
+                     std::size_t bytes, const std::string& name, bool deterministic, const std::string& platform) {
   const PJRT_Api* api = plugin(plugin_path);
   const PJRT_NamedValue create_options[] = {text_option("target_config", target), text_option("topology", "1x1x1")};
   auto topology = SIZED(PJRT_TopologyDescription_Create_Args);
@@ -71,7 +71,7 @@ Compiled compile_for(const std::string& plugin_path, const std::string& target, 
 
   const std::string operation = "compiling program '" + name + "'";
   PJRT_Program program = stablehlo(artifact, bytes);
-  const std::string options = compile_options(api, plugin_path, deterministic);
+  const std::string options = compile_options(api, plugin_path, platform, deterministic);
   auto args = SIZED(PJRT_Compile_Args);
   args.topology = device.get();
   args.program = &program;

@@ -16,7 +16,7 @@ struct Compiled {
 
 // target: text of a stream_executor.GpuTargetConfigProto. Options are those of Client::compile. Throws Error.
 Compiled compile_for(const std::string& plugin, const std::string& target, const std::uint8_t* artifact,
-                     std::size_t bytes, const std::string& name, bool deterministic);
+                     std::size_t bytes, const std::string& name, bool deterministic, const std::string& platform);
 
 struct StructSizes {
   std::size_t ours;

@@ -95,10 +95,11 @@ EXPORT std::int64_t so3k_compile_kernels(const char* sizes, const char* architec
 
 EXPORT Opened* so3k_open(const char* device, const char* plugin, int threads, double memory) {
   return guarded<>(static_cast<Opened*>(nullptr), [&] {
-    const auto [path, index] = so3krates::find_plugin(device, plugin);
+    const auto [path, index, platform] = so3krates::find_plugin(device, plugin);
     so3krates::pjrt::ClientOptions options;
     options.plugin = path;
     options.device_index = index;
+    options.platform = platform;
     options.threads = threads;
     options.memory_fraction = memory;
     return new Opened{Client::create(options)};

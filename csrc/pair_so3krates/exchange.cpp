@@ -42,7 +42,7 @@ std::vector<int> told_by_all(const std::vector<int>& told, MPI_Comm world) {
 DeviceMemory device_memory(std::optional<bool> wanted, const std::string& device, int ranks_here) {
   if (wanted == false) return {false, "gpu/aware is no"};
   if (device == "cpu") return {true, "this device's memory is the host's"};
-  const std::optional<bool> known = takes_cuda();
+  const std::optional<bool> known = device.rfind("cuda", 0) == 0 ? takes_cuda() : std::nullopt;
   if (known == true && wanted == true) return {true, "MPI takes it"};
   if (known == true) return {true, "MPI takes it", "", ranks_here > 1};
   const std::string doubt =
@@ -51,7 +51,7 @@ DeviceMemory device_memory(std::optional<bool> wanted, const std::string& device
     return {true, "gpu/aware is yes",
             "gpu/aware is yes, but " + doubt +
                 ". If the run crashes, write gpu/aware no, or use an MPI that was built for "
-                "CUDA, with this switched on (MPICH: MPIR_CVAR_ENABLE_GPU=1)"};
+                "GPUs, with this switched on (MPICH: MPIR_CVAR_ENABLE_GPU=1)"};
   return {false, doubt + ". If it does, write: gpu/aware yes"};
 }
 

@@ -14,7 +14,7 @@ constexpr bigint EVERY = 10;  // steps between looks at what costs more than a s
 
 void PairSo3krates::read_options(int narg, char** arg) {
   const char* known =
-      "device cpu|cuda[:INDEX], gpu/aware auto|yes|no, threads N, memory SHARE, preallocate yes|no, "
+      "device cpu|cuda|rocm|oneapi[:INDEX], gpu/aware auto|yes|no, threads N, memory SHARE, preallocate yes|no, "
       "deterministic yes|no, cache DIR|off, plugin PATH, shifts yes|no, guard off|warn|stop [uncertainty LIMIT [every "
       "N]], "
       "charge Q, multiplicity M, deviation FILE [every N], save FILE OUTPUT LOW HIGH [every N [check K]], verbose "

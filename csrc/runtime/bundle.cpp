@@ -148,11 +148,11 @@ void read_model(const Json& manifest, Bundle& bundle) {
     }
   }
   need(member(manifest, "units") == "metal", "manifest: \"units\" is not \"metal\"");
-  bundle.units = "metal";
   need(is_one_of(member(manifest, "precision"), {"float32", "float64", "tf32"}),
        "manifest: \"precision\" is not \"float32\", \"float64\" or \"tf32\"");
   bundle.precision = text_of(manifest, "precision");
-  need(is_one_of(member(manifest, "platform"), {"cpu", "cuda"}), "manifest: \"platform\" is not \"cpu\" or \"cuda\"");
+  need(is_one_of(member(manifest, "platform"), {"cpu", "cuda", "rocm", "oneapi"}),
+       "manifest: \"platform\" is not \"cpu\", \"cuda\", \"rocm\" or \"oneapi\"");
   bundle.platform = text_of(manifest, "platform");
   need(is_version(member(manifest, "stablehlo_version")),
        "manifest: \"stablehlo_version\" is not a version such as \"1.13.7\"");

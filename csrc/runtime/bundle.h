@@ -91,7 +91,7 @@ struct Bundle {
   // The same from memory; `name` appears in messages.
   static Bundle parse(std::vector<std::uint8_t> bytes, const std::string& name);
 
-  std::string path, producer, units, precision, platform, stablehlo_version, sha256;
+  std::string path, producer, units = "metal", precision, platform, stablehlo_version, sha256;
   std::vector<std::string> elements;
   std::vector<double> energy_shifts;  // eV, one per element
   double cutoff = 0.0;                // A, of the network

@@ -38,8 +38,9 @@ std::string compile_options(bool deterministic, const std::string& cuda_folder) 
   return options;
 }
 
-std::string compile_options(const PJRT_Api* api, const std::string& path, bool deterministic) {
-  if (is_gpu(api)) return compile_options(deterministic, cuda_folder(path));
+std::string compile_options(const PJRT_Api* api, const std::string& path, const std::string& platform,
+                            bool deterministic) {
+  if (is_gpu(api)) return compile_options(deterministic, platform == "cuda" ? cuda_folder(path) : "");
   // Off: programs with fusions for YNNPACK take 1.14 times as long on two threads, and no less on one.
   const char* fusions = "xla_cpu_experimental_ynn_fusion_type";
   return compile_options(false) + (has_flag(path, fusions) ? flag(fusions, message(1, "")) : "");

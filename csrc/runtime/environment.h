@@ -24,9 +24,10 @@ inline std::string variable(const char* name) {
 
 // One line on variables whose names begin as ours do and that nothing reads, misspelt ones above all; empty: none.
 inline std::string unread_variables() {
-  constexpr std::array<std::string_view, 7> known = {
-      "SO3KRATES_CACHE",    "SO3KRATES_CUDA_DRIVER", "SO3KRATES_KERNELS",  "SO3KRATES_NVRTC",
-      "SO3KRATES_PJRT_CPU", "SO3KRATES_PJRT_CUDA",   "SO3KRATES_TRACEBACK"};
+  constexpr std::array<std::string_view, 11> known = {
+      "SO3KRATES_CACHE",         "SO3KRATES_CUDA_DRIVER", "SO3KRATES_KERNELS",   "SO3KRATES_NVRTC",
+      "SO3KRATES_ONEAPI_DRIVER", "SO3KRATES_PJRT_CPU",    "SO3KRATES_PJRT_CUDA", "SO3KRATES_PJRT_ONEAPI",
+      "SO3KRATES_PJRT_ROCM",     "SO3KRATES_ROCM_DRIVER", "SO3KRATES_TRACEBACK"};
   std::string unread, list;
   for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
     const std::string_view name = std::string_view(*entry).substr(0, std::string_view(*entry).find('='));

@@ -11,10 +11,10 @@
 
 #include "body.h"
 #include "contract.h"
-#include "cuda_driver.h"
 #include "cuda_kernels.h"
 #include "environment.h"
 #include "evaluator_implementation.h"
+#include "gpu_drivers.h"
 #include "host_cpu.h"
 #include "neighbourhood.h"
 #include "pieces.h"
@@ -86,20 +86,20 @@ std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorO
     throw Error("memory is " + std::to_string(options.memory) +
                 ": give the share of the GPU's memory that may be taken, above 0 and at most 1");
   // Before the plugin is looked for, so that nobody installs one in vain.
-  const std::string kind = options.device.substr(0, options.device.find(':'));
-  if (kind == "cpu" || kind == "cuda") check_platform(bundle, kind);
+  if (const std::string asked = platform_of(options.device); !asked.empty()) check_platform(bundle, asked);
   check_threads(options.threads);
   check_cpu_kernels(bundle);
   PluginChoice choice = find_plugin(options.device, options.plugin);
   if (bundle.platform == "cuda" && bundle.kernels > 0) cuda::set_places(options.cache, choice.path);
-  // A launcher may show each rank a GPU of its own, the only one that it counts.
-  if (options.device == "cuda" && options.local_rank > 0)
-    choice.device_index = options.local_rank % cuda::device_count();
-  index = choice.device_index;
   check_xla_flags(choice.path);
   check_stablehlo(bundle, choice.path);
-  std::shared_ptr<pjrt::Client> client = pjrt::Client::create(
-      {choice.path, choice.device_index, options.threads, options.memory, options.preallocate, options.deterministic});
+  // A launcher may show each rank a GPU of its own, the only one that it counts.
+  if (options.device == choice.platform && choice.platform != "cpu" && options.local_rank > 0)
+    choice.device_index = options.local_rank % gpu_count(choice.platform);
+  index = choice.device_index;
+  std::shared_ptr<pjrt::Client> client =
+      pjrt::Client::create({choice.path, choice.device_index, options.threads, choice.platform, options.memory,
+                            options.preallocate, options.deterministic});
   check_platform(bundle, client->platform());
   return client;
 }

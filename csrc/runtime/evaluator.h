@@ -25,7 +25,7 @@ namespace so3krates {
 extern const int kCpuKernelVersion;
 
 struct EvaluatorOptions {
-  std::string device = "cpu";        // "cpu", "cuda" or "cuda:INDEX"
+  std::string device = "cpu";        // "cpu", "cuda", "rocm", "oneapi", the last three also with ":INDEX"
   std::string plugin;                // path of the PJRT plugin; empty: the one installed for the device
   std::string cache;                 // folder of compiled programs; empty: the user's cache folder; "off": none
   int threads = 0;                   // host threads of the CPU device; 0: every core this process may use

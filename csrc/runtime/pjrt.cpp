@@ -11,6 +11,7 @@
 
 #include "cuda_driver.h"
 #include "environment.h"
+#include "gpu_drivers.h"
 #include "host_cpu.h"
 #include "pjrt_api.h"
 #include "plugin_search.h"
@@ -111,7 +112,7 @@ std::shared_ptr<Client> Client::create(const ClientOptions& options) {
   std::size_t device_index = static_cast<std::size_t>(options.device_index);
   const std::int64_t visible_device = options.device_index;
   if (is_gpu(api)) {
-    cuda::check_device(options.device_index, options.plugin);  // XLA's own message says less
+    check_gpu(options.platform, options.device_index, options.plugin);  // XLA's own message says less
     // Other cards are not touched.
     create_options.push_back(option("visible_devices", PJRT_NamedValue_kInt64List));
     create_options.back().int64_array_value = &visible_device;
@@ -157,7 +158,7 @@ std::string Client::platform() const {
   call(api_, &PJRT_Api::PJRT_Client_PlatformName, args, "reading the platform's name");
   std::string name(args.platform_name, args.platform_name_size);
   for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));  // some write CUDA
-  return name;
+  return name == "sycl" ? "oneapi" : name;
 }
 
 std::string Client::device_kind() const {
@@ -185,8 +186,9 @@ std::string Client::fingerprint() const {
     text += "; instructions " + sha256_hex(instructions.data(), instructions.size()) + "; " +
             std::to_string(threads_of(options_)) + " threads";
   }
-  if (is_gpu(api_))  // XLA times kernels of the driver's, unless it is told not to
-    text += "; driver " + std::to_string(cuda::driver_version()) + (options_.deterministic ? "; deterministic" : "");
+  // XLA times kernels of the driver's, unless it is told not to.
+  if (is_gpu(api_) && options_.platform == "cuda") text += "; driver " + std::to_string(cuda::driver_version());
+  if (is_gpu(api_) && options_.deterministic) text += "; deterministic";
   if (const char* flags = std::getenv("XLA_FLAGS")) text += std::string("; XLA_FLAGS ") + flags;
   return text;
 }
@@ -222,7 +224,8 @@ Executable Client::compile(const std::uint8_t* artifact, std::size_t bytes, cons
   auto args = SIZED(PJRT_Client_Compile_Args);
   args.client = client_;
   args.program = &program;
-  if (compile_options_.empty()) compile_options_ = compile_options(api_, options_.plugin, options_.deterministic);
+  if (compile_options_.empty())
+    compile_options_ = compile_options(api_, options_.plugin, options_.platform, options_.deterministic);
   args.compile_options = compile_options_.data();
   args.compile_options_size = compile_options_.size();
   call(api_, &PJRT_Api::PJRT_Client_Compile, args, "compiling program '" + name + "'");

@@ -65,9 +65,10 @@ class Pin {
 };
 
 struct ClientOptions {
-  std::string plugin;    // path of the shared library
-  int device_index = 0;  // among the client's addressable devices
-  int threads = 0;       // passed to the CPU plugin; ignored by others
+  std::string plugin;            // path of the shared library
+  int device_index = 0;          // among the client's addressable devices
+  int threads = 0;               // passed to the CPU plugin; ignored by others
+  std::string platform = "cpu";  // that the plugin is for: "cpu", "cuda", "rocm" or "oneapi"
   // Of a GPU: the most of its memory that is taken, and whether all of it is taken at once.
   double memory_fraction = 0.9;
   bool preallocate = false;

@@ -57,8 +57,9 @@ void call_quietly(const PJRT_Api* api, PJRT_Error* (*PJRT_Api::*entry)(Args*), A
 // The plugin of a shared library, which is opened once and stays open.
 const PJRT_Api* plugin(const std::string& path);
 bool is_gpu(const PJRT_Api* api);
-// Serialised xla.CompileOptionsProto of the programs of the plugin at `path`.
-std::string compile_options(const PJRT_Api* api, const std::string& path, bool deterministic);
+// Serialised xla.CompileOptionsProto of the programs of the plugin at `path`, which is for `platform`.
+std::string compile_options(const PJRT_Api* api, const std::string& path, const std::string& platform,
+                            bool deterministic);
 // Name and value of everything that the plugin says of itself.
 std::map<std::string, std::string> attributes(const PJRT_Api* api);
 

@@ -24,9 +24,15 @@ std::string one_line(std::string_view text) {
 }
 
 // Adds to the linker's message where the library that it misses comes from.
-std::string with_remedy(const std::string& message) {
+std::string with_remedy(const std::string& message, const std::string& plugin) {
+  const auto is_for = [&](const char* name) { return plugin.rfind(name) != std::string::npos; };
   if (message.find("libcu") != std::string::npos || message.find("libnv") != std::string::npos)
     return message + " (" + pip_install("so3krates[cuda12]") + ")";
+  if (is_for("xla_rocm"))
+    return message + " (install the ROCm release that the plugin's folder names, in /opt/rocm or LD_LIBRARY_PATH)";
+  if (is_for("xla_oneapi"))
+    return message + " (" + pip_install("so3krates[oneapi]") +
+           ", or source setvars.sh of oneAPI 2025.1; libze_loader " + "comes with the driver)";
   return message;
 }
 
@@ -81,7 +87,7 @@ void* open_library(const std::string& path) {
 const PJRT_Api* open_plugin(const std::string& path) {
   const std::string operation = "loading the PJRT plugin " + path;
   void* library = open_library(path);  // never closed: XLA's threads outlive every client
-  if (library == nullptr) throw Error(operation + " failed: " + with_remedy(dlerror()));
+  if (library == nullptr) throw Error(operation + " failed: " + with_remedy(dlerror(), path));
   const auto get_api = reinterpret_cast<const PJRT_Api* (*)()>(dlsym(library, "GetPjrtApi"));
   if (get_api == nullptr) throw Error(operation + " failed: it has no symbol GetPjrtApi, so it is no PJRT plugin");
   const PJRT_Api* api = get_api();

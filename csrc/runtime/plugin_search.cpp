@@ -35,15 +35,22 @@ struct Kind {
   std::vector<fs::path> places;  // relative to site-packages
 };
 
-Kind cpu() {
-  return {"cpu", "SO3KRATES_PJRT_CPU", pip_install(SO3KRATES_CPU_RUNTIME), {"fastatomstruct_xla_cpu/libpjrt_cpu.so"}};
-}
-
-Kind cuda() {
-  return {"cuda",
-          "SO3KRATES_PJRT_CUDA",
-          pip_install("so3krates[cuda12]") + " (or [cuda13], where nvidia-smi shows CUDA 13)",
-          {"jax_plugins/xla_cuda13/xla_cuda_plugin.so", "jax_plugins/xla_cuda12/xla_cuda_plugin.so"}};
+std::vector<Kind> kinds() {
+  return {
+      {"cpu", "SO3KRATES_PJRT_CPU", pip_install(SO3KRATES_CPU_RUNTIME), {"fastatomstruct_xla_cpu/libpjrt_cpu.so"}},
+      {"cuda",
+       "SO3KRATES_PJRT_CUDA",
+       pip_install("so3krates[cuda12]") + " (or [cuda13], where nvidia-smi shows CUDA 13)",
+       {"jax_plugins/xla_cuda13/xla_cuda_plugin.so", "jax_plugins/xla_cuda12/xla_cuda_plugin.so"}},
+      {"rocm",
+       "SO3KRATES_PJRT_ROCM",
+       pip_install("so3krates[rocm7]"),
+       {"jax_plugins/xla_rocm10/xla_rocm_plugin.so", "jax_plugins/xla_rocm7/xla_rocm_plugin.so"}},
+      {"oneapi",
+       "SO3KRATES_PJRT_ONEAPI",
+       pip_install("so3krates[oneapi]"),
+       {"jax_plugins/xla_oneapi/xla_oneapi_plugin.so"}},
+  };
 }
 
 int index_of(const std::string& device, std::size_t colon) {
@@ -158,15 +165,23 @@ std::string shipped_potential(const std::string& name) {
   return {};
 }
 
+std::string platform_of(const std::string& device) {
+  const std::string name = device.substr(0, device.find(':'));
+  for (const Kind& kind : kinds())
+    if (name == kind.name && (name != "cpu" || device == name)) return name;
+  return {};
+}
+
 PluginChoice find_plugin(const std::string& device, const std::string& plugin) {
+  const std::string platform = platform_of(device);
   const std::size_t colon = device.find(':');
-  const std::string name = device.substr(0, colon);
-  if (device == "cpu") return {path_of(cpu(), plugin), 0};
-  if (name == "cuda") {
+  for (const Kind& kind : kinds()) {
+    if (platform != kind.name) continue;
     const int index = colon == std::string::npos ? 0 : index_of(device, colon);
-    return {path_of(cuda(), plugin), index};
+    return {path_of(kind, plugin), index, platform};
   }
-  throw Error("unknown device '" + device + "': choose cpu, cuda or cuda:INDEX");
+  throw Error("unknown device '" + device +
+              "': choose cpu, cuda, rocm or oneapi, of GPUs also one by its index: cuda:0");
 }
 
 }  // namespace so3krates

@@ -11,11 +11,15 @@ namespace so3krates {
 struct PluginChoice {
   std::string path;      // of the shared library
   int device_index = 0;  // among the devices of that plugin
+  std::string platform;  // "cpu", "cuda", "rocm" or "oneapi"
 };
 
-// device: "cpu", "cuda" or "cuda:INDEX". plugin: path given by the user; empty: SO3KRATES_PJRT_CPU or
-// SO3KRATES_PJRT_CUDA, else the one installed with this library. Throws Error for another device or when no plugin is
-// there.
+// The platform of a device; empty for what is none.
+std::string platform_of(const std::string& device);
+
+// device: "cpu", or "cuda", "rocm" or "oneapi" with or without ":INDEX". plugin: path given by the user; empty: what
+// the device's variable names (SO3KRATES_PJRT_CPU, _CUDA, _ROCM, _ONEAPI), else the one installed with this library.
+// Throws Error for another device or when no plugin is there.
 PluginChoice find_plugin(const std::string& device, const std::string& plugin = "");
 
 // The potential of this name that was installed with this library: NAME or NAME.so3k of folder so3krates/potentials.

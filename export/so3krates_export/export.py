@@ -42,7 +42,7 @@ from .so3lr_fused_body import So3lrFusedBody
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
 from .term_stages import term_entries, term_stages
 
-PLATFORMS = ("cpu", "cuda")
+PLATFORMS = ("cpu", "cuda", "rocm", "oneapi")
 PRECISIONS = ("float32", "float64", "tf32")
 BODIES = ("auto", "fused", "xla")
 TABLES = ("auto", "off")
@@ -118,7 +118,7 @@ def export_model(
         electrons = electrons or State(0, 1)
     elif cutoff_long is not None:
         raise ExportError(f"cutoff_long = {cutoff_long:g}: the model has no interactions of long range")
-    on_gpu = platform == "cuda"
+    on_gpu = platform != "cpu"
     row_block = GPU_ROW_BLOCK if on_gpu else ROW_BLOCK
     for rung in ladder or ():
         if rung.rows % row_block:
@@ -281,6 +281,8 @@ def _choose(
             reason = _reason(error)
         return _choose(model, platform, precision, "xla", tables, least_nodes)._replace(reason=reason)
     check: Callable[[ModelConfig], None]
+    if body == "fused" and platform not in ("cpu", "cuda"):
+        raise FusedError(f"there are no kernels for platform {platform}, only for cpu and cuda: export with body 'xla'")
     if platform != "cpu":
         check = functools.partial(check_cuda, precision=precision)
     elif isinstance(config, So3lrConfig):

@@ -100,7 +100,8 @@ class So3kratesCalculator(Calculator):
     @staticmethod
     def _open_model(bundle: str | Path, device: str, charge: int | None, multiplicity: int | None) -> "ModelRuntime":
         if device != "cpu":
-            exporting = command("so3krates", "export", bundle, "--platform", "cuda", "-o", f"{Path(bundle).name}.so3k")
+            platform, name = device.split(":")[0], f"{Path(bundle).name}.so3k"
+            exporting = command("so3krates", "export", bundle, "--platform", platform, "-o", name)
             raise ValueError(
                 f"{bundle} is a model folder, which Python evaluates on the CPU; for device {device!r} export it: "
                 f"{exporting}"

@@ -201,7 +201,7 @@ def export(
     precision: Annotated[
         str, typer.Option(help="Arithmetic of the network: float32, float64, or tf32 (cuda).")
     ] = "float32",
-    platform: Annotated[str, typer.Option(help="Where it will run: cpu or cuda.")] = "cpu",
+    platform: Annotated[str, typer.Option(help="Where it will run: cpu, cuda, rocm or oneapi.")] = "cpu",
     body: Annotated[
         str, typer.Option(help="fused: the device's kernels, faster; xla: any network; auto: fused where it can.")
     ] = "auto",
@@ -264,7 +264,7 @@ def export(
     if repulsion is not None:
         radii = {} if repulsion_outer is None else {"outer": repulsion_outer}
         loaded, *others = (with_term(m, "repulsion", {"form": repulsion} | radii) for m in (loaded, *others))
-    device = " device cuda" if platform == "cuda" else ""
+    device = "" if platform == "cpu" else f" device {platform}"
     of_system = None if charge is None and multiplicity is None else state_said(charge, multiplicity)
     console = _console()
     with busy(console, "making tables and programs"):

@@ -83,7 +83,7 @@ class Runtime:
         """
         Args:
             bundle: path of a `.so3k` file.
-            device: "cpu", "cuda" or "cuda:INDEX".
+            device: "cpu", "cuda", "rocm" or "oneapi", of GPUs also one by its index: "cuda:1".
             threads: host threads of the CPU device; 0: every core.
             plugin: path of the PJRT plugin; empty: the installed one.
             cache: folder of compiled programs; empty: the user's cache folder; "off": none.

@@ -6,6 +6,7 @@ import platform
 from importlib import metadata
 
 MISSING = "not installed"
+GPU_PLUGINS = ("jax-cuda12-pjrt", "jax-cuda13-pjrt", "jax-rocm7-pjrt", "jax-rocm10-pjrt", "jax-oneapi-pjrt")
 
 
 def version_of(distribution: str) -> str:
@@ -18,14 +19,14 @@ def version_of(distribution: str) -> str:
 
 def versions() -> list[str]:
     """One line for the package, Python, JAX, LAMMPS and each plugin. Raises nothing, imports no JAX."""
-    cuda = [name for name in ("jax-cuda12-pjrt", "jax-cuda13-pjrt") if version_of(name) != MISSING]
+    found = [f"{name} {version}" for name in GPU_PLUGINS if (version := version_of(name)) != MISSING]
     return [
         f"so3krates {version_of('so3krates')}",
         f"Python {platform.python_version()}",
         f"jax {version_of('jax')}, jaxlib {version_of('jaxlib')}",
         f"LAMMPS {version_of('lammps')}, MPICH {version_of('mpich')}",
         f"CPU plugin: {cpu_plugin()}",
-        f"CUDA plugin: {', '.join(f'{name} {version_of(name)}' for name in cuda) or MISSING}",
+        f"GPU plugin: {', '.join(found) or MISSING}",
     ]
 
 

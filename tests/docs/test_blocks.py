@@ -320,7 +320,7 @@ def whole_deck(block: Block) -> str:
         third = re.search(r"^pair_coeff.* NULL", deck, re.MULTILINE) is not None
         crystal = CRYSTAL if third else CRYSTAL.replace(" extra/atom/types TYPES", "").replace("mass 3 40.0\n", "")
         deck = crystal.replace("TYPES", "1") + deck.replace("units           metal\n", "")
-    deck = deck.replace(" device cuda", "").replace("gan.cuda.so3k", "gan.so3k")
+    deck = re.sub(r" device (cuda|rocm)|(?<=gan)\.(cuda|rocm)(?=\.so3k)", "", deck)
     return smaller(deck) if re.search(r"^run ", deck, re.MULTILINE) else deck + "\nrun 2\n"
 
 

@@ -1,4 +1,5 @@
-"""Compiles a bundle's programs for an H200 with a plugin for CUDA, on any machine; prints JSON.
+"""Compiles a bundle's programs for an H200 with a plugin for CUDA, or for an MI300X with one for ROCm, on any machine;
+prints JSON.
 
 A process of its own, because plugins are never unloaded. JAX has no part in it, so that any release of the plugin can
 be tried. Arguments: BUNDLE PLUGIN RUNG...
@@ -15,7 +16,7 @@ from typing import Any
 from packaging.version import Version
 from so3krates import _harness
 
-TARGET = Path(__file__).with_name("hopper.txtpb")
+TARGETS = {"cuda": "hopper.txtpb", "rocm": "mi300.txtpb"}
 NEW_TARGET = Version("1.17")  # of StableHLO, in jax 0.10
 
 
@@ -56,14 +57,14 @@ def instructions(program: bytes) -> Iterator[bytes]:
 def main(path: str, plugin: str, rungs: list[int]) -> dict[str, Any]:
     attributes = _harness.pjrt.plugin_attributes(plugin)
     is_old = Version(attributes["stablehlo_current_version"]) < NEW_TARGET
-    lines = TARGET.read_text().splitlines(keepends=True)
-    target = "".join(line for line in lines if not (is_old and "# not in 0.9" in line))
     bundle = _harness.Bundle.read(path)
+    lines = Path(__file__).with_name(TARGETS[bundle.platform]).read_text().splitlines(keepends=True)
+    target = "".join(line for line in lines if not (is_old and "# not in 0.9" in line))
     compiled = {}
     for rung in rungs:
         for name, artifacts in bundle.programs.items():
             artifact = bundle.tensors[artifacts[rung]].tobytes()
-            found = _harness.pjrt.compile_for(plugin, target, artifact, name)
+            found = _harness.pjrt.compile_for(plugin, target, artifact, name, platform=bundle.platform)
             program = found.pop("program")
             compiled[f"{name}/{rung}"] = found | {
                 "new_results": found["results"] - found["aliases"],

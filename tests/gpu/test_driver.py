@@ -33,15 +33,15 @@ def ask(call: str, driver: Path | None = None, **variables: object) -> str:
 
 
 def test_without_a_driver(tmp_path: Path) -> None:
-    message = ask("pjrt.cuda_device_count()", tmp_path / "absent.so")
+    message = ask("pjrt.gpu_count('cuda')", tmp_path / "absent.so")
     assert "needs NVIDIA's driver, and its library was not found" in message
     assert "install the driver" in message and "device cpu" in message
     assert "\n" not in message
 
 
 def test_devices_are_counted(driver: Path) -> None:
-    assert ask("pjrt.cuda_device_count()", driver, FAKE_CUDA_DEVICES=3) == "3"
-    call = f"pjrt.check_cuda_device(2, '{PLUGIN}')"
+    assert ask("pjrt.gpu_count('cuda')", driver, FAKE_CUDA_DEVICES=3) == "3"
+    call = f"pjrt.check_gpu('cuda', 2, '{PLUGIN}')"
     assert ask(call, driver, FAKE_CUDA_DEVICES=3, FAKE_CUDA_VERSION=13000) == "None"
 
 
@@ -60,7 +60,7 @@ def test_devices_are_counted(driver: Path) -> None:
     ],
 )
 def test_one_message_says_what_is_wrong(driver: Path, variables: dict[str, int], pieces: list[str]) -> None:
-    message = ask(f"pjrt.check_cuda_device(1, '{PLUGIN}')", driver, **variables)
+    message = ask(f"pjrt.check_gpu('cuda', 1, '{PLUGIN}')", driver, **variables)
     assert all(piece in message for piece in pieces), message
     assert "\n" not in message
 

@@ -99,7 +99,7 @@ def test_version_names_every_part_and_imports_none() -> None:
     (cpu,) = (line for line in lines if line.startswith("CPU plugin: "))
     found = re.fullmatch(r"CPU plugin: PJRT 0\.(\d+), (/.*)", cpu)
     assert found and int(found[1]) > 50 and Path(found[2]).is_file()
-    assert any(line.startswith("CUDA plugin: ") for line in lines)
+    assert any(line.startswith("GPU plugin: ") for line in lines)
 
 
 def test_version_of_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

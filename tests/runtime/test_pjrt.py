@@ -435,7 +435,7 @@ def test_plugin_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("gpu", "unknown device 'gpu': choose cpu, cuda or cuda:INDEX"),
+        ("gpu", "unknown device 'gpu': choose cpu, cuda, rocm or oneapi, of GPUs also one by its index"),
         ("cpu:0", "unknown device 'cpu:0'"),
         ("cuda:x", "device 'cuda:x': what follows the colon is no device index"),
         ("cuda:-1", "device 'cuda:-1': what follows the colon is no device index"),

@@ -1,4 +1,4 @@
-"""What runs on an NVIDIA GPU need besides: XLA's plugin, NVIDIA's libraries, a driver. All of it is optional."""
+"""What runs on a GPU need besides: XLA's plugin, the maker's libraries, a driver. All of it is optional."""
 
 import os
 from importlib import metadata
@@ -10,14 +10,47 @@ from so3krates.hints import pip_install
 from .checkup import Check
 
 RELEASES = ("12", "13")  # of CUDA
+OTHERS = {"rocm": "ROCm", "oneapi": "oneAPI"}  # platforms of GPUs of AMD and Intel
 
 
 def gpu_checks() -> list[Check]:
-    """The plugin; where it is installed also the libraries that it loads, by package, and the driver."""
+    """Each platform's plugin; where it is installed also the libraries that it loads, and the driver."""
     try:
-        from so3krates import _harness
+        from so3krates import _harness  # noqa: F401
     except ImportError:  # the doctor has said so already
         return []
+    return [*_cuda(), *(check for platform, name in OTHERS.items() for check in _other(platform, name))]
+
+
+def _other(platform: str, name: str) -> list[Check]:
+    """Nothing where there is no plugin, as on most machines."""
+    from so3krates import _harness
+
+    try:
+        path = _harness.pjrt.find_plugin(platform)[0]
+    except _harness.Error as error:
+        absent = "no PJRT plugin for" in str(error)
+        return [] if absent else [Check(f"{name} plugin", False, str(error), needed=False)]
+    try:
+        plugin = Check(f"{name} plugin", True, f"PJRT {_harness.pjrt.api_version(path)}, {path}")
+    except _harness.Error as error:
+        return [Check(f"{name} plugin", False, str(error), needed=False)]
+    return [plugin, _gpu(platform, path)]
+
+
+def _gpu(platform: str, plugin: str) -> Check:
+    from so3krates import _harness
+
+    try:
+        _harness.pjrt.check_gpu(platform, 0, plugin)
+        return Check("GPU", True, f"{_harness.pjrt.gpu_count(platform)} for device {platform}")
+    except _harness.Error as error:  # as on the node of a cluster where one logs in
+        return Check("GPU", False, str(error), needed=False)
+
+
+def _cuda() -> list[Check]:
+    from so3krates import _harness
+
     try:
         path = _harness.pjrt.find_plugin("cuda")[0]
     except _harness.Error as error:
@@ -28,12 +61,7 @@ def gpu_checks() -> list[Check]:
     for release in RELEASES:
         if _version(f"jax-cuda{release}-pjrt") is not None:
             checks += _libraries(release)
-    try:
-        _harness.pjrt.check_cuda_device(0, path)
-        checks.append(Check("GPU", True, f"{_harness.pjrt.cuda_device_count()} seen by NVIDIA's driver"))
-    except _harness.Error as error:  # as on the node of a cluster where one logs in
-        checks.append(Check("GPU", False, str(error), needed=False))
-    return checks
+    return [*checks, _gpu("cuda", path)]
 
 
 def _assembler(plugin: str) -> Check:
