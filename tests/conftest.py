@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from ase import Atoms
 from ase.build import bulk
 from concerns import TESTS, concerns
 from long_tables import Many, many, summary
-from stand_ins import cuda_driver, other_plugin
+from stand_ins import cuda_driver, other_plugin, waiting_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 # Most of a test's time would be compilation of programs that run a few times.
@@ -22,11 +23,13 @@ QUICK_COMPILATION = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
+SELDOM = 100_000, 20, 50  # Python looks for circles of references, of which traces of programs make few
 QUICK_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
 # What JAX has compiled serves all tests of a run, and the programs that they start: set before anybody imports JAX.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="so3krates-tests-")
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": _compiled.name, **QUICK_COMPILATION}
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of small matrices: further threads only wait, and take a core to do so
 # Files of more than half a minute of a processor, the longest first.
 LONGEST = (
     "docs/test_blocks",
@@ -50,7 +53,13 @@ SMALL_MODEL = ROOT / "tests" / "models" / "gan-small"  # trained by `so3krates d
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the first process, whose environment all others have
+        folder = tempfile.TemporaryDirectory(prefix="so3krates-tests-")
+        config.add_cleanup(folder.cleanup)
+        library = waiting_ranks(Path(folder.name))
+        os.environ["LD_PRELOAD"] = f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()
     if not config.getoption("numprocesses", None):  # a process that runs tests
+        gc.set_threshold(*SELDOM)
         _start_jax()
 
 

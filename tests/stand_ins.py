@@ -1,4 +1,5 @@
-"""Libraries compiled for tests: a driver of GPUs that are not there; XLA's plugin for the CPU by another name."""
+"""Libraries compiled for tests: a driver of GPUs that are not there; XLA's plugin for the CPU by another name; ranks
+that wait."""
 
 from __future__ import annotations
 
@@ -16,6 +17,14 @@ def cuda_driver(folder: Path) -> Path:
     library = folder / "cuda.so"
     source = TESTS / "gpu" / "fake_cuda.cpp"
     subprocess.run([*SHARED, '-DHOST_CUDA="none"', str(source), "-o", str(library), "-ldl"], check=True)
+    return library
+
+
+def waiting_ranks(folder: Path) -> Path:
+    """What ranks are given to wait without taking a core (waiting_ranks.c)."""
+    library = folder / "waiting.so"
+    source = TESTS / "lammps" / "waiting_ranks.c"
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", str(source), "-o", str(library), "-ldl"], check=True)
     return library
 
 

@@ -6,6 +6,7 @@ suite itself) is checked as far as can be: `CHECKED` has a test for each such pr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -29,6 +30,7 @@ from foreign import compressed, write_ml_ab, write_mtp, write_vasprun
 from original import write_module
 from original_so3lr import original_arrays, write_params
 from so3krates.campaign import read_campaign
+from so3krates.cli import app
 from so3krates.comparison import CompareSettings
 from so3krates.learning.config import LabelConfig
 from so3krates.physics import read_reference
@@ -37,6 +39,7 @@ from so3krates.storage import Model
 from so3krates_export import read_bundle, write_bundle
 from so3krates_export.export import export_model
 from so3krates_export.ladder import Rung
+from typer.testing import CliRunner
 
 SMALL_TRAINING = " ".join(
     f"--set {setting}"
@@ -57,7 +60,10 @@ SMALLER = {  # sizes that a reader wants and a test does not
     r"train --from trained data.extxyz": r"train --from trained data.extxyz --no-physics",
     r"training.epochs=20": "training.epochs=2",
     r"check model": "check model --steps 0",
-    r"learn settings.toml -o learning": "learn --help",  # another block runs a loop
+    r"learn settings.toml -o learning": "learn --help",
+    r"learn gan.toml -o gan": "learn --help",  # below, with `make torture`; loops: tests/python/test_learning.py
+    r"(export model --platform cuda.*)": r"\1 --help",  # tests/python/test_export.py
+    r"(export so3lr -o anions.so3k.*)": r"\1 --help",  # tests/lammps/test_so3lr_in_lammps.py
     r"learn (water|sic).toml": r"learn --help #",  # needs pw.x; tests/python/test_learning_espresso.py runs one
     r"compare settings.toml -o compare": "compare --help",  # it makes environments; tests/python/test_comparison.py
     r"--amplitudes [\d.,]+": "--amplitudes 0.05,0.1",
@@ -216,6 +222,22 @@ def shell(command: str, folder: Path) -> str:
     return done.stdout
 
 
+def is_plain(line: str) -> bool:
+    """Whether a line is one command of ours, with nothing in it that a shell would see to."""
+    return line.startswith("so3krates ") and not re.search(r"[$`;&|<>*?#~\\\n]", line)
+
+
+def run_lines(lines: str, folder: Path) -> None:
+    """Runs a block. Where a shell has nothing to do, in this process: a start and what JAX traces once cost seconds."""
+    if not all(is_plain(line) for line in lines.splitlines()):
+        shell(lines, folder)
+        return
+    for line in lines.splitlines():
+        with contextlib.chdir(folder):
+            done = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert done.exit_code == 0, f"{line}\n{done.output[-2000:]}"
+
+
 def a_make_target(command: str, folder: Path) -> None:
     shell(f"make -n -C {shlex.quote(str(ROOT))} {' '.join(command.split()[1:])}", folder)
 
@@ -287,7 +309,7 @@ def _run_command(command: str, folder: Path) -> None:
             shell(f"rm -rf {made} {made}.parts", folder)
     if re.search(r"\bmodel\b", command) and "-o model" not in command:
         shell("rm -rf model; cp -r trained model", folder)
-    shell(smaller(command), folder)
+    run_lines(smaller(command), folder)
 
 
 def test_every_block_names_its_language() -> None:
@@ -303,6 +325,11 @@ def test_shell(block: Block, folder: Path) -> None:
             run_command(command, folder)
     else:
         run_command("\n".join(commands), folder)
+
+
+@pytest.mark.torture
+def test_the_example_of_learning(folder: Path) -> None:
+    shell("cd examples/learning; so3krates learn gan.toml -o gan", folder)
 
 
 @pytest.mark.parametrize("command", table_commands())
