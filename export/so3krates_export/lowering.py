@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jaxlib.mlir.dialects import stablehlo
+from jaxlib.mlir.ir import Context, Module
 from jaxlib.mlir.passmanager import PassManager
 
 STABLEHLO_VERSION = "1.13.7"  # of the oldest runtime: the CPU plugin's XLA
@@ -40,7 +42,16 @@ def lower_text(
 
 def serialise(text: str, version: str = STABLEHLO_VERSION) -> bytes:
     """The portable artifact of StableHLO text, readable by any StableHLO from `version` on."""
-    return stablehlo.serialize_portable_artifact_str(text, version)
+    with _context():
+        return stablehlo.serialize_portable_artifact(Module.parse(text), version)
+
+
+@functools.cache
+def _context() -> Context:
+    """With the dialects of jax's programs: making one costs more than what is done in it."""
+    module = jax.jit(lambda x: x).lower(0.0).compiler_ir("stablehlo")
+    assert module is not None
+    return module.context
 
 
 def lower(

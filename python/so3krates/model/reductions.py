@@ -67,26 +67,25 @@ def radial_functions(config: ModelConfig, params: Params, distances: np.ndarray)
     """
     networks = [params[f"layers_{k}"][name]["radial"] for k in range(config.layers) for name in FILTERS]
     stacked = jax.tree.map(lambda *arrays: np.stack([np.asarray(a, np.float64) for a in arrays]), *networks)
-    shape = (config.layers, len(FILTERS), len(distances), config.features)
-    values, slopes = _stacked_networks(config, stacked, jnp.asarray(distances))
-    return np.asarray(values).reshape(shape), np.asarray(slopes).reshape(shape)
+    count = len(distances)
+    pieces = np.resize(distances, (-(-count // PIECE), PIECE))
+    found = [_stacked_networks(config, stacked, piece) for piece in pieces]
+    values, slopes = (np.concatenate(parts, axis=1)[:, :count] for parts in zip(*found, strict=True))
+    shape = (config.layers, len(FILTERS), count, config.features)
+    return values.reshape(shape), slopes.reshape(shape)
 
 
-# Unoptimised: it runs once or twice.
+# Unoptimised: it runs a few times. Of one number of distances, so that it is compiled once, and no more than these: a
+# basis of splines is wide.
 @functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 def _stacked_networks(config: ModelConfig, stacked: Params, distances: jax.Array) -> tuple[jax.Array, jax.Array]:
     mlp = MLP(config.radial_filter_features)
 
-    def networks(d: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def values(d: jax.Array) -> jax.Array:
-            basis = radial_basis(d, config)
-            return jax.vmap(lambda p: applied(mlp, p, basis))(stacked)
+    def values(d: jax.Array) -> jax.Array:
+        basis = radial_basis(d, config)
+        return jax.vmap(lambda p: applied(mlp, p, basis))(stacked)
 
-        return jax.jvp(values, (d,), (jnp.ones_like(d),))
-
-    # In pieces: a basis of splines is wide.
-    values, slopes = jax.lax.map(networks, distances, batch_size=PIECE)
-    return jnp.moveaxis(values, 0, 1), jnp.moveaxis(slopes, 0, 1)
+    return jax.jvp(values, (distances,), (jnp.ones_like(distances),))
 
 
 def _spline_coefficients(config: ModelConfig, params: Params, nodes: int, start: float) -> np.ndarray:
