@@ -25,10 +25,11 @@ QUICK_COMPILATION = {
 }
 SELDOM = 100_000, 20, 50  # Python looks for circles of references, of which traces of programs make few
 QUICK_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
-# What JAX has compiled serves all tests of a run, and the programs that they start: set before anybody imports JAX.
+# What is compiled serves all tests of a run, and the programs that they start: set before anybody imports JAX.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="so3krates-tests-")
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": _compiled.name, **QUICK_COMPILATION}
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": f"{_compiled.name}/jax", **QUICK_COMPILATION}
+    os.environ["SO3KRATES_CACHE"] = f"{_compiled.name}/so3krates"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of small matrices: further threads only wait, and take a core to do so
 # Files of more than half a minute of a processor, the longest first.
 LONGEST = (

@@ -271,7 +271,7 @@ def runtimes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     for outer in OUTER[request.param]:
         path = folder / f"{outer}.so3k"
         export_model(small(outer), path, "float64", body=request.param, ladder=LADDER)
-        found[outer] = Runtime(path, threads=2, cache="off")
+        found[outer] = Runtime(path, threads=2)
     return found
 
 
@@ -322,7 +322,7 @@ def test_a_dimer_is_repelled_down_to_a_third_of_an_angstrom(tmp_path: Path) -> N
     (term,) = model.terms
     assert model.config.radial_floor == pytest.approx(0.97 * 1.7, abs=1e-4)
     export_model(model, tmp_path / "dimer.so3k", "float64", body="fused", tables=TABLES, ladder=LADDER)
-    potentials = ModelRuntime(model), Runtime(tmp_path / "dimer.so3k", threads=1, cache="off")
+    potentials = ModelRuntime(model), Runtime(tmp_path / "dimer.so3k", threads=1)
     for pair, outer in term.outer_radii.items():
         found = []
         for d in np.linspace(0.3, 0.9 * outer, 25):

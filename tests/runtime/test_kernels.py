@@ -31,7 +31,7 @@ sys.path[:0] = {path!r}
 import numpy as np
 from ase.io import read
 from so3krates.runtime import Runtime
-found = Runtime({bundle!r}, threads={threads}, cache="off").evaluate(read({structure!r}))
+found = Runtime({bundle!r}, threads={threads}).evaluate(read({structure!r}))
 np.savez({result!r}, **found)
 """
 
@@ -68,7 +68,7 @@ def crystal() -> Atoms:
 
 @pytest.fixture(scope="module")
 def expected(bundles, crystal) -> dict[str, np.ndarray]:
-    return Runtime(bundles["xla"], cache="off").evaluate(crystal)
+    return Runtime(bundles["xla"]).evaluate(crystal)
 
 
 def close(found, expected, tolerance: float) -> None:
@@ -80,7 +80,7 @@ def close(found, expected, tolerance: float) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_fused_equals_xla(bundles, crystal, expected, threads):
-    runtime = Runtime(bundles["fused"], threads=threads, cache="off")
+    runtime = Runtime(bundles["fused"], threads=threads)
     close(runtime.evaluate(crystal), expected, PARITY)
     assert runtime.report()["climbs"] == 0 and runtime.report()["rung_rows"] == 256
     first = runtime.evaluate(crystal)
@@ -90,7 +90,7 @@ def test_fused_equals_xla(bundles, crystal, expected, threads):
 def test_a_rung_is_outgrown(bundles):
     atoms = bulk("GaN", "wurtzite", a=2.9, c=4.7)
     atoms.positions += np.random.default_rng(1).normal(0.0, 0.1, atoms.positions.shape)
-    fused, xla = Runtime(bundles["fused"], cache="off"), Runtime(bundles["xla"], cache="off")
+    fused, xla = Runtime(bundles["fused"]), Runtime(bundles["xla"])
     close(fused.evaluate(atoms), xla.evaluate(atoms), PARITY)
     # The first rung has too few neighbours: the step was done again on a higher one.
     assert fused.report()["rung_neighbours"] > 32 and fused.report()["climbs"] > 0
@@ -118,7 +118,7 @@ def test_an_unknown_instruction_set_is_refused(bundles, crystal, tmp_path, monke
     crystal.write(structure, format="extxyz")
     monkeypatch.setenv("SO3KRATES_KERNELS", "avx3")
     script = RUN.format(path=sys.path, bundle=str(bundles["fused"]), structure=str(structure), result="", threads=2)
-    script = script.replace('cache="off")', 'cache="off"); print("made")', 1)
+    script = script.replace(".evaluate(", '; print("made"); found = found.evaluate(', 1)
     failed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert failed.returncode == 1 and failed.stdout == ""
     assert "Error: SO3KRATES_KERNELS is 'avx3': known are generic, avx2 and avx512; unset it" in failed.stderr
@@ -152,16 +152,16 @@ def test_kernels_of_another_version_are_refused(bundles, tmp_path, version):
     found = "CPU kernels that had no version yet" if version is None else f"version {version} of the CPU kernels"
     message = f"other.so3k: calls {found}, and this so3krates has version {KERNEL_VERSION}: .*so3krates export"
     with pytest.raises(Error, match=message):
-        Runtime(path, cache="off")
+        Runtime(path)
 
 
 def test_kernels_of_the_version_before_run(bundles, crystal, expected, tmp_path):
     path = with_version(read_bundle(bundles["fused"]), tmp_path / "before.so3k", KERNEL_VERSION - 1)
-    close(Runtime(path, threads=1, cache="off").evaluate(crystal), expected, 1e-6)
+    close(Runtime(path, threads=1).evaluate(crystal), expected, 1e-6)
 
 
 def test_tables_change_forces_by_less_than_the_tolerance(bundles, crystal, expected):
-    plain = Runtime(bundles["plain"], cache="off").evaluate(crystal)
+    plain = Runtime(bundles["plain"]).evaluate(crystal)
     change = np.abs(plain["forces"] - expected["forces"]).max()
     assert 0 < change < TABLES
     manifest = read_bundle(bundles["fused"]).manifest
@@ -170,6 +170,6 @@ def test_tables_change_forces_by_less_than_the_tolerance(bundles, crystal, expec
 
 
 def test_scratch_memory_of_the_programs_is_small(bundles, crystal):
-    runtime = Runtime(bundles["fused"], cache="off")
+    runtime = Runtime(bundles["fused"])
     runtime.evaluate(crystal)
     assert runtime.report()["temporary_bytes"] < 4096

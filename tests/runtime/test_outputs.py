@@ -32,17 +32,17 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def runtime(path: Path) -> Runtime:
-    return Runtime(path, threads=1, cache="off")
+    return Runtime(path, threads=1)
 
 
-def evaluator_on(path: Path) -> tuple[Evaluator, np.ndarray]:
-    evaluator, host = Evaluator(str(path), threads=1, cache="off"), lists(gan())
+def evaluator_on(path: Path, **options: str) -> tuple[Evaluator, np.ndarray]:
+    evaluator, host = Evaluator(str(path), threads=1, **options), lists(gan())
     evaluator.set_neighbourhood(**host.arguments)
     return evaluator, host.positions
 
 
 def test_only_the_steps_that_a_request_needs_are_run(path: Path) -> None:
-    evaluator, positions = evaluator_on(path)
+    evaluator, positions = evaluator_on(path, cache="off")
     assert sorted(evaluator.evaluate(positions, outputs=["coordination"])) == ["coordination"]
     assert evaluator.report()["programs_compiled"] == 2  # neighbours and counting
     assert sorted(evaluator.evaluate(positions, outputs=["forces"])) == ["forces"]
@@ -73,7 +73,7 @@ def test_outputs_of_every_kind(path: Path) -> None:
 
 
 def test_a_rank_without_atoms_changes_no_other(path: Path) -> None:
-    evaluator = Evaluator(str(path), threads=1, cache="off")
+    evaluator = Evaluator(str(path), threads=1)
     empty = np.zeros(0, np.int32)
     evaluator.set_neighbourhood(0, 0, empty, empty, empty, empty, empty)
     found = evaluator.evaluate(np.zeros((0, 3)), outputs=[*EXTRA, "energy"])
@@ -124,7 +124,7 @@ def test_the_runtime_has_names_units_and_meanings(runtime: Runtime) -> None:
 
 def test_the_calculator_gives_further_outputs_by_name(path: Path) -> None:
     atoms = gan()
-    atoms.calc = So3kratesCalculator(path, threads=1, cache="off")
+    atoms.calc = So3kratesCalculator(path, threads=1)
     forces = atoms.get_forces()
     assert "coordination" not in atoms.calc.results and np.abs(forces).max() > SIGNAL
     evaluations = atoms.calc.runtime.report()["evaluations"]
@@ -136,11 +136,11 @@ def test_the_calculator_gives_further_outputs_by_name(path: Path) -> None:
     atoms.get_forces()
     assert "coordination" not in atoms.calc.results
 
-    atoms.calc = So3kratesCalculator(path, threads=1, cache="off", outputs=["coordination", "most"])
+    atoms.calc = So3kratesCalculator(path, threads=1, outputs=["coordination", "most"])
     atoms.get_potential_energy()
     assert atoms.calc.results["most"] == atoms.calc.results["coordination"].max() > 2
     with pytest.raises(ValueError, match="has no output 'charges'"):
-        So3kratesCalculator(path, threads=1, cache="off", outputs=["charges"])
+        So3kratesCalculator(path, threads=1, outputs=["charges"])
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_the_guard_of_the_calculator(guarded: Path, tmp_path: Path) -> None:
     near = gan()
     near.set_cell(near.cell.array * 0.8, scale_atoms=True)
     words = r"atom \d \(\w+\) and atom \d \(\w+\) are [\d.]+ A apart, nearer than 0.9 of the 1.8 A"
-    calculator = So3kratesCalculator(guarded, threads=1, cache="off")
+    calculator = So3kratesCalculator(guarded, threads=1)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for atoms in (gan(), near, gan(), near):
@@ -164,13 +164,13 @@ def test_the_guard_of_the_calculator(guarded: Path, tmp_path: Path) -> None:
     assert calculator.get_property("close_pairs", near) > 0 and calculator.get_property("closest_ratio", near) < 0.9
     assert calculator.get_property("close_pairs", gan()) == 0
 
-    near.calc = So3kratesCalculator(guarded, threads=1, cache="off", guard="stop", directory=str(tmp_path))
+    near.calc = So3kratesCalculator(guarded, threads=1, guard="stop", directory=str(tmp_path))
     with pytest.raises(StructureError, match=words):
         near.get_forces()
     frame = read(tmp_path / "guard-evaluation-1.extxyz")
     assert np.array_equal(frame.arrays["id"], range(len(near))) and "A apart" in frame.info["reason"]
     assert np.allclose(frame.positions, near.positions) and np.abs(frame.get_forces()).max() > SIGNAL
-    near.calc = So3kratesCalculator(guarded, threads=1, cache="off", guard="off")
+    near.calc = So3kratesCalculator(guarded, threads=1, guard="off")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.abs(near.get_forces()).max() > SIGNAL
@@ -219,13 +219,13 @@ def test_the_guard_takes_an_uncertainty(gan_bundle32: Path, guarded: Path, tmp_p
 
 def test_the_guard_of_moving_atoms(guarded: Path) -> None:
     """With lists that hold for a skin, what fresh lists find."""
-    runtime, atoms = Runtime(guarded, threads=1, cache="off", skin=0.8), gan((2, 2, 1))
+    runtime, atoms = Runtime(guarded, threads=1, skin=0.8), gan((2, 2, 1))
     rng = np.random.default_rng(0)
     ratios = []
     for _ in range(12):
         atoms.positions += rng.normal(0, 0.04, atoms.positions.shape)
         found = runtime.evaluate(atoms, NEAR)
-        fresh = Runtime(guarded, threads=1, cache="off", skin=0.0).evaluate(atoms, NEAR)
+        fresh = Runtime(guarded, threads=1, skin=0.0).evaluate(atoms, NEAR)
         assert found == fresh
         ratios.append(found["closest_ratio"])
     assert len(set(ratios)) > 6 and min(ratios) < 1.0
@@ -236,7 +236,7 @@ def test_the_guard_of_threads() -> None:
     """Of a system so large that lists and near pairs are shared between threads, in pieces."""
     atoms = gan((20, 20, 20))  # 32000 atoms, some 8 near pairs of each
     atoms.positions[15001] += 0.5
-    found = [Runtime(SHIPPED, threads=n, cache="off", skin=0.8).evaluate(atoms, NEAR) for n in (1, 3)]
+    found = [Runtime(SHIPPED, threads=n, skin=0.8).evaluate(atoms, NEAR) for n in (1, 3)]
     assert found[0] == found[1]
     assert found[0]["close_pairs"] > 0 and found[0]["closest_ratio"] < 0.9
 

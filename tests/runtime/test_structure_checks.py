@@ -23,12 +23,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def calculator(path: Path) -> So3kratesCalculator:
-    return So3kratesCalculator(path, cache="off", threads=1)
+    return So3kratesCalculator(path, threads=1)
 
 
 @pytest.fixture(scope="module")
 def evaluator(path: Path) -> Evaluator:
-    return Evaluator(str(path), cache="off", threads=1)
+    return Evaluator(str(path), threads=1)
 
 
 def moved(atom: int, position: Any) -> Callable[[], Atoms]:
@@ -132,7 +132,7 @@ def test_results_that_are_no_numbers_name_the_atom(path: Path, tmp_path: Path) -
     depth[1, 1] = np.nan
     write_bundle(tmp_path / "broken.so3k", bundle.manifest, {**bundle.tensors, "weights/depth": depth})
     atoms = Atoms("Ga2N2", [[0, 0, 0], [2, 0, 0], [50, 0, 0], [52, 0, 0]])
-    atoms.calc = So3kratesCalculator(tmp_path / "broken.so3k", cache="off", threads=1)
+    atoms.calc = So3kratesCalculator(tmp_path / "broken.so3k", threads=1)
     message = (
         r"^energy nan eV, force \(.*\) eV/A or virial on atom 2 \(N\) at \(50, 0, 0\) A are not finite\. .*timestep"
     )
