@@ -23,7 +23,7 @@ QUICK_COMPILATION = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
-SELDOM = 100_000, 20, 50  # Python looks for circles of references, of which traces of programs make few
+SELDOM = 1_000, 20, 100  # Python looks for circles of references, of which traces of programs make few
 QUICK_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
 # What is compiled serves all tests of a run, and the programs that they start: set before anybody imports JAX.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -51,8 +51,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 def run(program: Path, first: int = 0, rows: int = ROWS) -> subprocess.CompletedProcess[str]:
     options = {"TSAN_OPTIONS": f"exitcode={FOUND}", "ASAN_OPTIONS": f"detect_leaks=0:exitcode={FOUND}"}
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"} | options
     return subprocess.run(
-        [program, str(first), str(rows)], env=os.environ | options, capture_output=True, text=True, check=False
+        [program, str(first), str(rows)], env=environment, capture_output=True, text=True, check=False
     )
 
 

@@ -101,7 +101,7 @@ def test_other_members_run_only_where_they_are_asked_for(members: list[Model], p
     """Programs are compiled when they are first run: of members' own none is."""
     first, *others = members
     export_model(first, tmp_path / "c.so3k", body="fused", ladder=LADDER, others=others)
-    runtime = Runtime(tmp_path / "c.so3k", threads=1)
+    runtime = Runtime(tmp_path / "c.so3k", threads=1, cache="off")
     runtime.evaluate(crystal())
     before = runtime.report()["programs_compiled"]
     runtime.evaluate(crystal(), ["committee_forces"])
