@@ -38,7 +38,10 @@ def plan(
     ] = None,
     timestep: Annotated[float | None, typer.Option(callback=above_zero, help="ps; the deck's, else 0.001.")] = None,
     measured: Annotated[
-        Path | None, typer.Option("--machine", help="A measurement to read; made and kept there if it is not.")
+        Path | None,
+        typer.Option(
+            "--machine", help="A measurement to read; made and kept there if it is not. Of GPUs: a100, h100 or h200."
+        ),
     ] = None,
     slurm: Annotated[Path | None, typer.Option("--slurm", help="A job script that is written.")] = None,
     hours: Annotated[int, typer.Option(callback=at_least_one, help="Of each job in it.")] = 24,
@@ -51,6 +54,7 @@ def plan(
 
     from .hints import program
     from .planning import (
+        GPUS,
         estimate,
         job_script,
         largest_system,
@@ -61,6 +65,7 @@ def plan(
         write_machine,
     )
     from .planning.estimate import Layout, limit_of, reach_of
+    from .planning.gpus import said_of
     from .planning.slurm import launch_line
     from .planning.system import PlanError, is_deck, scaled
 
@@ -82,9 +87,15 @@ def plan(
     reach = reach_of(manifest) + system.skin
     if measured is not None and measured.exists():
         machine = read_machine(measured)
+    elif str(measured) in GPUS:
+        machine = GPUS[str(measured)]
+        said(screen, "Note:", said_of(str(measured)))
     else:
         if manifest["platform"] != "cpu":
-            raise PlanError(f"{system.potential} is for {manifest['platform']}, and what is measured are processors")
+            raise PlanError(
+                f"{system.potential} is for {manifest['platform']}, and what is measured are processors: of GPUs give "
+                f"--machine {', '.join(GPUS)}, whose speed is expected and not measured"
+            )
         strange = sorted(set(system.atoms.get_chemical_symbols()) - set(manifest["elements"]))
         if strange:
             known = ", ".join(manifest["elements"])
@@ -102,9 +113,9 @@ def plan(
         memory=machine.memory if memory is None else memory * 2**30,
     )
     if ranks is None and threads is None:
-        choice = layouts(machine.cores, nodes)
+        choice = layouts(machine.cores, nodes, machine.unit)
     else:
-        each = max(1, (nodes * machine.cores) // (ranks or nodes))
+        each = 1 if machine.unit == "GPU" else max(1, (nodes * machine.cores) // (ranks or nodes))
         choice = [Layout(ranks or nodes * max(1, machine.cores // (threads or 1)), threads or each)]
     found = [estimate(machine, count, edges, reach, layout) for layout in choice]
     best = min(found, key=lambda one: one.step)
@@ -116,8 +127,8 @@ def plan(
         said(
             screen,
             "Warning:",
-            f"{best.layout.ranks} ranks of {best.layout.threads} threads want {used:.0f} cores of each machine, which "
-            f"has {machine.cores}: ranks would wait for each other; give fewer",
+            f"{best.layout.ranks} ranks of {best.layout.threads} threads want {used:.0f} {machine.unit}s of each "
+            f"machine, which has {machine.cores}: ranks would wait for each other; give fewer",
         )
     screen.print(f"What limits: {limit_of(best, machine, nodes)}.", soft_wrap=True, markup=False)
     most = largest_system(machine, count, edges, reach, best.layout, nodes)
@@ -129,7 +140,8 @@ def plan(
     if slurm is not None:
         from .files import write_text
 
-        write_text(slurm, job_script(deck, best.layout, slurm, nodes, hours, launcher=launcher))
+        gpus = best.layout.ranks // nodes if machine.unit == "GPU" else 0
+        write_text(slurm, job_script(deck, best.layout, slurm, nodes, hours, launcher=launcher, gpus=gpus))
         screen.print(f"Job script: {slurm}", soft_wrap=True, markup=False)
 
 

@@ -82,8 +82,10 @@ def estimate(machine: Machine, atoms: int, edges: np.ndarray, reach: float, layo
     return Estimate(layout, grid, own, others, parts, memory)
 
 
-def layouts(cores: int, nodes: int = 1) -> list[Layout]:
-    """Ways to use all cores of some machines: from one rank on each to one on every core."""
+def layouts(cores: int, nodes: int = 1, unit: str = "core") -> list[Layout]:
+    """Ways to use all cores of some machines, from one rank on each to one on every core; of GPUs one to all."""
+    if unit == "GPU":
+        return [Layout(nodes * gpus, 1) for gpus in range(1, cores + 1) if cores % gpus == 0]
     return [Layout(nodes * cores // threads, threads) for threads in range(cores, 0, -1) if cores % threads == 0]
 
 

@@ -44,6 +44,7 @@ class Machine:
     memory_start: float
     memory_atom: float
     memory_row: float
+    unit: str = "core"  # what `cores` counts: "GPU" of machines whose GPUs compute, one rank on each
 
 
 @dataclass(frozen=True)

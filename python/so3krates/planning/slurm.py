@@ -15,7 +15,7 @@ SCRIPT = """\
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node={ranks}
 #SBATCH --cpus-per-task={threads}
-#SBATCH --hint=nomultithread
+{gpus}#SBATCH --hint=nomultithread
 #SBATCH --time={hours}
 #SBATCH --open-mode=append
 # The deck reads restart.$restart unless it is 0 (docs/cluster.md), and writes the file `finished` at its end.
@@ -38,7 +38,7 @@ fi
 
 
 def launch_line(layout: Layout, launcher: str = "mpiexec") -> str:
-    """What starts the ranks, each bound to cores of its own."""
+    """What starts the ranks, each bound to cores of its own, or with a GPU to one core."""
     if launcher.startswith("srun"):
         return f"{launcher} --cpu-bind=cores --cpus-per-task={layout.threads}"
     mpiexec = program_file("mpiexec")
@@ -48,7 +48,14 @@ def launch_line(layout: Layout, launcher: str = "mpiexec") -> str:
 
 
 def job_script(
-    deck: Path, layout: Layout, file: Path, nodes: int = 1, hours: int = 24, jobs: int = 10, launcher: str = "mpiexec"
+    deck: Path,
+    layout: Layout,
+    file: Path,
+    nodes: int = 1,
+    hours: int = 24,
+    jobs: int = 10,
+    launcher: str = "mpiexec",
+    gpus: int = 0,
 ) -> str:
     """A script that `sbatch` takes, which puts the next job of a chain into the queue before it starts its own.
 
@@ -60,6 +67,7 @@ def job_script(
         hours: of each job.
         jobs: in the chain.
         launcher: `mpiexec` of this environment, or `srun` with its options, such as `srun --mpi=pmi2`.
+        gpus: of each machine that are asked for; the deck says `device cuda`, with which ranks take them in turn.
     """
     lmp = program_file("lmp")
     return SCRIPT.format(
@@ -67,6 +75,7 @@ def job_script(
         nodes=nodes,
         ranks=layout.ranks // nodes,
         threads=layout.threads,
+        gpus=f"#SBATCH --gpus-per-node={gpus}\n" if gpus else "",
         hours=f"{hours}:00:00",
         jobs=jobs,
         file=shlex.quote(str(file)),
