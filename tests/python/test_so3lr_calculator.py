@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -17,8 +15,10 @@ from ase import Atoms
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from so3krates.calculator import So3kratesCalculator
+from so3krates.cli import app
 from so3krates.predictions import ModelRuntime
 from so3krates.total_charge import ChargeError
+from typer.testing import CliRunner, Result
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "models" / "so3lr"
@@ -157,15 +157,13 @@ def test_one_atom_and_far_atoms(calculator: So3kratesCalculator) -> None:
     assert abs(alone) > DIFFERENCE
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "so3krates.cli", *map(str, words)], capture_output=True, text=True, timeout=300
-    )
+def command(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def test_commands(calculator: So3kratesCalculator, tmp_path: Path) -> None:
     done = command("info", FOLDER)
-    assert done.returncode == 0
+    assert done.exit_code == 0
     for words in ("drude_oscillators", "predicted_charges", "fitted_zbl", "output dipole", "total charge"):
         assert words in done.stdout
     frames = []
@@ -177,12 +175,12 @@ def test_commands(calculator: So3kratesCalculator, tmp_path: Path) -> None:
     ase.io.write(tmp_path / "frames.extxyz", frames)
     done = command("evaluate", FOLDER, tmp_path / "frames.extxyz", "--json", tmp_path / "errors.json")
     said = " ".join(done.stdout.split())
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "0 e, multiplicity 1 (1); 0 e, multiplicity 2 (1); +1 e, multiplicity 2 (1)" in said
     errors = json.loads((tmp_path / "errors.json").read_text())["frames"]
     assert errors["forces"]["rmse"] < 1e-4  # meV/A; the file has eight decimals of eV/A
     frames[1].info = {}
     ase.io.write(tmp_path / "frames.extxyz", frames)
     done = command("evaluate", FOLDER, tmp_path / "frames.extxyz")
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "frame 1: the structure has 9 electrons" in " ".join(done.stderr.split())
