@@ -33,24 +33,27 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": f"{_compiled.name}/jax", **QUICK_COMPILATION}
     os.environ["SO3KRATES_CACHE"] = f"{_compiled.name}/so3krates"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of small matrices: further threads only wait, and take a core to do so
-# Files of more than half a minute of a processor, the longest first.
+# Files of more than twenty seconds of a processor, the longest first.
 LONGEST = (
     "docs/test_blocks",
     "lammps/test_ranks",
     "python/test_training",
-    "python/test_tables",
     "python/test_fused",
-    "python/test_cuda_kernels",
+    "lammps/test_so3lr_in_lammps",
     "gpu/test_kit",
-    "python/test_finetuning",
     "lammps/test_outputs_in_lammps",
+    "python/test_training_processes",
     "python/test_committee_bundle",
+    "python/test_tables",
+    "python/test_cuda_kernels",
+    "gpu/test_compile",
+    "python/test_stages",
+    "python/test_export",
     "python/test_terms",
     "runtime/test_kernels",
-    "gpu/test_compile",
+    "python/test_sampling",
+    "python/test_comparison",
     "python/test_learning",
-    "python/test_export",
-    "python/test_heat_flux",
 )
 SMALL_MODEL = ROOT / "tests" / "models" / "gan-small"  # trained by `so3krates demo`
 

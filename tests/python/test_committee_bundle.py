@@ -43,7 +43,7 @@ def members(small_model_folder: Path) -> list[Model]:
     return made
 
 
-@pytest.fixture(scope="module", params=["xla", "fused"])
+@pytest.fixture(scope="module")
 def singles(
     request: pytest.FixtureRequest, members: list[Model], programs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, list[dict[str, np.ndarray]]]:
@@ -67,7 +67,16 @@ def stacked(found: list[dict[str, np.ndarray]], name: str) -> np.ndarray:
     return np.array([one[name] for one in found])
 
 
-@pytest.mark.parametrize("mover", ["first", "mean"])
+@pytest.mark.parametrize(
+    ("mover", "singles"),
+    [
+        ("first", "xla"),
+        ("mean", "fused"),
+        pytest.param("first", "fused", marks=pytest.mark.torture),
+        pytest.param("mean", "xla", marks=pytest.mark.torture),
+    ],
+    indirect=["singles"],
+)
 def test_members_are_those_of_their_own_bundles(
     mover: str, singles: tuple[str, list[dict[str, np.ndarray]]], members: list[Model], programs: Path, tmp_path: Path
 ) -> None:

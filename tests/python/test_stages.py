@@ -110,19 +110,16 @@ def optimised() -> Iterator[None]:
 
 
 def test_scratch_memory_does_not_grow_with_the_number_of_atoms(optimised: None) -> None:
-    """Temporary bytes of every compiled program at 1k, 8k and 64k rows."""
+    """Temporary bytes of every compiled program at 1k and 64k rows."""
     weights = {k: np.asarray(v, "float32") for k, v in weight_arrays(init_params(SMALL, 0), [31, 7]).items()}
     plan = plan_of(weights, precision="float32")
     scratch = []
-    for rows in (1024, 8192, 65536):
+    for rows in (1024, 65536):
         programs = compile_plan(plan, specs(plan, weights, Rung(rows, 2 * rows, 192, 64)))
         scratch.append({name: p.memory_analysis().temp_size_in_bytes for name, p in programs.items()})
     assert scratch[0]["layer_adjoint"] > 10_000  # the blocks themselves
     for name in scratch[0]:
-        assert scratch[1][name] <= scratch[0][name] + 1024 and scratch[2][name] <= scratch[0][name] + 1024, (
-            name,
-            scratch,
-        )
+        assert scratch[1][name] <= scratch[0][name] + 1024, (name, scratch)
 
 
 def test_a_ladder_from_one_trace_equals_lowering_each_rung():
