@@ -96,6 +96,19 @@ def own_process() -> Executor:
     return _Own()
 
 
+@contextmanager
+def _with_advice() -> Iterator[None]:
+    """Says what to do where a process of a pool has ended."""
+    try:
+        yield
+    except BrokenExecutor as error:
+        raise EngineError(
+            f"a process of the engine has ended ({' '.join(str(error).split())}), perhaps for want of memory: give "
+            "fewer at a time; the same command goes on with what is missing"
+        ) from error
+
+
+@_with_advice()
 def run_all(
     pool: Executor,
     workers: int,
@@ -106,24 +119,8 @@ def run_all(
     """`function(*arguments)` for jobs by name; `on_done` is given each result as it comes.
 
     What fails is tried once more, when the others have begun. Returns why some failed again; the others are all done,
-    unless HOPELESS of them failed before any succeeded.
+    unless HOPELESS of them failed before any succeeded. Raises EngineError where a process of the engine ends.
     """
-    try:
-        return _all(pool, workers, function, jobs, on_done)
-    except BrokenExecutor as error:
-        raise EngineError(
-            f"a process of the engine has ended ({' '.join(str(error).split())}), perhaps for want of memory: give "
-            "fewer at a time; the same command goes on with what is missing"
-        ) from error
-
-
-def _all(
-    pool: Executor,
-    workers: int,
-    function: Callable[..., Any],
-    jobs: Mapping[str, tuple[Any, ...]],
-    on_done: Callable[[str, Any], None],
-) -> dict[str, Exception]:
     waiting = list(jobs)[::-1]
     tried = dict.fromkeys(jobs, 0)
     running: dict[Future[Any], str] = {}
