@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import ase.io
@@ -15,6 +16,7 @@ from ase.geometry import complete_cell
 from flax.traverse_util import unflatten_dict
 from matscipy.neighbours import neighbour_list
 from so3krates import checks, cli
+from so3krates._harness import StructureError
 from so3krates.checks import Answer, Check, check_errors, check_potential, perfect_crystal
 from so3krates.model.config import ModelConfig
 from so3krates.storage import Model, ModelError, parameter_shapes
@@ -106,6 +108,27 @@ def test_a_sound_potential_passes() -> None:
 )
 def test_a_broken_law_fails_its_check(broken: str, amount: float, steps: int, names: set[str]) -> None:
     assert names <= failed(check_potential(Pairs(broken, amount), CRYSTAL, steps))
+
+
+@pytest.mark.parametrize("far", [0.6, 1.0])  # eV/A, passed in NVE too, or in shaken structures alone
+def test_a_refused_structure_fails_its_check(far: float) -> None:
+    """A bundle refuses structures of absurd energies; what the checks made up themselves then has no finite force."""
+
+    class Refusing(Pairs):
+        made = 0
+
+        def __call__(self, atoms: Atoms) -> Answer:
+            answer = super().__call__(atoms)
+            if np.abs(answer.forces).max() > far:
+                self.made += 1
+                raise StructureError("beyond any physical value")
+            return answer
+
+    potential = Refusing()
+    found = {check.name: check for check in check_potential(potential, CRYSTAL, STEPS)}
+    assert set(found) == ALL and potential.made > 0
+    assert found["largest force, shaken and squeezed"].value == math.inf
+    assert (found["largest force in NVE"].value == math.inf) == (far == 0.6)
 
 
 def test_a_primitive_cell_is_repeated() -> None:

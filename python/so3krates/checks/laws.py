@@ -13,6 +13,7 @@ from ase.data import atomic_numbers, covalent_radii
 from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
 
+from so3krates._harness import StructureError
 from so3krates.analysis import energy_drift
 from so3krates.data import structure_faults
 from so3krates.data.report import LARGE_FORCE
@@ -21,7 +22,7 @@ from so3krates.storage import ModelError
 
 from .crystals import default_structure, perfect_crystal
 from .findings import Check, not_made
-from .potentials import Potential, PotentialCalculator
+from .potentials import Answer, Potential, PotentialCalculator
 
 DISPLACEMENT = 0.05  # A, of the atoms of the disturbed structure
 STRAIN = 0.01  # of its cell
@@ -118,6 +119,15 @@ def _largest(values: np.ndarray) -> float:
     return float(np.abs(values).max()) if np.isfinite(values).all() else math.inf
 
 
+def _far_away(potential: Potential, atoms: Atoms) -> Answer:
+    """Of a structure that a check made up: no numbers where a bundle refuses it, as it does absurd energies."""
+    try:
+        return potential(atoms)
+    except StructureError:
+        none = np.full((len(atoms), 3), math.nan)
+        return Answer(math.nan, none, np.full((3, 3), math.nan) if atoms.pbc.all() else None)
+
+
 def _symmetries(potential: Potential, atoms: Atoms, bounds: Bounds, rng: np.random.Generator) -> Iterator[Check]:
     n = len(atoms)
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
@@ -207,7 +217,7 @@ def _cutoff(potential: Potential, bounds: Bounds) -> Iterator[Check]:
 def _crystals(potential: Potential, bounds: Bounds) -> Iterator[Check]:
     forces, shear = 0.0, 0.0
     for first, second in combinations_with_replacement(potential.elements, 2):
-        answer = potential(perfect_crystal(first, second))
+        answer = _far_away(potential, perfect_crystal(first, second))
         forces = max(forces, _largest(answer.forces))
         assert answer.stress is not None  # of a crystal
         shear = max(shear, _largest(answer.stress - np.eye(3) * answer.stress.trace() / 3))
@@ -221,7 +231,7 @@ def _abnormal_forces(potential: Potential, atoms: Atoms, rng: np.random.Generato
         for scale in (1.0, SQUEEZE):
             moved = _strained(atoms, (scale - 1) * np.eye(3))
             moved.positions += rng.normal(0, shake, moved.positions.shape)
-            largest = max(largest, _largest(potential(moved).forces))
+            largest = max(largest, _largest(_far_away(potential, moved).forces))
     yield Check("largest force, shaken and squeezed", largest, LARGE_FORCE, "eV/A")
 
 
@@ -241,9 +251,12 @@ def _dynamics(potential: Potential, atoms: Atoms, steps: int, rng: np.random.Gen
     dynamics = VelocityVerlet(moving, timestep=step * units.fs)
     energies, largest = [], 0.0
     for _ in range(steps):
-        dynamics.run(1)
-        energies.append(moving.get_total_energy())
-        largest = max(largest, _largest(moving.get_forces()))
+        try:
+            dynamics.run(1)
+            energies.append(moving.get_total_energy())
+            largest = max(largest, _largest(moving.get_forces()))
+        except StructureError:  # a bundle refuses it
+            largest = math.inf
         if not math.isfinite(largest) or not math.isfinite(energies[-1]):
             break
     if math.isfinite(largest) and math.isfinite(energies[-1]):
