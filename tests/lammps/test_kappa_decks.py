@@ -1,5 +1,6 @@
 """The decks of examples/lammps/*_kappa run with the teachers and go on from restart files; their scripts are right."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -162,11 +163,13 @@ def test_conductivity_of_a_made_up_profile(tmp_path: Path) -> None:
         module.read_profile(tmp_path / "b.profile")
 
 
-def test_crystal() -> None:
+def test_crystal(tmp_path: Path) -> None:
     """Lattice constants and modes of GaN.tersoff, whose nearest neighbours alone make an ideal wurtzite."""
-    output = run_script("crystal.py", "tersoff", "--thermal", "1")
+    output = run_script("crystal.py", "tersoff", "--thermal", "1", "--json", str(tmp_path / "crystal.json"))
     rows = [line.strip("| ").split(" | ") for line in output.splitlines()[2:]]
     found = {name: float(value) for name, value in rows}
+    (written,) = json.loads((tmp_path / "crystal.json").read_text()).values()
+    assert written == pytest.approx(found, abs=0.05)
     assert {name: found[name] for name in CRYSTAL} == pytest.approx(CRYSTAL, abs=PRINTED)
     c11, c12, c13, c33 = (found[f"C{name} (GPa)"] for name in ("11", "12", "13", "33"))
     assert found["bulk modulus (GPa)"] == pytest.approx((2 * (c11 + c12 + 2 * c13) + c33) / 9, rel=0.02)  # Voigt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("potentials", nargs="+", help="bundles, or `tersoff` for LAMMPS' GaN.tersoff")
     parser.add_argument("--thermal", type=float, nargs="+", default=[], help="K, of rows with the stiffness along c")
+    parser.add_argument("--json", type=Path, help="a file for the table, by potential and row")
     options = parser.parse_args()
     names = options.potentials
     calculators = [LammpsCalculator() if name == "tersoff" else So3kratesCalculator(name) for name in names]
@@ -129,6 +131,9 @@ def main() -> None:
         for temperature, values in zip(options.thermal, thermal_stiffness(calculators, options.thermal), strict=True):
             for column, value in zip(columns, values, strict=True):
                 column[f"C33, atoms displaced as at {temperature:g} K (GPa)"] = value
+    if options.json:
+        table = dict(zip(names, columns, strict=True))
+        options.json.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print("| |", " | ".join(Path(name).stem for name in names), "|")
     print("|---" * (1 + len(names)) + "|")
     for row in columns[0]:
