@@ -8,7 +8,7 @@ CONCERNS = {
     "bundle": ("array_pickle", "bundle", "committee", "export", "kernel_version", "mlff", "so3lr", "storage"),
     "data": ("conversion", "data", "evaluate", "label", "sampling", "selection", "splits", "total_charge"),
     "docs": ("docs", "hints", "messages"),
-    "flux": ("campaign", "flux", "kappa"),
+    "flux": ("campaign", "flux", "kappa", "recipe"),
     "gpu": ("gpu/", "cuda"),
     "install": ("cli", "debian", "doctor", "environment", "launchers", "packaging", "planning"),
     "kernels": ("fused", "kernels", "matrix", "pair_potential"),

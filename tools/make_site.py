@@ -54,6 +54,7 @@ NAVIGATION = {
         "docs/gpu_kit",
     ),
     "Examples": (
+        "examples/gan/README",
         "examples/lammps/README",
         "examples/lammps/so3lr/README",
         "examples/lammps/gan_kappa/README",
