@@ -57,8 +57,7 @@ def deck_variables(folder: Path) -> str:
     gaps = np.abs(np.subtract.outer(heights[crystal.numbers == 7], heights[crystal.numbers == 31]))
     gaps = np.minimum(gaps, 1 - gaps)  # 3/8 along a bond, 1/8 to the atoms of the other sublattice
     a, _, c = crystal.cell.lengths()
-    u = gaps[gaps > 0.25].mean()
-    return f"--var a={a:.5f} --var c={c:.5f} --var u={u:.5f}"
+    return f"--var a={a:.5f} --var c={c:.5f} --var u={gaps[gaps > 0.25].mean():.5f}"
 
 
 def of_crystal(folder: Path) -> dict[str, float]:
