@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.build import bulk
 from concerns import TESTS, concerns
 from long_tables import Many, many, summary
+from quick import quick_generator
 from stand_ins import cuda_driver, other_plugin, waiting_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,6 @@ QUICK_COMPILATION = {
 }
 MOST_MEMORY = 2.5e9  # bytes of a process, above which it forgets programs
 SELDOM = 1_000, 20, 100  # Python looks for circles of references, of which traces of programs make few
-QUICK_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
 # What is compiled serves all tests of a run, and the programs that they start: set before anybody imports JAX.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="so3krates-tests-")
@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _start_jax() -> None:
-    """With two devices, and the older of XLA's code generators, which compiles in half the time.
+    """With two devices, and XLA's quick code generator.
 
     XLA reads its flags once, when JAX opens its devices. The runtime's plugin, which has an XLA of its own, and the
     programs that tests start do not see them.
@@ -79,7 +79,7 @@ def _start_jax() -> None:
 
     jax.config.update("jax_num_cpu_devices", 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {QUICK_GENERATOR}")
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {quick_generator()}")
         jax.devices()
 
 

@@ -29,6 +29,7 @@ from blocks import LANGUAGES, PAGES, ROOT, Block, blocks, lines_of, table_comman
 from foreign import compressed, write_ml_ab, write_mtp, write_vasprun
 from original import write_module
 from original_so3lr import original_arrays, write_params
+from quick import quick_generator
 from so3krates.campaign import read_campaign
 from so3krates.cli import app
 from so3krates.comparison import CompareSettings
@@ -81,8 +82,6 @@ SMALLER = {  # sizes that a reader wants and a test does not
     r"frames=50": "frames=1, equilibration=0.01, interval=0.01",
 }
 WIDEST = 120
-# Compiles in half the time of the default.
-QUICK_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
 LIMIT = 300  # seconds for one block: a guard against hanging
 # What a page leaves out of a deck: the crystal, a third type of atoms, lines that stand on another page.
 CRYSTAL = """
@@ -209,7 +208,7 @@ def folder(small_model_folder: Path, gan_bundle32: Path, tmp_path_factory: pytes
 def shell(command: str, folder: Path) -> str:
     """Runs a command with this environment's programs first; its output."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment["XLA_FLAGS"] = QUICK_GENERATOR  # of the potentials in LAMMPS too: no number is looked at
+    environment["XLA_FLAGS"] = quick_generator()  # of the potentials in LAMMPS too: no number is looked at
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=folder,

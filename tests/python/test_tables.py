@@ -13,7 +13,7 @@ from helpers import batch_of, params64, rattled_wurtzite
 from so3krates.model import ModelConfig, predict
 from so3krates.model.config import ConfigError
 from so3krates.model.radial_basis import spline_basis
-from so3krates.model.reductions import collapsed_first_layer, tabulated
+from so3krates.model.reductions import PIECE, collapsed_first_layer, radial_functions, tabulated
 from so3krates_export.fused import filter_rank
 from so3krates_export.tables import TableError, choose_tables, structures_for
 
@@ -55,6 +55,17 @@ def test_tables_converge(finer):
     errors = [np.abs(compiled(*tabulated(SMALL, params, n), batch).forces - exact).max() for n in nodes]
     assert np.abs(exact).max() > SIGNAL and errors[0] > 1e-9
     assert errors[1] < errors[0] / 5
+
+
+def test_radial_functions_of_any_number_of_distances():
+    """They are computed in pieces of one size, of which the last is filled up."""
+    params, distances = params64(SMALL), np.linspace(1.0, 4.9, PIECE + 7)
+    values, slopes = radial_functions(SMALL, params, distances)
+    assert values.shape == slopes.shape == (SMALL.layers, 2, PIECE + 7, SMALL.features)
+    for part in (slice(3), slice(PIECE - 1, PIECE + 2), slice(0)):
+        found = radial_functions(SMALL, params, distances[part])
+        np.testing.assert_array_equal(found, (values[:, :, part], slopes[:, :, part]))
+    assert np.abs(values).max() > SIGNAL
 
 
 def test_forces_of_a_tabulated_network_are_the_derivatives_of_its_energy():

@@ -68,7 +68,7 @@ def radial_functions(config: ModelConfig, params: Params, distances: np.ndarray)
     networks = [params[f"layers_{k}"][name]["radial"] for k in range(config.layers) for name in FILTERS]
     stacked = jax.tree.map(lambda *arrays: np.stack([np.asarray(a, np.float64) for a in arrays]), *networks)
     count = len(distances)
-    pieces = np.resize(distances, (-(-count // PIECE), PIECE))
+    pieces = np.resize(distances, (max(1, -(-count // PIECE)), PIECE))
     found = [_stacked_networks(config, stacked, piece) for piece in pieces]
     values, slopes = (np.concatenate(parts, axis=1)[:, :count] for parts in zip(*found, strict=True))
     shape = (config.layers, len(FILTERS), count, config.features)
