@@ -104,6 +104,8 @@ int gpu_count(const std::string& platform) {
 }
 
 void check_gpu(const std::string& platform, int index, const std::string& plugin) {
+  if (platform == "cpu")
+    throw Error("device cpu: " + plugin + " is a plugin for GPUs: choose device cuda, rocm or oneapi, or leave it out");
   if (platform == "cuda") return cuda::check_device(index, plugin);
   const int count = gpu_count(platform);
   if (index >= count)

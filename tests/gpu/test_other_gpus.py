@@ -60,6 +60,11 @@ def test_one_line_says_what_is_wrong(
     assert all(piece in message for piece in pieces), message
 
 
+def test_a_plugin_of_gpus_serves_no_processor() -> None:
+    message = ask("pjrt.check_gpu('cpu', 0, '/plugin.so')")
+    assert message == "device cpu: /plugin.so is a plugin for GPUs: choose device cuda, rocm or oneapi, or leave it out"
+
+
 @platforms
 def test_without_a_driver(platform: str) -> None:
     message = ask(f"pjrt.gpu_count({platform!r})", **{f"SO3KRATES_{platform.upper()}_DRIVER": "/absent.so"})
