@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +24,6 @@ QUICK_COMPILATION = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
-MOST_MEMORY = 2.5e9  # bytes of a process, above which it forgets programs
 SELDOM = 1_000, 20, 100  # Python looks for circles of references, of which traces of programs make few
 # What is compiled serves all tests of a run, and the programs that they start: set before anybody imports JAX.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -121,8 +119,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _forget_programs() -> Iterator[None]:
     """JAX keeps every program that a process has run: gigabytes, over all modules."""
     yield
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    if "jax" in sys.modules and pages * resource.getpagesize() > MOST_MEMORY:
+    if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
 
 
