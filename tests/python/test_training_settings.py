@@ -46,8 +46,10 @@ def test_what_is_left_out_is_that_of_a_preset(tmp_path: Path) -> None:
     changed = RunConfig.from_dict({"model": {"features": 48}, "training": {"ema_decay": 0.0}})
     assert changed.model.radial_filter_features == (48, 48)
     assert (changed.training.ema_decay, changed.training.clip_norm) == (0.0, balanced.training.clip_norm)
-    sizes = [preset(name).model.features for name in ("fast", "balanced", "accurate")]
+    recommended = [preset(name) for name in ("fast", "balanced", "accurate")]
+    sizes = [config.model.features for config in recommended]
     assert sizes == sorted(set(sizes))
+    assert [config.training.per_atom for config in (*recommended, preset("gan"))] == [True, True, True, False]
     for name in ("gan", "fast", "balanced", "accurate"):
         preset(name).save(tmp_path / "c.toml")
         assert RunConfig.load(tmp_path / "c.toml") == preset(name)
@@ -58,7 +60,7 @@ def test_what_is_left_out_is_that_of_a_preset(tmp_path: Path) -> None:
         "adam",
         2000,
     )
-    assert original.training.clip_norm is None
+    assert (original.training.clip_norm, original.training.per_atom) == (None, False)
 
 
 def test_epochs_follow_from_the_steps_and_the_data() -> None:
