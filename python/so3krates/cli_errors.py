@@ -22,12 +22,29 @@ class Commands(TyperGroup):
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Ends with exit code 1 after an error; what is wrong with the command line itself, typer says."""
         try:
-            return super().main(*arguments, **options)
+            try:
+                return super().main(*arguments, **options)
+            finally:
+                if sys.stdout is not None:  # which it is where a shell closed it
+                    sys.stdout.flush()  # while it can still be said that this fails
+        except BrokenPipeError as error:  # the reader has left, as `head` does
+            give_up_output()
+            raise SystemExit(1) from error
         except Exception as error:
+            give_up_output()
             if os.environ.get(TRACEBACK):
                 raise
             say_error(error)
             raise SystemExit(1) from error
+
+
+def give_up_output() -> None:
+    """Drops what cannot be written: Python would try again as it ends, and say so in words of its own."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def debug_option(value: bool) -> bool:

@@ -335,10 +335,12 @@ def test_our_own_mistakes_are_said_to_be_ours(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("option", ["--version", "--help"])
-def test_output_that_is_not_taken(option: str) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # written as the program ends, or at once
+def test_output_that_is_not_taken(option: str, unbuffered: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "so3krates.cli", option]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=HANG)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=HANG, env=environment)
     assert done.returncode == 1
     words = "what this command prints could not be written: No space left on device (free some space, or"
     assert re.fullmatch(rf"Error: {re.escape(words)} .*\n", done.stderr)
