@@ -77,7 +77,7 @@ def _start_jax() -> None:
 
     jax.config.update("jax_num_cpu_devices", 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {quick_generator()}")
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {quick_generator()}".strip())
         jax.devices()
 
 
