@@ -42,8 +42,8 @@ SOURCES = """
 TEACHER = """
 **The labels are those of LAMMPS' GaN.tersoff, and that teacher is not GaN.**
 A student can only be as near to experiment as its teacher; how well it learnt, the column of the teacher shows.
-C33 at 0 K is known to come out too high: the training frames are of displaced atoms, and with atoms displaced as at
-100 K and above the student has the teacher's stiffness (docs/validation.md)."""
+Elastic constants at 0 K may be off by 10 to 20 %: the training frames are of displaced atoms; docs/validation.md shows
+of a better trained student that it has the teacher's C33 with atoms displaced as at 100 K and above, and not at 0 K."""
 
 
 def read(folder: Path, name: str) -> Any:
