@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 from so3krates.cli_train import run_config
 from so3krates.lammps.environment import mpi_file
 from so3krates.training import TrainingError, load_stored, train
-from so3krates.training.launch import require_count
+from so3krates.training.launch import require_count, run_processes
 from so3krates.training.processes import PLACE, Place, free_port, place
 from training_runs import make_frames, quiet, rows_of
 
@@ -144,6 +145,12 @@ def test_where_a_process_stands() -> None:
     assert place({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}) == Place("Open MPI", 1, 2)
     assert place({PLACE: "127.0.0.1:1234,1,2"}) == Place("--processes", 1, 2)
     assert place({}).size == 1
+
+
+def test_a_machine_without_an_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "nowhere.invalid")
+    with pytest.raises(TrainingError, match=r"name, 'nowhere.invalid', has no address .* '127.0.1.1 nowhere.invalid'"):
+        run_processes(["train"], 2, tmp_path)
 
 
 def test_numbers_of_processes_that_make_no_sense() -> None:

@@ -65,8 +65,9 @@ class Family:
         python, made = place / "bin" / "python", place / MADE
         make_folder(folder)
         log = folder / f"{self.environment_name}.log"
-        install = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
-        commands = [[sys.executable, "-m", "venv", str(place)], [*install, "-r", str(file)]]
+        # By the pip of this environment: Debian's Python cannot give a new one its own.
+        install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--disable-pip-version-check"]
+        commands = [[sys.executable, "-m", "venv", "--without-pip", str(place)], [*install, "-r", str(file)]]
         commands += [[*install, "--no-deps", "-r", str(bare)]] if bare.is_file() else []
         with open(folder / f"{self.environment_name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison may be making it

@@ -17,7 +17,7 @@ from typing import IO
 
 from so3krates.hints import command
 
-from .processes import LOST, PLACE, free_port, gpus
+from .processes import LOST, PLACE, free_port, gpus, require_address
 from .run_folder import CHECKPOINT_FOLDER, TrainingError
 
 GRACE = 3.0  # s in which the others may end by themselves
@@ -39,8 +39,9 @@ def require_count(count: int) -> None:
 def run_processes(arguments: Sequence[str], count: int, folder: Path) -> int:
     """Runs `so3krates ARGUMENTS` in so many processes, of which the first writes to this terminal.
 
-    Returns its exit status. Raises TrainingError where another process ended first, after having ended all.
+    Returns its exit status. Raises TrainingError where another process ended first, after having ended all, and where they cannot meet.
     """
+    require_address()
     address, cores = f"127.0.0.1:{free_port()}", len(os.sched_getaffinity(0))
     with ExitStack() as stack:
         outputs: list[IO[str]] = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count - 1)]

@@ -66,11 +66,12 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
 def joined(here: Place) -> Iterator[None]:
     """Connects the processes of a run by `jax.distributed`, before anything is computed.
 
-    Raises TrainingError where they do not find each other.
+    Raises TrainingError where they do not find each other, or cannot.
     """
     if here.size == 1:
         yield
         return
+    require_address()
     # SIGTERM is ours: it ends a run with a checkpoint.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -84,6 +85,18 @@ def joined(here: Place) -> Iterator[None]:
             f"{' '.join(str(error).split())[:200]}"
         ) from error
     yield
+
+
+def require_address() -> None:
+    """Refuses a machine whose name has no address: by it processes meet. Raises TrainingError."""
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError as error:
+        raise TrainingError(
+            f"this machine's own name, {name!r}, has no address ({error.strerror}), and by it the processes of a "
+            f"training meet: add the line '127.0.1.1 {name}' to /etc/hosts"
+        ) from error
 
 
 def leave() -> None:
