@@ -39,7 +39,8 @@ def require_count(count: int) -> None:
 def run_processes(arguments: Sequence[str], count: int, folder: Path) -> int:
     """Runs `so3krates ARGUMENTS` in so many processes, of which the first writes to this terminal.
 
-    Returns its exit status. Raises TrainingError where another process ended first, after having ended all, and where they cannot meet.
+    Returns its exit status. Raises TrainingError where another process ended first, after having ended all, and
+    where they cannot meet.
     """
     require_address()
     address, cores = f"127.0.0.1:{free_port()}", len(os.sched_getaffinity(0))
