@@ -155,7 +155,8 @@ def test_the_guard_of_the_calculator(guarded: Path, tmp_path: Path) -> None:
     words = r"atom \d \(\w+\) and atom \d \(\w+\) are [\d.]+ A apart, nearer than 0.9 of the 1.8 A"
     calculator = So3kratesCalculator(guarded, threads=1)
     with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
         for atoms in (gan(), near, gan(), near):
             atoms.calc = calculator
             atoms.get_forces()
@@ -172,7 +173,7 @@ def test_the_guard_of_the_calculator(guarded: Path, tmp_path: Path) -> None:
     assert np.allclose(frame.positions, near.positions) and np.abs(frame.get_forces()).max() > SIGNAL
     near.calc = So3kratesCalculator(guarded, threads=1, guard="off")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         assert np.abs(near.get_forces()).max() > SIGNAL
     with pytest.raises(ValueError, match="guard is 'maybe': give one of off, warn, stop"):
         So3kratesCalculator(guarded, guard="maybe")
@@ -192,7 +193,7 @@ def test_the_guard_of_a_model_folder(small_model_folder: Path, tmp_path: Path) -
     far = bulk("GaN", "wurtzite", a=3.19, c=5.19)
     far.calc = So3kratesCalculator(folder)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         assert np.linalg.norm(far.get_forces(), axis=1).max() < 4.5
 
 

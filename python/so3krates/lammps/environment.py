@@ -11,6 +11,9 @@ from pathlib import Path
 from so3krates.hints import pip_install, reinstall
 
 MPI_LIBRARY = "libmpi.so.12"  # of MPICH and of all that keep its binary interface
+# UCX, which MPICH loads, takes over SIGHUP, so that a closed terminal would no longer end this process; Debian's also
+# SIGSEGV and the like, and begins a thread.
+QUIET_UCX = {"UCX_DEBUG_SIGNO": "0", "UCX_HANDLE_ERRORS": "none", "UCX_VFS_ENABLE": "n"}
 
 
 def entry_point() -> str:
@@ -77,18 +80,16 @@ def load_mpi() -> ctypes.CDLL:
     Raises:
         RuntimeError: there is neither.
     """
-    # UCX, which MPICH loads, takes over SIGHUP by default: a closed terminal would no longer end this process.
-    variable = "UCX_DEBUG_SIGNO"
-    had = os.environ.get(variable)
-    os.environ.setdefault(variable, "0")
+    added = [name for name in QUIET_UCX if name not in os.environ]
+    os.environ |= {name: QUIET_UCX[name] for name in added}
     try:
         try:
             return ctypes.CDLL(MPI_LIBRARY)
         except OSError:
             return ctypes.CDLL(str(mpi_file(MPI_LIBRARY)))
     finally:
-        if had is None:
-            del os.environ[variable]
+        for name in added:
+            del os.environ[name]
 
 
 def launcher_problem() -> str:
