@@ -68,16 +68,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _start_jax() -> None:
-    """With two devices, and XLA's quick code generator.
+    """With two devices, XLA's quick code generator, and no further threads, which wait more than they work.
 
-    XLA reads its flags once, when JAX opens its devices. The runtime's plugin, which has an XLA of its own, and the
-    programs that tests start do not see them.
+    XLA reads its flags and variables once, when JAX opens its devices. The runtime's plugin, which has an XLA of its
+    own, and the programs that tests start do not see them.
     """
     import jax
 
     jax.config.update("jax_num_cpu_devices", 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {quick_generator()}".strip())
+        patch.setenv("NPROC", "1")
         jax.devices()
 
 
