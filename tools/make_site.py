@@ -36,6 +36,7 @@ NAVIGATION = {
     "Train a potential": (
         "docs/sampling",
         "docs/training",
+        "docs/training_study",
         "docs/finetuning",
         "docs/selection",
         "docs/learning",

@@ -3,13 +3,16 @@
 #include "program_cache.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include "environment.h"
@@ -22,6 +25,8 @@ namespace fs = std::filesystem;
 
 const std::string kMagic = "so3krates program 2\n";  // another number where programs are compiled with other options
 constexpr off_t kLargestEntry = off_t{1} << 31;      // bytes
+constexpr std::chrono::seconds kLongestWait{60};     // for a process that compiles, which may have been stopped
+constexpr std::chrono::milliseconds kLook{10};
 
 std::string length_bytes(std::uint64_t length) {
   std::string bytes;
@@ -169,19 +174,56 @@ void ProgramCache::store(const std::string& key, const std::string& program) {
   }
 }
 
+ProgramCache::Turn::Turn(const ProgramCache& cache, const std::string& key) {
+  if (!cache.is_on()) return;
+  try {
+    create_private(cache.folder_);
+  } catch (const std::exception&) {
+    return;  // said where the program is stored
+  }
+  file_ = cache.folder_ / (key + ".turn");
+  descriptor_ = open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW, 0600);
+  const auto end = std::chrono::steady_clock::now() + kLongestWait;
+  while (descriptor_ >= 0 && flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+    std::error_code failure;
+    const int reason = errno;
+    if (reason == EWOULDBLOCK && !fs::exists(cache.file(key), failure) && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(kLook);
+    } else if (reason != EINTR) {
+      close(descriptor_);
+      descriptor_ = -1;
+    }
+    waited_ = true;
+  }
+}
+
+ProgramCache::Turn::~Turn() {
+  if (descriptor_ < 0) return;
+  unlink(file_.c_str());
+  close(descriptor_);
+}
+
 pjrt::Executable compile_or_load(pjrt::Client& client, ProgramCache& cache, const std::uint8_t* artifact,
                                  std::size_t bytes, const std::string& name, bool* loaded) {
-  if (loaded != nullptr) *loaded = false;
   const std::string key = cache.is_on() ? key_of(client, artifact, bytes) : "";
-  if (const std::optional<std::string> program = cache.find(key)) {
+  const auto load = [&]() -> std::optional<pjrt::Executable> {
+    const std::optional<std::string> program = cache.find(key);
+    if (!program) return std::nullopt;
     try {
-      pjrt::Executable executable = client.load(*program, name);
-      if (loaded != nullptr) *loaded = true;
-      return executable;
+      return client.load(*program, name);
     } catch (const Error& failure) {  // it is replaced below
       cache.warn_of(key, failure.what());
+      return std::nullopt;
     }
+  };
+  std::optional<pjrt::Executable> found = load();
+  std::optional<ProgramCache::Turn> turn;
+  if (!found) {
+    turn.emplace(cache, key);
+    if (turn->waited()) found = load();
   }
+  if (loaded != nullptr) *loaded = found.has_value();
+  if (found) return std::move(*found);
   pjrt::Executable executable = client.compile(artifact, bytes, name);
   if (cache.is_on()) {
     try {

@@ -27,6 +27,22 @@ class ProgramCache {
   const std::filesystem::path& folder() const { return folder_; }
   // One line on why programs are not kept, or were not taken from where they are kept: the first that happened.
   const std::string& warning() const { return warning_; }
+  // A program is compiled by one process at a time, whose turn lasts as long as this; others wait and find it stored.
+  // Those that have waited for a minute, or whose folder knows no locks, compile it themselves.
+  class Turn {
+   public:
+    Turn(const ProgramCache& cache, const std::string& key);
+    ~Turn();
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    bool waited() const { return waited_; }
+
+   private:
+    std::filesystem::path file_;
+    int descriptor_ = -1;
+    bool waited_ = false;
+  };
+
   void warn(const std::string& reason);                             // programs are not kept
   void warn_of(const std::string& key, const std::string& reason);  // an entry is not used
 

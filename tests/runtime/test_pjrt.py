@@ -1,6 +1,7 @@
 """The layer below the evaluator: PJRT client on the CPU plugin, memory, program cache, plugin search, SHA-256."""
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -286,6 +287,30 @@ def test_cached_program_is_loaded(client: pjrt.Client, add_artifact: bytes, tmp_
     assert loaded
     assert_adds(client, executable)
     assert cache.warning == ""
+
+
+def test_one_process_compiles_for_those_that_ask_meanwhile(
+    client: pjrt.Client, add_artifact: bytes, tmp_path: Path
+) -> None:
+    done, folder = tmp_path / "done", tmp_path / "cache"
+    pjrt.compile_or_load(client, pjrt.ProgramCache(str(done)), add_artifact)
+    program = entry(done)
+    folder.mkdir()
+    turn = folder / f"{program.stem}.turn"
+    with turn.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as by another process, which stores what it has compiled
+        other = subprocess.Popen(
+            ["sh", "-c", 'sleep 0.3; cp "$0" "$1.part"; mv "$1.part" "$1"', program, folder / program.name]
+        )
+        executable, loaded = pjrt.compile_or_load(client, pjrt.ProgramCache(str(folder)), add_artifact)
+        assert loaded
+        assert other.wait() == 0
+    assert_adds(client, executable)
+    # Of one that was killed.
+    (folder / program.name).unlink()
+    assert turn.exists()
+    assert not pjrt.compile_or_load(client, pjrt.ProgramCache(str(folder)), add_artifact)[1]
+    assert entry(folder).name == program.name
 
 
 def test_other_program_or_machine_has_its_own_entry(

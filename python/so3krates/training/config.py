@@ -335,7 +335,7 @@ ORIGINAL: dict[str, Any] = {"energy_weight": 0.001, "force_weight": 1.0, "stress
 
 
 def _recommended(features: int, layers: int, degrees: tuple[int, ...], steps: int) -> RunConfig:
-    """Settings that measured best (docs/training.md, "What was tried") for a network and a length of the run."""
+    """Settings that measured best (docs/training_study.md) for a network and a length of the run."""
     return RunConfig(
         ModelConfig(features=features, layers=layers, degrees=degrees, radial_basis="gaussian", radial_functions=16),
         DataConfig(),
