@@ -94,18 +94,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = config.getoption("--torture")
     left_out = [item for item in items if (item.get_closest_marker("torture") is not None) != wanted]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = for_two_workers([item for item in items if item not in left_out])
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = for_workers([item for item in items if item not in left_out], workers)
 
 
-def for_two_workers(items: list[pytest.Item]) -> list[pytest.Item]:
-    """The tests in two halves, of which each worker has one at first, with an even share of the longest files in front:
-    in the end there are short ones to be taken over by who is done."""
+def for_workers(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """The tests in as many parts, of which each worker has one at first, with an even share of the longest files in
+    front: in the end there are short ones to be taken over by who is done."""
     place = {TESTS / f"{name}.py": k for k, name in enumerate(LONGEST)}
     long = sorted((item for item in items if item.path in place), key=lambda item: place[item.path])
     short = [item for item in items if item.path not in place]
-    halves = [[item for item in long if place[item.path] % 4 in which] for which in ((0, 3), (1, 2))]
-    missing = max(0, len(items) // 2 - len(halves[0]))
-    return [*halves[0], *short[:missing], *halves[1], *short[missing:]]
+    # There and back again, so that the sums of the parts are alike.
+    turns = [*range(workers), *reversed(range(workers))]
+    parts = [[item for item in long if turns[place[item.path] % len(turns)] == k] for k in range(workers)]
+    for k, part in enumerate(parts):
+        missing = max(0, len(items) // workers - len(part)) if k < workers - 1 else len(short)
+        part += short[:missing]
+        short = short[missing:]
+    return [item for part in parts for item in part]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

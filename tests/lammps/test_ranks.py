@@ -153,8 +153,8 @@ def climbing_bundle(small_model_folder: Path, tmp_path_factory: pytest.TempPathF
     from so3krates_export.ladder import Rung
 
     path = tmp_path_factory.mktemp("climbing") / "gan.so3k"
-    ladder = [Rung(rows, 1024, 96, neighbours) for neighbours in (32, 48) for rows in (96, 256)]
-    export_model(Model.load(small_model_folder), path, precision="float64", body="xla", ladder=ladder)
+    ladder = [Rung(rows, 1024, 96, neighbours) for neighbours in (24, 48) for rows in (96, 256)]
+    export_model(Model.load(small_model_folder), path, precision="float64", body="fused", tables=TABLES, ladder=ladder)
     return path
 
 
