@@ -85,7 +85,8 @@ def force_constants(
     """
     from phonopy import Phonopy
 
-    phonon = Phonopy(to_phonopy(crystal), supercell_matrix=np.diag(repeats), symprec=SYMPREC)
+    repeated = np.diag(repeats)
+    phonon = Phonopy(to_phonopy(crystal), supercell_matrix=repeated, primitive_matrix="auto", symprec=SYMPREC)
     phonon.generate_displacements(distance=DISPLACEMENT[potential.precision])
     cells = [to_ase(cell) for cell in (phonon.supercell, *(phonon.supercells_with_displacements or ()))]
     forces = kept_forces(potential, of, cells, folder, stage, report)
