@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from so3krates.model.config import ConfigError
 from so3krates.training.checks import is_int, is_number, require
 from so3krates.training.config import DataConfig, section_of
+from so3krates.training.settings_file import found_path, load_settings, section_from
 
 from .families import Family, families
 
@@ -79,37 +79,32 @@ class CompareSettings:
     @classmethod
     def load(cls, path: str | Path) -> CompareSettings:
         """From a TOML file. Raises ConfigError, beginning with the path, with the key that is wrong."""
-        path = Path(path)
-        try:
-            return cls._from_dict(tomllib.loads(path.read_text(encoding="utf-8")), path.absolute().parent)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
-            raise ConfigError(f"{path}: {error}") from error
+        return load_settings(path, cls._from_dict)
 
     @classmethod
     def _from_dict(cls, content: dict[str, Any], folder: Path) -> CompareSettings:
-        known = ("compare", "data", "options")
-        for name, section in content.items():
-            if name not in known:
-                raise ConfigError(f"unknown section [{name}]: known are {', '.join(f'[{k}]' for k in known)}")
-            if not isinstance(section, dict):
-                raise ConfigError(f"[{name}] must be a section of keys, got {section!r}")
+        sections = {name: section_from(content, name, {}) for name in ("compare", "data", "options")}
+        if content:
+            known = ", ".join(f"[{name}]" for name in sections)
+            raise ConfigError(f"unknown section [{next(iter(content))}]: known are {known}")
+        given = sections["data"]
         for key in SPLIT_KEYS:
-            if key in content.get("data", {}):
+            if key in given:
                 raise ConfigError(f"data.{key}: leave it out; give data.file, data.n_valid and compare.sizes")
-        n_valid = content.get("data", {}).pop("n_valid", None)
+        n_valid = given.pop("n_valid", None)
         require(n_valid is None or is_int(n_valid, 1), "data", "n_valid", n_valid, "a whole number of at least 1")
-        compare = section_of(CompareConfig, "compare", content.get("compare", {}))
-        data = section_of(DataConfig, "data", content.get("data", {}))
+        compare = section_of(CompareConfig, "compare", sections["compare"])
+        data = section_of(DataConfig, "data", given)
         require(data.file is not None, "data", "file", data.file, "a file of labelled frames to train on")
         places = {
-            name: _found(folder, "compare", name, getattr(compare, name))
+            name: found_path(folder, "compare", name, getattr(compare, name))
             for name in ("test_file", "structure", "runners")
         }
         compare = dataclasses.replace(compare, environments=str(folder / compare.environments), **places)
-        file = _found(folder, "data", "file", data.file)
+        file = found_path(folder, "data", "file", data.file)
         data = dataclasses.replace(data, file=file, n_train=None if n_valid is None else 1, n_valid=n_valid)
         there = families(compare.runners)
-        options = content.get("options", {})
+        options = sections["options"]
         for place, names in (("compare.families", compare.families), ("options", options)):
             unknown = [name for name in names if name not in there]
             if unknown:
@@ -124,12 +119,3 @@ class CompareSettings:
                     raise ConfigError(f"unknown key options.{name}.{key}: known are {', '.join(there[name].options)}")
         chosen = {name: there[name] for name in compare.families}
         return cls(compare, data, chosen, {n: family.options | options.get(n, {}) for n, family in chosen.items()})
-
-
-def _found(folder: Path, section: str, key: str, name: str | None) -> str | None:
-    """A path from where the settings lie; raises ConfigError where nothing is there."""
-    if name is None:
-        return None
-    place = folder / name
-    require(place.exists(), section, key, name, f"a path that is there ({place} is not)")
-    return str(place)

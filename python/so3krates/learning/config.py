@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from so3krates.sampling.lammps_labels import GAN_TERSOFF
 from so3krates.training.checks import is_int, is_number, require
 from so3krates.training.config import RunConfig, given_settings, section_of
 from so3krates.training.finetuning import SMALLER
+from so3krates.training.settings_file import found_path, load_settings, section_from
 
 CHOICES = ("atomic-energy", "force", "energy", "random", "largest")
 # Keys of [data] that the loop sets itself, as its data grow.
@@ -175,15 +175,11 @@ class LearningSettings:
     @classmethod
     def load(cls, path: str | Path) -> LearningSettings:
         """From a TOML file. Raises ConfigError, beginning with the path, with the key that is wrong."""
-        path = Path(path)
-        try:
-            return cls._from_dict(tomllib.loads(path.read_text(encoding="utf-8")), path.absolute().parent)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
-            raise ConfigError(f"{path}: {error}") from error
+        return load_settings(path, cls._from_dict)
 
     @classmethod
     def _from_dict(cls, content: dict[str, Any], folder: Path) -> LearningSettings:
-        learn, label = (_section(content, name) for name in ("learn", "label"))
+        learn, label = (section_from(content, name) for name in ("learn", "label"))
         runs = content.pop("run", [])
         runs = [runs] if isinstance(runs, dict) else runs
         if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) for run in runs):
@@ -199,7 +195,7 @@ class LearningSettings:
         training = content.get("training")
         if isinstance(training, dict) and isinstance(training.get("initial_model"), str):
             content["training"] = training | {
-                "initial_model": _found(folder, "training", "initial_model", training["initial_model"])
+                "initial_model": found_path(folder, "training", "initial_model", training["initial_model"])
             }
         settings = cls(
             RunConfig.from_settings(*given_settings(content)),
@@ -217,7 +213,7 @@ class LearningSettings:
         """With paths from where the settings lie; raises ConfigError for files that are missing."""
 
         def found(section: str, key: str, name: str | None) -> str | None:
-            return _found(folder, section, key, name)
+            return found_path(folder, section, key, name)
 
         data = dataclasses.replace(self.training.data, file=found("data", "file", self.training.data.file))
         learn = dataclasses.replace(
@@ -241,19 +237,3 @@ class LearningSettings:
         ]
         config = dataclasses.replace(self.training, data=data)
         return LearningSettings(config, learn, label, tuple(runs))
-
-
-def _found(folder: Path, section: str, key: str, name: str | None) -> str | None:
-    """A path from where the settings lie; raises ConfigError where nothing is there."""
-    if name is None:
-        return None
-    place = folder / name
-    require(place.exists(), section, key, name, f"a path that is there ({place} is not)")
-    return str(place)
-
-
-def _section(content: dict[str, Any], name: str) -> dict[str, Any]:
-    section = content.pop(name, None)
-    if not isinstance(section, dict):
-        raise ConfigError(f"section [{name}] is missing" if section is None else f"[{name}] must be a section of keys")
-    return section
