@@ -403,6 +403,22 @@ def test_batches_take_few_shapes_and_pad_little(rng: np.random.Generator) -> Non
     assert padded < 1.25 * real
 
 
+def test_seldom_shapes_of_batches_are_not_compiled(rng: np.random.Generator) -> None:
+    """Of a training on many sizes: batches take far fewer shapes, hold their frames, and are hardly larger."""
+    sizes = rng.choice((2, 3, 4, 6, 8), 60, p=(0.02, 0.03, 0.05, 0.4, 0.5))
+    mixed = frame_graphs([crystal(rng, n) for n in sizes], CUTOFF, {"Cu": 0.0})
+    exact, common = Buckets(mixed, 4), Buckets(mixed, 4, many=True)
+    batches = [rng.choice(len(mixed), 4, replace=False) for _ in range(300)]
+    shapes = [[buckets.shape(rows) for rows in batches] for buckets in (exact, common)]
+    assert len(set(shapes[1])) < 0.8 * len(set(shapes[0])) and len(set(shapes[1])) > 1
+    pairs = [sum(shape.most_pairs for shape in found) for found in shapes]
+    assert pairs[1] < 1.05 * pairs[0]
+    for rows in batches[:30]:
+        collate([mixed[i] for i in rows], common.shape(rows))
+    again = Buckets(mixed, 4, many=True)
+    assert [again.shape(rows) for rows in batches] == shapes[1]
+
+
 def test_labels_are_of_the_structure_that_was_labelled() -> None:
     atoms = Atoms("Cu2", [[0, 0, 0], [2.5, 0, 0]])
     atoms.calc = SinglePointCalculator(atoms, energy=-1.5, forces=np.full((2, 3), 0.25))

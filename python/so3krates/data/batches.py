@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,6 +20,9 @@ from .shifts import total_shift
 PAIR_STEPS = 8
 # Ratio between neighbouring sizes of padded batches: more rungs waste less and compile more often.
 BUCKET_RATIO = 1.25
+# Share of batches below which a shape is not worth its compilation, and how many are drawn to tell it.
+SELDOM, DRAWN = 0.05, 400
+WASTE = 1.5  # times as many pairs that a seldom shape may take in place of that
 
 
 class FrameGraph(NamedTuple):
@@ -122,18 +126,39 @@ def sizes_of(graphs: Sequence[FrameGraph]) -> tuple[np.ndarray, np.ndarray, np.n
 class Buckets:
     """The few padded shapes that batches of a set take, chosen from its largest batch downwards.
 
-    Frames of one size are padded by nothing but neighbour slots.
+    Frames of one size are padded by nothing but neighbour slots. With `many` batches to come, drawn at random, those of
+    a seldom shape take a common one that holds them, where there is one.
     """
 
-    def __init__(self, graphs: Sequence[FrameGraph], batch_size: int) -> None:
+    def __init__(self, graphs: Sequence[FrameGraph], batch_size: int, many: bool = False) -> None:
         self._sizes = atoms, widths, _ = sizes_of(graphs)
         self.structures = min(batch_size, len(graphs))
         largest = np.sort(atoms)[::-1][: self.structures]
         self._atoms = _rungs(int(largest.sum()), int(atoms.min()))
         self._widths = _rungs(round_up(int(widths.max()), WIDTH_STEP), int(widths.min()))
+        self._common = self._drawn() if many else ()
 
     def shape(self, rows: Sequence[int] | np.ndarray) -> BatchShape:
         """The smallest shape that holds these graphs of the set, which are not read."""
+        exact = self._exact(rows)
+        larger = (
+            common
+            for common in self._common
+            if min(np.subtract(common, exact)) >= 0 and common.most_pairs <= WASTE * exact.most_pairs
+        )
+        return next(larger, exact)
+
+    def _drawn(self) -> tuple[BatchShape, ...]:
+        """Shapes that are common among random batches, the smallest first; the same ones in each run."""
+        random = np.random.default_rng(0)
+        drawn = Counter(
+            self._exact(random.choice(len(self._sizes[0]), self.structures, replace=False)) for _ in range(DRAWN)
+        )
+        common = [shape for shape, times in drawn.items() if times >= SELDOM * DRAWN]
+        return tuple(sorted(common, key=lambda shape: (shape.most_pairs, shape.atoms * shape.neighbours)))
+
+    def _exact(self, rows: Sequence[int] | np.ndarray) -> BatchShape:
+        """The smallest shape that holds these graphs."""
         sizes, widths, pairs = (known[np.asarray(rows)] for known in self._sizes)
         atoms, width = sizes.sum(), widths.max()
         shape = BatchShape(

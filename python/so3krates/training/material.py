@@ -104,7 +104,7 @@ class Material:
         self._valid_batch_size = settings.valid_batch_size or self.batch_size
         self.said += require_parts(settings, self.batch_size)
         self._parts = settings.parts * jax.process_count()
-        self._buckets = Buckets(self.graphs, -(-self.batch_size // self._parts))
+        self._buckets = Buckets(self.graphs, -(-self.batch_size // self._parts), many=True)
         self.steps_per_epoch = len(self.graphs) // self.batch_size
         self.eval_every = settings.eval_every or self.steps_per_epoch
         self._order: tuple[int, np.ndarray] | None = None
