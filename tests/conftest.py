@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.build import bulk
 from concerns import TESTS, concerns
 from long_tables import Many, many, summary
+from once import made_once
 from quick import quick_generator
 from stand_ins import cuda_driver, other_plugin, waiting_ranks
 
@@ -148,25 +149,26 @@ def small_model_folder() -> Path:
     return SMALL_MODEL
 
 
-def _bundle(folder: Path, precision: str, body: str) -> Path:
+def _bundle(factory: pytest.TempPathFactory, precision: str, body: str) -> Path:
     from so3krates.storage import Model
     from so3krates_export.export import export_model
 
-    path = folder / f"gan-{precision}.so3k"
-    export_model(Model.load(SMALL_MODEL), path, precision=precision, body=body)
-    return path
+    def export(path: Path) -> None:
+        export_model(Model.load(SMALL_MODEL), path, precision=precision, body=body)
+
+    return made_once(factory, f"gan-{precision}-{body}.so3k", export)
 
 
 @pytest.fixture(scope="session")
 def gan_bundle32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small potential as a float32 bundle as users export it."""
-    return _bundle(tmp_path_factory.mktemp("bundle32"), "float32", "auto")
+    return _bundle(tmp_path_factory, "float32", "auto")
 
 
 @pytest.fixture(scope="session", params=["fused", "xla"])
 def gan_bundle64(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small potential as a float64 bundle, with either body."""
-    return _bundle(tmp_path_factory.mktemp("bundle64"), "float64", request.param)
+    return _bundle(tmp_path_factory, "float64", request.param)
 
 
 @pytest.fixture

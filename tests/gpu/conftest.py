@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from once import made_once
 
 BESIDE = Path(sys.prefix) / "cuda"  # where `make test` puts it
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -48,15 +48,9 @@ def installed(what: str, how: str, *files: str) -> Path:
 @pytest.fixture(scope="session")
 def little_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `bench/gpu --pack` makes, with one small network, for the CPU; once for all processes of the tests."""
-    folder = tmp_path_factory.getbasetemp()
-    if folder.name.startswith("popen-"):  # one process of several
-        folder = folder.parent
-    archive = folder / "kit.tar"
-    with open(folder / "kit.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not archive.exists():
-            program = "import pathlib, sys; from gpu_kit import pack; pack.pack(pathlib.Path(sys.argv[1]), pack.LITTLE)"
-            part = archive.with_suffix(".part")
-            subprocess.run([sys.executable, "-c", program, part], cwd=BENCH, check=True)
-            part.rename(archive)
-    return archive
+    program = "import pathlib, sys; from gpu_kit import pack; pack.pack(pathlib.Path(sys.argv[1]), pack.LITTLE)"
+    return made_once(
+        tmp_path_factory,
+        "kit.tar",
+        lambda path: subprocess.run([sys.executable, "-c", program, path], cwd=BENCH, check=True),
+    )

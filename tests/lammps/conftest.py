@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from decks import Bench
+from once import made_once
 from so3krates.storage import Model
 from so3krates_export.export import export_model
 from so3krates_export.ladder import Rung
@@ -49,7 +50,9 @@ def members(small_model_folder: Path) -> list[Model]:
 @pytest.fixture(scope="session")
 def committee(members: list[Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of them, float64."""
-    path = tmp_path_factory.mktemp("committee") / "committee.so3k"
-    ladder = [Rung(256, 4608, 192, 64)]
-    export_model(members[0], path, precision="float64", others=members[1:], ladder=ladder)
-    return path
+
+    def export(path: Path) -> None:
+        ladder = [Rung(256, 4608, 192, 64)]
+        export_model(members[0], path, precision="float64", others=members[1:], ladder=ladder)
+
+    return made_once(tmp_path_factory, "committee.so3k", export)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -127,10 +127,9 @@ MOVED = {
 MOVED_FEW = ("long", "both sides", "smaller than the cutoff", "empty ranks", "NULL", "relaxed", "balanced")
 MOVED_ROWS = 16
 FEW = ("long", "smaller than the cutoff", "empty ranks", "NULL")
+PORTABLE = (*FEW, "hot", "balanced")  # with the portable programs, as rows go the same ways
 # What differs there is how rows are divided, not who computes them: one body does.
-on_four_ranks = pytest.mark.parametrize(
-    "gan_bundle64", ["fused", pytest.param("xla", marks=pytest.mark.torture)], indirect=True
-)
+on_four_ranks = pytest.mark.parametrize("gan_bundle64", ["fused"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -162,18 +161,15 @@ def climbing_bundle(small_model_folder: Path, tmp_path_factory: pytest.TempPathF
 def outcomes(
     gan_bundle64: Path,
     gan_bundle32: Path,
-    fused_bundle64: Path,
     program_cache: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Outcomes:
     """Outcomes of all cases with a bundle on so many ranks, computed when first asked for."""
     cell = bulk("GaN", "wurtzite", a=3.19, c=5.19)
     every = STANDING | MOVING
-    few = {name: every[name] for name in FEW}
     decks = {
-        "float64": (gan_bundle64, every),
-        "float32": (gan_bundle32, few),
-        "fused": (fused_bundle64, few),
+        "float64": (gan_bundle64, {name: every[name] for name in PORTABLE} if "xla" in gan_bundle64.stem else every),
+        "float32": (gan_bundle32, {name: every[name] for name in FEW}),
     }
 
     @cache
@@ -188,6 +184,12 @@ def outcomes(
     return compute
 
 
+def with_bodies(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Cases with the fused kernels, and some of them with the portable programs."""
+    cases = [(body, name) for body in ("fused", "xla") for name in names if body == "fused" or name in PORTABLE]
+    return pytest.mark.parametrize(("gan_bundle64", "name"), cases, indirect=["gan_bundle64"])
+
+
 def assert_same(found: Outcome, expected: Outcome, force: float, total: float) -> None:
     assert np.abs(expected.forces).max() > SIGNAL and np.abs(expected.virial).max() > SIGNAL
     size = np.abs(expected.atom_energies).sum()
@@ -197,7 +199,7 @@ def assert_same(found: Outcome, expected: Outcome, force: float, total: float) -
     assert np.abs(found.virial - expected.virial).max() < total * size
 
 
-@pytest.mark.parametrize("name", STANDING)
+@with_bodies(STANDING)
 def test_float64(outcomes: Outcomes, name: str) -> None:
     assert_same(outcomes("float64", 2)[name], outcomes("float64", 1)[name], FORCE_64, TOTAL_64)
 
@@ -206,11 +208,6 @@ def test_float64(outcomes: Outcomes, name: str) -> None:
 @pytest.mark.parametrize("name", FOUR)
 def test_float64_on_four_ranks(outcomes: Outcomes, name: str) -> None:
     assert_same(outcomes("float64", 4)[name], outcomes("float64", 1)[name], FORCE_64, TOTAL_64)
-
-
-@pytest.mark.parametrize("name", FEW)
-def test_fused(outcomes: Outcomes, name: str) -> None:
-    assert_same(outcomes("fused", 2)[name], outcomes("fused", 1)[name], FORCE_64, TOTAL_64)
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -298,7 +295,7 @@ def assert_pythons_forces(found: Outcome, bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("name", MOVING)
+@with_bodies(MOVING)
 def test_last_frame_has_the_forces_that_python_has(
     outcomes: Outcomes, gan_bundle64: Path, name: str, ranks: int
 ) -> None:
@@ -310,7 +307,7 @@ def assert_same_end(found: Outcome, expected: Outcome) -> None:
     assert np.abs(found.atoms.positions - expected.atoms.positions).max() < END
 
 
-@pytest.mark.parametrize("name", [name for name in MOVING if name != "evaporating"])
+@with_bodies([name for name in MOVING if name != "evaporating"])
 def test_trajectories_agree(outcomes: Outcomes, name: str) -> None:
     """(Which atoms evaporate depends on the ranks.)"""
     assert_same_end(outcomes("float64", 2)[name], outcomes("float64", 1)[name])
