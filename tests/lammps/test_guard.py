@@ -12,8 +12,9 @@ from decks import Bench, lammps_instance
 from so3krates.lammps import LammpsError, run_deck
 from so3krates.lammps.thermo import read_log
 from so3krates.runtime import Runtime
+from so3krates_export import read_bundle, write_bundle
 from structures import structure
-from toy_bundle import write_toy_bundle
+from toy_bundle import LADDER, toy_bundle, write_toy_bundle
 
 SEEN = {"Ga-Ga": 2.6, "Ga-N": 1.8}  # A; N-N never
 LARGEST_FORCE = 20.0  # eV/A
@@ -29,11 +30,6 @@ THERMO = "compute p all pair so3krates\nthermo_style custom step pe c_p[1] c_p[2
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     guard = {"distances": [[SEEN["Ga-Ga"], SEEN["Ga-N"]], [SEEN["Ga-N"], None]], "largest_force": LARGEST_FORCE}
     return write_toy_bundle(tmp_path_factory.mktemp("guarded") / "toy.so3k", guard=guard)
-
-
-@pytest.fixture(scope="module")
-def shipped() -> Path:
-    return Path(__file__).parents[2] / "examples" / "models" / "gan-pbesol.so3k"
 
 
 @pytest.fixture
@@ -150,12 +146,14 @@ def test_stop_ends_the_run(bench: Bench, gan_cell: Atoms, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_energies_beyond_physics_come_with_the_pair(
-    shipped: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms, ranks: int
+    guarded: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms, ranks: int
 ) -> None:
-    """The shipped potential, compressed to where it has a hole: the error names the distance too."""
-    atoms = structure("crystal", gan_cell)
-    atoms.set_cell(atoms.cell.array * 0.8, scale_atoms=True)
-    deck = Bench(shipped, program_cache, tmp_path).deck(atoms, ("N", "Ga")) + "fix 1 all nve\nrun 5\n"
+    """Of a potential with a deep hole: the error names the distance too."""
+    manifest, tensors = toy_bundle(LADDER)
+    deep = tmp_path / "deep.so3k"
+    guard = read_bundle(guarded).manifest["guard"]
+    write_bundle(deep, {**manifest, "guard": guard}, tensors | {"weights/depth": 1e9 * tensors["weights/depth"]})
+    deck = Bench(deep, program_cache, tmp_path).deck(crystal(gan_cell, 0.8)) + "fix 1 all nve\nrun 5\n"
     words = r"step 0: energy .* beyond any physical value.* \d+ \(.*A apart, nearer than 0\.9 of the [12]\.\d+ A"
     with pytest.raises(Exception, match=words):
         run_deck(deck, tmp_path, ranks=ranks)

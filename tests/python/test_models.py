@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 TEST_FRAMES = ROOT.parent / "shared" / "data" / "gan_pbesol" / "test8.extxyz"
 TRAINING = TEST_FRAMES.with_name("train40.extxyz")
 POTENTIAL = ROOT / "examples" / "models" / "gan-pbesol.so3k"
-FORCE_RMSE = 0.0130  # eV/A, its page says 0.0128
-ENERGY_MAE = 0.75e-4  # eV/atom, means removed; its page says 0.68e-4
+FORCE_RMSE = 0.0113  # eV/A, its page says 0.0111
+ENERGY_MAE = 0.5e-4  # eV/atom, means removed; its page says 0.43e-4
 STRESS = 0.005  # eV/A^3, of the crystal at the lattice constants of density-functional theory
 
 
@@ -66,20 +66,20 @@ def test_it_says_where_it_extrapolates(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pair", ["GaN", "Ga2", "N2"])
 def test_its_atoms_repel_where_its_data_end(pair: str) -> None:
-    """From the outer radius of the repulsion down to 0.3 A: before it had one, a dimer of GaN had -1e18 eV at 1 A."""
+    """From the outer radius of the repulsion down to 0.3 A."""
     outer = read_bundle(POTENTIAL).manifest["terms"][0]["outer"]
     far = {"GaN": outer["N-Ga"], "Ga2": outer["Ga-Ga"], "N2": outer["N-N"]}[pair]
     runtime = Runtime(POTENTIAL, shifts=False)
     found = [runtime.evaluate(Atoms(pair, [[0, 0, 0], [0, 0, d]])) for d in np.linspace(0.3, far, 30)]
     energies = np.array([each["energy"] for each in found])
     assert (np.diff(energies) < 0).all() and energies[0] > 400 and np.abs(energies[-1]) < 20
-    assert min(each["forces"][1, 2] for each in found) > 0.1
+    assert min(each["forces"][1, 2] for each in found[:-1]) > 0.1  # at the outer radius it is the network's alone
 
 
 @pytest.mark.skipif(not TRAINING.exists(), reason="needs data/gan_pbesol in the folder 'shared' beside the project")
 def test_its_limits_are_those_of_its_training_data() -> None:
     """38 of the frames train, which its settings choose."""
-    settings = RunConfig.load(POTENTIAL.with_suffix("") / "first.toml").data
+    settings = RunConfig.load(POTENTIAL.with_suffix("") / "gan.toml").data
     frames, _ = load_frames(dataclasses.replace(settings, file=str(TRAINING)))
     graphs = frame_graphs(frames, 5.0, dict.fromkeys(("Ga", "N"), 0.0))
     seen, elements = shortest_distances(graphs), ("N", "Ga")
