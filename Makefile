@@ -7,7 +7,7 @@ SOURCES := CMakeLists.txt $(shell find csrc python export -type f ! -name '*.so'
 CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %s, and 3.11 or newer is needed: \
   make PYTHON=/path/to/python3.13 ..." % (sys.executable, sys.version.split()[0]))
 
-.PHONY: setup demo test torture matrix wheel bench bench-peers gpu-static gpu-plugins lint sanitize site
+.PHONY: setup demo test torture matrix wheel bench bench-peers gpu-static gpu-plugins lint sanitize site notebooks
 
 setup: .venv/ready
 
@@ -87,6 +87,10 @@ lint: setup .venv/lint
 site: setup .venv/site
 	@$(BIN)/python tools/make_site.py
 	@echo 'Open build/site/README.html'
+
+# Runs the notebooks and keeps their figures in them.
+notebooks: setup
+	@$(BIN)/python tools/run_notebooks.py $(ARGS)
 
 # The C++ parts and their tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 sanitize: setup

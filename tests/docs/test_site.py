@@ -9,7 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from so3krates.cli import app
 from so3krates.training import RunConfig
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +53,20 @@ def test_links_to_headings_hold(site: ModuleType, tmp_path: Path) -> None:
             if place not in places((page.parent / target) if target else page):
                 wrong.append(f"{page.relative_to(tmp_path)}: {target}#{place}")
     assert wrong == [] and number > 20
+
+
+def test_commands_of_the_gallery_are_there() -> None:
+    """Each picture has one, ours with options that exist."""
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    commands = re.findall(r"`((?:so3krates|make|python) [^`]+)`", page)
+    assert len(commands) >= len(re.findall(r"^!\[", page, re.MULTILINE)) > 5
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for command in commands:
+        program, *words = command.split()
+        if program == "so3krates":
+            assert CliRunner().invoke(app, [*words, "--help"]).exit_code == 0, command
+        elif words[0] != "-C" and program == "make":
+            assert words[0] in targets
 
 
 def test_settings_are_shown_with_what_is_said_of_them(site: ModuleType) -> None:
