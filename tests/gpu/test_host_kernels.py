@@ -89,7 +89,9 @@ def test_no_races(build: Build) -> None:
     assert "messages_adjoint forces" in done.stdout
 
 
-@pytest.mark.parametrize("mistake", FORGOTTEN, ids=[file for file, *_ in FORGOTTEN])
+@pytest.mark.parametrize(
+    "mistake", [FORGOTTEN[0], pytest.param(FORGOTTEN[1], marks=pytest.mark.torture)], ids=lambda mistake: mistake[0]
+)
 def test_a_forgotten_barrier_is_a_race(build: Build, mistake: tuple[str, str, str]) -> None:
     program = build(1, RACES, mistake)
     # Whether two threads meet there is the scheduler's choice.

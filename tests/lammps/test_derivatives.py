@@ -12,7 +12,13 @@ ERROR = 1e-6  # of a central difference, of the largest force or strain derivati
 SIGNAL = 0.1  # eV/A and eV
 
 
-@pytest.mark.parametrize("kind", ["triclinic", "tiny", "cluster"])
+def with_bodies(*kinds: str) -> pytest.MarkDecorator:
+    """All kinds with the fused kernels, the last with the portable programs too."""
+    cases = [("fused", kind) for kind in kinds] + [("xla", kinds[-1])]
+    return pytest.mark.parametrize(("gan_bundle64", "kind"), cases, indirect=["gan_bundle64"])
+
+
+@with_bodies("triclinic", "tiny", "cluster")
 def test_forces(bench64: Bench, gan_cell: Atoms, kind: str) -> None:
     atoms = structure(kind, gan_cell)
     with lammps_instance() as instance:
@@ -32,7 +38,7 @@ def test_forces(bench64: Bench, gan_cell: Atoms, kind: str) -> None:
                 assert found == pytest.approx(expected[atom, axis], abs=ERROR * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("kind", ["crystal", "triclinic", "tiny"])
+@with_bodies("triclinic", "tiny", "crystal")
 def test_virial(bench64: Bench, gan_cell: Atoms, kind: str) -> None:
     """Along the six lower triangular strains: they keep a cell lower triangular."""
     atoms = structure(kind, gan_cell)

@@ -224,6 +224,7 @@ def test_kernels_as_the_portable_programs(splines: Model, program_cache: Path, t
             assert largest > SIGNAL
 
 
+@pytest.mark.torture
 def test_models_without_an_interaction(splines: Model, program_cache: Path, tmp_path: Path) -> None:
     """Each of the two alone, of another reach, by kernels and by portable programs."""
     for interaction, names in zip(splines.interactions, (["charges"], ["hirshfeld_ratios"]), strict=True):

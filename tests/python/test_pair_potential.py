@@ -133,7 +133,7 @@ def test_predictions_are_those_of_the_rows(batch: Batch) -> None:
     # The slope of a Chebyshev polynomial of degree n reaches n^2, and with it what rounding of its argument does.
     [
         (np.float64, None, ROUNDING),
-        (np.float64, 96, 1e-9),
+        pytest.param(np.float64, 96, 1e-9, marks=pytest.mark.torture),
         pytest.param(np.float32, None, SINGLE, marks=pytest.mark.torture),
         (np.float32, 64, 64**2 * HALF),
     ],

@@ -158,6 +158,7 @@ def test_the_recorded_error_is_that_of_the_forces():
     assert abs(found.largest_force - max(largest)) < ROUNDING
 
 
+@pytest.mark.torture
 def test_a_tighter_tolerance_gives_a_smaller_error():
     params = params64(SHARP)
     errors = {t: choose_tables(SHARP, params, ("Ga", "N"), t).force_error for t in (1e-3, TOLERANCE, 1e-6)}

@@ -419,6 +419,7 @@ def test_a_missing_logger_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.torture
 def test_a_streamed_committee_is_trained_as_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.extxyz", make_frames(7, repeat=(1, 2)))
     config = settings(epochs=1)
