@@ -8,6 +8,8 @@
 
 namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
 
+#include "shared/dispersion.h"
+
 constexpr int kLongBatch = 256;  // pairs; lanes add up in Real over a batch, batches in float64
 constexpr int kLongStep = 64;    // atoms of cells between two looks at the batch's room
 
@@ -111,30 +113,19 @@ void add_long_batch(const LongPairs<Real>& in, const Real* own, LongBatch<Real>&
     const V charge = load<V>(batch.charge + e);
     potential += charge * coulomb;
 
-    // C6 = strength times the row's polarisability; its energy over C6 is -switch * (a6 + 5 g a8 + 245/8 g^2 a10) with
-    // a_n = 1 / (R^n + p^n) and g = 1 / gamma. Of even powers alone: y = R^2, z = p^2.
+    // C6 = strength times the row's polarisability.
     const V other = load<V>(batch.polarisability + e);
     const V sum = at_least(own_polarisability + other, splat<V>(Real(1e-20)));
     const V strength = Real(2) * other / (own_ratio + load<V>(batch.ratio + e));
     const V root = seventh_root<V>(Real(0.5) * sum);
-    const V s = spread[0] + root * (spread[1] + root * (spread[2] + root * spread[3]));
-    const V s_slope = spread[1] + root * (Real(2) * spread[2] + Real(3) * root * spread[3]);
-    const V g = Real(2) * s * s, g_slope = Real(4) * s * s_slope;
-    const V y = load<V>(batch.square + e) * per_square, y2 = y * y, y3 = y2 * y, y4 = y2 * y2;
-    const V p = root * radius, z = p * p, z2 = z * z, z3 = z2 * z, z4 = z2 * z2;
-    const V a6 = Real(1) / (y3 + z3), a8 = Real(1) / (y4 + z4), a10 = Real(1) / (y4 * y + z4 * z);
-    const V c8 = Real(5) * g, c10 = Real(245.0 / 8.0) * g * g;
-    const V found = a6 + c8 * a8 + c10 * a10;
-    const V b6 = a6 * a6, b8 = c8 * a8 * a8, b10 = c10 * a10 * a10;
-    const V by_square = -(Real(3) * y2 * b6 + Real(4) * y3 * b8 + Real(5) * y4 * b10) * per_square;
-    const V by_radius = -(Real(6) * z3 * b6 + Real(8) * z4 * b8 + Real(10) * z4 * z * b10);  // times the root
-    const V by_root = by_radius + root * g_slope * (Real(5) * a8 + Real(245.0 / 4.0) * g * a10);
+    const Dispersed<V> found = dispersion_of<V>(load<V>(batch.square + e) * per_square, root, radius, spread);
+    const V by_square = found.by_square * per_square;
     const V scaled = switched * strength;
-    energy += scaled * found;
-    through_root += scaled * by_root / (Real(7) * sum);
+    energy += scaled * found.value;
+    through_root += scaled * found.through_root / (Real(7) * sum);
 
     const V slope = Real(2) * (own_charge * charge * coulomb_slope +
-                               own_polarisability * strength * (switched_slope * found + switched * by_square));
+                               own_polarisability * strength * (switched_slope * found.value + switched * by_square));
     V r[3], pull[3];
     for (int a = 0; a < 3; ++a) {
       r[a] = load<V>(batch.vector[a] + e);

@@ -381,8 +381,8 @@ void read_schedules(const Json& manifest, Bundle& bundle) {
   const Json& schedules = member(manifest, "schedules");
   need(schedules.is_object(), "manifest: \"schedules\" is not an object");
   need(schedules.contains("forces"), "manifest: the schedule \"forces\" is missing");
-  need(bundle.kernels == 0 || bundle.platform == "cpu" || schedules.contains("portable_forces"),
-       "manifest: the schedule \"portable_forces\" is missing");
+  const bool may_lack = bundle.kernels == 0 || bundle.platform == "cpu" || !bundle.electrons.protons.empty();
+  need(may_lack || schedules.contains("portable_forces"), "manifest: the schedule \"portable_forces\" is missing");
   for (const auto& [name, steps] : schedules.items()) {
     need(steps.is_array(), "manifest: schedule " + quoted(name) + " is not a list of steps");
     std::vector<Step>& schedule = bundle.schedules[name];

@@ -314,7 +314,7 @@ std::string compile_kernels(const std::string& sizes, const std::string& archite
 }
 
 std::string kernel_problem(int version, int shared_bytes, const std::vector<std::string>& sizes, int device) {
-  if (version != kKernelVersion)
+  if (version < kOldestKernelVersion || version > kKernelVersion)
     return "the bundle calls version " + std::to_string(version) +
            " of the GPU kernels, and this so3krates has version " + std::to_string(kKernelVersion) +
            ": export the model again";

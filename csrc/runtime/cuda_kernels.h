@@ -8,7 +8,8 @@
 namespace so3krates::cuda {
 
 // Of the kernels' arguments: a bundle names the version that its programs call.
-constexpr int kKernelVersion = 3;
+constexpr int kKernelVersion = 4;
+constexpr int kOldestKernelVersion = 3;  // whose kernels these are too, but for those of SO3LR
 
 // Why programs that call kernels of that version, which need that much shared memory for a block, cannot run on that
 // device; empty where they can. Compiles and loads the kernels for all `sizes`, as compile_kernels takes them.

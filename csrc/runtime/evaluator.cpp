@@ -147,6 +147,8 @@ void Evaluator::Implementation::choose_body() {
   if (bundle_.platform == "cuda" && bundle_.kernels > 0) {
     const std::string problem =
         cuda::kernel_problem(bundle_.kernels, bundle_.kernel_shared_bytes, bundle_.kernel_sizes, device_index_);
+    if (!problem.empty() && bundle_.schedules.count("portable_forces") == 0)
+      throw Error(bundle_.path + ": calls GPU kernels, which cannot run here, and lacks portable programs: " + problem);
     if (!problem.empty()) {
       body_ = "portable_";
       report_.body_note = "the portable programs run in place of the GPU kernels, and more slowly: " + problem;
@@ -232,7 +234,6 @@ void Evaluator::Implementation::set_neighbourhood(const Neighbourhood& n) {
   }
   const std::size_t rung = first_fit(demand_);
   if (rung == bundle_.ladder.size()) refuse(demand_);
-
   const bool is_first = rung_ == bundle_.ladder.size();
   if (!is_first && rung > rung_) ++report_.climbs;
   owned_ = n.owned;

@@ -143,6 +143,7 @@ class Evaluator::Implementation {
   std::vector<int> sent_rows_, start_rows_;  // for all peers, padded to whole chunks; of the chunks that are received
   std::size_t sent_ = 0;                     // of sent_rows_, without the padding
   std::vector<char> gathered_;               // these rows, where arrays lie in host memory
+  std::map<std::string, std::vector<double>> sums_;  // over ranks
   std::map<std::string, pjrt::Buffer> weights_, buffers_;
   std::vector<pjrt::Buffer> row_lists_, starts_, uploads_;  // the same by chunks; what the device may still read
   std::map<std::pair<std::string, std::size_t>, pjrt::Buffer> chunks_;  // to receive, by the program that puts them

@@ -95,16 +95,22 @@ void Evaluator::Implementation::reduce(const std::vector<std::string>& names, Ha
                 ": adds up charges over all atoms, which this host does on one rank alone: run on one rank, whose "
                 "threads may use all cores");
   for (const std::string& name : names) {
+    const bool is_on_device = bundle_.moves.rows > 0;
     const std::size_t count = bytes_of(shape_of(name), DType::f64) / sizeof(double);
-    std::vector<double> none(owned_ > 0 ? 0 : count);
-    double* values = none.data();
+    std::vector<double>& sums = sums_[name];  // which the device reads until this evaluation ends
+    sums.assign(count, 0.0);
+    double* values = sums.data();
     if (owned_ > 0) {
       const Stopwatch watch(report_.program_seconds);  // waits for the programs
-      values = static_cast<double*>(buffer(name).host_pointer());
+      if (is_on_device)
+        buffer(name).download(values, count * sizeof(double));
+      else
+        values = static_cast<double*>(buffer(name).host_pointer());
       if (values == nullptr) throw Error(bundle_.path + ": sums over ranks are not there on " + bundle_.platform);
     }
     const Stopwatch watch(report_.halo_seconds);
     halo.reduce(values, count);
+    if (owned_ > 0 && is_on_device) buffers_[name] = client_->borrow(values, DType::f64, shape_of(name));
   }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +12,16 @@ from so3krates.model.radial_basis import spline_range
 
 from .fused import CUTOFF_NUMBERS, QUAD, FusedError, check_fused, widths
 from .plan import VIRIAL_CHANNELS
+from .so3lr_fused import CELLS, LongNumbers
 
 KERNEL_VERSION: int = _harness.kernel_constants()["gpu_version"]
 CALL: str = _harness.GPU_KERNEL_CALL
 WARP = 32
+CHANNELS = (1, VIRIAL_CHANNELS)  # of the kernels' adjoints
 SHARED_BYTES = 227 * 1024  # that a block may take (compute capability 9.0); other GPUs give a block fewer warps
 TILES = {"float32": 16, "float64": 8}  # neighbours that a warp handles at once
-SIMPLE_WARPS = 8  # of kernels without shared memory
+SIMPLE_WARPS = 8  # of kernels that leave the matrices alone
+LONG_BYTES = 256  # of shared memory for a warp of `long_pairs`
 
 
 class Launch(NamedTuple):
@@ -36,11 +40,10 @@ class Launch(NamedTuple):
         return self.matrix_bytes + self.tile_bytes + self.adjoint_bytes
 
 
-def check_cuda(config: ModelConfig, precision: str) -> None:
+def check_cuda(config: ModelConfig, precision: str, channels: Sequence[int] = CHANNELS) -> None:
     """Raises FusedError for a network that the GPU kernels do not compute; its radial filters must be tabulated."""
     check_fused(config)
-    for channels in (1, VIRIAL_CHANNELS):
-        launch_of(config, precision, channels)
+    kernel_shared_bytes(config, precision, channels)
 
 
 def launch_of(config: ModelConfig, precision: str, channels: int) -> Launch:
@@ -72,13 +75,15 @@ def launch_of(config: ModelConfig, precision: str, channels: int) -> Launch:
     return launch
 
 
-def kernel_shared_bytes(config: ModelConfig, precision: str) -> int:
+def kernel_shared_bytes(config: ModelConfig, precision: str, channels: Sequence[int] = CHANNELS) -> int:
     """Shared memory that a block must be able to take for every kernel of a bundle."""
-    return max(launch_of(config, precision, channels).least_bytes for channels in (1, VIRIAL_CHANNELS))
+    return max(launch_of(config, precision, count).least_bytes for count in channels)
 
 
-def kernel_sizes(config: ModelConfig, precision: str, elements: int, channels: int) -> str:
-    """What the kernels' source is compiled with, as the preprocessor reads it."""
+def kernel_sizes(
+    config: ModelConfig, precision: str, elements: int, channels: int, long: LongNumbers | None = None
+) -> str:
+    """What the kernels' source is compiled with, as the preprocessor reads it; long: of pairs of long range, if any."""
     w, launch = widths(config), launch_of(config, precision, channels)
     least, spacing = spline_range(config.radial_functions, config.cutoff, config.spline_start)
     sizes = {
@@ -109,4 +114,7 @@ def kernel_sizes(config: ModelConfig, precision: str, elements: int, channels: i
         "TILE_BYTES": launch.tile_bytes,
         "ADJOINT_BYTES": launch.adjoint_bytes,
     }
+    if long is not None:
+        sizes |= {"LONG_CELLS": CELLS[precision], "LONG_BYTES": LONG_BYTES}
+        sizes |= {f"LONG_{name.upper()}": ", ".join(map(repr, numbers)) for name, numbers in long._asdict().items()}
     return "".join(f"#define {name} {value}\n" for name, value in sizes.items())

@@ -85,17 +85,21 @@ class CudaBody:
         Raises:
             FusedError: the kernels do not compute this network.
         """
-        check_cuda(config, precision)
+        check_cuda(config, precision, (channels,))
         self.weights = member_root("weights/fused/", member)
         self.precision, self.channels, self.row_block = precision, channels, row_block
         self._config, self._elements, self._widths = config, elements, widths(config)
-        self._stages = _Stages(config, precision, elements, channels, row_block, run)
+        self._stages = self._own_stages(run)
         self._adjoints = adjoint_name("adjoints", channels)
         self.message_adjoint: tuple[str, ...] = (self._adjoints,)
         self._table = ("vectors", "neighbours", "counts")
         self._gradients = ("forces", "atom_virials") if channels == VIRIAL_CHANNELS else ("forces",)
         self.arrays = self._own_arrays()
         self._known = evaluator_arrays(precision, channels) | self.arrays
+
+    def _own_stages(self, run: KernelCall) -> Stages:
+        sizes = kernel_sizes(self._config, self.precision, self._elements, self.channels)
+        return Stages(self._config, self.precision, sizes, self.channels, self.row_block, run)
 
     def _own_arrays(self) -> dict[str, Array]:
         w, layers = self._widths, self._config.layers
@@ -143,6 +147,9 @@ class CudaBody:
     def project(self, k: int) -> Stage | None:
         if k == 0:  # the first layer's attention is a function of distances
             return None
+        return self._project(k)
+
+    def _project(self, k: int) -> Stage:
         inputs = [*self._weights(f"layers_{k}", "feature", "geometric"), *self.state(k)]
         return self._stage("kernel_project", self._stages.project, inputs, ["kernel_projections"])
 
@@ -177,6 +184,9 @@ class CudaBody:
             read = [*self._weights("first", "values", "table"), "species", self._adjoints, *self._table, "owned_count"]
             name = adjoint_name("kernel_first_layer_adjoint", self.channels)
             return self._stage(name, self._stages.first_layer_adjoint, [*read, *updated], updated)
+        return self._layer_adjoint(k)
+
+    def _layer_adjoint(self, k: int) -> Stage:
         weights = self._weights(f"layers_{k}", "table", "hidden_in", "hidden_out", "feature", "geometric")
         updated = ["strain_gradient", self._adjoints, *self._gradients]
         read = [*weights, "kernel_projections", *self._table, "owned_count"]
@@ -187,14 +197,15 @@ class CudaBody:
         """The portable stage."""
 
 
-class _Stages:
+class Stages:
     """Programs by position of their arguments."""
 
     def __init__(
-        self, config: ModelConfig, precision: str, elements: int, channels: int, row_block: int, run: KernelCall
+        self, config: ModelConfig, precision: str, sizes: str, channels: int, row_block: int, run: KernelCall
     ) -> None:
+        """sizes: of `kernel_sizes`."""
         self._config, self._widths, self._channels, self._row_block = config, widths(config), channels, row_block
-        self._run = functools.partial(run, kernel_sizes(config, precision, elements, channels))
+        self._run = functools.partial(run, sizes)
         self._launch = launch_of(config, precision, channels)
         of_order = degree_of_order(config.degrees)
         select = np.zeros((self._widths.order_stride, len(config.degrees)))
@@ -216,7 +227,7 @@ class _Stages:
         capacities = jnp.asarray([candidates.shape[1], table[1].shape[1]], jnp.int64)
         inputs = (positions, row_of_atom, atom_of_row, candidates, candidate_count, capacities, owned, *table)
         vectors, neighbours, counts = self._run("neighbours", inputs, [], updated=3)
-        return vectors, neighbours, counts, jnp.max(jnp.where(_rows(counts) < owned, counts, 0))
+        return vectors, neighbours, counts, jnp.max(jnp.where(row_numbers(counts) < owned, counts, 0))
 
     def _table(self, vectors, neighbours, counts, owned, rows=(0, 0)):
         """rows: the first one and the number of those that the adjoint of a layer visits."""
@@ -269,7 +280,11 @@ class _Stages:
         return (jnp.concatenate([x, chi], axis=1) @ self._projection_matrix(feature, geometric),)
 
     def layer(self, table, hidden_in, hidden_out, exchange, bias, x, chi, projections, *rest):
-        next_x, attended = self._run(
+        next_x, attended = self._messages(table, hidden_in, hidden_out, x, chi, projections, *rest)
+        return attended, *self._exchange(exchange, bias, next_x, attended)
+
+    def _messages(self, table, hidden_in, hidden_out, x, chi, projections, *rest):
+        return self._run(
             "messages",
             (table, hidden_in, hidden_out, x, chi, projections, *self._table(*rest)),
             [jax.ShapeDtypeStruct(x.shape, x.dtype), jax.ShapeDtypeStruct(chi.shape, chi.dtype)],
@@ -277,7 +292,6 @@ class _Stages:
             block_bytes=self._launch.matrix_bytes,
             warp_bytes=self._launch.tile_bytes,
         )
-        return attended, *self._exchange(exchange, bias, next_x, attended)
 
     def readout(self, hidden, bias, out, out_bias, x, owned):
         w, rows, channels = self._widths, len(x), self._channels
@@ -290,7 +304,7 @@ class _Stages:
         energies = energies.astype(jnp.float64)
         adjoints = jnp.pad(gradient[:, None], ((0, 0), (0, channels - 1), (0, w.message_stride - w.feature_width)))
         virials = [jnp.zeros((rows, 3, 3))] if channels == VIRIAL_CHANNELS else []
-        total = jnp.sum(jnp.where(_rows(energies) < owned, energies, 0.0))
+        total = jnp.sum(jnp.where(row_numbers(energies) < owned, energies, 0.0))
         return total, jnp.zeros((3, 3)), energies, adjoints, jnp.zeros((rows, 3)), *virials
 
     def exchange_adjoint(self, kernel, attended, scale, adjoints):
@@ -342,7 +356,7 @@ class _Stages:
 
     def _strain(self, strains, owned):
         """Sum of the first `owned` rows' strain gradients."""
-        return jnp.sum(jnp.where((_rows(strains) < owned)[:, None], strains, 0.0), axis=0).reshape(3, 3)
+        return jnp.sum(jnp.where((row_numbers(strains) < owned)[:, None], strains, 0.0), axis=0).reshape(3, 3)
 
     def first_layer_adjoint(
         self, values, table, species, adjoints, vectors, neighbours, counts, owned, strain, *gradients
@@ -361,5 +375,6 @@ class _Stages:
         return strain + self._strain(strains, owned), *gradients
 
 
-def _rows(array: jax.Array) -> jax.Array:
+def row_numbers(array: jax.Array) -> jax.Array:
+    """0, 1, ... for an array's rows, int32."""
     return jnp.arange(len(array), dtype=jnp.int32)

@@ -29,7 +29,7 @@ from .cuda_body import CudaBody
 from .fused import KERNEL_VERSION, FusedError, check_fused, filter_rank, fused_weights, interleaved
 from .fused_body import FusedBody
 from .guard import guard_entry
-from .ladder import Rung, default_ladder, gpu_ladder, long_ladder, lower_ladder, sizes_key
+from .ladder import Rung, default_ladder, gpu_ladder, gpu_long_ladder, long_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
 from .manifest import printable, results_of, with_sources
 from .moves import MOVED_ROWS, moves_of
@@ -37,7 +37,8 @@ from .outputs import DECLARED, extra_outputs, uncertainty_weights
 from .plan import VIRIAL_CHANNELS, Array, Body, Call, Plan, Reduce, build_plan, member_root
 from .portable_body import PortableBody, weight_arrays
 from .so3lr_body import EMBEDDINGS, ExportError, So3lrBody, checked_so3lr, electrons_entry, system_weights
-from .so3lr_fused import check_so3lr, so3lr_weights
+from .so3lr_cuda_body import So3lrCudaBody, check_so3lr_cuda
+from .so3lr_fused import check_so3lr, long_numbers, so3lr_weights
 from .so3lr_fused_body import So3lrFusedBody
 from .tables import GRIDS, START, TOLERANCE, TableError, choose_tables
 from .term_stages import term_entries, term_stages
@@ -114,7 +115,7 @@ def export_model(
     path = Path(path)
     require_place(path)
     if electrons is not None or any(isinstance(member.config, So3lrConfig) for member in (model, *others)):
-        model = checked_so3lr(model, others, platform, cutoff_long)
+        model = checked_so3lr(model, others, cutoff_long)
         electrons = electrons or State(0, 1)
     elif cutoff_long is not None:
         raise ExportError(f"cutoff_long = {cutoff_long:g}: the model has no interactions of long range")
@@ -132,12 +133,16 @@ def export_model(
     body, record, config = choice.body, choice.tables, choice.config
     has_long_lists = bool(model.interactions) and body == "xla"
     if ladder is None:
-        ladder = gpu_ladder() if on_gpu else long_ladder(has_long_lists) if electrons else default_ladder()
+        if electrons is not None:
+            ladder = (gpu_long_ladder if on_gpu else long_ladder)(has_long_lists)
+        else:
+            ladder = gpu_ladder() if on_gpu else default_ladder()
     # Positions are float64 whatever the network's precision.
     with jax.enable_x64(True):
-        is_portable = body == "xla" or on_gpu  # GPU kernels may be of another version than the runtime's
-        weights: dict[str, np.ndarray] = {}
         is_so3lr = electrons is not None
+        # GPU kernels may be of another version than the runtime's; but SO3LR's portable programs read other lists.
+        is_portable = body == "xla" or (on_gpu and not is_so3lr)
+        weights: dict[str, np.ndarray] = {}
         rank = max(filter_rank(config, c.params) for c in choices) if body == "fused" and not is_so3lr else 0
         for number, c in enumerate(choices):
             if body == "fused" and is_so3lr:
@@ -165,11 +170,12 @@ def export_model(
         for schedule, channels in SCHEDULES.items():
             if electrons is not None:
                 if channels == 1:  # per-atom virials have no place for what all atoms share
-                    bodies[schedule] = [
-                        So3lrFusedBody(model, config, real, list(weights))
-                        if body == "fused"
-                        else So3lrBody(dataclasses.replace(model, config=config), real, list(weights))
-                    ]
+                    if body == "xla":
+                        of_model = dataclasses.replace(model, config=config)
+                        bodies[schedule] = [So3lrBody(of_model, real, list(weights), row_block)]
+                    else:
+                        of_so3lr = So3lrCudaBody if on_gpu else So3lrFusedBody
+                        bodies[schedule] = [of_so3lr(model, config, real, list(weights))]
                 continue
             if body == "fused":
                 of_kernels = CudaBody if on_gpu else FusedBody
@@ -188,7 +194,7 @@ def export_model(
         for name, (first, *rest) in bodies.items():
             together = Committee(len(models), mover, first.channels, first.row_block)
             more = [*term_stages(first, model.terms), *extra_outputs(first, config, weights)]
-            if isinstance(first, So3lrBody | So3lrFusedBody):
+            if isinstance(first, So3lrBody | So3lrFusedBody | So3lrCudaBody):
                 more += first.further_outputs()
             after = {"after": together.after} if others else {}
             plans[name] = build_plan(first, config.layers, more, rest, **after)
@@ -229,9 +235,11 @@ def export_model(
     if body == "fused":
         manifest["kernels"] = GPU_KERNEL_VERSION if on_gpu else KERNEL_VERSION
     if body == "fused" and on_gpu:
-        manifest["kernel_shared_bytes"] = kernel_shared_bytes(choice.config, real)
+        channels_of = [first.channels for first, *_ in bodies.values() if not isinstance(first, PortableBody)]
+        long = long_numbers(model.interactions) if is_so3lr else None
+        manifest["kernel_shared_bytes"] = kernel_shared_bytes(config, real, channels_of)
         manifest["kernel_sizes"] = [
-            kernel_sizes(config, real, len(numbers), c).splitlines() for c in SCHEDULES.values()
+            kernel_sizes(config, real, len(numbers), count, long).splitlines() for count in channels_of
         ]
     if moves:
         manifest["moves"] = {"rows": MOVED_ROWS, "programs": moves}
@@ -280,13 +288,16 @@ def _choose(
                 raise
             reason = _reason(error)
         return _choose(model, platform, precision, "xla", tables, least_nodes)._replace(reason=reason)
+    is_so3lr = isinstance(config, So3lrConfig)
     check: Callable[[ModelConfig], None]
     if body == "fused" and platform not in ("cpu", "cuda"):
         raise FusedError(f"there are no kernels for platform {platform}, only for cpu and cuda: export with body 'xla'")
-    if platform != "cpu":
-        check = functools.partial(check_cuda, precision=precision)
-    elif isinstance(config, So3lrConfig):
+    if is_so3lr and platform != "cpu":
+        check = functools.partial(check_so3lr_cuda, precision=precision, interactions=model.interactions)
+    elif is_so3lr:
         check = functools.partial(check_so3lr, interactions=model.interactions)
+    elif platform != "cpu":
+        check = functools.partial(check_cuda, precision=precision)
     else:
         check = check_fused
     tolerance = TOLERANCE if tables == "auto" and body == "fused" else tables

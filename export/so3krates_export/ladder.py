@@ -45,8 +45,21 @@ def long_ladder(has_long_lists: bool, most_rows: int = 4 * 1024**2) -> list[Rung
     13 A, 1150 within 14 A.
     """
     rows = [rung.rows for rung in default_ladder(most_rows) if rung.neighbours == 64]
-    long = ((64, 192), (64, 1024), (64, 1280), (64, 1536), (128, 3072), (256, 6144), (512, 12288))
-    sizes = long if has_long_lists else tuple((k, 3 * k) for k in (64, 128, 256, 512))
+    return _with_images(rows, _LONG_LISTS if has_long_lists else tuple((k, 3 * k) for k in (64, 128, 256, 512)))
+
+
+def gpu_long_ladder(has_long_lists: bool, most_rows: int = 16 * 1024**2) -> list[Rung]:
+    """The same as `long_ladder` with the rows of `gpu_ladder`, and lists of small skins where pairs have none."""
+    rows = list(dict.fromkeys(rung.rows for rung in gpu_ladder(most_rows) if rung.neighbours == 64))
+    short = ((64, 96), (64, 192), (128, 192), (128, 384), (256, 768), (512, 1536))
+    return _with_images(rows, _LONG_LISTS if has_long_lists else short)
+
+
+# Neighbours and candidates of a row.
+_LONG_LISTS = ((64, 192), (64, 1024), (64, 1280), (64, 1536), (128, 3072), (256, 6144), (512, 12288))
+
+
+def _with_images(rows: Sequence[int], sizes: Sequence[tuple[int, int]]) -> list[Rung]:
     return [Rung(rows=r, atoms=4 * r + 16384, candidates=c, neighbours=k) for k, c in sizes for r in rows]
 
 

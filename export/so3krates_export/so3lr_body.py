@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers
+from flax.traverse_util import unflatten_dict
 from so3krates.model import so3lr_stages as stages
-from so3krates.model.config import So3lrConfig
+from so3krates.model.config import ModelConfig, So3lrConfig
 from so3krates.model.long_range import interactions_from
 from so3krates.model.properties import AtomProperties
+from so3krates.model.rows import ROW_BLOCK
 from so3krates.model.term_stages import Lists
 from so3krates.storage import Model
 from so3krates.total_charge import State
 
+from .fused import interleaved
 from .plan import Addition, Array, Part, Reduce, Refresh, Stage, tree_stage
 from .portable_body import PortableBody
 
@@ -30,22 +33,12 @@ class ExportError(ValueError):
     """A model or an option that bundles have no place for; the message says what is left."""
 
 
-def checked_so3lr(
-    model: Model,
-    others: Sequence[Model],
-    platform: str,
-    cutoff_long: float | None,
-) -> Model:
+def checked_so3lr(model: Model, others: Sequence[Model], cutoff_long: float | None) -> Model:
     """The model with interactions that end at `cutoff_long` (A). Raises ExportError where it cannot be exported so."""
     if not isinstance(model.config, So3lrConfig):
         raise ExportError("the model knows no charge or multiplicity of a system: leave them out")
-    cannot = [
-        (len(others) > 0, "committee"),
-        (platform != "cpu", f"platform {platform}"),
-    ]
-    for is_wanted, what in cannot:
-        if is_wanted:
-            raise ExportError(f"models of the architecture so3lr have no {what} yet: export one alone for the CPU")
+    if others:
+        raise ExportError("models of the architecture so3lr have no committee yet: export one alone")
     if cutoff_long is None:
         return model
     settings = {part.section: part.settings() | {"cutoff": float(cutoff_long)} for part in model.interactions}
@@ -83,13 +76,30 @@ def system_arrays(elements: int, energies: int) -> dict[str, Array]:
     return {name: Array("float64", shape, role) for name, (shape, role) in arrays.items()}
 
 
+def embedding_weights(weight_names: Sequence[str]) -> Callable[..., dict[str, Any]]:
+    """f(*groups), the names among those of weights that are of groups of parameters, as a tree."""
+
+    def of(*groups: str) -> dict[str, Any]:
+        prefixes = tuple(f"weights/{group}/" for group in groups)
+        names = [name for name in weight_names if name.startswith(prefixes)]
+        return unflatten_dict({name.removeprefix("weights/"): name for name in names}, sep="/")
+
+    return of
+
+
+def feature_order(config: ModelConfig) -> list[int]:
+    """Of the model's features in the kernels' rows, which have no padding."""
+    order = np.rint(interleaved(config, np.arange(config.features))).astype(int)
+    return [int(feature) for feature in order]
+
+
 class SystemStages:
     """Stages of `so3lr_stages`, the same in every body: the composition, charges, sums over all atoms."""
 
     def __init__(
-        self, config: So3lrConfig, elements: int, weights: Callable[..., dict[str, Any]], row_block: int
+        self, config: So3lrConfig, elements: int, weights: Callable[..., dict[str, Any]], row_block: int | None
     ) -> None:
-        """weights: names of those of groups of parameters, as a tree."""
+        """weights: names of those of groups of parameters, as a tree. row_block: None for all rows at once."""
         self._config, self._elements, self._weights, self._row_block = config, elements, weights, row_block
 
     def stage(self, function: str, inputs: object, outputs: object, *fixed: object) -> Stage:
@@ -143,9 +153,9 @@ class SystemStages:
 class So3lrBody(PortableBody):
     """Its layers are those of `PortableBody`; what comes before and after them is of `so3lr_stages`."""
 
-    def __init__(self, model: Model, precision: str, weight_names: list[str]) -> None:
+    def __init__(self, model: Model, precision: str, weight_names: list[str], row_block: int = ROW_BLOCK) -> None:
         assert isinstance(model.config, So3lrConfig)
-        super().__init__(model.config, precision, weight_names)
+        super().__init__(model.config, precision, weight_names, row_block=row_block)
         self._so3lr, self._interactions = model.config, model.interactions
         named = functools.partial(self._weights, self.weights)
         self._system = SystemStages(model.config, len(model.elements), named, self.row_block)

@@ -37,6 +37,10 @@ from .fused import (
 CELLS = {"float32": 1024, "float64": 8192}  # of the long-range tables: their error is below rounding
 NEAREST = 0.05  # A: nuclei do not come closer, and functions of the distance lose digits there
 ROOT = "weights/fused/"
+NORMALISED = (  # what happens at an atom behind the messages, in the order of the kernels' arguments
+    "scale_1", "bias_1", "residual_in", "residual_in_bias", "residual_out", "residual_out_bias", "exchange",
+    "exchange_bias", "scale_2", "bias_2",
+)  # fmt: skip
 
 
 class LongNumbers(NamedTuple):
@@ -159,6 +163,12 @@ def _head_weights(config: ModelConfig, params: Params, atomic_numbers: list[int]
 
 def _of(kind: type, interactions: Sequence[Interaction]) -> Any:
     return next((interaction for interaction in interactions if isinstance(interaction, kind)), None)
+
+
+def long_parts(interactions: Sequence[Interaction]) -> dict[str, int]:
+    """Where the interactions that there are stand in the long-range pairs' energies, by section of the settings."""
+    kinds = [type(interaction) for interaction in interactions]
+    return {kind.section: k for k, kind in enumerate((Electrostatics, Dispersion)) if kind in kinds}
 
 
 def long_numbers(interactions: Sequence[Interaction]) -> LongNumbers:

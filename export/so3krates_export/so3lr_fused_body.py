@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
 from so3krates.model.config import ModelConfig, So3lrConfig
-from so3krates.model.long_range import Dispersion, Electrostatics
 from so3krates.storage import Model
 
-from .fused import interleaved
 from .fused_body import FusedBody
 from .plan import Addition, Array, Part, Stage
-from .so3lr_body import SystemStages, system_arrays
-from .so3lr_fused import check_so3lr, head_ends, long_numbers
+from .so3lr_body import SystemStages, embedding_weights, feature_order, system_arrays
+from .so3lr_fused import NORMALISED, check_so3lr, head_ends, long_numbers, long_parts
 
-_NORMALISED = (
-    "scale_1", "bias_1", "residual_in", "residual_in_bias", "residual_out", "residual_out_bias", "exchange",
-    "exchange_bias", "scale_2", "bias_2",
-)  # fmt: skip
 _TRANSPOSED = ("residual_in_t", "residual_out_t", "exchange_t")
 
 
@@ -33,14 +26,9 @@ class So3lrFusedBody(FusedBody):
         """config: of the tabulated network. weight_names: of all weights, those of the embeddings among them."""
         assert isinstance(config, So3lrConfig)
         check_so3lr(config, model.interactions)
-        self._interactions, self._weight_names = model.interactions, weight_names
+        self._interactions = model.interactions
         super().__init__(config, precision, len(model.elements))
-        self._system = SystemStages(config, len(model.elements), self._embedding_weights, self.row_block)
-
-    def _embedding_weights(self, *groups: str) -> dict[str, object]:
-        names = [name.removeprefix("weights/") for name in self._weight_names]
-        own = [name for name in names if name.startswith(tuple(f"{group}/" for group in groups))]
-        return unflatten_dict({name: f"weights/{name}" for name in own}, sep="/")
+        self._system = SystemStages(config, len(model.elements), embedding_weights(weight_names), self.row_block)
 
     def _own_arrays(self) -> dict[str, Array]:
         w = self._widths
@@ -63,14 +51,13 @@ class So3lrFusedBody(FusedBody):
         return [f"attended_features_{k}", f"attended_euclidean_{k}"]
 
     def embed(self) -> list[Part]:
-        order = np.rint(interleaved(self._config, np.arange(self._config.features))).astype(int)
-        return self._system.embed(self.state(0), order.tolist())
+        return self._system.embed(self.state(0), feature_order(self._config))
 
     def project(self, k: int) -> Stage:
         return self._project(k)
 
     def layer(self, k: int) -> Stage:
-        names = ("table", "hidden_in", "reduce", "expand", *_NORMALISED)
+        names = ("table", "hidden_in", "reduce", "expand", *NORMALISED)
         inputs = [*self._weights(f"layers_{k}", *names), *self.state(k), "projections", *self._table, "owned_count"]
         into = [*self._attended(k), *self.state(k + 1)]
         return self._stage("normalised_layer", inputs, into, name=_named("normalised_layer", k))
@@ -112,7 +99,7 @@ class So3lrFusedBody(FusedBody):
         return self._system.readout(heads, long_pairs, heads_adjoint)
 
     def exchange_adjoint(self, k: int) -> Stage:
-        weights = self._weights(f"layers_{k}", *_NORMALISED, *_TRANSPOSED)
+        weights = self._weights(f"layers_{k}", *NORMALISED, *_TRANSPOSED)
         inputs = [*weights, *self._attended(k), "owned_count"]
         return self._stage("normalised_exchange_adjoint", inputs, into=[self._adjoints])
 
@@ -121,6 +108,4 @@ class So3lrFusedBody(FusedBody):
 
     def further_outputs(self) -> list[Addition]:
         """Stages of outputs that no other stage computes."""
-        kinds = [type(interaction) for interaction in self._interactions]
-        parts = {kind.section: k for k, kind in enumerate((Electrostatics, Dispersion)) if kind in kinds}
-        return self._system.outputs(parts)
+        return self._system.outputs(long_parts(self._interactions))

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <mutex>
 #include <sstream>
 #include <string>
@@ -44,6 +45,7 @@ struct Function {
 
 const char* const kKernels[] = {"neighbours", "first_messages", "first_messages_adjoint", "messages",
                                 "messages_adjoint"};
+const char* const kLongKernels[] = {"cell_begins", "long_pairs"};  // of sources with pairs of long range
 
 }  // namespace
 
@@ -177,7 +179,10 @@ int nvrtcCompileProgram(void* program, int count, const char* const* options) {
   std::ofstream source(here + "/kernels.cpp");
   source << "#include \"" HOST_CUDA "\"\n" << p.source;
   source << "\nnamespace so3krates { unsigned char shared_memory[227 * 1024]; }\n";
-  for (const char* name : kKernels)
+  std::vector<std::string> names(std::begin(kKernels), std::end(kKernels));
+  if (p.source.find("#define LONG_CELLS ") != std::string::npos)
+    names.insert(names.end(), std::begin(kLongKernels), std::end(kLongKernels));
+  for (const std::string& name : names)
     source << "extern \"C\" void run_" << name << "(void** p) { host_cuda::call(so3krates::" << name << ", p); }\n";
   source << "extern \"C\" void launch(void (*kernel)(void**), unsigned blocks, unsigned threads, void** values) { "
             "host_cuda::launch(kernel, blocks, threads, values); }\n";

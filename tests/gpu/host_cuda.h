@@ -19,6 +19,8 @@ struct Index {
 static Index blockIdx, blockDim, gridDim;
 
 using std::exp;
+using std::floor;
+using std::log;
 using std::sqrt;
 inline void sincos(float x, float* sine, float* cosine) {
   *sine = std::sin(x);
@@ -67,6 +69,10 @@ inline void launch(void (*kernel)(void**), unsigned blocks, unsigned threads, vo
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
   return host_cuda::exchange(value, threadIdx.x % host_cuda::kWarp ^ mask);
+}
+template <typename T>
+T __shfl_sync(unsigned, T value, int from) {
+  return host_cuda::exchange(value, from);
 }
 inline unsigned __ballot_sync(unsigned, bool value) {
   unsigned mask = 0;

@@ -12,6 +12,7 @@ import pytest
 from ase.build import bulk
 from so3krates._harness import Error
 from so3krates.runtime import Runtime
+from so3krates_export.bundle import write_bundle
 from so3krates_export.cuda import KERNEL_VERSION
 from toy_bundle import LADDER, reference_forces, toy_bundle, write_toy_bundle
 
@@ -187,6 +188,13 @@ def test_where_kernels_are_missing_portable_programs_run(tmp_path: Path, cuda_by
     assert "calls version 999 of the GPU kernels" in note
     path = write_toy_bundle(path, platform="cuda")
     assert Runtime(path, "cuda", plugin=str(cuda_by_name), cache="off").report()["body_note"] == ""
+    # Bundles of SO3LR have none.
+    manifest, tensors = toy_bundle(LADDER)
+    electrons = {"charge": 0, "multiplicity": 1, "protons": [31, 7]}
+    weights = {f"weights/system/{name}": np.zeros(()) for name in ("charge", "unpaired")}
+    write_bundle(path, manifest | {"platform": "cuda", "kernels": 999, "electrons": electrons}, tensors | weights)
+    with pytest.raises(Error, match=r"calls GPU kernels, which cannot run here, and lacks portable .* version 999"):
+        Runtime(path, "cuda", plugin=str(cuda_by_name), cache="off")
 
 
 def test_a_gpu_plugin_without_a_gpu(cuda_plugin: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from decks import Bench, lammps_instance, results_of
+from moving_bundle import with_moves
 from so3krates._harness import Error
 from so3krates.calculator import So3kratesCalculator
 from so3krates.lammps import LammpsError, run_deck
@@ -49,6 +50,7 @@ FLOAT32_FORCE_TOLERANCE = 1e-5  # of the largest force
 FLOAT32_ENERGY_TOLERANCE = 2e-6  # eV per atom
 FLOAT32_TOLERANCE = 1e-4  # eV, e, e A and 1
 SIGNAL = 1e-6  # least size of an output that is compared
+CHUNK = 2  # rows that move at once
 NODES = 256  # of splines, where only bodies are compared
 OUTPUTS = {
     "charges": "charges",
@@ -414,8 +416,11 @@ def test_kspace_is_refused_beside_its_own(bench: Bench) -> None:
         run_deck(deck, bench.folder)
 
 
-def test_ranks_that_add_up_as_one(bundle: Path, program_cache: Path) -> None:
+@pytest.mark.parametrize("moves", [False, True], ids=["in place", "as on GPUs"])
+def test_ranks_that_add_up_as_one(bundle: Path, program_cache: Path, tmp_path: Path, moves: bool) -> None:
     """Several evaluators, one of them without atoms, that exchange rows and sums: the whole system's numbers."""
+    if moves:
+        bundle = with_moves(bundle, tmp_path / "moving.so3k", CHUNK)
     runtime = Runtime(bundle, threads=1, cache=str(program_cache))
     atoms = water((2, 1, 1))
     outputs = ["energy", "forces", "atom_energies", "strain_gradient", "charges", "dipole", "energy_electrostatics"]
@@ -460,7 +465,6 @@ def test_calculator(bundle: Path, program_cache: Path) -> None:
 def test_what_has_no_place_in_a_bundle(tmp_path: Path, small_model_folder: Path) -> None:
     model, path = Model.load(FOLDER), tmp_path / "x.so3k"
     for options, message in (
-        ({"platform": "cuda"}, "no platform cuda yet"),
         ({"others": [model]}, "no committee yet"),
         ({"cutoff_long": -1.0}, r"terms\.electrostatics\.cutoff = -1\.0"),
     ):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from so3krates_export.ladder import Rung
-from so3krates_export.plan import Call, Plan
+from so3krates_export.plan import Call, Plan, Reduce
 
 
 def specs(plan: Plan, weights: dict[str, np.ndarray], rung: Rung) -> dict[str, jax.ShapeDtypeStruct]:
@@ -51,6 +51,11 @@ def run_plan(
                 arrays |= dict(zip(step.outputs, results, strict=True))
             continue
         for name in step.arrays:
+            if isinstance(step, Reduce):
+                total = sum(arrays[name] for arrays in states)
+                for arrays in states:
+                    arrays[name] = total
+                continue
             owned = [int(arrays["owned_count"]) for arrays in states]
             values = [np.array(arrays[name]) for arrays in states]
             by_atom = {atom: values[r][k] for r in range(len(states)) for k, atom in enumerate(ids[r][: owned[r]])}

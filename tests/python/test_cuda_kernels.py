@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import os
-import subprocess
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from ase import Atoms
 from helpers import cluster, rattled_wurtzite, tiny
 from so3krates import _harness
-from so3krates_export.cuda import CALL, KERNEL_VERSION, check_cuda, kernel_shared_bytes
+from so3krates_export.cuda import KERNEL_VERSION, check_cuda, kernel_shared_bytes
 from so3krates_export.fused import FusedError
 from test_fused import PARITY, RUNG, SINGLE, close, network, run_one
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "stand_in")
 
-GPU = Path(__file__).parent.parent / "gpu"
 WIDE_SINGLE = 2e-5  # relative, float32: of larger energies than `SINGLE`
-
-
-@pytest.fixture(scope="module", autouse=True)
-def stand_in(tmp_path_factory: pytest.TempPathFactory):
-    """A driver and an NVRTC that run kernels on the host; JAX calls them for the custom call of the GPU kernels."""
-    folder = tmp_path_factory.mktemp("cuda")
-    library = folder / "cuda.so"
-    flags = ["-std=c++17", "-shared", "-fPIC", f'-DHOST_CUDA="{GPU / "host_cuda.h"}"']
-    subprocess.run(["c++", *flags, str(GPU / "fake_cuda.cpp"), "-o", str(library), "-ldl"], check=True)
-    names = {"SO3KRATES_CUDA_DRIVER": library, "SO3KRATES_NVRTC": library, "SO3KRATES_CACHE": folder / "cache"}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ |= {name: str(value) for name, value in names.items()}
-    capsule = ctypes.pythonapi.PyCapsule_New
-    capsule.restype, capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-    handler = capsule(_harness.pjrt.cuda_kernel_handler(has_streams=False), None, None)
-    jax.ffi.register_ffi_target(CALL, handler, platform="cpu")
-    yield
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def crystal() -> Atoms:

@@ -12,6 +12,9 @@
 #include "edge.h"
 #include "messages.h"
 #include "messages_adjoint.h"
+#ifdef LONG_CELLS
+#include "long_pairs.h"
+#endif
 
 namespace so3krates {
 

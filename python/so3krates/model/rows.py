@@ -77,3 +77,21 @@ class Rows(NamedTuple):
         vectors = lax.dynamic_slice(table.vectors, (start, slot, jnp.zeros_like(slot)), (self.block, SLOT_BLOCK, 3))
         rows = lax.dynamic_slice(table.neighbours, (start, slot), (self.block, SLOT_BLOCK))
         return masked_vectors(vectors, used, config.cutoff), jnp.where(used, rows, 0)
+
+
+class WholeArrays(Rows):
+    """All rows at once, whatever is in use: for arrays that are small, where a loop's passes cost more."""
+
+    def for_each(self, body: Callable[[jax.Array, Any], Any], carry: Any) -> Any:
+        return body(jnp.int32(0), carry)
+
+    def of(self, start: jax.Array, tree: Any) -> Any:
+        return tree
+
+    def store(self, start: jax.Array, into: Any, blocks: Any) -> Any:
+        return blocks
+
+
+def rows_in(block: int | None, rows: jax.Array, capacity: int) -> Rows:
+    """The first `rows` of arrays of `capacity` rows, a block at a time or (None) all at once."""
+    return WholeArrays(capacity, rows) if block is None else Rows(block, rows)

@@ -1,4 +1,7 @@
-"""Stages of SO3LR beside those of every network (docs/so3lr.md): composition, heads, charges, long-range pairs."""
+"""Stages of SO3LR beside those of every network (docs/so3lr.md): composition, heads, charges, long-range pairs.
+
+`row_block` is that of `rows_in` where a stage takes None.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,15 @@ from .layer import MLP, applied
 from .long_range import Interaction
 from .network import Params
 from .properties import AtomProperties, ChargeReadout, HirshfeldReadout
-from .rows import ROW_BLOCK, Rows, take
+from .rows import ROW_BLOCK, Rows, rows_in, take
 from .stages import embed
 from .system import System, SystemEmbedding
 from .term_stages import Lists
 
 
-def count_elements(elements: int, species: jax.Array, owned: jax.Array, row_block: int = ROW_BLOCK) -> jax.Array:
+def count_elements(elements: int, species: jax.Array, owned: jax.Array, row_block: int | None = ROW_BLOCK) -> jax.Array:
     """How many owned atoms there are of each element, (elements,) float64. species: (N,)."""
-    rows_in_use = Rows(row_block, owned)
+    rows_in_use = rows_in(row_block, owned, len(species))
 
     def body(start: jax.Array, counts: jax.Array) -> jax.Array:
         is_of = rows_in_use.of(start, species)[:, None] == jnp.arange(elements)
@@ -54,7 +57,7 @@ def embed_system(
     species: jax.Array,
     count: jax.Array,
     into: tuple[jax.Array, jax.Array],
-    row_block: int = ROW_BLOCK,
+    row_block: int | None = ROW_BLOCK,
 ) -> tuple[jax.Array, jax.Array]:
     """`stages.embed` with features of elements that depend on the whole system; order: of the features in rows."""
     table = system_features(config, params, charge, unpaired, counts)
@@ -109,10 +112,15 @@ def heads(
 
 
 def settle_charges(
-    charge: jax.Array, sums: jax.Array, raw: jax.Array, owned: jax.Array, into: jax.Array, row_block: int = ROW_BLOCK
+    charge: jax.Array,
+    sums: jax.Array,
+    raw: jax.Array,
+    owned: jax.Array,
+    into: jax.Array,
+    row_block: int | None = ROW_BLOCK,
 ) -> jax.Array:
     """Charges (N,) that add up to the total charge; sums: of `heads`, over all ranks."""
-    rows_in_use = Rows(row_block, owned)
+    rows_in_use = rows_in(row_block, owned, len(raw))
     missing = (charge.astype(jnp.float64) - sums[0]) / jnp.maximum(sums[1], 1.0)
 
     def body(start: jax.Array, charges: jax.Array) -> jax.Array:
@@ -234,10 +242,14 @@ def add_parts(network: jax.Array, parts: jax.Array) -> jax.Array:
 
 
 def dipole(
-    positions: jax.Array, atom_of_row: jax.Array, charges: jax.Array, owned: jax.Array, row_block: int = ROW_BLOCK
+    positions: jax.Array,
+    atom_of_row: jax.Array,
+    charges: jax.Array,
+    owned: jax.Array,
+    row_block: int | None = ROW_BLOCK,
 ) -> jax.Array:
     """Sum over owned atoms of charge times position, (3,) e A."""
-    rows_in_use = Rows(row_block, owned)
+    rows_in_use = rows_in(row_block, owned, len(charges))
 
     def body(start: jax.Array, total: jax.Array) -> jax.Array:
         own = jnp.where(rows_in_use.used(start), rows_in_use.of(start, charges), 0.0)

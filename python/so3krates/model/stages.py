@@ -17,7 +17,7 @@ from .geometry import edge_geometry
 from .layer import applied_layer
 from .network import Params
 from .projections import Projections, projections_of
-from .rows import ROW_BLOCK, Rows, Table, take
+from .rows import ROW_BLOCK, Rows, Table, rows_in, take
 
 
 def neighbours(
@@ -72,16 +72,19 @@ def embed(
     species: jax.Array,
     count: jax.Array,
     into: tuple[jax.Array, jax.Array],
-    row_block: int = ROW_BLOCK,
+    row_block: int | None = ROW_BLOCK,
 ) -> tuple[jax.Array, jax.Array]:
-    """Features and Euclidean variables before the first layer; embedding: (elements, F), species: (N,)."""
+    """Features and Euclidean variables before the first layer; embedding: (elements, F), species: (N,).
+
+    row_block: None for all rows at once.
+    """
     x, chi = into
 
-    rows_in_use = Rows(row_block, count)
+    rows_in_use = rows_in(row_block, count, len(species))
 
     def body(start: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         rows = take(embedding, rows_in_use.of(start, species))
-        return rows_in_use.store(start, carry, (rows, jnp.zeros((row_block, chi.shape[1]), chi.dtype)))
+        return rows_in_use.store(start, carry, (rows, jnp.zeros((rows_in_use.block, chi.shape[1]), chi.dtype)))
 
     return rows_in_use.for_each(body, (x, chi))
 
