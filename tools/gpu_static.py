@@ -16,16 +16,18 @@ import gpu_instructions
 import jax
 import numpy as np
 from so3krates import _harness
-from so3krates.model import PRESETS, init_params
+from so3krates.model import PRESETS, ModelConfig, init_params
 from so3krates.model.reductions import tabulated_config
 from so3krates.storage import Model
-from so3krates_export.cuda import WARP, kernel_sizes, launch_of
+from so3krates_export.cuda import CHANNELS, LONG_BYTES, SIMPLE_WARPS, WARP, kernel_sizes, launch_of
 from so3krates_export.export import export_model
 from so3krates_export.fused import widths
 from so3krates_export.ladder import gpu_ladder
+from so3krates_export.so3lr_fused import long_numbers
 from stand_in_libraries import stand_ins
 
-TESTS = Path(__file__).parents[1] / "tests" / "gpu"
+ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests" / "gpu"
 BESIDE = Path(sys.prefix) / "cuda"  # where `make test` puts plugin and NVRTC
 NVDISASM = Path(sys.prefix) / "nvdisasm"  # where `make gpu-static` puts it
 ROWS = 100_000
@@ -63,27 +65,43 @@ def occupancy(processor: Processor, warps: int, registers: int, shared: int) -> 
 
 def kernels() -> None:
     """Needs a driver's name for NVRTC's release only: the stand-in of the tests serves."""
-    config = tabulated_config(PRESETS["gan"], 256, 0.5)
-    print("| GPU | kernel | channels | registers | stored, loaded by spills | warps | shared bytes | occupancy |")
-    print("|---|---|---|---|---|---|---|---|")
-    for architecture, processor in PROCESSORS.items():
-        for channels in (1, 4):
-            launch = launch_of(config, "float32", channels)
-            sizes = kernel_sizes(config, "float32", 2, channels)
-            _, text = _harness.pjrt.cuda_kernel_resources(sizes, architecture)
-            found = {m["kernel"]: m for m in USED.finditer(text)}
-            for kernel, most, bytes_of_warp in (
-                ("messages", launch.warps, launch.tile_bytes),
-                ("messages_adjoint", launch.adjoint_warps, launch.tile_bytes + launch.adjoint_bytes),
-            ):
-                used = found[kernel]
-                warps = min(most, (processor.block_bytes - launch.matrix_bytes) // bytes_of_warp)
-                shared = launch.matrix_bytes + warps * bytes_of_warp
-                share = occupancy(processor, warps, int(used["registers"]), shared)
-                print(
-                    f"| {processor.name} ({architecture}) | `{kernel}` | {channels} | {used['registers']} "
-                    f"| {used['stored']}, {used['loaded']} | {warps} | {shared} | {100 * share:.0f} % |"
-                )
+    print(
+        "| network | GPU | kernel | channels | registers | spills stored, loaded | warps | shared bytes | occupancy |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    gan = tabulated_config(PRESETS["gan"], 256, 0.5)
+    so3lr = Model.load(ROOT / "examples" / "models" / "so3lr")
+    long = long_numbers(so3lr.interactions)
+    for network, config, elements, all_channels, numbers in (
+        ("GaN", gan, 2, CHANNELS, None),
+        ("SO3LR", tabulated_config(so3lr.config, 512, 0.5), len(so3lr.elements), (1,), long),
+    ):
+        for architecture, processor in PROCESSORS.items():
+            for channels in all_channels:
+                sizes = kernel_sizes(config, "float32", elements, channels, numbers)
+                _, text = _harness.pjrt.cuda_kernel_resources(sizes, architecture)
+                found = {m["kernel"]: m for m in USED.finditer(text)}
+                for kernel, (most, of_block, of_warp) in blocks_of(config, channels, numbers is not None).items():
+                    used = found[kernel]
+                    warps = min(most, (processor.block_bytes - of_block) // of_warp)
+                    shared = of_block + warps * of_warp
+                    share = occupancy(processor, warps, int(used["registers"]), shared)
+                    print(
+                        f"| {network} | {processor.name} ({architecture}) | `{kernel}` | {channels} "
+                        f"| {used['registers']} | {used['stored']}, {used['loaded']} | {warps} | {shared} "
+                        f"| {100 * share:.0f} % |"
+                    )
+
+
+def blocks_of(config: ModelConfig, channels: int, is_long: bool) -> dict[str, tuple[int, int, int]]:
+    """Of kernels that take shared memory: warps of a block at most, bytes of a block without them, and of each."""
+    launch = launch_of(config, "float32", channels)
+    adjoint_bytes = launch.tile_bytes + launch.adjoint_bytes
+    found = {
+        "messages": (launch.warps, launch.matrix_bytes, launch.tile_bytes),
+        "messages_adjoint": (launch.adjoint_warps, launch.matrix_bytes, adjoint_bytes),
+    }
+    return found | ({"long_pairs": (SIMPLE_WARPS, 0, LONG_BYTES)} if is_long else {})
 
 
 def instructions() -> None:

@@ -161,4 +161,44 @@ int main(int, char** arguments) {
   print("messages_adjoint", gradients.data(), CHANNELS * kRowStride, 0, kRows);
   print("messages_adjoint forces", forces, 3, first_row, kRows);
   print("messages_adjoint virials", virials, 9, first_row, kRows);
+
+#ifdef LONG_CELLS
+  // Atoms in two columns of cells, more than a lane or a queue holds in the second; the last cell has those beyond.
+  constexpr int kPlaces = 120, kCells = 4, kCounts[] = {1, 2, 2};
+  constexpr double kEdge = 4;  // A
+  const double box[] = {-kEdge / 2, -kEdge, -kEdge, kEdge};
+  int places_of[kPlaces], begins[kPlaces];
+  for (int k = 0; k < kPlaces; ++k) places_of[k] = k < 5 ? 0 : k < 8 ? 1 : k < 80 ? 2 : k < 110 ? 3 : kCells;
+  long long places = kPlaces;
+  int cells = kCells;
+  launch<cell_begins>(0, places_of, &places, &cells, begins);
+  std::vector<double> place_positions(3 * kPlaces);
+  std::uniform_real_distribution<double> within(0, 1);
+  for (int k = 0; k < kPlaces; ++k)
+    for (int a = 0; a < 3; ++a) {
+      const int side = a == 0 ? 0 : a == 1 ? places_of[k] / 2 : places_of[k] % 2;
+      place_positions[3 * k + a] = box[a] + (side + within(generator)) * box[3];
+    }
+  const auto values_of = [](Real* to) {
+    to[0] = static_cast<Real>(some(100) - 50) / 100;
+    to[1] = static_cast<Real>(some(100) + 1) / 10;
+    to[2] = static_cast<Real>(some(100) + 1) / 30;
+    to[3] = static_cast<Real>(some(100) + 1) / 10;
+  };
+  std::vector<Real> place_values(4 * kPlaces), long_table = weights(std::size_t{2} * (LONG_CELLS + 1) * 4, 0.1);
+  for (int k = 0; k < kPlaces; ++k) values_of(place_values.data() + 4 * k);
+  Real* row_values = rows_of<Real>(4);
+  for (std::size_t row = first_row; row < first_row + kRows; ++row) values_of(row_values + 4 * row);
+  double *charge_slopes = rows_of<double>(1), *ratio_slopes = rows_of<double>(1), *atom_energies = rows_of<double>(1);
+  double* long_forces = rows_of<double>(3);
+  double* sums = rows_of<double>(8);
+  launch<long_pairs>(block, long_table.data(), positions, atom_of_row, row_values, place_positions.data(),
+                     place_values.data(), begins, kCounts, box, &owned, no_forces, no_forces, charge_slopes,
+                     ratio_slopes, sums, atom_energies, long_forces);
+  print("long_pairs slopes", charge_slopes, 1, first_row, kRows);
+  print("long_pairs ratios", ratio_slopes, 1, first_row, kRows);
+  print("long_pairs sums", sums, 8, first_row, kRows);
+  print("long_pairs energies", atom_energies, 1, first_row, kRows);
+  print("long_pairs forces", long_forces, 3, first_row, kRows);
+#endif
 }

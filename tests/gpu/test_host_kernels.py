@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from so3krates.model import PRESETS
+from so3krates.model.long_range import Dispersion, Electrostatics
 from so3krates.model.reductions import tabulated_config
 from so3krates_export.cuda import kernel_sizes
+from so3krates_export.so3lr_fused import long_numbers
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "csrc" / "kernels"
 ROWS = 6  # that are computed: with none, few and many neighbours
 FAR = 24_000_000  # first row, beyond the ladder's last: a row's candidates and vectors begin beyond 2^32 numbers
 MEETINGS = 8  # runs in which two threads may meet without a barrier
+LONG = (Electrostatics(), Dispersion.from_settings({}, ("N", "O")))
 FOUND = 66  # exit code of a sanitizer that has found something
 
 Build = Callable[..., Path]
@@ -25,19 +29,22 @@ Build = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """build(channels, flags, (file, old, new)) compiles all kernels for the GaN preset, perhaps with a mistake."""
+    """build(channels, flags, (file, old, new), ...) compiles all kernels for the GaN preset, perhaps with mistakes."""
 
     @functools.cache
-    def compiled(channels: int, flags: tuple[str, ...], mistake: tuple[str, str, str] | None = None) -> Path:
+    def compiled(channels: int, flags: tuple[str, ...], *mistakes: tuple[str, str, str]) -> Path:
         folder = tmp_path_factory.mktemp("kernels")
         for source in (*(KERNELS / "cuda").iterdir(), *(KERNELS / "shared").iterdir()):
             text = source.read_text()
-            if mistake is not None and source.name == mistake[0]:
-                assert text.count(mistake[1]) == 1
-                text = text.replace(mistake[1], mistake[2])
+            for file, old, new in mistakes:
+                if source.name == file:
+                    assert text.count(old) == 1
+                    text = text.replace(old, new)
             (folder / source.name).write_text(text)
         sizes = folder / "sizes.h"
-        sizes.write_text(kernel_sizes(tabulated_config(PRESETS["gan"], 256, 0.5), "float32", 2, channels))
+        config = tabulated_config(PRESETS["gan"], 256, 0.5)
+        # Pairs of long range, which SO3LR has, go with the other kernels: one program for all.
+        sizes.write_text(kernel_sizes(config, "float32", 2, channels, long_numbers(LONG)))
         program = folder / "run"
         names = [f'-DSIZES="{sizes}"', f'-DHOST_CUDA="{HERE / "host_cuda.h"}"', f"-I{folder}"]
         # Ubuntu's compiler checks by default that longjmp goes up one stack; threads of a warp have one each.
@@ -72,15 +79,16 @@ def run(program: Path, first: int = 0, rows: int = ROWS) -> subprocess.Completed
 
 THREADS = ("-DHOST_THREADS", "-pthread")
 RACES = (*THREADS, "-fsanitize=thread")
-# One barrier of a warp each, by what stands in front of it.
-FORGOTTEN = [
-    ("tile.h", "    e.invariants = totals;\n  }\n  __syncwarp();", "    e.invariants = totals;\n  }"),
-    (
+# By the kernel in which it shows, one barrier of a warp with what stands in front of it.
+FORGOTTEN = {
+    "messages": ("tile.h", "    e.invariants = totals;\n  }\n  __syncwarp();", "    e.invariants = totals;\n  }"),
+    "messages_adjoint": (
         "messages_adjoint.h",
         "[k / TILE / 4][k / TILE % 4] = 0;\n  __syncwarp();",
         "[k / TILE / 4][k / TILE % 4] = 0;",
     ),
-]
+    "long_pairs": ("long_pairs.h", "sums);\n      __syncwarp();", "sums);"),
+}
 
 
 def test_no_races(build: Build) -> None:
@@ -90,16 +98,21 @@ def test_no_races(build: Build) -> None:
 
 
 @pytest.mark.parametrize(
-    "mistake", [FORGOTTEN[0], pytest.param(FORGOTTEN[1], marks=pytest.mark.torture)], ids=lambda mistake: mistake[0]
+    "kernels",
+    [("messages", "long_pairs"), pytest.param(("messages_adjoint",), marks=pytest.mark.torture)],
+    ids=" and ".join,
 )
-def test_a_forgotten_barrier_is_a_race(build: Build, mistake: tuple[str, str, str]) -> None:
-    program = build(1, RACES, mistake)
+def test_a_forgotten_barrier_is_a_race(build: Build, kernels: tuple[str, ...]) -> None:
+    program = build(1, RACES, *(FORGOTTEN[kernel] for kernel in kernels))
     # Whether two threads meet there is the scheduler's choice.
+    seen: set[str] = set()
     for _ in range(MEETINGS):
         done = run(program)
-        if done.returncode != 0:
+        if done.returncode == FOUND and "data race" in done.stderr:
+            seen |= {kernel for kernel in kernels if re.search(rf"\b{kernel}\b", done.stderr)}
+        if len(seen) == len(kernels):
             break
-    assert done.returncode == FOUND and "data race" in done.stderr
+    assert seen == set(kernels), done.stderr[-3000:]
 
 
 def test_bounds_and_defined_operations(build: Build) -> None:
