@@ -64,6 +64,7 @@ SMALLER = {  # sizes that a reader wants and a test does not
     r"learn settings.toml -o learning": "learn --help",
     r"learn gan.toml -o gan": "learn --help",  # below, with `make torture`; loops: tests/python/test_learning.py
     r"(export model --platform cuda.*)": r"\1 --help",  # tests/python/test_export.py
+    r"(export so3lr --platform cuda.*)": r"\1 --help",  # tests/python/test_so3lr_cuda.py
     r"(export so3lr -o anions.so3k.*)": r"\1 --help",  # tests/lammps/test_so3lr_in_lammps.py
     r"learn (water|sic).toml": r"learn --help #",  # needs pw.x; tests/python/test_learning_espresso.py runs one
     r"compare settings.toml -o compare": "compare --help",  # it makes environments; tests/python/test_comparison.py

@@ -22,6 +22,7 @@ from so3krates.model.network import Params
 from so3krates.model.reductions import tabulated
 from so3krates.storage import Model
 from so3krates.total_charge import State
+from so3krates_export import export
 from so3krates_export.bundle import read_bundle
 from so3krates_export.cuda import KERNEL_VERSION
 from so3krates_export.export import export_model
@@ -166,21 +167,24 @@ def test_two_ranks_are_one() -> None:
         np.testing.assert_allclose(values, whole, rtol=0, atol=RANKS * np.abs(whole).max(), err_msg=name)
 
 
-def test_a_bundle_for_a_gpu(tmp_path: Path) -> None:
+def test_bundles_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels alone, or portable programs with the lists that these read; programs depend on sizes by their numbers."""
     model, config, params = network()
-    splines = dataclasses.replace(model, config=config, params=params)
-    manifests = {}
-    for body in ("auto", "xla"):
-        ladder = [Rung(rows=4096, atoms=32768, candidates=1024, neighbours=64)]
-        choice = export_model(splines, tmp_path / "so3lr.so3k", platform="cuda", body=body, ladder=ladder)
-        manifests[choice.body] = read_bundle(tmp_path / "so3lr.so3k").manifest
-    of_kernels, portable = manifests["fused"], manifests["xla"]
-    assert (of_kernels["kernels"], "kernels" in portable) == (KERNEL_VERSION, False)
-    assert (of_kernels["reach"], of_kernels["atoms_reach"], portable["reach"]) == (config.cutoff, REACH, REACH)
-    (sizes,) = of_kernels["kernel_sizes"]
+    splines, path = dataclasses.replace(model, config=config, params=params), tmp_path / "so3lr.so3k"
+    ladder = [Rung(rows=4096, atoms=32768, candidates=192, neighbours=64)]
+    choice = export_model(splines, path, platform="cuda", ladder=ladder)
+    manifest = read_bundle(path).manifest
+    assert (choice.body, manifest["kernels"]) == ("fused", KERNEL_VERSION)
+    assert {"kernel_long_pairs", "kernel_heads", "kernel_layer"} < manifest["programs"].keys()
+    (sizes,) = manifest["kernel_sizes"]
     assert "#define LONG_CELLS 1024" in sizes
-    for manifest in manifests.values():
-        assert list(manifest["schedules"]) == ["forces"]
-        assert {"charges", "hirshfeld_ratios"} < manifest["moves"]["programs"].keys()
-    assert {"kernel_long_pairs", "kernel_heads"} < of_kernels["programs"].keys()
+    written: list[dict[str, Any]] = []
+    monkeypatch.setattr(export, "_lower", lambda plans, weights, ladder, platform, products: ({}, {}))
+    monkeypatch.setattr(export, "write_bundle", lambda path, manifest, tensors: written.append(manifest))
+    assert export_model(splines, path, platform="rocm").body == "xla"
+    (portable,) = written
+    assert "kernels" not in portable and portable["ladder"][0]["rows"] == manifest["ladder"][0]["rows"]
+    assert (manifest["reach"], manifest["atoms_reach"], portable["reach"]) == (config.cutoff, REACH, REACH)
+    for found in (manifest, portable):
+        assert list(found["schedules"]) == ["forces"]
+        assert {"charges", "hirshfeld_ratios"} < found["moves"]["programs"].keys()
