@@ -112,6 +112,7 @@ def fill(folder: Path) -> None:
     quantities = {"a": 3.21, "c": 5.22, "C11": 300.0, "C33": 411.0, "energy": -4.0}
     rms = {"rmse": 12.5, "unit": "meV/A"}
     mesh = {"mesh": [7, 7, 5], "relaxation_time_W_per_mK": [[151.0, 151.0, 141.0, 0, 0, 0]], "direct_W_per_mK": None}
+    mesh |= {"free_paths_nm": [1.0, 100.0], "carried_W_per_mK": [[[0.0, 0.0, 0.0], [99.0, 99.0, 49.5]]]}
     direct = {**mesh, "mesh": [9, 9, 5], "direct_W_per_mK": [[161.0, 161.0, 131.0, 0, 0, 0]]}
     labels = ["E1", "E1", "A1", "E2", "E2", "B1", "A1", "E1", "E1", "E2", "E2", "B1"]
     frequencies = [0, 0, 0, 4, 4, 9, 16, 16.5, 16.5, 17, 17, 20]
@@ -151,6 +152,7 @@ def test_table(recipe: ModuleType, tmp_path: Path) -> None:
     assert found["lattice dynamics, relaxation times, mesh 7x7x5"] == ["151.0 in the plane, 141.0 along c"]
     assert found["lattice dynamics, direct, mesh 9x9x5"] == ["161.0 in the plane, 131.0 along c"]
     assert found["Green-Kubo along xy, 300 atoms, 2 seeds, 100 ps"] == ["77.4 ± 25.2"]
+    assert found["of that, phonons that fly no further than 4.2 nm"] == ["3.2 in the plane, 1.6 along c"]  # 8 cells
     assert found["Green-Kubo, large"] == ["none: no run came to its end"]
     assert [found[f"out of equilibrium, {n} cells along c"] for n in (8, 16)] == [["8.12 ± 0.25"], ["16.12 ± 0.25"]]
     assert "GaN.tersoff" not in recipe.table(tmp_path)

@@ -235,6 +235,11 @@ def test_conductivity_adds_up_over_chunks_and_modes(gan: Potential, wurtzite: tu
     lengths, sums = mesh.cumulative(0)
     assert (np.diff(lengths) >= 0).all()
     assert sums[-1] == pytest.approx(mesh.relaxation[0, :3])
+    among = lengths[len(lengths) // 2]
+    carried = mesh.carried(0, np.array([lengths[0] / 2, among, lengths[-1]]))
+    assert (carried[0] == 0).all() and (carried[1] > 0).all() and (carried[1] < carried[2]).all()
+    assert carried[1] == pytest.approx(mesh.mode[0][mesh.free_path[0] <= among, :3].sum(axis=0))
+    assert carried[2] == pytest.approx(sums[-1])
     direct = conductivity_of(made, size, kelvin, True, True, folder)
     assert direct.relaxation == pytest.approx(mesh.relaxation, rel=0.02, abs=0.1)
     assert direct.direct is not None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DISPLACEMENT = 0.03  # A
 CHUNK = 8  # points of a mesh that are kept together
 NANOMETRES = 0.1  # of 1 A
+FREE_PATHS = np.logspace(0, 5, 51)  # nm, at which it is written what modes carry
 ENDLESS = 1e6  # nm; longer free paths are of modes that a coarse mesh leaves without a partner to scatter with
 UNSETTLED = 0.05  # change from the last mesh but one above which it is said
 VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
@@ -51,6 +52,11 @@ class MeshConductivity:
         """Mean free paths (nm, rising) and the conductivity (., 3) along x, y, z of the modes up to each."""
         order = np.argsort(self.free_path[temperature], kind="stable")
         return self.free_path[temperature][order], np.cumsum(self.mode[temperature][order, :3], axis=0)
+
+    def carried(self, temperature: int, lengths: np.ndarray) -> np.ndarray:
+        """(lengths, 3) W/mK along x, y, z of the modes whose mean free paths are no longer than each length (nm)."""
+        paths, sums = self.cumulative(temperature)
+        return np.vstack([np.zeros((1, 3)), sums])[np.searchsorted(paths, lengths, side="right")]
 
 
 @dataclasses.dataclass(frozen=True)

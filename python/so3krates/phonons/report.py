@@ -14,7 +14,7 @@ from so3krates.data import finite
 from so3krates.files import write_frames, write_text
 from so3krates.training.html_report import html_page
 
-from .conductivity import VOIGT, Conductivity, MeshConductivity
+from .conductivity import FREE_PATHS, VOIGT, Conductivity, MeshConductivity
 from .crystal import Rest
 from .expansion import Expansion
 from .figures import conductivity_figure, expansion_figure, harmonic_figure
@@ -218,6 +218,8 @@ def _mesh_json(mesh: MeshConductivity) -> dict[str, Any]:
         "points": mesh.points,
         "relaxation_time_W_per_mK": mesh.relaxation.tolist(),
         "direct_W_per_mK": None if mesh.direct is None else mesh.direct.tolist(),
+        "free_paths_nm": FREE_PATHS.tolist(),
+        "carried_W_per_mK": [mesh.carried(row, FREE_PATHS).tolist() for row in range(len(mesh.relaxation))],
     }
 
 
