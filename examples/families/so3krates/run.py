@@ -1,35 +1,66 @@
-"""So3krates, by this package's own commands: train, export, and the bundle as an ASE calculator."""
+"""So3krates, by this package itself: a short trial, as many steps as fit, and the bundle as an ASE calculator."""
 
+import contextlib
 import os
-import shutil
-import sys
-from pathlib import Path
+import statistics
+import time
 
 from protocol import Job, main
 
-COMMAND = Path(sys.executable).parent / "so3krates"
+TRIAL = 0.15  # of the budget, after which few steps are enough
+FEW, MANY = 5, 30  # steps of the trial that have compiled nothing
+COMPILED = 0.3  # of the longest step, from which on a step has compiled its program
+SHARE = 0.75  # of what is left that steps and validations take; the rest: programs are traced again, and the export
+
+
+class Enough(Exception):
+    """The trial has told what it is for."""
 
 
 def train(job: Job) -> None:
-    # What one trial compiles serves the others and the training.
+    # What the trial compiles serves the training.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(job.folder / "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    values = {
-        "data.train_file": job.folder / "train.extxyz",
-        "data.valid_file": job.folder / "valid.extxyz",
-        "training.seed_model": job.seed,
-        "training.seed_training": job.seed,
-    }
-    settings = [f"{key}={value}" for key, value in values.items()] + job.options["settings"]
+    from so3krates import training
+    from so3krates.cli_values import set_value
+    from so3krates.exporting import export_model
+    from so3krates.training.config import SECTIONS
 
-    def run(steps: int) -> None:
-        shutil.rmtree(job.folder / "model", ignore_errors=True)
-        words = [word for setting in [*settings, f"training.steps={steps}"] for word in ("--set", setting)]
-        job.run(COMMAND, "train", "--preset", job.options["preset"], *words, "-o", "model", "--no-physics", "--force")
+    frames = job.train, job.valid
 
-    run(job.trial(run, few=5))
-    shutil.rmtree(job.folder / "compiled")
-    job.run(COMMAND, "export", "model", "-o", "model.so3k")
+    content = {section: {} for section in SECTIONS}
+    for setting in job.options["settings"]:
+        set_value(content, setting)
+
+    def run(steps: int, folder: str, watch) -> training.TrainingResult:
+        content["training"] |= {"seed_model": job.seed, "seed_training": job.seed, "steps": steps}
+        config = training.RunConfig.from_settings(job.options["preset"], content)
+        return training.train(config, *frames, job.folder / folder, watch)
+
+    taken: list[float] = []
+    mark = time.process_time()
+
+    def ready() -> list[float]:
+        """Steps of the trial that have compiled nothing, CPU s."""
+        return [seconds for seconds in taken if seconds < COMPILED * max(taken)]
+
+    def timed(status: training.Status) -> None:
+        nonlocal mark
+        if status.step <= len(taken):
+            return  # a message
+        before, mark = mark, time.process_time()
+        taken.append(mark - before)
+        if len(ready()) >= (FEW if job.used > TRIAL * job.budget else MANY):
+            raise Enough
+
+    with contextlib.suppress(Enough):
+        run(2 * MANY, "trial", timed)
+    step = statistics.mean(ready() or taken)
+    # An epoch has a validation, of which a batch costs no more than a step.
+    share = len(frames[0]) / (len(frames[0]) + len(frames[1]))
+    print(f"{step:.3f} CPU s for a step, {job.used:.0f} s so far", flush=True)
+    result = run(max(1, int(SHARE * job.left * share / step)), "model", lambda status: None)
+    export_model(result.model, job.folder / "model.so3k")
 
 
 def calculator(job: Job):
