@@ -19,7 +19,7 @@ from rich.console import Console
 from so3krates.cli import app
 from so3krates.learning import LabelConfig, LabelsAwaited, LearnConfig, LearningError, LearningSettings, learn
 from so3krates.learning.choose import choose, distinct, spread
-from so3krates.learning.explore import check_decks, prepared, saved_frames
+from so3krates.learning.explore import AT_ONCE, _summary, check_decks, prepared, saved_frames
 from so3krates.learning.labels import Labelled, label
 from so3krates.learning.loop import _is_reached
 from so3krates.learning.rounds import Round, parted
@@ -146,6 +146,17 @@ BAD_DECKS = {
 def test_decks_that_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=rf"in\.deck.* ?{BAD_DECKS[text]}"):
         prepared(text, "in.deck", "new.so3k", "")
+
+
+@pytest.mark.parametrize(("looks", "is_said"), [(1, True), (40, False)])
+def test_a_deck_that_ends_at_once_says_what_to_do(looks: int, is_said: bool) -> None:
+    lines = [
+        f"So3krates: uncertainty was above 0.5 eV/A in 1 of {looks} frames, at most 22.34;",
+        "So3krates: step 0: uncertainty is 22.34 eV/A on an atom, above 5: the run ends here",
+    ]
+    found = _summary(lines, [], "")
+    assert (found.looks, found.above, found.largest) == (looks, 1, 22.34)
+    assert found.ended.startswith("step 0: uncertainty is 22.34 eV/A") and (AT_ONCE in found.ended) == is_said
 
 
 def test_no_frames_were_saved(tmp_path: Path) -> None:

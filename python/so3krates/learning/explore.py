@@ -27,6 +27,7 @@ COEFF = re.compile(r'^(\s*pair_coeff\s+\S+\s+\S+\s+(?:so3krates\s+)?)("[^"]*"|\S
 HYBRID_COEFF = re.compile(r"^\s*pair_coeff\s+\S+\s+\S+\s+so3krates\s")
 SEEN = re.compile(r"^So3krates: \S+ was above \S+ \S+ in (\d+) of (\d+) frames, at most (\S+);")
 ENDED = re.compile(r"^So3krates: (step \d+: .* above \S+): the run ends here$")
+AT_ONCE = "of its first structure: begin with labelled frames of that kind, or with a larger learn.stop"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,4 +149,6 @@ def _summary(lines: Sequence[str], frames: Sequence[Atoms], error: str) -> RunSu
         above = max(above, sum(bool(atoms.info["above"]) for atoms in frames))
         looks = max(looks, max(int(atoms.info["look"]) for atoms in frames))
         largest = max(largest, max(float(atoms.info["largest"]) for atoms in frames))
+    if ended and looks <= 1:
+        ended += f" ({AT_ONCE})"
     return RunSummary(looks, above, largest, ended or ("an error of LAMMPS" if error else ""), error)
