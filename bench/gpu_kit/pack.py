@@ -29,14 +29,15 @@ from so3krates.model import PRESETS, ModelConfig, init_params
 from so3krates.storage import Model
 from so3krates_export.cuda import KERNEL_VERSION, kernel_shared_bytes, kernel_sizes
 from so3krates_export.export import export_model
-from so3krates_export.ladder import Rung, default_ladder, gpu_ladder
+from so3krates_export.ladder import Rung, default_ladder, gpu_ladder, gpu_long_ladder, long_ladder
 from so3krates_export.lowering import STABLEHLO_VERSION, lower
 from so3krates_export.tables import TOLERANCE
+from so3lr import water
 
 from . import references
 from .dynamics import frame
 from .lammps import read_run, run_lammps
-from .sizes import FOLDER, GROWTH, MATRIX, PORTABLE, SPEED, VECTOR, Context
+from .sizes import FOLDER, GROWTH, MATRIX, PORTABLE, SPEED, VECTOR, WATER, WATER_ATOMS, Context
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST_ARCHIVE = 45 * 1024**2  # bytes
@@ -59,6 +60,7 @@ class Contents:
     channels: tuple[int, ...] = (1, 4)  # of kernels alone
     kernel_cells: tuple[int, int, int] = (3, 3, 2)  # of 4 atoms, for kernels alone
     cells: tuple[int, int, int] = (6, 6, 6)  # of 4 atoms: the structure that every bundle is checked on
+    so3lr: bool = True
     compressed: bool = True
 
 
@@ -69,6 +71,7 @@ LITTLE = Contents(
     channels=(1,),
     kernel_cells=(2, 2, 1),
     cells=(4, 4, 3),
+    so3lr=False,
     compressed=False,
 )
 
@@ -158,6 +161,28 @@ def write_references(folder: Path, bundles: Path, tabled: dict[str, Model], cont
     for platform in contents.platforms:
         for name, artifact in ceilings(platform).items():
             (folder / f"{name}-{platform}.artifact").write_bytes(artifact)
+
+
+def export_so3lr(top: Path, model: Model) -> None:
+    """One bundle of SO3LR for GPUs, its reference by the CPU in float64, and a box of water for LAMMPS."""
+    box, expected = water(WATER_ATOMS), top.parent / "so3lr.so3k"
+    box.write(top / "decks/water.data", format="lammps-data", specorder=["O", "H"], masses=True)
+    choice = export_model(
+        model, expected, precision="float64", tables=TOLERANCE, ladder=_water_rungs(long_ladder(False), 1)
+    )
+    np.savez(top / "references/so3lr.npz", **references.water_arrays(box, model, expected))
+    tabled = dataclasses.replace(model, config=choice.config, params=choice.params)
+    path = top / "bundles/cuda/so3lr/so3lr.so3k"
+    path.parent.mkdir()
+    export_model(tabled, path, platform="cuda", body="fused", ladder=_water_rungs(gpu_long_ladder(False), *WATER))
+    say("  cuda/so3lr")
+
+
+def _water_rungs(ladder: list[Rung], *copies: int) -> list[Rung]:
+    """Those for so many copies of the box along each axis."""
+    ladder = [rung for rung in ladder if rung.neighbours == 64]
+    rows = {next(rung.rows for rung in ladder if rung.rows >= count**3 * WATER_ATOMS) for count in copies}
+    return [rung for rung in ladder if rung.rows in rows]
 
 
 def ceilings(platform: str) -> dict[str, bytes]:
@@ -265,6 +290,8 @@ def pack(archive: Path, contents: Contents = WHOLE) -> dict[str, Any]:
         say("computing references on the CPU")
         write_references(top / "references", top / "bundles", tabled, contents, Path(scratch))
         write_lammps_references(top, contents)
+        if contents.so3lr:
+            export_so3lr(top, Model.load(ROOT / "examples/models/so3lr"))
         for bundle in (top / "bundles/cpu").glob("*.so3k"):
             if not bundle.name.startswith(REHEARSAL):
                 bundle.unlink()

@@ -190,6 +190,13 @@ def _rest(known: dict[str, Any]) -> list[str]:
         lines.append(
             f"{run['atoms']} atoms, heat flux every {run['flux_every']} steps: {run['flux_ms_per_step']:.0f} ms/step."
         )
+    if errors := results(known, "so3lr").get("errors"):
+        lines.append(f"SO3LR on water: forces within {errors['forces']:.1e} of the largest.")
+    for row in (row for row in results(known, "so3lr").get("sizes", ()) if "ms_per_step" in row):
+        rate, step, size = (row[key] for key in ("atom_steps_per_second", "ms_per_step", "bytes_per_atom"))
+        lines.append(
+            f"SO3LR, {row['atoms']} atoms of water: {rate:.3g} atom-steps/s, {step:.2f} ms, {size:.0f} bytes/atom."
+        )
     for name, peer in results(known, "peers").get("peers", {}).items():
         rate, ratio = peer["atom_steps_per_second"], peer["ours_over_theirs"]
         lines.append(f"{name}: {rate:.3g} atom-steps/s; ours are {ratio:.2f} times that.")

@@ -31,6 +31,7 @@ import bench
 
 from .kernels import in_precision
 from .machine import build_stand_in
+from .so3lr import COMPARED, OUTPUTS
 
 SKIN = 0.5  # A
 DISPLACEMENT = 0.1  # A, standard deviation of every component
@@ -46,6 +47,24 @@ def crystal(cells: tuple[int, int, int]) -> Atoms:
 def cell_arrays(atoms: Atoms, reach: float) -> dict[str, np.ndarray]:
     """Positions and candidate lists as the evaluator takes them, with numbers and cell to make larger ones of them."""
     return bench.host_arrays(atoms, reach + SKIN) | {"numbers": atoms.numbers, "cell": atoms.cell.array}
+
+
+def water_arrays(atoms: Atoms, model: Model, bundle: Path) -> dict[str, np.ndarray]:
+    """A box for SO3LR: lists to the network's cutoff, images as far as long-range pairs, results of the CPU."""
+    farthest = max(part.cutoff for part in model.interactions)
+    arrays = bench.host_arrays(atoms, farthest + SKIN)
+    positions, candidates = arrays["positions"], arrays["candidates"]
+    near = np.linalg.norm(positions[candidates] - positions[: len(atoms), None], axis=-1) < model.reach + SKIN
+    near &= np.arange(candidates.shape[1]) < arrays["candidate_count"][:, None]
+    arrays["candidate_count"] = near.sum(axis=1).astype(np.int32)
+    arrays |= {
+        "flat_candidates": candidates[near],
+        "species": np.array([model.elements.index(s) for s in atoms.symbols], np.int32),
+    }
+    del arrays["candidates"]
+    found = Runtime(bundle, shifts=False).evaluate(atoms, ["energy", "forces", "virial", *OUTPUTS])
+    found["strain_gradient"] = -found.pop("virial")
+    return arrays | {f"expected_{name}": np.asarray(found[name]) for name in COMPARED}
 
 
 def expected(atoms: Atoms, bundle: Path) -> dict[str, np.ndarray]:

@@ -48,6 +48,7 @@ PHASES = (
     Phase("compile", "programs of all sizes that follow, into the cache", "gpu_kit.programs", 120),
     Phase("lammps", "LAMMPS against LAMMPS on the CPU; 100 steps of NVE; heat flux", "gpu_kit.dynamics", 60),
     Phase("speed", "molecular dynamics by size", "gpu_kit.dynamics", 180),
+    Phase("so3lr", "SO3LR on water: against float64 of the CPU, and by size", "gpu_kit.so3lr", 90),
     Phase("ceilings", "copies, transfers and matrix products", "gpu_kit.programs", 40),
     Phase("profile", "each program and kernel by itself", "gpu_kit.programs", 50),
     Phase("peers", "other potentials that this machine has", "gpu_kit.dynamics", 120),

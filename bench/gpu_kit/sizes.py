@@ -22,6 +22,9 @@ PROFILE = {"cuda": 5, "cpu": 1}  # copies of the reference cell along each axis
 COPIES = {"cuda": (10, 17), "cpu": (1,)}  # the same, where forces are compared with those of one cell
 MATRIX = {"cuda": 8192, "cpu": 512}
 VECTOR = {"cuda": 2**28, "cpu": 2**20}
+WATER_ATOMS = 192  # of the box of SO3LR
+WATER = (1, 5, 10)  # copies of it along each axis
+WATER_RATE = 1e6  # atom-steps/s expected
 RUN_SECONDS = {"cuda": 4.0, "cpu": 1.0}  # of stepping for one size
 ATOM_STEPS = {"cuda": 2e6, "cpu": 2e3}  # expected per second, to choose the number of steps
 

@@ -39,6 +39,8 @@ def check_so3lr_cuda(config: ModelConfig, precision: str, interactions: Sequence
 class So3lrCudaBody(CudaBody):
     """Layers like those of `CudaBody`, the first one too, whose features depend on the whole system."""
 
+    _stages: _So3lrStages
+
     def __init__(
         self,
         model: Model,

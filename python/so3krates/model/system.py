@@ -23,6 +23,8 @@ class System(NamedTuple):
     def totals(self, values: jax.Array) -> jax.Array:
         """Sums of values of atoms (N,) over each structure, (S,)."""
         kept = jnp.where(self.atoms > 0, values * self.atoms, 0.0)
+        if len(self.charges) == 1:  # without a scatter, whose order a GPU may choose
+            return kept.sum(keepdims=True)
         return jax.ops.segment_sum(kept, self.structure, num_segments=len(self.charges))
 
 
