@@ -9,6 +9,7 @@ __asm__(".symver dlopen,dlopen@GLIBC_2.2.5");
 __asm__(".symver dlsym,dlsym@GLIBC_2.2.5");
 __asm__(".symver dlerror,dlerror@GLIBC_2.2.5");
 __asm__(".symver dladdr,dladdr@GLIBC_2.2.5");
+__asm__(".symver dlinfo,dlinfo@GLIBC_2.3.3");
 
 // glibc 2.29: without the wrapper that sets errno.
 __asm__(".symver exp,exp@GLIBC_2.2.5");

@@ -13,35 +13,32 @@ namespace so3krates::cuda {
 namespace {
 
 constexpr int kNoDevice = 100;  // CUDA_ERROR_NO_DEVICE
+const char* const kVariable = "SO3KRATES_CUDA_DRIVER";
 const char* const kOrCpu = ", or choose device cpu and a potential exported for it";
 
 struct Driver {
-  void* library;
   int (*initialise)(unsigned flags);
   int (*version)(int* version);
   int (*count)(int* count);
   int (*name)(int error, const char** name);
 };
 
-template <typename Function>
-void load(void* library, const char* name, Function& function) {
-  function = reinterpret_cast<Function>(dlsym(library, name));
-  if (function == nullptr) throw Error(std::string("device cuda: the driver has no function ") + name);
-}
-
-Driver open_driver() {
-  const std::string named = variable("SO3KRATES_CUDA_DRIVER");
+void* open_library() {
+  const std::string named = variable(kVariable);
   const std::string name = named.empty() ? "libcuda.so.1" : named;
   void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr)
     throw Error(std::string("device cuda needs NVIDIA's driver, and its library was not found (") + dlerror() +
                 "): install the driver, in a container let it in (docker --gpus all, apptainer --nv)" + kOrCpu);
+  return library;
+}
+
+Driver open_driver() {
   Driver driver{};
-  driver.library = library;
-  load(library, "cuInit", driver.initialise);
-  load(library, "cuDriverGetVersion", driver.version);
-  load(library, "cuDeviceGetCount", driver.count);
-  load(library, "cuGetErrorName", driver.name);
+  load_driver("cuInit", driver.initialise);
+  load_driver("cuDriverGetVersion", driver.version);
+  load_driver("cuDeviceGetCount", driver.count);
+  load_driver("cuGetErrorName", driver.name);
   return driver;
 }
 
@@ -53,7 +50,13 @@ const Driver& driver() {
 }  // namespace
 
 void* driver_library() {
-  return driver().library;
+  static void* const opened = open_library();
+  return opened;
+}
+
+std::string newer_driver() {
+  return (variable(kVariable).empty() ? "" : std::string("unset ") + kVariable + ", or ") + "update the driver" +
+         kOrCpu;
 }
 
 void check(int error, const std::string& operation) {
@@ -99,13 +102,13 @@ void make_current(int index) {
   int (*find)(int* device, int index);
   int (*retain)(void** context, int device);
   int (*set)(void* context);
-  load(driver_library(), "cuCtxGetCurrent", current);
+  load_driver("cuCtxGetCurrent", current);
   void* context = nullptr;
   check(current(&context), "asking for a context");
   if (context != nullptr) return;
-  load(driver_library(), "cuDeviceGet", find);
-  load(driver_library(), "cuDevicePrimaryCtxRetain", retain);
-  load(driver_library(), "cuCtxSetCurrent", set);
+  load_driver("cuDeviceGet", find);
+  load_driver("cuDevicePrimaryCtxRetain", retain);
+  load_driver("cuCtxSetCurrent", set);
   int device = 0;
   check(find(&device, index), "asking for device " + std::to_string(index));
   check(retain(&context, device), "taking the context of device " + std::to_string(index));
@@ -115,7 +118,7 @@ void make_current(int index) {
 bool is_shareable(const void* data) {
   constexpr int kLegacyIpc = 10;  // CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
   int (*attribute)(void* value, int attribute, std::uintptr_t pointer);
-  load(driver_library(), "cuPointerGetAttribute", attribute);
+  load_driver("cuPointerGetAttribute", attribute);
   std::uint64_t value = 0;  // the driver writes an int or a bool
   check(attribute(&value, kLegacyIpc, reinterpret_cast<std::uintptr_t>(data)), "asking for the kind of GPU memory");
   return value != 0;

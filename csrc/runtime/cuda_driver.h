@@ -5,11 +5,19 @@
 #include <string>
 
 #include "error.h"
+#include "library_function.h"
 
 namespace so3krates::cuda {
 
 // The driver's library, libcuda.so.1 or what SO3KRATES_CUDA_DRIVER names. Throws Error where there is none.
 void* driver_library();
+std::string newer_driver();  // how to get one, in words
+
+// A function of it.
+template <typename Pointer>
+void load_driver(const char* name, Pointer& function) {
+  load_function(driver_library(), name, function, "device cuda: NVIDIA's driver", newer_driver());
+}
 
 // Throws Error where `error` is not 0 (CUDA_SUCCESS): "device cuda: <operation> failed: <reason>".
 void check(int error, const std::string& operation);

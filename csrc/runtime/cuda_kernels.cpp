@@ -48,12 +48,6 @@ struct Nvrtc {
   int major, minor;
 };
 
-template <typename Pointer>
-void load(void* library, const char* name, Pointer& function) {
-  function = reinterpret_cast<Pointer>(dlsym(library, name));
-  if (function == nullptr) throw Error(std::string("loading CUDA failed: there is no function ") + name);
-}
-
 struct Places {
   std::string cache, plugin;
 };
@@ -61,6 +55,10 @@ struct Places {
 Places& places() {
   static Places set;
   return set;
+}
+
+std::string install_cuda() {
+  return pip_install("so3krates[cuda" + std::to_string(driver_version() / 1000) + "]");
 }
 
 // A release that the driver can run the code of; throws Error where there is none.
@@ -73,20 +71,22 @@ Nvrtc open_nvrtc() {
       continue;
     }
     Nvrtc n{};
-    load(library, "nvrtcVersion", n.version);
-    load(library, "nvrtcGetErrorString", n.error);
-    load(library, "nvrtcCreateProgram", n.create);
-    load(library, "nvrtcDestroyProgram", n.destroy);
-    load(library, "nvrtcCompileProgram", n.compile);
-    load(library, "nvrtcGetProgramLogSize", n.log_size);
-    load(library, "nvrtcGetProgramLog", n.log);
-    load(library, "nvrtcGetCUBINSize", n.cubin_size);
-    load(library, "nvrtcGetCUBIN", n.cubin);
+    const auto load = [&](const char* name, auto& function) {
+      load_function(library, name, function, "NVRTC", install_cuda());
+    };
+    load("nvrtcVersion", n.version);
+    load("nvrtcGetErrorString", n.error);
+    load("nvrtcCreateProgram", n.create);
+    load("nvrtcDestroyProgram", n.destroy);
+    load("nvrtcCompileProgram", n.compile);
+    load("nvrtcGetProgramLogSize", n.log_size);
+    load("nvrtcGetProgramLog", n.log);
+    load("nvrtcGetCUBINSize", n.cubin_size);
+    load("nvrtcGetCUBIN", n.cubin);
     if (n.version(&n.major, &n.minor) != 0) throw Error("asking NVRTC for its version failed");
     return n;
   }
-  throw Error("NVRTC, which compiles the kernels, was not found (looked for " + tried +
-              "): " + pip_install("so3krates[cuda" + std::to_string(driver_version() / 1000) + "]"));
+  throw Error("NVRTC, which compiles the kernels, was not found (looked for " + tried + "): " + install_cuda());
 }
 
 const Nvrtc& nvrtc() {
@@ -119,19 +119,18 @@ constexpr int kWarp = 32;
 
 const Driver& driver() {
   static const Driver opened = [] {
-    void* library = driver_library();
     Driver d{};
-    load(library, "cuStreamGetCtx", d.stream_context);
-    load(library, "cuCtxGetCurrent", d.current);
-    load(library, "cuCtxPushCurrent_v2", d.push);
-    load(library, "cuCtxPopCurrent_v2", d.pop);
-    load(library, "cuCtxGetDevice", d.device);
-    load(library, "cuDeviceGetAttribute", d.attribute);
-    load(library, "cuModuleLoadData", d.load_module);
-    load(library, "cuModuleGetFunction", d.function);
-    load(library, "cuFuncSetAttribute", d.set_attribute);
-    load(library, "cuOccupancyMaxActiveBlocksPerMultiprocessor", d.occupancy);
-    load(library, "cuLaunchKernel", d.launch);
+    load_driver("cuStreamGetCtx", d.stream_context);
+    load_driver("cuCtxGetCurrent", d.current);
+    load_driver("cuCtxPushCurrent_v2", d.push);
+    load_driver("cuCtxPopCurrent_v2", d.pop);
+    load_driver("cuCtxGetDevice", d.device);
+    load_driver("cuDeviceGetAttribute", d.attribute);
+    load_driver("cuModuleLoadData", d.load_module);
+    load_driver("cuModuleGetFunction", d.function);
+    load_driver("cuFuncSetAttribute", d.set_attribute);
+    load_driver("cuOccupancyMaxActiveBlocksPerMultiprocessor", d.occupancy);
+    load_driver("cuLaunchKernel", d.launch);
     return d;
   }();
   return opened;

@@ -8,6 +8,7 @@
 
 #include "cuda_driver.h"
 #include "environment.h"
+#include "library_function.h"
 
 namespace so3krates {
 namespace {
@@ -58,8 +59,10 @@ void* library_of(const Driver& driver) {
 
 template <typename Function>
 Function* entry(const Driver& driver, void* library, const char* name) {
-  const auto function = reinterpret_cast<Function*>(dlsym(library, name));
-  if (function == nullptr) throw Error(driver.device + ": " + driver.what + " has no function " + name);
+  Function* function = nullptr;
+  const bool is_named = !variable(driver.variable).empty();
+  load_function(library, name, function, driver.device + ": " + driver.what,
+                (is_named ? std::string("unset ") + driver.variable + ", or " : "") + driver.install + kOrCpu);
   return function;
 }
 

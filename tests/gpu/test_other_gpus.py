@@ -72,6 +72,23 @@ def test_without_a_driver(platform: str) -> None:
     assert "install " in message and "device cpu" in message and "\n" not in message
 
 
+@pytest.mark.parametrize("platform", ["cuda", *MAKERS])
+def test_a_driver_without_a_function(platform: str, tmp_path: Path) -> None:
+    """The file that a link leads to has the version in its name."""
+    library, link = tmp_path / "libdriver.so.4.70", tmp_path / "libdriver.so.1"
+    subprocess.run([*SHARED, "-x", "c++", os.devnull, "-o", str(library)], check=True)
+    link.symlink_to(library)
+    variable = f"SO3KRATES_{platform.upper()}_DRIVER"
+    message = ask(f"pjrt.gpu_count({platform!r})", **{variable: link})
+    function = {"cuda": "cuInit", "rocm": "hipGetDeviceCount", "oneapi": "zeInit"}[platform]
+    maker = MAKERS.get(platform, "NVIDIA's driver")
+    expected = (
+        f"device {platform}: {maker} ({library}) has no function {function}, so it is too old or another library: "
+    )
+    assert message.startswith(expected) and "\n" not in message
+    assert f"unset {variable}, or " in message and "device cpu" in message
+
+
 @platforms
 def test_plugins_that_are_missing_or_lack_libraries(platform: str, tmp_path: Path) -> None:
     variable = f"SO3KRATES_PJRT_{platform.upper()}"
