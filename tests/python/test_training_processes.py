@@ -14,7 +14,7 @@ from so3krates.cli_train import run_config
 from so3krates.lammps.environment import mpi_file
 from so3krates.training import TrainingError, load_stored, train
 from so3krates.training.launch import require_count, run_processes
-from so3krates.training.processes import PLACE, Place, free_port, place
+from so3krates.training.processes import AMD, GPUS, INTEL, NVIDIA, PLACE, Place, count_gpus, free_port, place
 from training_runs import make_frames, quiet, rows_of
 
 ROUNDING = 2e-4  # of a loss, relative: sums in another order, amplified by some steps
@@ -152,6 +152,20 @@ def test_a_machine_without_an_address(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(socket, "gethostname", lambda: "nowhere.invalid")
     with pytest.raises(TrainingError, match=r"name, 'nowhere.invalid', has no address .* '127.0.1.1 nowhere.invalid'"):
         run_processes(["train"], 2, tmp_path)
+
+
+def test_gpus_are_counted(tmp_path: Path) -> None:
+    """Of NVIDIA by their own devices, of the others by those that render and their makers' numbers."""
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "dri/renderD128", "dri/renderD129", "dri/renderD130", "dri/card0"):
+        device = tmp_path / "dev" / name
+        device.parent.mkdir(parents=True, exist_ok=True)
+        device.touch()
+    for name, maker in (("renderD128", AMD), ("renderD129", INTEL), ("renderD131", AMD)):  # the last is not let in
+        file = tmp_path / "sys/class/drm" / name / "device/vendor"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"{maker}\n")
+    assert [count_gpus(maker, tmp_path) for maker in (NVIDIA, AMD, INTEL)] == [2, 1, 1]
+    assert [count_gpus(maker, tmp_path / "sys") for maker in GPUS.values()] == [0, 0, 0]
 
 
 def test_numbers_of_processes_that_make_no_sense() -> None:

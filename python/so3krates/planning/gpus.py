@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .measure import Machine
 
-# Of an H200: 1/s of atoms where nothing else waits, and of a row that goes through the host's memory both ways.
+# Of an H200: atoms a second (1/s) where nothing else waits; time (s) of a row that goes through the host's memory both
+# ways.
 RATE, ROW = 3.0e6, 2.5e-7
 START = 7.5e-4  # s: launches, and a wait for the forces
 LISTS, BUILDS = 2e-6, 0.1  # s an atom, of LAMMPS' own on one core, and how often

@@ -17,7 +17,7 @@ from typing import IO
 
 from so3krates.hints import command
 
-from .processes import LOST, PLACE, free_port, gpus, require_address
+from .processes import INTEL_GPUS, LOST, PLACE, free_port, gpus, require_address
 from .run_folder import CHECKPOINT_FOLDER, TrainingError
 
 GRACE = 3.0  # s in which the others may end by themselves
@@ -51,7 +51,7 @@ def run_processes(arguments: Sequence[str], count: int, folder: Path) -> int:
         for rank in range(count):
             environment = os.environ | {PLACE: f"{address},{rank},{count}", "NPROC": str(max(1, cores // count))}
             if gpus():
-                environment["JAX_LOCAL_DEVICE_IDS"] = str(rank)
+                environment |= {"JAX_LOCAL_DEVICE_IDS": str(rank), INTEL_GPUS: str(rank)}
             started.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "so3krates.cli", *arguments],

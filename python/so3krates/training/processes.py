@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -22,10 +23,14 @@ from .run_folder import TrainingError
 
 PLACE = "SO3KRATES_PROCESS"  # set by `--processes`: address of the first process, rank and number
 LOST = 75  # exit status of a process whose fellow is gone
+INTEL_GPUS = "ZE_AFFINITY_MASK"  # says which of Intel's a process sees: of these JAX does not tell its plugin
 WAIT = 86400  # s that processes wait for each other at the end: the first has more to do
 # Of MPICH's binary interface.
 MPI_COMM_WORLD, MPI_CHAR = 0x44000000, 0x4C000101
 ADDRESS_BYTES = 256
+# Makers of GPUs, by JAX's plugin for them.
+NVIDIA, AMD, INTEL = "0x10de", "0x1002", "0x8086"
+GPUS = {"xla_cuda": NVIDIA, "xla_rocm": AMD, "xla_oneapi": INTEL}
 # What XLA's collectives and the coordination service say of a process that is gone.
 GONE = ("gloo", "nccl", "coordination", "connection reset", "closed by peer", "heartbeat", "unavailable:")
 
@@ -117,6 +122,7 @@ def _meeting(here: Place) -> dict[str, Any]:
         own = {"num_processes": here.size, "process_id": here.rank}
         if (local := os.environ.get("MPI_LOCALRANKID")) and gpus():
             own["local_device_ids"] = int(local)
+            os.environ.setdefault(INTEL_GPUS, local)
         return {"coordinator_address": _address_by_mpi(here.rank), **own}
     if here.launcher == "Open MPI" and "OMPI_MCA_orte_hnp_uri" not in os.environ:  # of its versions up to 4
         if importlib.util.find_spec("mpi4py") is None:
@@ -159,9 +165,18 @@ def gpus() -> int:
     """GPUs of this machine that JAX has a plugin for, without waking any."""
     plugins = importlib.util.find_spec("jax_plugins")
     folders = list(plugins.submodule_search_locations or []) if plugins else []
-    if not any(name.startswith("xla_cuda") for folder in folders for name in os.listdir(folder)):
-        return 0
-    return sum(name.removeprefix("nvidia").isdecimal() for name in os.listdir("/dev"))
+    names = [name for folder in folders for name in os.listdir(folder)]
+    return max(
+        count_gpus(maker) if any(name.startswith(plugin) for name in names) else 0 for plugin, maker in GPUS.items()
+    )
+
+
+def count_gpus(maker: str, root: Path = Path("/")) -> int:
+    """Those of a maker, by its number as PCI has it, that the devices of a system show. root: the system's folder."""
+    if maker == NVIDIA:
+        return sum(one.name.removeprefix("nvidia").isdecimal() for one in (root / "dev").glob("nvidia*"))
+    makers = (root / "sys/class/drm" / one.name / "device/vendor" for one in (root / "dev/dri").glob("renderD*"))
+    return sum(one.is_file() and one.read_text().strip() == maker for one in makers)
 
 
 @contextmanager
