@@ -368,14 +368,15 @@ PYBIND11_MODULE(_harness, m) {
   py::class_<Evaluator>(m, "Evaluator", "Energies and forces of a bundle; see csrc/runtime/evaluator.h.")
       .def(py::init([](const py::object& path, const std::string& device, const py::object& plugin,
                        const py::object& cache, int threads, double memory, bool preallocate, bool shifts,
-                       bool deterministic, bool guard) {
+                       bool deterministic, bool guard, bool small_virials) {
              const so3krates::EvaluatorOptions options{device,        path_of(plugin), path_of(cache), threads,
                                                        false,         memory,          preallocate,    0,
-                                                       deterministic, shifts,          guard};
+                                                       deterministic, shifts,          small_virials,  guard};
              return std::make_unique<Evaluator>(path_of(path), options);
            }),
            "bundle_path"_a, "device"_a = "cpu", "plugin"_a = "", "cache"_a = "", "threads"_a = 0, "memory"_a = 0.9,
-           "preallocate"_a = false, "shifts"_a = true, "deterministic"_a = true, "guard"_a = true)
+           "preallocate"_a = false, "shifts"_a = true, "deterministic"_a = true, "guard"_a = true,
+           "small_virials"_a = false)
       .def_property_readonly("bundle", &Evaluator::bundle)
       .def("set_electrons", &Evaluator::set_electrons, "charge"_a, "multiplicity"_a,
            "Of the system, from the next evaluation on; before, those of the bundle.")

@@ -158,28 +158,27 @@ void geometry_adjoint(const Layout& layout, const Batch<Real>& batch, GeometryAd
 }
 
 // Adds the derivatives with respect to the pairs' vectors, channel by channel, to what they contribute to: forces,
-// strain gradient and per-atom virials. A pair that its other row visits too counts half in the strain gradient.
-template <typename Real, int channels>
+// strain gradient and per-atom virials, with `first` = 1 the latter alone, of one axis. A pair that its other row
+// visits too counts half in the strain gradient.
+template <typename Real, int channels, int first = 0>
 void add_vector_gradients(const Batch<Real>& batch, const GeometryAdjoint<Real>* adjoints, const Gradients& gradients,
-                          double* strain) {
+                          double* strain, std::size_t axis = 0) {
   for (int e = 0; e < batch.count; ++e) {
     const std::size_t i = batch.centre[e], j = batch.other[e];
     const bool both = batch.is_two_sided[e];
     double r[3], g[3];
     for (int a = 0; a < 3; ++a) r[a] = batch.vector[a][e], g[a] = adjoints[0].vector[a][e];
-    for (int b = 0; b < 3; ++b) {
+    for (int b = 0; first == 0 && b < 3; ++b) {
       gradients.forces[3 * i + b] += g[b];
       if (both) gradients.forces[3 * j + b] -= g[b];
       for (int a = 0; a < 3; ++a) strain[3 * a + b] += (both ? 1.0 : 0.5) * r[a] * g[b];
     }
-    if constexpr (channels == 4) {
-      for (std::size_t a = 0; a < 3; ++a)
-        for (std::size_t b = 0; b < 3; ++b) {
-          const double moment = adjoints[1 + a].vector[b][e];  // about the centre
-          gradients.atom_virials[9 * i + 3 * a + b] -= moment;
-          if (both) gradients.atom_virials[9 * j + 3 * a + b] += moment - r[a] * g[b];
-        }
-    }
+    for (std::size_t c = 1; c < channels; ++c)
+      for (std::size_t a = axis + c - 1, b = 0; b < 3; ++b) {
+        const double moment = adjoints[c].vector[b][e];  // about the centre
+        gradients.atom_virials[9 * i + 3 * a + b] -= moment;
+        if (both) gradients.atom_virials[9 * j + 3 * a + b] += moment - r[a] * g[b];
+      }
   }
 }
 

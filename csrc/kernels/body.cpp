@@ -31,10 +31,14 @@ Body<Real> make() {
   b.readout = readout<Real>;
   b.messages = messages<Real>;
   b.messages_adjoint = [](const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs,
-                          int channels, Visit visit, const Real* rows, const Real* sums_adjoint, Real* row_gradients,
-                          const Gradients& gradients, double* strain, Real* memory) {
-    const auto adjoint = channels == 1 ? messages_adjoint<Real, 1> : messages_adjoint<Real, 4>;
-    adjoint(layout, weights, pairs, visit, rows, sums_adjoint, row_gradients, gradients, strain, memory);
+                          int channels, int only, Visit visit, const Real* rows, const Real* sums_adjoint,
+                          Real* row_gradients, const Gradients& gradients, double* strain, Real* memory) {
+    const auto adjoint = channels == 1          ? messages_adjoint<Real, Channels<1>>
+                         : only == kAllChannels ? messages_adjoint<Real, Channels<4>>
+                         : only == 0            ? messages_adjoint<Real, Channels<4, 1>>
+                                                : messages_adjoint<Real, Channels<4, 2, 1>>;
+    adjoint(layout, weights, pairs, visit, rows, sums_adjoint, only > 0 ? only - 1 : 0, row_gradients, gradients,
+            strain, memory);
   };
   b.first_messages = first_messages<Real>;
   b.first_features = first_features<Real>;

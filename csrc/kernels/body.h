@@ -8,6 +8,8 @@
 
 namespace so3krates::kernels {
 
+constexpr int kAllChannels = -1;
+
 // Functions work on a range of rows or on the pairs of a visit; `memory` is scratch of `scratch` numbers, 64-byte
 // aligned. Arrays are described where the functions are defined: edges.h, first_layer.h, nodes.h, normalised_nodes.h,
 // long_pairs.h, attention.h.
@@ -17,7 +19,7 @@ struct Body {
   void (*project)(const Layout&, const ProjectionWeights<Real>&, Range, const Real* x, const Real* chi, Real* rows,
                   Real* memory);
   void (*project_adjoint)(const Layout&, const ProjectionWeights<Real>&, int channels, Range, const Real* row_gradients,
-                          Real* adjoints, Real* memory);
+                          Real* adjoints, int stride, Real* memory);
   void (*exchange)(const Layout&, const ExchangeWeights<Real>&, Range, const Real* chi, Real* x, Real* next_chi,
                    Real* scale, Real* memory);
   void (*exchange_adjoint)(const Layout&, const ExchangeWeights<Real>&, int channels, Range, const Real* chi,
@@ -26,8 +28,9 @@ struct Body {
                     Real* adjoints, Real* memory);
   void (*messages)(const Layout&, const FilterWeights<Real>&, const PairTable<Real>&, Visit, const Real* rows, Real* x,
                    Real* chi, Real* memory);
-  void (*messages_adjoint)(const Layout&, const FilterWeights<Real>&, const PairTable<Real>&, int channels, Visit,
-                           const Real* rows, const Real* sums_adjoint, Real* row_gradients, const Gradients&,
+  // only: of the channels, or kAllChannels.
+  void (*messages_adjoint)(const Layout&, const FilterWeights<Real>&, const PairTable<Real>&, int channels, int only,
+                           Visit, const Real* rows, const Real* sums_adjoint, Real* row_gradients, const Gradients&,
                            double* strain, Real* memory);
   void (*first_messages)(const Layout&, const FirstLayerWeights<Real>&, const PairTable<Real>&, Visit,
                          const int* species, Real* coefficients, Real* chi);

@@ -1,38 +1,46 @@
-// The adjoint of a layer's messages along pairs (docs/model.md), for one channel or four. A pair is visited once for
-// both of its directions; only the centre's row is written where the pair is not two-sided.
+// The adjoint of a layer's messages along pairs (docs/model.md), for one channel or four, or for some of the four. A
+// pair is visited once for both of its directions; only the centre's row is written where the pair is not two-sided.
 #pragma once
 
 #include "edges.h"
 
 namespace so3krates::kernels::SO3KRATES_KERNEL_SET {
 
+// Which channels are computed: the first `channels` of `held`, or with `first` = 1 the ordinary adjoint and one moment,
+// of which only the moment is written.
+template <int held_, int channels_ = held_, int first_ = 0>
+struct Channels {
+  static constexpr int held = held_, channels = channels_, first = first_, written = channels_ - first_;
+};
+
 // Adjoint of add_messages. All channels are taken about the centre; what the other row gets is moved to that row.
-//   rows, row_gradients: projections and their adjoints ([rows][channels][row_stride]); sums_adjoint:
-//   [rows][channels][message_stride].
+//   rows, row_gradients: projections and their adjoints ([rows][written][row_stride]); sums_adjoint:
+//   [rows][held][message_stride]. axis: of the first moment that is computed.
 // Replaces `filter` by w and writes the filters' adjoints and those of the geometry.
-template <typename Real, int channels, bool both>
+template <typename Real, typename C, bool both>
 SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<Real>& degrees, const Real* table,
                                            const Batch<Real>& batch, int e, const FilterScratch<Real>& s,
-                                           const Real* rows, const Real* sums_adjoint, Real* row_gradients,
+                                           const Real* rows, const Real* sums_adjoint, int axis, Real* row_gradients,
                                            GeometryAdjoint<Real>* geometry) {
   using V = Vector<Real>;
   using Q = Quad<Real>;
-  constexpr int lanes = kLanes<Real>;
+  constexpr int lanes = kLanes<Real>, channels = C::channels, first = C::first;
   const std::size_t i = batch.centre[e], j = batch.other[e];
   const Ends<const Real> at_i(layout, rows + i * layout.row_stride), at_j(layout, rows + j * layout.row_stride);
-  const Ends<Real> to_i(layout, row_gradients + i * channels * layout.row_stride),
-      to_j(layout, row_gradients + j * channels * layout.row_stride);
-  const Real *lambda_i = sums_adjoint + i * channels * layout.message_stride,
-             *lambda_j = sums_adjoint + j * channels * layout.message_stride;
+  const Ends<Real> to_i(layout, row_gradients + i * C::written * layout.row_stride),
+      to_j(layout, row_gradients + j * C::written * layout.row_stride);
+  const Real *lambda_i = sums_adjoint + i * C::held * layout.message_stride,
+             *lambda_j = sums_adjoint + j * C::held * layout.message_stride;
   Real* filter = s.filter + e * layout.filter_stride;
   Real* filter_adjoint = s.adjoint + e * layout.filter_stride;
   // Strides between channels.
-  const int of_filter = kBatch * layout.filter_stride, of_row = layout.row_stride, of_lambda = layout.message_stride;
+  const int of_filter = kBatch * layout.filter_stride, of_row = layout.row_stride;
+  const int of_lambda = first == 0 ? layout.message_stride : (1 + axis) * layout.message_stride;
   const int width = layout.feature_width, block = layout.block_stride, geometric = layout.feature_stride;
   const Spline<Real> spline(layout, table, batch, e);
   const Real phi = batch.cutoff[e];
-  const Real r[3] = {batch.vector[0][e], batch.vector[1][e], batch.vector[2][e]};
-  const Real minus_r[3] = {-r[0], -r[1], -r[2]};
+  Real r[3] = {}, minus_r[3] = {};
+  for (int a = 0; a < C::channels - 1; ++a) minus_r[a] = -(r[a] = batch.vector[axis + a][e]);
 
   // Feature attention: coefficients, their derivatives with respect to the distance, and their adjoints.
   V a_ij{}, a_ji{}, da_ij{}, da_ji{}, p_ij[channels] = {}, p_ji[channels] = {};
@@ -80,17 +88,21 @@ SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<R
       other[c] = load<V>(lambda_j + c * of_lambda + f);
     }
     for (int c = 0; c < channels; ++c) {
-      add_to<V>(to_i.query + c * of_row + f, s_ij[c] * w_k_j);
-      add_to<V>(to_i.key + c * of_row + f, s_ji[c] * w_q_j);
-      add_to<V>(to_i.value + c * of_row + f, alpha_ji * moved(other, c, r));
+      if (c >= first) {
+        const int at = (c - first) * of_row + f;
+        add_to<V>(to_i.query + at, s_ij[c] * w_k_j);
+        add_to<V>(to_i.key + at, s_ji[c] * w_q_j);
+        add_to<V>(to_i.value + at, alpha_ji * moved(other, c, r));
+      }
       store<V>(filter_adjoint + c * of_filter + f, s_ij[c] * ij + s_ji[c] * ji);
     }
     if (both) {
       const V w_k_i = w * k_i, w_q_i = w * q_i;
-      for (int c = 0; c < channels; ++c) {
-        add_to<V>(to_j.query + c * of_row + f, moved(s_ji, c, minus_r) * w_k_i);
-        add_to<V>(to_j.key + c * of_row + f, moved(s_ij, c, minus_r) * w_q_i);
-        add_to<V>(to_j.value + c * of_row + f, alpha_ij * moved(own, c, minus_r));
+      for (int c = first; c < channels; ++c) {
+        const int at = (c - first) * of_row + f;
+        add_to<V>(to_j.query + at, moved(s_ji, c, minus_r) * w_k_i);
+        add_to<V>(to_j.key + at, moved(s_ij, c, minus_r) * w_q_i);
+        add_to<V>(to_j.value + at, alpha_ij * moved(own, c, minus_r));
       }
     }
   }
@@ -151,15 +163,17 @@ SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<R
       const V q_j = load<V>(at_j.geometric_query + f), k_j = load<V>(at_j.geometric_key + f);
       const V ij = q_i * k_j, ji = q_j * k_i, w_k_j = w * k_j, w_q_j = w * q_j;
       for (int c = 0; c < channels; ++c) {
-        add_to<V>(to_i.geometric_query + c * of_row + f, w_k_j * of_ij_l[c]);
-        add_to<V>(to_i.geometric_key + c * of_row + f, w_q_j * of_ji_l[c]);
+        if (c >= first) {
+          add_to<V>(to_i.geometric_query + (c - first) * of_row + f, w_k_j * of_ij_l[c]);
+          add_to<V>(to_i.geometric_key + (c - first) * of_row + f, w_q_j * of_ji_l[c]);
+        }
         store<V>(filter_adjoint + c * of_filter + geometric + f, ij * of_ij_l[c] + ji * of_ji_l[c]);
       }
       if (both) {
         const V w_k_i = w * k_i, w_q_i = w * q_i;
-        for (int c = 0; c < channels; ++c) {
-          add_to<V>(to_j.geometric_query + c * of_row + f, w_k_i * moved(of_ji_l, c, minus_r));
-          add_to<V>(to_j.geometric_key + c * of_row + f, w_q_i * moved(of_ij_l, c, minus_r));
+        for (int c = first; c < channels; ++c) {
+          add_to<V>(to_j.geometric_query + (c - first) * of_row + f, w_k_i * moved(of_ji_l, c, minus_r));
+          add_to<V>(to_j.geometric_key + (c - first) * of_row + f, w_q_i * moved(of_ij_l, c, minus_r));
         }
       }
     }
@@ -167,10 +181,11 @@ SO3KRATES_INLINE void add_message_adjoints(const Layout& layout, const Degrees<R
 }
 
 // Adjoint of `messages`: adds to the adjoints of the projections, to forces, strain gradient and per-atom virials.
-template <typename Real, int channels>
+template <typename Real, typename C>
 void messages_adjoint(const Layout& layout, const FilterWeights<Real>& weights, const PairTable<Real>& pairs,
-                      Visit visit, const Real* rows, const Real* sums_adjoint, Real* row_gradients,
+                      Visit visit, const Real* rows, const Real* sums_adjoint, int axis, Real* row_gradients,
                       const Gradients& gradients, double* strain, Real* memory) {
+  constexpr int channels = C::channels;
   const FilterScratch<Real> s = filter_scratch(layout, channels, memory);
   const Degrees<Real> degrees(layout);
   Batch<Real> batch;
@@ -181,15 +196,15 @@ void messages_adjoint(const Layout& layout, const FilterWeights<Real>& weights, 
     degree_filters<Real, true>(layout, degrees, weights, batch, rows, s);
     for (int e = 0; e < batch.count; ++e) {
       if (batch.is_two_sided[e])
-        add_message_adjoints<Real, channels, true>(layout, degrees, weights.table, batch, e, s, rows, sums_adjoint,
-                                                   row_gradients, geometry);
+        add_message_adjoints<Real, C, true>(layout, degrees, weights.table, batch, e, s, rows, sums_adjoint, axis,
+                                            row_gradients, geometry);
       else
-        add_message_adjoints<Real, channels, false>(layout, degrees, weights.table, batch, e, s, rows, sums_adjoint,
-                                                    row_gradients, geometry);
+        add_message_adjoints<Real, C, false>(layout, degrees, weights.table, batch, e, s, rows, sums_adjoint, axis,
+                                             row_gradients, geometry);
     }
-    degree_filters_adjoint<Real, channels>(layout, degrees, weights, batch, s, row_gradients);
+    degree_filters_adjoint<Real, channels, C::first>(layout, degrees, weights, batch, s, axis, row_gradients);
     for (int c = 0; c < channels; ++c) geometry_adjoint(layout, batch, geometry[c]);
-    add_vector_gradients<Real, channels>(batch, geometry, gradients, strain);
+    add_vector_gradients<Real, channels, C::first>(batch, geometry, gradients, strain, axis);
   }
 }
 

@@ -148,10 +148,11 @@ struct Spline {
   }
 };
 
-// Adjoint of degree_filters: from the filters' adjoints to the Euclidean variables of both rows.
-template <typename Real, int channels>
+// Adjoint of degree_filters: from the filters' adjoints to the Euclidean variables of both rows. Written are the
+// channels from `first_channel` on; axis: of the first moment.
+template <typename Real, int channels, int first_channel>
 void degree_filters_adjoint(const Layout& layout, const Degrees<Real>& degrees, const FilterWeights<Real>& weights,
-                            const Batch<Real>& batch, const FilterScratch<Real>& s, Real* row_gradients) {
+                            const Batch<Real>& batch, const FilterScratch<Real>& s, int axis, Real* row_gradients) {
   using V = Vector<Real>;
   const int hidden = layout.hidden, rank = weights.rank, stride = weights.rank_stride;
   // One or two columns beyond the last multiple of kPadding are sums along rows, more of them are padded.
@@ -199,13 +200,17 @@ void degree_filters_adjoint(const Layout& layout, const Degrees<Real>& degrees, 
   }
   for (int e = 0; e < batch.count; ++e) {
     const std::size_t i = batch.centre[e], j = batch.other[e];
-    const Real r[3] = {-batch.vector[0][e], -batch.vector[1][e], -batch.vector[2][e]};
+    Real r[3] = {};
+    for (int a = 0; a < channels - 1; ++a) r[a] = -batch.vector[axis + a][e];
     Quad<Real> of_invariants[channels];
-    for (int c = 0; c < channels; ++c)
-      for (int l = 0; l < kQuad; ++l) of_invariants[c][l] = s.invariants[(c * kQuad + l) * kBatch + e];
     for (int c = 0; c < channels; ++c) {
-      Real* to_i = row_gradients + (i * channels + c) * layout.row_stride + layout.chi;
-      Real* to_j = row_gradients + (j * channels + c) * layout.row_stride + layout.chi;
+      const Real* of_pair = s.invariants + c * kQuad * kBatch + e;
+      of_invariants[c] = Quad<Real>{of_pair[0], of_pair[kBatch], of_pair[2 * kBatch], of_pair[3 * kBatch]};
+    }
+    for (int c = first_channel; c < channels; ++c) {
+      constexpr int written = channels - first_channel;
+      Real* to_i = row_gradients + (i * written + c - first_channel) * layout.row_stride + layout.chi;
+      Real* to_j = row_gradients + (j * written + c - first_channel) * layout.row_stride + layout.chi;
       const Quad<Real> about_j = moved(of_invariants, c, r);
       for (int m = 0; m < layout.order_stride; m += kLanes<Real>) {
         const V difference = load<V>(s.difference + e * kMostOrders + m);

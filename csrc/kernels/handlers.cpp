@@ -183,6 +183,8 @@ class StrainSums {
 
 // filter weights with transpose, transposed projections, projections, pairs, owned;
 // strain gradient, adjoints of projections, adjoints, forces, [atom virials] -> the same
+// Where there is room for the projections' adjoints of one channel of four, channel after channel is computed; the
+// ordinary adjoint, which the others need as it was, is the last.
 template <typename Real>
 void run_layer_adjoint(Call& call) {
   const Layout& l = call.layout;
@@ -197,25 +199,31 @@ void run_layer_adjoint(Call& call) {
   std::int64_t extents[3];
   double* strain = call.out<double>({3, 3});
   Real* row_gradients = call.out<Real>({pairs.rows, kAny, l.row_stride}, extents);
+  const int held = static_cast<int>(extents[1]);
+  Real* adjoints = call.out<Real>({pairs.rows, held == 1 ? kAny : held, l.message_stride}, extents);
   const int channels = static_cast<int>(extents[1]);
-  Real* adjoints = call.out<Real>({pairs.rows, channels, l.message_stride});
   Gradients gradients{};
   gradients.forces = call.out<double>({pairs.rows, 3});
   gradients.atom_virials = call.has_more_results() ? call.out<double>({pairs.rows, 3, 3}) : nullptr;
   const Body<Real>& kernels = body<Real>();
   StrainSums strains;
   const auto start = [&](Range range) {
-    const std::size_t width = static_cast<std::size_t>(channels) * l.row_stride;
+    const std::size_t width = static_cast<std::size_t>(held) * l.row_stride;
     for (int p = range.begin; p < range.end; ++p) std::fill_n(row_gradients + table.order[p] * width, width, Real(0));
   };
   std::vector<Stage> stages;
-  call.add_pairs(stages, *pairs.schedule, start, [&](int k, Visit visit) {
-    kernels.messages_adjoint(l, w, table, channels, visit, projections, adjoints, row_gradients, gradients,
-                             strains.of(k), call.scratch<Real>(channels));
-  });
-  call.add_rows<Real>(stages, owned, [&](Range range, Real* scratch) {
-    kernels.project_adjoint(l, projection, channels, range, row_gradients, adjoints, scratch);
-  });
+  const auto add = [&](int only, Real* to, int stride) {
+    call.add_pairs(stages, *pairs.schedule, start, [&, only](int k, Visit visit) {
+      kernels.messages_adjoint(l, w, table, channels, only, visit, projections, adjoints, row_gradients, gradients,
+                               strains.of(k), call.scratch<Real>(channels));
+    });
+    call.add_rows<Real>(stages, owned, [&, to, stride](Range range, Real* scratch) {
+      kernels.project_adjoint(l, projection, held, range, row_gradients, to, stride, scratch);
+    });
+  };
+  if (held == channels) add(kAllChannels, adjoints, l.message_stride);
+  for (int c = channels; held < channels && c-- > 0;)
+    add(c, adjoints + c * l.message_stride, channels * l.message_stride);
   call.run(stages);
   strains.add_to(strain);
 }

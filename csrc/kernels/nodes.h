@@ -59,16 +59,17 @@ void project(const Layout& layout, const ProjectionWeights<Real>& w, Range range
   });
 }
 
-// Adjoint of project: adds to adjoints [rows][channels][message_stride] what comes through the projections' adjoints.
+// Adjoint of project: adds to adjoints [rows][channels][..] of that stride what comes through the projections'
+// adjoints.
 template <typename Real>
 void project_adjoint(const Layout& layout, const ProjectionWeights<Real>& w, int channels, Range range,
-                     const Real* row_gradients, Real* adjoints, Real* memory) {
+                     const Real* row_gradients, Real* adjoints, int stride, Real* memory) {
   for_blocks({range.begin * channels, range.end * channels}, [&](std::size_t start, int count) {
     const Real* gradients = row_gradients + start * layout.row_stride;
-    Real* block = adjoints + start * layout.message_stride;
+    Real* block = adjoints + start * stride;
     multiply_heads<true, Real>(layout.group, count, gradients, layout.row_stride,
                                {layout.head_features, 3, layout.feature_stride}, w.feature_t, layout.feature_stride,
-                               layout.feature_stride, block, layout.message_stride);
+                               layout.feature_stride, block, stride);
     for (int l = 0; l < layout.degrees; ++l) {
       multiply<1, false, Real>(count, gradients + layout.geometric_query + l * layout.block_stride, layout.row_stride,
                                {layout.block_width, 2, layout.geometric_key - layout.geometric_query},
@@ -79,15 +80,14 @@ void project_adjoint(const Layout& layout, const ProjectionWeights<Real>& w, int
       const Real* blocks = memory + a * layout.geometric_stride;
       int f_in_block = 0;
       for_features(layout, [&](int, int position) {
-        block[a * layout.message_stride + position] += blocks[f_in_block];
+        block[a * stride + position] += blocks[f_in_block];
         if (++f_in_block == layout.block_width) {
           f_in_block = 0;
           blocks += layout.block_stride;
         }
       });
       for (int m = 0; m < layout.order_stride; ++m)
-        block[a * layout.message_stride + layout.feature_stride + m] +=
-            gradients[a * layout.row_stride + layout.chi + m];
+        block[a * stride + layout.feature_stride + m] += gradients[a * layout.row_stride + layout.chi + m];
     }
   });
 }

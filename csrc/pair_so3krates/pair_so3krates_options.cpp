@@ -15,10 +15,9 @@ constexpr bigint EVERY = 10;  // steps between looks at what costs more than a s
 void PairSo3krates::read_options(int narg, char** arg) {
   const char* known =
       "device cpu|cuda|rocm|oneapi[:INDEX], gpu/aware auto|yes|no, threads N, memory SHARE, preallocate yes|no, "
-      "deterministic yes|no, cache DIR|off, plugin PATH, shifts yes|no, guard off|warn|stop [uncertainty LIMIT [every "
-      "N]], "
-      "charge Q, multiplicity M, deviation FILE [every N], save FILE OUTPUT LOW HIGH [every N [check K]], verbose "
-      "yes|no";
+      "deterministic yes|no, cache DIR|off, plugin PATH, shifts yes|no, virials fast|small, guard off|warn|stop "
+      "[uncertainty LIMIT [every N]], charge Q, multiplicity M, deviation FILE [every N], save FILE OUTPUT LOW HIGH "
+      "[every N [check K]], verbose yes|no";
   options_ = {};
   gpu_aware_.reset();
   charge_.reset();
@@ -65,6 +64,10 @@ void PairSo3krates::read_options(int narg, char** arg) {
       options_.plugin = value;
     else if (key == "shifts")
       options_.shifts = utils::logical(FLERR, value, false, lmp) != 0;
+    else if (key == "virials" && value != "fast" && value != "small")
+      error->all(FLERR, "pair_style so3krates: virials {}: write fast or small", value);
+    else if (key == "virials")
+      options_.small_virials = value == "small";
     else if (key == "charge")
       charge_ = utils::inumeric(FLERR, value, false, lmp);
     else if (key == "multiplicity")

@@ -31,7 +31,8 @@ std::string no_memory(LAMMPS* lmp, const std::string& what = "") {
   const bool is_limited = getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
   return fmt::format(
       "step {}: there is no memory left on rank {} of {}, which has {} atoms and {} images or atoms of other "
-      "ranks{}{}. Use more ranks or machines, fewer atoms, or a smaller skin (neighbor)",
+      "ranks{}{}. Use more ranks or machines, fewer atoms, a smaller skin (neighbor), or for per-atom virials the "
+      "option virials small",
       lmp->update->ntimestep, lmp->comm->me, lmp->comm->nprocs, atom.nlocal, atom.nghost,
       is_limited ? fmt::format(", with the limit of {} MiB that ulimit -v sets", limit.rlim_cur >> 20) : "",
       what.empty() ? "" : ": " + what.substr(0, what.find_last_not_of('.') + 1));

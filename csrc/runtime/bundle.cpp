@@ -392,7 +392,7 @@ void read_schedules(const Json& manifest, Bundle& bundle) {
     }
   }
   read_moves(manifest, bundle);
-  for (const char* name : {"forces", "virials", "portable_forces", "portable_virials"}) {
+  for (const char* name : {"forces", "virials", "small_virials", "portable_forces", "portable_virials"}) {
     const auto schedule = bundle.schedules.find(name);
     if (schedule == bundle.schedules.end()) continue;
     const std::string where = std::string("manifest: the schedule ") + quoted(name);

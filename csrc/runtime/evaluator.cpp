@@ -24,6 +24,8 @@
 namespace so3krates {
 namespace {
 
+const char* const kSmallVirials = "small_virials";
+
 std::string describe(const Rung& rung) {
   std::string text = std::to_string(rung.rows) + " rows, " + std::to_string(rung.atoms) + " atoms and " +
                      std::to_string(rung.candidates) + " candidates";
@@ -123,6 +125,7 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
     : bundle_(bundle),
       has_shifts_(options.shifts),
       has_guard_(options.guard && !bundle.limits.distances.empty()),
+      schedules_{"forces", options.small_virials ? kSmallVirials : "virials"},
       cache_(options.cache),
       client_(open_device(bundle, options, device_index_)),
       rung_(bundle.ladder.size()),
@@ -139,6 +142,10 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
     if (bundle.kernels > 0 && threads > kernels::kMostThreads)
       report_.platform += ", of which " + std::to_string(kernels::kMostThreads) + " share pairs";
   }
+  if (options.small_virials && bundle.schedules.count(kSmallVirials) == 0)
+    throw Error(bundle.path +
+                ": has no programs for per-atom virials in little memory: export the model again with this version of "
+                "so3krates, platform cpu and body fused, or leave the option virials out");
   choose_body();
   upload_weights();
 }
@@ -154,7 +161,7 @@ void Evaluator::Implementation::choose_body() {
       report_.body_note = "the portable programs run in place of the GPU kernels, and more slowly: " + problem;
     }
   }
-  for (const char* name : {"forces", "virials"}) {
+  for (const std::string& name : schedules_) {
     const auto schedule = bundle_.schedules.find(body_ + name);
     if (schedule == bundle_.schedules.end()) continue;
     for (const Step& step : schedule->second) {

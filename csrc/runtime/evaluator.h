@@ -32,10 +32,11 @@ struct EvaluatorOptions {
   bool has_default_threads = false;  // whether the host program chose that number, not its user
   double memory = 0.9;               // largest share of a GPU's memory that is taken
   bool preallocate = false;          // take that share of a GPU's memory at once, not as it is needed
-  int local_rank = 0;         // of this process among those of its machine: "cuda" gives each the next GPU in turn
-  bool deterministic = true;  // on a GPU, results equal to the bit in every run; else XLA times kernels first
-  bool shifts = true;         // whether energies hold the bundle's energy shifts
-  bool guard = true;          // whether every evaluation looks how far it is from the training data
+  int local_rank = 0;          // of this process among those of its machine: "cuda" gives each the next GPU in turn
+  bool deterministic = true;   // on a GPU, results equal to the bit in every run; else XLA times kernels first
+  bool shifts = true;          // whether energies hold the bundle's energy shifts
+  bool small_virials = false;  // per-atom virials in about half of the memory, and more slowly; from bundles for a CPU
+  bool guard = true;           // whether every evaluation looks how far it is from the training data
 };
 
 // Another rank, and the rows that the two exchange.

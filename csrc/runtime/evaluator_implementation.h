@@ -126,6 +126,7 @@ class Evaluator::Implementation {
 
   Bundle bundle_;  // changes in its electrons alone
   const bool has_shifts_, has_guard_;
+  const std::vector<std::string> schedules_;  // the first that has all outputs is run
   int device_index_ = 0;
   std::string body_;            // what the names of its schedules begin with
   std::set<std::string> used_;  // weights and buffers that they name

@@ -139,7 +139,7 @@ std::vector<std::string> Evaluator::Implementation::names_of(const std::vector<s
 }
 
 const std::vector<Step>& Evaluator::Implementation::schedule_of(const std::vector<std::string>& names) const {
-  for (const char* kind : {"forces", "virials"}) {
+  for (const std::string& kind : schedules_) {
     const auto schedule = bundle_.schedules.find(body_ + kind);
     if (schedule != bundle_.schedules.end() && has_all(schedule->second, names)) return schedule->second;
   }

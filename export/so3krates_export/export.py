@@ -182,6 +182,11 @@ def export_model(
                 bodies[schedule] = [
                     of_kernels(config, real, len(numbers), channels, member=n) for n in range(len(models))
                 ]
+                if channels == VIRIAL_CHANNELS and not on_gpu:
+                    bodies[f"small_{schedule}"] = [
+                        FusedBody(config, real, len(numbers), channels, member=n, small=True)
+                        for n in range(len(models))
+                    ]
             if is_portable:
                 portable = [name for name in weights if not name.startswith("weights/fused/")]
                 name = f"portable_{schedule}" if body == "fused" else schedule

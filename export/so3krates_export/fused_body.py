@@ -23,7 +23,14 @@ class FusedBody:
     prefix = ""
 
     def __init__(
-        self, config: ModelConfig, precision: str, elements: int, channels: int = 1, threads: int = 0, member: int = 0
+        self,
+        config: ModelConfig,
+        precision: str,
+        elements: int,
+        channels: int = 1,
+        threads: int = 0,
+        member: int = 0,
+        small: bool = False,
     ) -> None:
         """
         Args:
@@ -33,6 +40,7 @@ class FusedBody:
             channels: 1, or 4 for per-atom virials.
             threads: how many share the pairs; 0: the client's.
             member: of a committee, whose weights it takes.
+            small: the adjoints of the projections have room for one channel, and channels are computed one by one.
 
         Raises:
             FusedError: the kernels do not compute this network.
@@ -42,9 +50,11 @@ class FusedBody:
         self.precision, self.channels, self.row_block = precision, channels, ROW_BLOCK
         self._config, self._elements, self._widths = config, elements, widths(config)
         self._attributes = _attributes(config, precision, elements, threads)
-        self._adjoints, self._coefficients_adjoint, self._projection_adjoints = (
-            adjoint_name(name, channels) for name in ("adjoints", "coefficients_adjoint", "projection_adjoints")
+        self._adjoints, self._coefficients_adjoint = (
+            adjoint_name(name, channels) for name in ("adjoints", "coefficients_adjoint")
         )
+        self._small, self._projected = small, 1 if small else channels
+        self._projection_adjoints = adjoint_name("projection_adjoints", self._projected)
         self.message_adjoint: tuple[str, ...] = (self._adjoints,)
         self._table = ("vectors", "neighbours", "ends", "order", "schedule")
         self._gradients = ("forces", "atom_virials") if channels == VIRIAL_CHANNELS else ("forces",)
@@ -70,7 +80,10 @@ class FusedBody:
             arrays |= {of_features: rows(w.feature_stride), of_euclidean: rows(w.order_stride)}
             arrays |= {f"attended_euclidean_{k}": rows(w.order_stride), f"exchange_scale_{k}": rows(QUAD)}
         if layers > 1:
-            arrays |= {"projections": rows(w.row_stride), self._projection_adjoints: rows(self.channels, w.row_stride)}
+            arrays |= {
+                "projections": rows(w.row_stride),
+                self._projection_adjoints: rows(self._projected, w.row_stride),
+            }
         return arrays
 
     def state(self, k: int) -> tuple[str, str]:
@@ -157,7 +170,7 @@ class FusedBody:
             inputs = [*self._weights("first", "values", "table"), "species", self._adjoints, *self._table, "row_count"]
             into = ["strain_gradient", self._coefficients_adjoint, *self._gradients]
             return self._stage("first_layer_adjoint", inputs, into=into, channels=self.channels)
-        return self._layer_adjoint(k)
+        return self._layer_adjoint(k, "small_layer_adjoint" if self._small else "layer_adjoint")
 
     def _layer_adjoint(self, k: int, name: str = "layer_adjoint") -> Stage:
         names = ("table", "hidden_in", "reduce", "expand", "expand_t", "feature_t", "geometric_t")

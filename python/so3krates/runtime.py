@@ -79,6 +79,7 @@ class Runtime:
         deterministic: bool = True,
         charge: int | None = None,
         multiplicity: int | None = None,
+        small_virials: bool = False,
     ) -> None:
         """
         Args:
@@ -94,6 +95,7 @@ class Runtime:
             deterministic: on a GPU, results that are equal to the bit in every run; else XLA times kernels and chooses.
             charge, multiplicity: of every structure, total charge (e) and unpaired electrons + 1, for bundles that know
                 them; None: what `atoms.info` says under these names, else those that the bundle was exported with.
+            small_virials: per-atom virials in about half of the memory, and more slowly (CPU).
 
         Raises:
             ValueError: threads is no number of threads, the skin is negative, or the bundle knows no charge.
@@ -112,6 +114,7 @@ class Runtime:
             "memory": memory,
             "preallocate": preallocate,
             "deterministic": deterministic,
+            "small_virials": small_virials,
         }
         require_text(bundle)
         self._skin = skin

@@ -22,6 +22,7 @@ SHRINK = 0.85  # of lengths, for more than 32 neighbours
 REFUSALS = {
     "option": ("threads 1", "threads 1 speed 3", "unknown option 'speed'"),
     "device": ("threads 1", "threads 1 device tpu", "tpu"),
+    "virials": ("threads 1", "threads 1 virials slow", "virials slow: write fast or small"),
     "plugin": ("threads 1", "threads 1 plugin nowhere.so", "nowhere.so"),
     "units": ("units metal", "units electron", "the deck has units electron"),
     "element": (" Ga N\n", " Ga Xx\n", "atom type 2 is 'Xx'"),

@@ -134,10 +134,13 @@ def assert_flux(frame: Frame, runtime: Runtime) -> None:
     assert np.abs(potential - flux.potential).max() < POTENTIAL * np.abs(flux.potential).max()
 
 
-@pytest.mark.parametrize(("body", "ranks"), [("fused", 1), ("fused", 2), ("fused", 4), ("xla", 2)])
-def test_flux_equals_pythons(bench_of: Callable[[str], Bench], body: str, ranks: int) -> None:
+@pytest.mark.parametrize(
+    ("body", "ranks", "virials"),
+    [("fused", 1, "fast"), ("fused", 2, "fast"), ("fused", 4, "fast"), ("xla", 2, "fast"), ("fused", 2, "small")],
+)
+def test_flux_equals_pythons(bench_of: Callable[[str], Bench], body: str, ranks: int, virials: str) -> None:
     bench = bench_of(body)
-    frames, log = run(bench, f"{body}-{ranks}", ranks=ranks)
+    frames, log = run(bench, f"{body}-{ranks}-{virials}", options=f"virials {virials}", ranks=ranks)
     runtime = Runtime(bench.bundle, threads=1, cache=str(bench.cache))
     assert len(frames) == 2
     for frame in frames:

@@ -15,6 +15,7 @@ from ase import Atoms, units
 from ase.build import bulk
 from flux_model import SHIFTS, random_model, write_bundle_of
 from helpers import batch_of
+from so3krates._harness import Error
 from so3krates.analysis import heat_flux
 from so3krates.model import Graph, atom_energies
 from so3krates.outputs import STANDARD
@@ -32,6 +33,7 @@ SIGNAL = 1e-2  # eV, eV/A
 FLUX_SIGNAL = 0.5  # eV A/ps
 UNFOLDED_ATOMS, UNFOLDED_SLOTS = 640, 32  # room in the unfolded system
 BODIES = ("xla", "fused")
+SMALL = "small"  # the fused body, channels one by one
 
 
 @functools.cache
@@ -47,10 +49,11 @@ def runtime_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Runtim
 
     @functools.cache
     def runtime(layers: int, body: str = "fused", shifts: bool = True) -> Runtime:
+        small, body = body == SMALL, "fused" if body == SMALL else body
         bundle = folder / f"{body}-{layers}.so3k"
         if not bundle.exists():
             write_bundle_of(model(layers), body, folder)
-        return Runtime(bundle, threads=1, cache=str(cache), shifts=shifts)
+        return Runtime(bundle, threads=1, cache=str(cache), shifts=shifts, small_virials=small)
 
     return runtime
 
@@ -160,12 +163,17 @@ def test_virials_equal_those_of_the_unfolded_system(name: str, layers: int, runt
     atoms = STRUCTURES[name]()
     expected = unfolded_virials(layers, atoms)
     assert np.abs(expected).max() > SIGNAL and asymmetry(expected) > SIGNAL
-    for body in BODIES:
+    for body in (*BODIES, SMALL):
         found = runtime_of(layers, body).evaluate(atoms, ["atom_virials"])["atom_virials"]
         assert np.abs(found - expected).max() < UNFOLDED * np.abs(expected).max(), body
 
 
-@pytest.mark.parametrize("body", BODIES)
+def test_little_memory_is_for_the_kernels(runtime_of: Callable[..., Runtime]) -> None:
+    with pytest.raises(Error, match="has no programs for per-atom virials in little memory: export the model again"):
+        Runtime(runtime_of(3, "xla").path, small_virials=True)
+
+
+@pytest.mark.parametrize("body", [*BODIES, SMALL])
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_virials_sum_to_the_virial_and_leave_the_rest_alone(
     name: str, body: str, runtime_of: Callable[..., Runtime]

@@ -36,6 +36,7 @@ NUMBERS = [31, 7]
 RECORDS = {
     5: {
         "plan": "ffa6a6b629420933",
+        "small": "82ab77183c68fe87",
         "so3lr": "ef4e92c9ad831397",
         "sources": "c0d2a18c8d5d53b4",
         "weights": "ae144756e1ee43d2",
@@ -52,12 +53,12 @@ def described(plan: Plan) -> list[Any]:
     return [arrays, [[s.program, s.inputs, s.outputs] if isinstance(s, Call) else list(s.arrays) for s in plan.steps]]
 
 
-def plan_digest() -> str:
-    """Of arrays, arguments and results of the calls, and the attributes' names, for one and four channels."""
+def plan_digest(*channels_of_plans: int, small: bool = False) -> str:
+    """Of arrays, arguments and results of the calls, and the attributes' names."""
     config, _ = network()
     parts = []
-    for channels in (1, 4):
-        body = FusedBody(config, "float32", len(NUMBERS), channels)
+    for channels in channels_of_plans:
+        body = FusedBody(config, "float32", len(NUMBERS), channels, small=small)
         parts += described(
             build_plan(body, config.layers, term_stages(body, terms_from({"repulsion": {}}, ("Ga", "N"))))
         )
@@ -111,7 +112,8 @@ def test_there_is_a_record_of_this_version() -> None:
 
 def test_a_new_layout_has_a_new_version(x64: None) -> None:
     found = {
-        "plan": plan_digest(),
+        "plan": plan_digest(1, 4),
+        "small": plan_digest(4, small=True),
         "so3lr": so3lr_digest(),
         "sources": source_digest("layout.h", "layout.cpp", "pairs.h", "call.cpp"),
         "weights": weights_digest(),
