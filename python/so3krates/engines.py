@@ -9,16 +9,29 @@ import importlib
 import multiprocessing
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from .hints import pip_install
 from .wording import counted
 
 PROCESSES, DASK, EXECUTORLIB = ENGINES = ("processes", "dask", "executorlib")
-NEEDS = {DASK: ("distributed", "dask distributed"), EXECUTORLIB: ("executorlib", "executorlib")}
+NEEDS = {DASK: ("distributed", "dask distributed"), EXECUTORLIB: ("executorlib", "executorlib[cluster]")}
+SUBMITS = "pysqa", "h5py"  # with which executorlib gives jobs to Slurm
+# executorlib's own names a partition, and has the job read the user's login files; SBATCH_PARTITION and its like are
+# for Slurm's choices.
+JOB = """\
+#!/bin/bash
+#SBATCH --job-name=so3krates
+#SBATCH --chdir={{working_directory}}
+#SBATCH --output=output
+#SBATCH --ntasks={{cores}}
+{{command}}
+"""
 MOST_WORKERS = 64  # on any machine; where there are many cores, four times as many as these
 ATTEMPTS = 2  # at each calculation
 HOPELESS = 3  # so many that failed before any succeeded: the others are not tried
@@ -39,17 +52,25 @@ def require_engine(engine: str, workers: int) -> None:
     if engine in NEEDS:
         module, packages = NEEDS[engine]
         try:
-            importlib.import_module(module)
-        except ImportError:
-            raise EngineError(f'engine = "{engine}" needs a package: {pip_install(*packages.split())}') from None
+            for name in (module, *(SUBMITS if engine == EXECUTORLIB and _submits() else ())):
+                importlib.import_module(name)
+        except ImportError as error:
+            raise EngineError(
+                f'engine = "{engine}" needs a package ({error.name}): {pip_install(*packages.split())}'
+            ) from None
+
+
+def _submits() -> bool:
+    """Whether calculations become jobs of Slurm: outside of one, where it is at hand."""
+    return "SLURM_JOB_ID" not in os.environ and shutil.which("sbatch") is not None
 
 
 @contextmanager
-def open_engine(engine: str, workers: int) -> Iterator[Executor]:
+def open_engine(engine: str, workers: int, cores: int = 1) -> Iterator[Executor]:
     """An executor of `concurrent.futures`, to be used in a `with` block. Raises EngineError as `require_engine`.
 
     dask: of the scheduler that DASK_SCHEDULER_ADDRESS names, or with workers of its own. executorlib: in an allocation
-    of Slurm on its machines, where `sbatch` is each calculation as a job, else on this machine.
+    of Slurm on its machines, where `sbatch` is each calculation as a job of so many cores, else on this machine.
     """
     require_engine(engine, workers)
     if engine == PROCESSES and workers == 1:
@@ -70,11 +91,18 @@ def open_engine(engine: str, workers: int) -> Iterator[Executor]:
     else:
         import executorlib
 
-        kind = executorlib.SingleNodeExecutor
-        if "SLURM_JOB_ID" in os.environ:
-            kind = executorlib.SlurmJobExecutor
-        elif shutil.which("sbatch"):
-            kind = executorlib.SlurmClusterExecutor
+        if _submits():
+            # What an earlier run left in a folder of executorlib's would be taken for the result.
+            with (
+                tempfile.TemporaryDirectory(prefix=".jobs-", dir=Path.cwd()) as scratch,
+                executorlib.SlurmClusterExecutor(
+                    cache_directory=scratch, resource_dict={"cores": cores, "submission_template": JOB}
+                ) as pool,
+            ):
+                yield _Jobs(pool)
+            return
+        in_job = "SLURM_JOB_ID" in os.environ
+        kind = executorlib.SlurmJobExecutor if in_job else executorlib.SingleNodeExecutor
         with kind(max_workers=workers) as pool:
             yield pool
 
@@ -89,6 +117,26 @@ class _Own(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+class _Jobs(Executor):
+    """Each calculation is a job of its own, in this folder; one that is tried again is another job."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool, self._count = pool, 0
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        self._count += 1
+        resources = {"cache_key": f"job-{self._count}"}
+        future: Future[Any] = self._pool.submit(
+            _in_folder, os.getcwd(), function, *arguments, resource_dict=resources, **named
+        )
+        return future
+
+
+def _in_folder(folder: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    os.chdir(folder)
+    return function(*arguments, **named)
 
 
 def own_process() -> Executor:
@@ -126,7 +174,7 @@ def run_all(
     running: dict[Future[Any], str] = {}
     failed: dict[str, Exception] = {}
     succeeded = False
-    most = 1 if isinstance(pool, _Own) else 2 * workers
+    most = 1 if isinstance(pool, _Own) else workers if isinstance(pool, _Jobs) else 2 * workers
     while waiting or running:
         # A short queue: what a job needs travels when its turn has come.
         while waiting and len(running) < most:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -185,7 +189,7 @@ def available(engine: str) -> bool:
 @pytest.mark.parametrize("engine", [e for e in ENGINES if e != "processes"])
 def test_an_engine_shares_out_calculations(engine: str) -> None:
     if not available(engine):
-        with pytest.raises(EngineError, match=rf'engine = "{engine}" needs a package: .*pip install'):
+        with pytest.raises(EngineError, match=rf'engine = "{engine}" needs a package .*pip install'):
             require_engine(engine, 1)
         return
     results: dict[str, int] = {}
@@ -193,6 +197,51 @@ def test_an_engine_shares_out_calculations(engine: str) -> None:
         failed = run_all(pool, 2, math.factorial, {str(n): (n,) for n in (3, 2, -1, 4)}, results.__setitem__)
     assert results == {"3": 6, "2": 2, "4": 24}
     assert list(failed) == ["-1"] and "negative" in str(failed["-1"])
+
+
+def test_jobs_of_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try is a job of its own, with its cores, in the folder of the command; no more at a time than were asked
+    for. What stands in for executorlib takes the result of an earlier job of the same name, as it does."""
+    asked, waiting = [], []
+
+    class Cluster(ThreadPoolExecutor):
+        def __init__(self, cache_directory: str, resource_dict: dict[str, Any]) -> None:
+            super().__init__(1)
+            self.made: dict[str, Future[Any]] = {}
+            asked.append((Path(cache_directory).parent, resource_dict))
+
+        def submit(self, function: Any, /, *arguments: Any, resource_dict: Any = None, **named: Any) -> Future[Any]:
+            key = resource_dict["cache_key"]
+            if key not in self.made:
+                self.made[key] = super().submit(function, *arguments, **named)
+            waiting.append(sum(not future.done() for future in self.made.values()))
+            return self.made[key]
+
+    tried: list[int] = []
+
+    def work(number: int) -> str:
+        tried.append(number)
+        if number == 2 and tried.count(2) == 1:
+            raise ValueError("unlucky")
+        return Path.cwd().name
+
+    (tmp_path / "sbatch").write_text("#!/bin/sh\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "executorlib", SimpleNamespace(SlurmClusterExecutor=Cluster))
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.setitem(sys.modules, "pysqa", SimpleNamespace())
+    with pytest.raises(EngineError, match=r"needs a package \(h5py\): .*pip install 'executorlib\[cluster\]'"):
+        require_engine("executorlib", 2)
+    monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace())
+    results: dict[str, str] = {}
+    with open_engine("executorlib", 2, cores=3) as pool:
+        failed = run_all(pool, 2, work, {str(n): (n,) for n in range(5)}, results.__setitem__)
+    assert not failed and results == dict.fromkeys("01234", tmp_path.name) and sorted(tried) == [0, 1, 2, 2, 3, 4]
+    assert asked == [(tmp_path, {"cores": 3, "submission_template": engines.JOB})] and max(waiting) <= 2
+    assert not list(tmp_path.glob(".jobs-*"))
 
 
 def test_failures_are_tried_again_and_do_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

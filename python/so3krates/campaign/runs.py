@@ -73,7 +73,8 @@ def run_campaign(campaign: Campaign, folder: Path, report: Callable[[str, int, i
         found[name] = result
         report("runs", len(found), len(jobs))
 
-    with open_engine(campaign.engine, campaign.processes) as pool:
+    cores = campaign.ranks * campaign.threads_of_rank
+    with open_engine(campaign.engine, campaign.processes, cores) as pool:
         failed = run_all(pool, campaign.processes, run_remotely, jobs, keep)
     logs: dict[str, list[list[Path]]] = {crystal.name: [] for crystal in campaign.crystals}
     said = []
