@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
+
+import make_venv
 
 ROOT = Path(__file__).resolve().parents[1]
 AUDITWHEEL = ROOT / ".venv" / "auditwheel"
@@ -73,7 +74,7 @@ def attempt(package: Path) -> str:
     """Installs it with all that it asks for into an empty environment, and runs the deck of README there."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        venv.create(folder / "env", with_pip=True)
+        make_venv.make(folder / "env")
         programs = folder / "env" / "bin"
         lock = ROOT / "constraints.txt"
         subprocess.run(
