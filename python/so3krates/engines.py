@@ -92,14 +92,18 @@ def open_engine(engine: str, workers: int, cores: int = 1) -> Iterator[Executor]
         import executorlib
 
         if _submits():
-            # What an earlier run left in a folder of executorlib's would be taken for the result.
+            # What an earlier run left in a folder of executorlib's would be taken for the result. Its own "cores" are
+            # copies of the calculation.
+            resources = {"cores": 1, "threads_per_core": cores, "submission_template": JOB}
             with (
                 tempfile.TemporaryDirectory(prefix=".jobs-", dir=Path.cwd()) as scratch,
-                executorlib.SlurmClusterExecutor(
-                    cache_directory=scratch, resource_dict={"cores": cores, "submission_template": JOB}
-                ) as pool,
+                executorlib.SlurmClusterExecutor(cache_directory=scratch, resource_dict=resources) as pool,
             ):
-                yield _Jobs(pool)
+                try:
+                    yield _Jobs(pool)
+                except BaseException:  # an interruption takes the jobs out of the queue
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
             return
         in_job = "SLURM_JOB_ID" in os.environ
         kind = executorlib.SlurmJobExecutor if in_job else executorlib.SingleNodeExecutor

@@ -240,7 +240,10 @@ def test_jobs_of_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_engine("executorlib", 2, cores=3) as pool:
         failed = run_all(pool, 2, work, {str(n): (n,) for n in range(5)}, results.__setitem__)
     assert not failed and results == dict.fromkeys("01234", tmp_path.name) and sorted(tried) == [0, 1, 2, 2, 3, 4]
-    assert asked == [(tmp_path, {"cores": 3, "submission_template": engines.JOB})] and max(waiting) <= 2
+    assert (
+        asked == [(tmp_path, {"cores": 1, "threads_per_core": 3, "submission_template": engines.JOB})]
+        and max(waiting) <= 2
+    )
     assert not list(tmp_path.glob(".jobs-*"))
 
 
