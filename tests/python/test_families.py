@@ -28,7 +28,7 @@ SETTINGS = """
 [compare]
 families = ["{name}"]
 test_file = "test.extxyz"
-minutes = 0.3
+minutes = {minutes}
 check_minutes = 2
 drift_steps = 0
 speed_atoms = 0
@@ -40,7 +40,9 @@ file = "train.extxyz"
 n_valid = 2
 {options}
 """
+MINUTES = {"so3krates": 1.0}  # of the training; others: 0.3
 SMALL = {
+    "so3krates": '[options.so3krates]\npreset = "fast"\nsettings = ["training.learning_rate=0.01"]',
     "snap": "[options.snap]\ncutoff = 4.0\ntwojmax = 4",
     "soap": "[options.soap]\ncutoff = 4.0\nn_max = 3\nl_max = 3",
 }
@@ -73,7 +75,9 @@ def test_a_runner_trains_and_predicts(name: str, tmp_path: Path) -> None:
     for file, count in (("train", 10), ("test", 2)):
         write(tmp_path / f"{file}.extxyz", count, rng)
     ase.io.write(tmp_path / "crystal.extxyz", bulk("Cu", cubic=True))
-    text = SETTINGS.format(name=name, environments=ENVIRONMENTS, options=SMALL.get(name, ""))
+    text = SETTINGS.format(
+        name=name, environments=ENVIRONMENTS, options=SMALL.get(name, ""), minutes=MINUTES.get(name, 0.3)
+    )
     (tmp_path / "settings.toml").write_text(text)
     (row,) = compare(CompareSettings.load(tmp_path / "settings.toml"), tmp_path / "out", Console(file=io.StringIO()))
     assert row.get("problem") is None and row["problems"].keys() <= {"crystal"}, row

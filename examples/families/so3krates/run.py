@@ -55,11 +55,11 @@ def train(job: Job) -> None:
 
     with contextlib.suppress(Enough):
         run(2 * MANY, "trial", timed)
-    step = statistics.mean(ready() or taken)
+    step = statistics.median(ready() or taken)
     # An epoch has a validation, of which a batch costs no more than a step.
     share = len(frames[0]) / (len(frames[0]) + len(frames[1]))
     print(f"{step:.3f} CPU s for a step, {job.used:.0f} s so far", flush=True)
-    result = run(max(1, int(SHARE * job.left * share / step)), "model", lambda status: None)
+    result = run(max(MANY, int(SHARE * job.left * share / step)), "model", lambda status: None)
     export_model(result.model, job.folder / "model.so3k")
 
 

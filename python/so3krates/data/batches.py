@@ -61,6 +61,11 @@ class BatchShape(NamedTuple):
         """Pairs for which there is room."""
         return -(-self.atoms * self.neighbours // 2) if self.pairs is None else self.pairs
 
+    def holds(self, other: BatchShape) -> bool:
+        """Whether a batch of the other shape, of as many structures, fits."""
+        sizes = (self.atoms, self.neighbours, self.most_pairs), (other.atoms, other.neighbours, other.most_pairs)
+        return all(own >= needed for own, needed in zip(*sizes, strict=True))
+
 
 def frame_graph(
     atoms: Atoms, cutoff: float, shifts: Mapping[str, float], where: str = "frame", read_labels: bool = True
@@ -142,9 +147,7 @@ class Buckets:
         """The smallest shape that holds these graphs of the set, which are not read."""
         exact = self._exact(rows)
         larger = (
-            common
-            for common in self._common
-            if min(np.subtract(common, exact)) >= 0 and common.most_pairs <= WASTE * exact.most_pairs
+            common for common in self._common if common.holds(exact) and common.most_pairs <= WASTE * exact.most_pairs
         )
         return next(larger, exact)
 
