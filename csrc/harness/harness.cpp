@@ -359,6 +359,7 @@ PYBIND11_MODULE(_harness, m) {
             return std::pair{b.electrons.charge, b.electrons.multiplicity};
           },
           "total charge (e) and multiplicity that it is for; None: it reads neither")
+      .def_readonly("baselines", &Bundle::baselines_text, "the manifest's entry, as JSON; empty: none")
       .def_readonly("message_passing_steps", &Bundle::message_passing_steps)
       .def_readonly("programs", &Bundle::programs)
       .def_property_readonly("ladder", &ladder_of)

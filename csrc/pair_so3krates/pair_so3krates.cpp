@@ -16,6 +16,7 @@
 #include <iterator>
 #include <utility>
 
+#include "deck_baselines.h"
 #include "deck_checks.h"
 #include "exchange.h"
 #include "launcher.h"
@@ -68,6 +69,7 @@ void PairSo3krates::settings(int narg, char** arg) {
     const std::string problem = so3krates::launcher_problem();
     if (!problem.empty()) error->warning(FLERR, "pair_style so3krates: {}", problem);
     read_options(narg, arg);
+    words_ = joined({arg, arg + narg});
   });
 }
 
@@ -152,7 +154,8 @@ void PairSo3krates::init_style() {
 
 void PairSo3krates::check_deck() {
   for (const std::string& reason :
-       {so3krates::deck::missing_ghosts(lmp, *bundle_), so3krates::deck::second_coulomb(lmp, *bundle_)})
+       {so3krates::deck::missing_ghosts(lmp, *bundle_), so3krates::deck::second_coulomb(lmp, *bundle_),
+        so3krates::deck::missing_baselines(lmp, *bundle_, {words_, file_, symbol_of_type_})})
     if (!reason.empty()) error->all(FLERR, "pair_style so3krates: {}", reason);
 
   for (const std::string& doubt :

@@ -69,6 +69,7 @@ class PairSo3krates : public Pair {
   so3krates::EvaluatorOptions options_;
   std::optional<bool> gpu_aware_;  // none: auto
   bool verbose_ = false;
+  std::string words_;                                     // of pair_style
   std::string file_;                                      // as the deck names it
   std::unique_ptr<so3krates::Bundle> bundle_;             // changes in its electrons alone
   so3krates::Electrons own_electrons_;                    // as the file has them

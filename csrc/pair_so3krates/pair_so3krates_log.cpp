@@ -35,6 +35,8 @@ void PairSo3krates::log_potential() const {
                  "steps\n{}  precision   {}\n  device      {}\n",
                  bundle_->path, bundle_->producer, types, bundle_->cutoff, bundle_->message_passing_steps, terms,
                  bundle_->precision, evaluator_->report().platform);
+  for (const so3krates::Baseline& baseline : bundle_->baselines)
+    utils::logmesg(lmp, "  baseline    {}, by the deck\n", baseline.meaning);
   const so3krates::Electrons& electrons = bundle_->electrons;
   if (!electrons.protons.empty())
     utils::logmesg(lmp, "  charge      {} e in all, multiplicity {}\n", electrons.charge, electrons.multiplicity);

@@ -229,7 +229,6 @@ BufferSpec read_buffer(const std::string& name, const Json& value) {
   need(!name.empty() && !starts_with(name, "weights/"), "manifest: a buffer must not be named " + quoted(name));
   need(value.is_object(), where + " is not an object");
   BufferSpec spec;
-
   const Json& dtype = member(value, "dtype");
   need(is_one_of(dtype, {"float32", "float64", "int32", "uint8"}), where + " has an unknown dtype");
   spec.dtype = dtype == "float32"   ? DType::f32
@@ -489,6 +488,7 @@ Bundle Bundle::parse(std::vector<std::uint8_t> bytes, const std::string& name) {
     check_sources(manifest, bundle);
     read_outputs(manifest, bundle);
     read_guard(manifest, bundle);
+    read_baselines(manifest, bundle);
   } catch (const Error& error) {
     throw Error(name + ": " + error.what());
   } catch (const Json::exception& error) {

@@ -78,6 +78,19 @@ struct Limits {
   double largest_force = 0.0;     // eV/A; 0: not known
 };
 
+// What a potential has learnt the rest of: a host adds it (docs/baselines.md). In LAMMPS' words, of a deck whose types
+// are `elements`; pair_style is empty where LAMMPS has none.
+struct Baseline {
+  struct Coefficients {
+    std::vector<std::string> pair;  // two elements; none: all pairs
+    std::string words;
+  };
+  std::string meaning, pair_style, kspace_style;
+  std::vector<std::string> elements;
+  std::vector<Coefficients> pair_coeff;
+  std::map<std::string, double> charges;  // e, of elements; none: it needs no charges
+};
+
 // Programs that move rows of refreshed arrays between a device and the host, `rows` at a time.
 struct Moves {
   std::int64_t rows = 0;                                          // 0: none
@@ -110,6 +123,8 @@ struct Bundle {
   Moves moves;
   std::map<std::string, Output> outputs;
   Limits limits;
+  std::vector<Baseline> baselines;
+  std::string baselines_text;  // the manifest's entry, as JSON; empty where there are none
   Electrons electrons;
 
   std::vector<std::int64_t> shape_of(const BufferSpec& buffer, const Rung& rung) const;

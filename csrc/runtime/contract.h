@@ -10,7 +10,7 @@
 namespace so3krates {
 
 constexpr const char* kFormat = "so3krates-bundle";
-constexpr int kFormatVersion = 5;
+constexpr int kFormatVersion = 6;
 constexpr const char* kAtomCount = "atom_count";  // the input that bundles of version 4 and older do not have
 
 struct Contract {

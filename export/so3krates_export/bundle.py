@@ -49,7 +49,9 @@ def write_bundle(path: str | Path, manifest: Mapping[str, Any], tensors: Mapping
     path = Path(path)
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
-        content = assembled({**manifest, "format": FORMAT, "version": VERSION}, arrays)
+        # Older readers would leave baselines out.
+        version = VERSION if "baselines" in manifest else VERSION - 1
+        content = assembled({**manifest, "format": FORMAT, "version": version}, arrays)
     except (TypeError, ValueError) as error:
         raise BundleError(f"{path}: {error}") from None
     _verify(content, str(path))

@@ -21,7 +21,7 @@ class CommitteeError(ValueError):
 
 
 def check_members(models: Sequence[Model]) -> None:
-    """Raises CommitteeError unless all are of the same network, elements and terms."""
+    """Raises CommitteeError unless all are of the same network, elements, terms and baselines."""
     first = models[0]
     for number, model in enumerate(models[1:], 2):
         own, other = first.config.to_dict(), model.config.to_dict()
@@ -37,6 +37,8 @@ def check_members(models: Sequence[Model]) -> None:
             )
         if model.terms != first.terms:
             raise CommitteeError(f"model {number} has other terms than the first: export them one by one")
+        if model.baselines != first.baselines:
+            raise CommitteeError(f"model {number} has another baseline than the first: export them one by one")
         for before, earlier in enumerate(models[: number - 1], 1):
             if _same_weights(earlier, model):
                 raise CommitteeError(

@@ -28,7 +28,7 @@ from .cuda import check_cuda, kernel_shared_bytes, kernel_sizes
 from .cuda_body import CudaBody
 from .fused import KERNEL_VERSION, FusedError, check_fused, filter_rank, fused_weights, interleaved
 from .fused_body import FusedBody
-from .guard import guard_entry
+from .guard import baselines_entry, guard_entry
 from .ladder import Rung, default_ladder, gpu_ladder, gpu_long_ladder, long_ladder, lower_ladder, sizes_key
 from .lowering import STABLEHLO_VERSION
 from .manifest import printable, results_of, with_sources
@@ -230,6 +230,7 @@ def export_model(
         "stablehlo_version": STABLEHLO_VERSION,
         "training": printable(model.training),
         **guard_entry(model),
+        **baselines_entry(model),
         "ladder": [rung._asdict() for rung in ladder],
         "buffers": {name: {**array._asdict(), "shape": list(array.shape)} for name, array in arrays.items()},
         "programs": programs,
@@ -249,7 +250,8 @@ def export_model(
     if moves:
         manifest["moves"] = {"rows": MOVED_ROWS, "programs": moves}
     write_bundle(path, manifest, weights | tensors)
-    words = [part.describe() for part in model.terms] + [part.describe() for part in model.interactions]
+    words = [part.describe() for part in (*model.terms, *model.interactions)]
+    words += [f"A deck adds, as the pair style will say: {part.describe()}" for part in model.baselines]
     if electrons is not None:
         words.append(
             f"For systems with a total charge of {electrons.charge:+d} e and the multiplicity {electrons.multiplicity}"

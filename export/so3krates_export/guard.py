@@ -1,4 +1,4 @@
-"""What a bundle tells the guard: how near atoms are, and how large forces, in the training data."""
+"""What a bundle asks of who uses it: distances and forces of the training data (guard), and its baselines."""
 
 from __future__ import annotations
 
@@ -21,3 +21,18 @@ def guard_entry(model: Model) -> dict[str, Any]:
     table = [[known.get(frozenset((a, b))) for b in model.elements] for a in model.elements]
     force = training.get("largest_force")
     return {"guard": {"distances": table, "largest_force": force if force and math.isfinite(force) else None}}
+
+
+def baselines_entry(model: Model) -> dict[str, Any]:
+    """The manifest's "baselines" (docs/bundle.md); nothing where there are none."""
+    entries = [
+        {
+            "section": part.section,
+            "meaning": part.describe(),
+            "settings": part.settings(),
+            "elements": list(part.elements),
+        }
+        | part.deck().entry()
+        for part in model.baselines
+    ]
+    return {"baselines": entries} if entries else {}

@@ -54,12 +54,17 @@ def _bundle_rows(path: Path) -> Iterator[tuple[str, str]]:
     manifest = bundle.manifest
     plain = {key: value for key, value in manifest.items() if key not in (*_PLANS, "elements", "energy_shifts")}
     model, training, terms = plain.pop("model"), plain.pop("training"), plain.pop("terms", [])
-    outputs, guard = plain.pop("outputs", {}), plain.pop("guard", None)
+    outputs, guard, baselines = plain.pop("outputs", {}), plain.pop("guard", None), plain.pop("baselines", [])
     weights = sum(array.size for name, array in bundle.tensors.items() if name.startswith("weights/"))
     programs = [array.nbytes for name, array in bundle.tensors.items() if name.startswith("programs/")]
     yield from _flat(plain)
     for term in terms:
         yield f"term {term['name']}", str(term.get("meaning", json.dumps(term)))
+    for entry in baselines:
+        yield (
+            f"baseline [{entry['section']}]",
+            f"{entry['meaning']}: added beside the potential, in decks by hybrid/overlay",
+        )
     for name, output in outputs.items():
         yield (
             f"output {name}",
@@ -93,6 +98,8 @@ def _model_rows(path: Path) -> Iterator[tuple[str, str]]:
         yield f"term {term.name}", term.describe()
     for interaction in model.interactions:
         yield f"term {interaction.name}", interaction.describe()
+    for part in model.baselines:
+        yield f"baseline [{part.section}]", part.describe()
     if isinstance(model.config, So3lrConfig):
         for name, output in system_outputs(model).items():
             yield f"output {name}", f"{output.unit}, {output.meaning}"

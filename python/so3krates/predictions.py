@@ -12,6 +12,7 @@ from ase import Atoms
 
 from so3krates import exporting
 from so3krates._harness import check_pair, extrapolations
+from so3krates.baselines import BaselineError, Baselines
 from so3krates.data import DataError, frame_graph, terms_of_atoms, total_shift
 from so3krates.data.batches import BatchShape, FrameGraph, collate
 from so3krates.data.neighbours import round_up
@@ -52,6 +53,7 @@ class ModelRuntime:
         self.elements: list[str] = list(self.model.elements)
         self.cutoff: float = self.model.config.cutoff
         self.outputs: dict[str, Output] = COMMON
+        self.baselines = Baselines(self.model.baselines)
         self._shifts = self.model.energy_shifts if shifts else dict.fromkeys(self.elements, 0.0)
         self._params = jax.tree.map(lambda p: np.asarray(p, np.float64), self.model.params)
         self._electrons: Electrons | None = None
@@ -80,7 +82,7 @@ class ModelRuntime:
     def evaluate(self, atoms: Atoms, outputs: Sequence[str] = ()) -> dict[str, Any]:
         """As `Runtime.evaluate`, of what all potentials have; other outputs are given by bundles alone.
 
-        Raises ValueError for structures that cannot be computed and for other outputs.
+        Raises ValueError for structures that cannot be computed and for other outputs (BaselineError: by baselines).
         """
         names = self.require(outputs)
         self._extrapolations = []
@@ -102,7 +104,9 @@ class ModelRuntime:
         if atoms.cell.rank == 3:
             found["stress"] = gradient / atoms.get_volume()
         self._extrapolations = _extrapolations(self.model.training or {}, atoms, graph, found["forces"])
-        return {name: found[name] for name in names if name in found}
+        found = {name: found[name] for name in names if name in found}
+        self.baselines.add_to(found, atoms)
+        return found
 
     def _of_network(self, atoms: Atoms, graph: FrameGraph) -> dict[str, Any]:
         self._atoms = max(self._atoms, len(atoms))
@@ -192,8 +196,26 @@ def predictions_of(path: str | Path, frames: Sequence[Atoms], float64: bool = Fa
         if isinstance(model.config, So3lrConfig):
             return _properties(ModelRuntime(path), frames)
         found = evaluate(model, frames, float64=float64)
-        return found._replace(uncertainties=uncertainties_of(model, frames))
+        found = found._replace(uncertainties=uncertainties_of(model, frames))
+        return _with_baselines(Baselines(model.baselines), found, frames)
     return runtime_properties(path, frames)
+
+
+def _with_baselines(baselines: Baselines, found: Properties, frames: Sequence[Atoms]) -> Properties:
+    """Predictions with the baselines added. Raises DataError for a frame that they cannot be computed of."""
+    if not baselines:
+        return found
+    energies, stresses, forces = found.energies.copy(), found.stresses.copy(), list(found.forces)
+    for number, atoms in enumerate(frames):
+        try:
+            sums = baselines.sums(atoms)
+        except BaselineError as error:
+            raise DataError(f"frame {number}: {error}") from error
+        energies[number] += sums.energy
+        forces[number] = forces[number] + sums.forces
+        if atoms.pbc.all():
+            stresses[number] += sums.strain_gradient / atoms.get_volume()
+    return found._replace(energies=energies, forces=forces, stresses=stresses)
 
 
 def _located_potential(path: str | Path) -> Path:

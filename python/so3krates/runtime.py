@@ -1,5 +1,6 @@
 """A bundle's energies, forces and stress for ASE structures, computed by the C++ evaluator."""
 
+import json
 import os
 import threading
 import warnings
@@ -13,6 +14,7 @@ from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list
 
 from ._harness import Evaluator, check_positions
+from .baselines import Baseline, Baselines, baselines_from
 from .files import require_text
 from .outputs import Output, bundle_outputs, results_of, sources_of, wanted
 from .total_charge import Electrons, State
@@ -130,6 +132,8 @@ class Runtime:
         self.reach: float = bundle_read.reach
         self.atoms_reach: float = bundle_read.atoms_reach
         self._checksum: str = bundle_read.sha256
+        # That bundles for LAMMPS only ask for; added to energy, forces, virial and stress here.
+        self.baselines = Baselines(baselines_of_bundle(bundle_read.baselines))
         self._electrons: Electrons | None = None
         if bundle_read.electrons is not None:
             self._electrons = Electrons(self.path, charge, multiplicity, State(*bundle_read.electrons))
@@ -198,9 +202,11 @@ class Runtime:
             where the cell has a volume, stress (3, 3) eV/A^3 = dE/d(strain) / volume. Virial and stress are symmetric.
             On request, at about twice the cost, atom_virials W (atoms, 3, 3) eV, not symmetric:
             W_j[a, b] = sum_i (r_i - r_j)_a dU_i/dr_j,b over all atoms and images i. Their sum is the virial.
-            Others as the bundle declares them.
+            Others as the bundle declares them. What its baselines give is in energy, forces, virial and stress,
+            and in nothing else.
 
         Raises:
+            BaselineError, a ValueError too: a baseline cannot be computed of the structure.
             ValueError: an output is unknown, the structure cannot have its charge or multiplicity (ChargeError), or it
                 has an element that the bundle does not know, a cell that is not finite, or an atom beyond FARTHEST.
             so3krates._harness.StructureError, a ValueError too: a position or a result is not finite, or two atoms are
@@ -228,7 +234,9 @@ class Runtime:
                 for name in ("cache_warning", "unread_variables"):
                     if report[name]:
                         warnings.warn(f"{self.path}: {report[name]}", stacklevel=2)
-        return results_of(names, found, atoms)
+            results = results_of(names, found, atoms)
+            self.baselines.add_to(results, atoms)
+        return results
 
     def _build_lists(self, atoms: Atoms) -> _Lists:
         species = self._species(atoms)
@@ -267,6 +275,13 @@ class Runtime:
             known = ", ".join(self.elements)
             raise ValueError(f"{self.path} knows the elements {known}, but the structure has {', '.join(unknown)}")
         return np.array([index[symbol] for symbol in symbols], dtype=np.int32)
+
+
+def baselines_of_bundle(text: str) -> tuple[Baseline, ...]:
+    """Those of the manifest's entry, as JSON; "": none."""
+    entries = json.loads(text) if text else []
+    settings = {entry["section"]: entry["settings"] for entry in entries}
+    return baselines_from({"electrostatics": settings.get("terms.electrostatics")}, settings.get("baseline", {}))
 
 
 _process: int | None = None  # that made the first evaluator

@@ -18,6 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from .baselines import Baseline, baselines_from, pair_sections, settings_of_baselines
 from .files import make_folder, write_bytes, write_text
 from .model.config import ConfigError, ModelConfig, So3lrConfig, config_from
 from .model.long_range import INTERACTIONS, Interaction, interactions_from
@@ -31,7 +32,7 @@ CONFIG_FILE = "config.toml"
 WEIGHTS_FILE = "weights.safetensors"
 UNCERTAINTY_FILE = "uncertainty.safetensors"
 FORMAT = "so3krates-model"
-VERSION = 3  # of the architecture so3lr; 2 where there are terms, which older readers would leave out; else 1
+VERSION = 4  # where there are baselines; 3 of the architecture so3lr; 2 where there are terms; else 1
 
 
 class ModelError(ValueError):
@@ -54,6 +55,7 @@ class Model:
     terms: tuple[Term, ...] = ()  # added to the network's energy
     uncertainty: Density | None = None  # of the training environments
     interactions: tuple[Interaction, ...] = ()  # of long range, with what the network of SO3LR says of atoms
+    baselines: tuple[Baseline, ...] = ()  # that the network learnt the rest of; whoever evaluates adds them
 
     def __post_init__(self) -> None:
         require_elements(self.config, self.elements, self.energy_shifts)
@@ -65,8 +67,10 @@ class Model:
 
     @property
     def _version(self) -> int:
-        if isinstance(self.config, So3lrConfig):
+        if self.baselines:
             return VERSION
+        if isinstance(self.config, So3lrConfig):
+            return 3
         return 2 if self.terms else 1
 
     def save(self, folder: str | Path) -> Path:
@@ -80,8 +84,11 @@ class Model:
             "energy_shifts": {symbol: float(self.energy_shifts[symbol]) for symbol in self.elements},
             "model": self.config.to_dict(),
         }
-        if self.terms or self.interactions:
-            config["terms"] = settings_of((*self.terms, *self.interactions))
+        sections: dict[str, Any] = {"terms": settings_of((*self.terms, *self.interactions))}
+        for section, values in settings_of_baselines(self.baselines).items():
+            of_terms = section.removeprefix("terms.")
+            (sections["terms"] if of_terms != section else sections)[of_terms] = values
+        config |= {name: values for name, values in sections.items() if values}
         if self.training is not None:
             config["training"] = _plain(self.training)
         weights = {name: np.ascontiguousarray(array) for name, array in flat_params(self.params).items()}
@@ -122,13 +129,14 @@ class Model:
             elements, shifts = tuple(content["elements"]), dict(content["energy_shifts"])
             shifts = {symbol: float(value) for symbol, value in shifts.items()}
             terms, interactions = _terms_from(config, content.get("terms", {}), elements)
+            baselines = baselines_from(content.get("terms", {}), content.get("baseline", {}))
         except KeyError as error:
             raise ModelError(f"{path}: {error.args[0]} is missing") from error
         except (ConfigError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: {error}") from error
         params = _read_weights(folder / WEIGHTS_FILE, config)
         density = _read_uncertainty(folder / UNCERTAINTY_FILE, config, len(elements))
-        return cls(config, params, elements, shifts, content.get("training"), terms, density, interactions)
+        return cls(config, params, elements, shifts, content.get("training"), terms, density, interactions, baselines)
 
 
 def _terms_from(
@@ -136,7 +144,7 @@ def _terms_from(
 ) -> tuple[tuple[Term, ...], tuple[Interaction, ...]]:
     """Terms of pairs, and the interactions that a network of SO3LR has beside them. Raises ConfigError."""
     if not (isinstance(config, So3lrConfig) and isinstance(settings, Mapping)):
-        return terms_from(settings, elements), ()
+        return terms_from(pair_sections(settings), elements), ()
     of_pairs = {section: values for section, values in settings.items() if section not in INTERACTIONS}
     return terms_from(of_pairs, elements), interactions_from(settings, elements)
 

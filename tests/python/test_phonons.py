@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from so3krates import cli
+from so3krates.baselines import Baselines, baselines_from
 from so3krates.checks import Answer, Potential, open_potential
 from typer.testing import CliRunner
 
@@ -36,6 +38,7 @@ from so3krates.phonons import (
 from so3krates.phonons.conductivity import conductivity_of, third_order
 from so3krates.phonons.crystal import repeats_for, widths
 from so3krates.phonons.forces import digest_of
+from so3krates.phonons.harmonic import force_constants
 
 SHIPPED = Path(__file__).parents[2] / "examples" / "models" / "gan-pbesol.so3k"
 # Gamma of wurtzite in 1/cm, PBEsol without LO-TO splitting: the potential's own training data are of that functional.
@@ -49,6 +52,7 @@ class Copper:
     elements = ("Cu",)
     cutoff = 5.0
     precision = "float64"
+    charges: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, broken: bool = False) -> None:
         self.calls, self.broken = 0, broken
@@ -151,6 +155,50 @@ def test_born_charges_split_modes(gan: Potential, wurtzite: tuple[Phonons, Path]
     born.write_text("1.0\n1 0 0\n")
     with pytest.raises(PhononsError, match="cannot be read as phonopy's file BORN"):
         find_phonons(SHIPPED, gan, crystal, folder, repeats=(3, 3, 2), relax=False, born=born)
+
+
+class RigidIons:
+    """Rock salt by the pair potential of Tosi and Fumi, with charges of 1 e."""
+
+    elements, cutoff, precision = ("Na", "Cl"), 5.0, "float64"
+    pairs = (
+        "1 1 0.263704 0.317 2.340 1.04857 -0.499321",
+        "1 2 0.210963 0.317 2.755 6.99049 -8.67570",
+        "2 2 0.158222 0.317 3.170 72.4015 -145.427",
+    )
+
+    def __init__(self) -> None:
+        given = {"pair_style": "born/coul/long 9.0", "pair_coeff": list(self.pairs), "elements": list(self.elements)}
+        given |= {"kspace_style": "pppm 1e-7", "charges": {"Na": 1.0, "Cl": -1.0}}
+        self._baselines = Baselines(baselines_from({}, given))
+        self.charges = self._baselines.charges
+
+    def __call__(self, atoms: Atoms) -> Answer:
+        found = self._baselines.sums(atoms)
+        return Answer(found.energy, found.forces, found.strain_gradient / atoms.get_volume())
+
+
+def test_charges_of_a_potential_split_its_modes(tmp_path: Path) -> None:
+    """Long waves are those that the potential itself gives in a cell that holds them; without a field they are not."""
+    ions, crystal = RigidIons(), bulk("NaCl", "rocksalt", a=5.55)
+    whole, _ = force_constants(ions, "ions", crystal, (6, 1, 1), tmp_path)
+    small, _ = force_constants(ions, "ions", crystal, (3, 3, 3), tmp_path)
+    assert ions.charges == {"Na": 1.0, "Cl": -1.0} and small.nac_params is not None
+    wave = [[1 / 6, 0, 0]]
+    expected, found = (np.array(phonon.run_qpoints(wave).frequencies[0]) for phonon in (whole, small))
+    np.testing.assert_allclose(found[3:], expected[3:], rtol=0.02)
+    split = np.array(small.run_qpoints([[0, 0, 0]], nac_q_direction=[1, 0, 0]).frequencies[0])
+    assert split[5] - split[4] > 2.0  # THz
+    assert split[5] == pytest.approx(expected[5], rel=0.05)
+    small.nac_params = None
+    assert np.array(small.run_qpoints(wave).frequencies[0])[5] < 0.9 * expected[5]
+
+
+def test_born_charges_beside_those_of_the_potential(tmp_path: Path) -> None:
+    born = tmp_path / "BORN"
+    born.write_text("")
+    with pytest.raises(PhononsError, match="the potential has charges of its own, which split modes already: leave"):
+        force_constants(RigidIons(), "ions", bulk("NaCl", "rocksalt", a=5.55), (1, 1, 1), tmp_path, born)
 
 
 def test_what_was_computed_is_not_computed_again(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -37,6 +37,10 @@ class Potential(Protocol):
     def cutoff(self) -> float: ...
     @property
     def precision(self) -> str: ...
+    @property
+    def charges(self) -> Mapping[str, float]:
+        """Of elements (e), where they act on each other without end: they split modes at Gamma."""
+        ...
 
     def __call__(self, atoms: Atoms) -> Answer: ...
 
@@ -62,6 +66,7 @@ class _OnDisk:
     def __init__(self, runtime: ModelRuntime | Runtime, precision: str) -> None:
         self._runtime, self.precision = runtime, precision
         self.elements, self.cutoff = runtime.elements, runtime.cutoff
+        self.charges: Mapping[str, float] = runtime.baselines.charges
 
     def __call__(self, atoms: Atoms) -> Answer:
         found = self._runtime.evaluate(atoms)

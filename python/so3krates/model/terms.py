@@ -74,6 +74,7 @@ class Term(Protocol):
 
 # By section and form of the settings; a new term is one class and one entry here.
 KNOWN: dict[str, dict[str, type[Term]]] = {Zbl.section: {Zbl.name: Zbl, FittedZbl.name: FittedZbl}}
+BESIDE = ("electrostatics",)  # sections of [terms] that are no terms of pairs: `so3krates.baselines`
 
 
 def check_terms(settings: Any) -> None:
@@ -82,7 +83,8 @@ def check_terms(settings: Any) -> None:
         raise ConfigError(f"[terms] must be a section of sections, got {settings!r}")
     for section, values in settings.items():
         if section not in KNOWN:
-            raise ConfigError(f"unknown term {section!r}: known are {', '.join(f'[terms.{name}]' for name in KNOWN)}")
+            known = ", ".join(f"[terms.{name}]" for name in (*KNOWN, *BESIDE))
+            raise ConfigError(f"unknown term {section!r}: known are {known}")
         if not isinstance(values, Mapping):
             raise ConfigError(
                 f"[terms.{section}] must be a section of keys, got {values!r}: for the defaults write {{}}"

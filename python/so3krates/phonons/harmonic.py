@@ -13,6 +13,7 @@ from ase import Atoms
 
 from so3krates.checks import Potential
 from so3krates.files import replacing
+from so3krates.model.long_range import COULOMB
 from so3krates.physics.crystal import IMAGINARY
 from so3krates.progress import Callback
 
@@ -94,8 +95,14 @@ def force_constants(
     phonon.produce_force_constants(calculate_full_force_constants=False, show_drift=False)
     raw = np.array(phonon.force_constants)
     phonon.symmetrize_force_constants(level=ROUNDS, show_drift=False)
+    if born is not None and potential.charges:
+        raise PhononsError(f"the potential has charges of its own, which split modes already: leave --born {born} out")
     if born is not None:
         phonon.nac_params = _born_charges(phonon, born)
+    elif potential.charges:
+        # Of rigid ions in a vacuum: what the potential itself does in waves longer than any supercell.
+        tensors = np.array([potential.charges[symbol] * np.eye(3) for symbol in phonon.primitive.symbols])
+        phonon.nac_params = {"born": tensors, "dielectric": np.eye(3), "factor": COULOMB}
     return phonon, float(np.abs(phonon.force_constants - raw).max())
 
 

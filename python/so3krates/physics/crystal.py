@@ -18,6 +18,7 @@ from ase.optimize import LBFGS
 from matscipy.elasticity import fit_elastic_constants
 from matscipy.neighbours import neighbour_list
 
+from so3krates.baselines import BaselineError
 from so3krates.checks import Potential, PotentialCalculator
 from so3krates.progress import Callback
 from so3krates.sampling.harmonic import force_constants
@@ -283,7 +284,12 @@ def _vacancy(potential: Potential, relaxed: Atoms, warnings: list[str]) -> tuple
         atoms = whole.copy()
         del atoms[symbols.index(symbol)]
         atoms.calc = PotentialCalculator(potential)
-        if not _relax(atoms, potential):
+        try:
+            is_at_rest = _relax(atoms, potential)
+        except BaselineError as error:
+            warnings.append(f"no vacancy of {symbol}: {error}")
+            return None, len(whole)
+        if not is_at_rest:
             warnings.append(f"the vacancy of {symbol} has not come to rest after {STEPS} steps")
             return None, len(whole)
         # Atoms that are taken out of cells far apart make up formula units of the crystal.

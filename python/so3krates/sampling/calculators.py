@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import BaseCalculator, Calculator, FileIOCalculator
+from ase.calculators.genericfileio import GenericFileIOCalculator
 
 from .harmonic import SamplingError
 from .lammps_labels import GAN_TERSOFF, LammpsCalculator
@@ -87,20 +89,41 @@ def _model_calculator(folder: Path) -> Calculator:
     return PotentialCalculator(open_potential(folder))
 
 
+def named_calculator(text: str) -> Calculator:
+    """A calculator of ASE by its class, "module:Class(arguments)", that runs no program.
+
+    Models name it, which may come from anywhere. Raises SamplingError for a text that names none.
+    """
+    make, positional, named = _factory(text)
+    if not (isinstance(make, type) and issubclass(make, BaseCalculator)):
+        raise SamplingError(f"calculator {text!r} is no class of ASE's calculators, which alone a model may name")
+    if issubclass(make, FileIOCalculator | GenericFileIOCalculator) or "command" in named:
+        raise SamplingError(f"calculator {text!r} runs a program with files, and a model may name none that does")
+    return _made(text, make, positional, named)
+
+
 def _by_name(text: str) -> Calculator:
+    return _made(text, *_factory(text))
+
+
+def _made(text: str, make: Callable[..., Calculator], positional: list[Any], named: dict[str, Any]) -> Calculator:
+    try:
+        return make(*positional, **named)
+    except Exception as error:  # of a library that is not ours
+        raise SamplingError(f"calculator {text!r} cannot be made: {type(error).__name__}: {error}") from error
+
+
+def _factory(text: str) -> tuple[Callable[..., Calculator], list[Any], dict[str, Any]]:
+    """What a text names, and its arguments."""
     name, colon, call = text.partition(":")
     advice = "give lammps, a model folder, a bundle, or module:factory as in ase.calculators.emt:EMT"
     if not colon:
         raise SamplingError(f"calculator {text!r} is neither a file nor a folder: {advice}")
     factory, positional, named = _parsed(text, call, advice)
     try:
-        make = getattr(importlib.import_module(name), factory)
+        return getattr(importlib.import_module(name), factory), positional, named
     except (ImportError, AttributeError) as error:
         raise SamplingError(f"calculator {text!r} cannot be imported ({error}): {advice}") from error
-    try:
-        return make(*positional, **named)
-    except Exception as error:  # of a library that is not ours
-        raise SamplingError(f"calculator {text!r} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def _parsed(text: str, call: str, advice: str) -> tuple[str, list[Any], dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import tomli_w
 
+from so3krates.baselines import baselines_from, pair_sections
 from so3krates.data import SHIFT_MODES, DataError, LabelKeys
 from so3krates.files import write_text
 from so3krates.model.config import PRESETS as MODEL_PRESETS
@@ -22,7 +23,7 @@ from .finetuning import FineTuningConfig, gentler, initial_network, rate_factors
 from .loggers import PACKAGES
 from .original_keys import sections_from_original
 
-SECTIONS = ("model", "data", "training", "terms", "finetuning")
+SECTIONS = ("model", "data", "training", "terms", "baseline", "finetuning")
 # Keys that name files, which are looked for beside the settings.
 FILES = {
     "data": ("file", "train_file", "valid_file"),
@@ -252,10 +253,12 @@ class RunConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     terms: dict[str, Any] = dataclasses.field(default_factory=dict)  # settings of each, by its section of [terms]
+    baseline: dict[str, Any] = dataclasses.field(default_factory=dict)  # what the network learns the rest of
     finetuning: FineTuningConfig = dataclasses.field(default_factory=FineTuningConfig)  # beside initial_model
 
     def __post_init__(self) -> None:
-        check_terms(self.terms)
+        check_terms(pair_sections(self.terms))
+        baselines_from(self.terms, self.baseline)
         require_start(self.finetuning, self.training.initial_model)
         _ = self.rate_factors
         if self.data.stream and self.finetuning.replay is not None:
@@ -284,6 +287,7 @@ class RunConfig:
             section_of(DataConfig, "data", sections["data"]),
             section_of(TrainingConfig, "training", sections["training"]),
             sections["terms"],
+            sections["baseline"],
             section_of(FineTuningConfig, "finetuning", sections["finetuning"]),
         )
 
@@ -307,8 +311,9 @@ class RunConfig:
             "data": dataclasses.asdict(self.data),
             "training": dataclasses.asdict(self.training),
         }
-        if self.terms:
-            sections["terms"] = copy.deepcopy(self.terms)
+        for name, values in (("terms", self.terms), ("baseline", self.baseline)):
+            if values:
+                sections[name] = copy.deepcopy(values)
         if self.training.initial_model is not None:
             sections["finetuning"] = dataclasses.asdict(self.finetuning)
         return {name: {k: v for k, v in values.items() if v is not None} for name, values in sections.items()}

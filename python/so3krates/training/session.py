@@ -31,11 +31,11 @@ from .html_report import add_to_page
 from .loggers import require_packages
 from .metrics import Errors
 from .overfitting import overfitting
-from .processes import first_before_others, is_first, leave
+from .processes import first_before_others, is_first, leave, place
 from .progress import duration, progress_display
 from .report import ReportError, write_committee_report, write_report
-from .run_folder import REPORT_FOLDER, holds_run, require_run_place
-from .sources import Demands, load_frames, load_old_test, load_replay, load_stored, load_test
+from .run_folder import REPORT_FOLDER, TrainingError, holds_run, require_run_place
+from .sources import Demands, load_frames, load_old_test, load_replay, load_stored, load_test, without_baselines
 from .trainer import TrainingResult, train
 from .uncertainty import with_uncertainty
 
@@ -91,6 +91,7 @@ def run_session(
     runs = committee(config, members)
     _require_place([output / name for name in runs], output, resume)
     demands = Demands.of(config, force or resume, lambda text: said(console, "Note:", text))
+    _require_own_lammps(demands)
     frames_train: StoredFrames | list[Atoms]
     frames_valid: StoredFrames | list[Atoms]
     if config.data.stream:
@@ -103,10 +104,12 @@ def run_session(
         frames_train, frames_valid = load_frames(config.data, demands)
     tested = test_file if is_first() else None
     test_frames = load_test(config.data, tested, frames_train, demands) if tested is not None else []
+    for part in demands.baselines.parts:
+        _say(console, f"Taken off the labels: {part.describe()}; errors are those of the rest")
     _say(
         console, f"{counted(len(frames_train), 'frame')} to train, {len(frames_valid)} to validate; writing to {output}"
     )
-    old_test = load_old_test(next(iter(runs.values())), demands.say)
+    old_test = load_old_test(next(iter(runs.values())), demands)
     sets = {"train": reported(frames_train), "valid": reported(frames_valid), "test": test_frames}
     results: list[TrainingResult] = []
     unwritten: dict[str, Exception] = {}
@@ -142,7 +145,7 @@ def run_session(
             tables = write_report(folder / REPORT_FOLDER, result.model, sets, result.metrics_file, console, **options)
             result = dataclasses.replace(result, model=with_errors(result.model, tables, sets))
             result.model.save(folder)
-            if examine is not None and not results and (found := examine(folder, sets["train"])):
+            if examine is not None and not results and (found := examine(folder, whole(sets["train"], demands))):
                 add_to_page(folder / REPORT_FOLDER / "report.html", found)
             if run.training.initial_model is not None:
                 told = {name: sets[name] for name in ("valid", "test")} | {OLD: old_test}
@@ -189,6 +192,23 @@ def _reporting(console: Console, folder: Path, unwritten: dict[str, Exception]) 
     except Exception as error:
         _say(console, f"The report of {folder} is not complete: {' '.join(str(error).split()) or repr(error)}")
         unwritten[str(folder)] = error
+
+
+def _require_own_lammps(demands: Demands) -> None:
+    """Refuses baselines of LAMMPS where MPI started the processes: LAMMPS would take them for its own ranks."""
+    here = place()
+    if demands.baselines.by_lammps and here.size > 1 and here.launcher != "--processes":
+        raise TrainingError(
+            f"{here.launcher} has started {here.size} processes, and the baseline is computed by LAMMPS, which would "
+            "take them for its own ranks: share the batch by --processes instead, which needs no MPI"
+        )
+
+
+def whole(frames: Sequence[Atoms], demands: Demands) -> Sequence[Atoms]:
+    """Frames with the labels that they had in their file."""
+    if not demands.baselines:
+        return frames
+    return [without_baselines(demands.baselines, atoms, "a training frame", 1) for atoms in frames]
 
 
 def _say(console: Console, text: str) -> None:

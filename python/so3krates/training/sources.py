@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
+from so3krates.baselines import BaselineError, Baselines, settings_of_baselines
 from so3krates.data import (
     DataError,
     LabelCheck,
@@ -33,6 +34,7 @@ from so3krates.wording import counted
 from .config import WEIGHTS, DataConfig, RunConfig
 from .evaluate import evaluate
 from .finetuning import initial_model
+from .start import baselines_of
 
 # Settings of section [data] that say how labels and structures are read, and by what errors are split.
 READING = (*LabelKeys.setting_names(), "tag_key")
@@ -50,12 +52,13 @@ class Demands:
     quantities: tuple[str, ...] = tuple(WEIGHTS)  # that the loss weighs
     force: bool = False  # go on although labels look wrong as a whole
     say: Callable[[str], None] = _silent  # told what is left out and what looks wrong but does not stop
+    baselines: Baselines = dataclasses.field(default_factory=Baselines)  # taken off the labels
 
     @classmethod
     def of(cls, config: RunConfig, force: bool = False, say: Callable[[str], None] = _silent) -> Demands:
         """The demands of a run."""
         weighed = tuple(name for name, weight in WEIGHTS.items() if config.training.weights[weight] > 0)
-        return cls(config.model.embeddings - 1, weighed, force, say)
+        return cls(config.model.embeddings - 1, weighed, force, say, Baselines(baselines_of(config)))
 
 
 def load_frames(config: DataConfig, demands: Demands | None = None) -> tuple[list[Atoms], list[Atoms]]:
@@ -143,8 +146,23 @@ def labelled_by(model: Model, frames: Sequence[Atoms], float64: bool = False) ->
     ]
 
 
-def load_old_test(config: RunConfig, say: Callable[[str], None]) -> list[Atoms]:
-    """Frames of `finetuning.old_test`, read as the data of the initial model were.
+def without_baselines(baselines: Baselines, atoms: Atoms, where: str, sign: int = -1) -> Atoms:
+    """A frame whose labels have the baselines taken off, or with the sign 1 added. Raises DataError."""
+    if not baselines:
+        return atoms
+    own = labels(atoms)
+    try:
+        sums = baselines.sums(atoms)
+    except BaselineError as error:
+        raise DataError(f"{where}: {error}") from error
+    stress = own.stress  # NaN unless there is one
+    if atoms.pbc.all():
+        stress = stress + sign * sums.strain_gradient / atoms.get_volume()
+    return with_labels(atoms, Labels(own.energy + sign * sums.energy, own.forces + sign * sums.forces, stress))
+
+
+def load_old_test(config: RunConfig, demands: Demands) -> list[Atoms]:
+    """Frames of `finetuning.old_test`, read as the data of the initial model were, without baselines.
 
     Raises as `evaluated_frames`, and DataError for elements that this model does not know.
     """
@@ -152,9 +170,9 @@ def load_old_test(config: RunConfig, say: Callable[[str], None]) -> list[Atoms]:
     if file is None or source is None:
         return []
     model = initial_model(source)
-    frames = evaluated_frames(file, data_config_of(model), say)
+    frames = evaluated_frames(file, data_config_of(model), demands.say)
     _require_old(frames, file, model, source)
-    return frames
+    return [without_baselines(demands.baselines, atoms, f"{file}, frame {n}") for n, atoms in enumerate(frames)]
 
 
 def _require_old(frames: Sequence[Atoms], file: str, model: Model, source: str) -> None:
@@ -203,8 +221,9 @@ def _read(config: DataConfig, file: str, demands: Demands) -> tuple[list[Atoms],
 
 
 def _sound_frames(config: DataConfig, file: str, demands: Demands, check: LabelCheck) -> Iterator[Atoms]:
-    """The frames of a file; at its end what was found of them stops the run or is said."""
-    yield from sound_frames(file, config.keys, check, config.leave_out_faulty, demands.say)
+    """The frames of a file without baselines; at its end what was found of them stops the run or is said."""
+    for atoms in sound_frames(file, config.keys, check, config.leave_out_faulty, demands.say):
+        yield without_baselines(demands.baselines, atoms, f"{file}, frame {check.sound[-1]}")
     findings = check.findings()
     stops = [finding.text for finding in findings if finding.stops]
     if stops and not demands.force:
@@ -219,6 +238,8 @@ def _stored(config: DataConfig, file: str, cutoff: float, folder: Path, demands:
     state = path.stat()
     source = {"file": str(path.resolve()), "bytes": state.st_size, "changed_ns": state.st_mtime_ns}
     source |= dataclasses.asdict(config.keys)
+    if demands.baselines:
+        source["baselines"] = settings_of_baselines(demands.baselines.parts)
     check = LabelCheck(config.keys, demands.most, demands.quantities)
     return store_frames(folder, _sound_frames(config, file, demands, check), cutoff, source)
 

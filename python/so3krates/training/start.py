@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ase.data import atomic_numbers
 
+from so3krates.baselines import Baseline, baselines_from, pair_sections, settings_of_baselines
 from so3krates.data import FrameGraph, fit_shifts
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
@@ -108,10 +109,10 @@ def terms_of(
     model's.
     """
     if start is None or not start.model.terms:
-        return terms_from(config.terms, elements, distances)
+        return terms_from(pair_sections(config.terms), elements, distances)
     theirs = settings_of(start.model.terms)
     name = config.training.initial_model
-    for section, given in config.terms.items():
+    for section, given in pair_sections(config.terms).items():
         for key, value in given.items():
             if theirs.get(section, {}).get(key) != value:
                 raise TrainingError(
@@ -127,6 +128,27 @@ def terms_of(
 
     settings = {section: {key: kept(v) for key, v in values.items()} for section, values in theirs.items()}
     return terms_from(settings, elements, distances)
+
+
+def baselines_of(config: RunConfig) -> tuple[Baseline, ...]:
+    """Baselines of a run: those of the model that it goes on from, or those of the settings.
+
+    Raises TrainingError for settings that contradict the model's.
+    """
+    given = baselines_from(config.terms, config.baseline)
+    name = config.training.initial_model
+    if name is None:
+        return given
+    theirs = initial_model(name).baselines
+    had = settings_of_baselines(theirs)
+    for section, values in settings_of_baselines(given).items():
+        if had.get(section) != values:
+            words = "; ".join(part.describe() for part in theirs) or "none"
+            raise TrainingError(
+                f"[{section}] asks for another baseline than training.initial_model = {name} has ({words}): leave the "
+                "section out, or train without a model to start from"
+            )
+    return theirs
 
 
 def floor_of(config: ModelConfig, shortest: float) -> ModelConfig:

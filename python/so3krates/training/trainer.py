@@ -37,6 +37,7 @@ from .preparation import without_folders
 from .processes import agreed, everywhere, is_first, of_all, of_first
 from .progress import Display, ProgressCallback, Status, progress_display
 from .run_folder import METRICS_FILE, RunFolder, TrainingError, recorded_epochs
+from .start import baselines_of
 from .step import StepResult, TrainState, add_sums, batch_errors, initial_state, make_step, zero_sums
 
 # A run that meets so many non-finite steps with no better validation in between is given up.
@@ -241,6 +242,7 @@ class _Run:
                 "best_loss": self.best.loss if math.isfinite(self.best.loss) else None,
             },
             terms=self.material.terms,
+            baselines=baselines_of(self.config),
         )
 
     # Course
