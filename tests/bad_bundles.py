@@ -276,7 +276,7 @@ BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "other safetensors file": (lambda d: safetensors.numpy.save({"x": np.zeros(3)}), "not a so3krates bundle"),
     "other metadata": (lambda d: edited(d, lambda h: h.update(__metadata__={"a": "b"})), "not a so3krates bundle"),
     "other format": (lambda d: edited(d, edit_manifest(format="other")), '"format" is not "so3krates-bundle"'),
-    "newer": (lambda d: edited(d, edit_manifest(version=6)), "version 6, but this so3krates reads up to version 5"),
+    "newer": (lambda d: edited(d, edit_manifest(version=7)), "version 7, but this so3krates reads up to version 6"),
     "edited manifest": (lambda d: edited(d, edit_manifest(cutoff=5.5)), "does not match its checksum"),
     "renamed weight": (
         lambda d: edited(d, lambda h: h.update({"weights/deep": h.pop("weights/depth")})),
