@@ -45,6 +45,7 @@ LONGEST = (
     "python/test_committee_bundle",
     "python/test_tables",
     "python/test_cuda_kernels",
+    "docs/test_notebooks",
     "gpu/test_compile",
     "python/test_stages",
     "python/test_export",
