@@ -24,8 +24,6 @@
 namespace so3krates {
 namespace {
 
-const char* const kSmallVirials = "small_virials";
-
 std::string describe(const Rung& rung) {
   std::string text = std::to_string(rung.rows) + " rows, " + std::to_string(rung.atoms) + " atoms and " +
                      std::to_string(rung.candidates) + " candidates";
@@ -125,7 +123,7 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
     : bundle_(bundle),
       has_shifts_(options.shifts),
       has_guard_(options.guard && !bundle.limits.distances.empty()),
-      schedules_{"forces", options.small_virials ? kSmallVirials : "virials"},
+      schedules_{"forces", options.small_virials ? "small_virials" : "virials"},
       cache_(options.cache),
       client_(open_device(bundle, options, device_index_)),
       rung_(bundle.ladder.size()),
@@ -142,33 +140,8 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
     if (bundle.kernels > 0 && threads > kernels::kMostThreads)
       report_.platform += ", of which " + std::to_string(kernels::kMostThreads) + " share pairs";
   }
-  if (options.small_virials && bundle.schedules.count(kSmallVirials) == 0)
-    throw Error(bundle.path +
-                ": has no programs for per-atom virials in little memory: export the model again with this version of "
-                "so3krates, platform cpu and body fused, or leave the option virials out");
   choose_body();
   upload_weights();
-}
-
-void Evaluator::Implementation::choose_body() {
-  if (bundle_.platform == "cuda" && bundle_.kernels > 0) {
-    const std::string problem =
-        cuda::kernel_problem(bundle_.kernels, bundle_.kernel_shared_bytes, bundle_.kernel_sizes, device_index_);
-    if (!problem.empty() && bundle_.schedules.count("portable_forces") == 0)
-      throw Error(bundle_.path + ": calls GPU kernels, which cannot run here, and lacks portable programs: " + problem);
-    if (!problem.empty()) {
-      body_ = "portable_";
-      report_.body_note = "the portable programs run in place of the GPU kernels, and more slowly: " + problem;
-    }
-  }
-  for (const std::string& name : schedules_) {
-    const auto schedule = bundle_.schedules.find(body_ + name);
-    if (schedule == bundle_.schedules.end()) continue;
-    for (const Step& step : schedule->second) {
-      used_.insert(step.inputs.begin(), step.inputs.end());
-      used_.insert(step.outputs.begin(), step.outputs.end());
-    }
-  }
 }
 
 // The bundle's tensors may lie at any address: they are copied once to where a CPU needs no second copy.

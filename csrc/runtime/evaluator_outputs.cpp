@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda_kernels.h"
 #include "evaluator_implementation.h"
 
 namespace so3krates {
@@ -114,6 +115,31 @@ void widen(const std::vector<char>& raw, std::vector<double>& values) {
 const double* Results::find(const std::string& name) const {
   const auto found = std::find_if(values.begin(), values.end(), [&](const auto& value) { return value.first == name; });
   return found == values.end() ? nullptr : found->second;
+}
+
+void Evaluator::Implementation::choose_body() {
+  if (schedules_.back() == "small_virials" && bundle_.schedules.count("small_virials") == 0)
+    throw Error(bundle_.path +
+                ": has no programs for per-atom virials in little memory: export the model again with this version of "
+                "so3krates, platform cpu and body fused, or leave the option virials out");
+  if (bundle_.platform == "cuda" && bundle_.kernels > 0) {
+    const std::string problem =
+        cuda::kernel_problem(bundle_.kernels, bundle_.kernel_shared_bytes, bundle_.kernel_sizes, device_index_);
+    if (!problem.empty() && bundle_.schedules.count("portable_forces") == 0)
+      throw Error(bundle_.path + ": calls GPU kernels, which cannot run here, and lacks portable programs: " + problem);
+    if (!problem.empty()) {
+      body_ = "portable_";
+      report_.body_note = "the portable programs run in place of the GPU kernels, and more slowly: " + problem;
+    }
+  }
+  for (const std::string& name : schedules_) {
+    const auto schedule = bundle_.schedules.find(body_ + name);
+    if (schedule == bundle_.schedules.end()) continue;
+    for (const Step& step : schedule->second) {
+      used_.insert(step.inputs.begin(), step.inputs.end());
+      used_.insert(step.outputs.begin(), step.outputs.end());
+    }
+  }
 }
 
 // Each once, in ascending order; none asked for: the standard ones.
