@@ -250,7 +250,7 @@ def export_model(
     if moves:
         manifest["moves"] = {"rows": MOVED_ROWS, "programs": moves}
     write_bundle(path, manifest, weights | tensors)
-    words = [part.describe() for part in (*model.terms, *model.interactions)]
+    words = [part.describe() for part in model.terms] + [part.describe() for part in model.interactions]
     words += [f"A deck adds, as the pair style will say: {part.describe()}" for part in model.baselines]
     if electrons is not None:
         words.append(

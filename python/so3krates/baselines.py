@@ -44,8 +44,8 @@ class Coefficients(NamedTuple):
 
     def line(self, elements: Sequence[str]) -> str:
         """As LAMMPS reads it where types are numbered in the order of these elements."""
-        types = sorted(elements.index(element) + 1 for element in self.pair) or ["*", "*"]
-        return f"pair_coeff {types[0]} {types[1]} {self.words}".rstrip()
+        types = " ".join(str(k) for k in sorted(elements.index(element) + 1 for element in self.pair)) or "* *"
+        return f"pair_coeff {types} {self.words}".rstrip()
 
 
 class Deck(NamedTuple):
@@ -314,7 +314,8 @@ class Baselines:
         total = Sums(0.0, np.zeros((len(atoms), 3)), np.zeros((3, 3)))
         for part in self.parts:
             own = self._of_part(part, atoms)
-            total = Sums(*(a + b for a, b in zip(total, own, strict=True)))
+            gradient = total.strain_gradient + own.strain_gradient
+            total = Sums(total.energy + own.energy, total.forces + own.forces, gradient)
         return total
 
     def add_to(self, found: dict[str, Any], atoms: Atoms) -> None:
@@ -365,7 +366,7 @@ def baselines_from(terms: Mapping[str, Any], baseline: Mapping[str, Any]) -> tup
     """Baselines of the sections [terms] and [baseline] of settings. Raises ConfigError."""
     found: list[Baseline] = []
     electrostatics = terms.get("electrostatics")
-    if is_fixed_charges(electrostatics):
+    if isinstance(electrostatics, Mapping) and is_fixed_charges(electrostatics):
         found.append(FixedCharges.from_settings(electrostatics))
     if baseline:
         found.append(GivenBaseline.from_settings(baseline))

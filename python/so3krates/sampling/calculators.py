@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ase import Atoms
@@ -99,7 +99,7 @@ def named_calculator(text: str) -> Calculator:
         raise SamplingError(f"calculator {text!r} is no class of ASE's calculators, which alone a model may name")
     if issubclass(make, FileIOCalculator | GenericFileIOCalculator) or "command" in named:
         raise SamplingError(f"calculator {text!r} runs a program with files, and a model may name none that does")
-    return _made(text, make, positional, named)
+    return _made(text, cast(type[Calculator], make), positional, named)
 
 
 def _by_name(text: str) -> Calculator:
