@@ -16,6 +16,7 @@ from jaxlib import xla_client
 from packaging.version import Version
 from so3krates import _harness
 from so3krates.model import PRESETS, init_params
+from so3krates.model.long_range import Dispersion, Electrostatics
 from so3krates.model.reductions import tabulated_config
 from so3krates.model.terms import terms_from
 from so3krates.storage import Model
@@ -23,6 +24,7 @@ from so3krates_export.bundle import read_bundle
 from so3krates_export.cuda import kernel_sizes
 from so3krates_export.export import export_model
 from so3krates_export.ladder import gpu_ladder
+from so3krates_export.so3lr_fused import long_numbers
 
 ATOMS = (1_000_000,)
 LARGEST_PER_ATOM = 20e3  # bytes
@@ -132,7 +134,8 @@ def test_nvrtc_compiles_the_kernels(
 ) -> None:
     """In a process of its own, whose driver stands in for NVIDIA's."""
     config = tabulated_config(PRESETS["gan"], 256, 0.5)
-    sizes = kernel_sizes(config, precision, 2, channels)
+    interactions = (Electrostatics(), Dispersion.from_settings({}, ("N", "O")))
+    sizes = kernel_sizes(config, precision, 2, channels, long_numbers(interactions))
     program = f"from so3krates._harness import pjrt; print(len(pjrt.compile_cuda_kernels({sizes!r}, {architecture!r})))"
     environment = os.environ | {"SO3KRATES_CUDA_DRIVER": str(driver), "SO3KRATES_NVRTC": str(nvrtc)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
