@@ -46,7 +46,7 @@ def test_unknown_training_and_numpy_values(tmp_path: Path, model: Model) -> None
     ("pattern", "replacement", "message"),
     [
         ('format = "so3krates-model"', 'format = "recipe"', "does not describe a model"),
-        ("version = 1", "version = 4", "version 4, this so3krates reads 1 to 3"),
+        ("version = 1", "version = 5", "version 5, this so3krates reads 1 to 4"),
         ("radial_functions = 4", "radial_functions = 5", "has shape"),
         ("layers = 2", "layers = 1", "has unknown layers_1"),
         ("layers = 2", "layers = 3", "lacks layers_2"),
