@@ -255,7 +255,7 @@ def test_settings_beside_the_weights(arrays: dict[str, np.ndarray], tmp_path: Pa
         ("rate = 2.*", "rate = -2.0", r"terms.repulsion: fitted numbers must be above 0"),
         (r"\[terms.electrostatics\]", "[terms.magnetism]", "unknown term 'magnetism'"),
         ('"Cl",', '"Ar",', "free atom of Ar"),
-        ("version = 3", "version = 4", "version 4, this so3krates reads 1 to 3"),
+        ("version = 3", "version = 5", "version 5, this so3krates reads 1 to 4"),
     ],
 )
 def test_damaged_configuration(tmp_path: Path, pattern: str, replacement: str, message: str) -> None:
