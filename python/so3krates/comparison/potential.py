@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ class FamilyPotential:
     """Predictions of frames through the server of a family (docs/compare.md)."""
 
     precision = "float32"  # that laws are judged by: files hold eight digits behind the point, whatever computes
+    charges: Mapping[str, float] = {}  # it has no fixed ones that split modes
 
     def __init__(self, server: Server, folder: Path, elements: Sequence[str], cutoff: float) -> None:
         self.server, self.folder, self.elements, self.cutoff = server, folder, elements, cutoff
