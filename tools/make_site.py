@@ -38,6 +38,7 @@ NAVIGATION = {
         "docs/sampling",
         "docs/training",
         "docs/training_study",
+        "docs/baselines",
         "docs/finetuning",
         "docs/selection",
         "docs/learning",
