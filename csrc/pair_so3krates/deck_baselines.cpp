@@ -63,8 +63,9 @@ std::string wrong_charges(LAMMPS* lmp, const Baseline& baseline, const std::vect
   for (int i = 0; i < atom.nlocal; i++) {
     const auto charge = baseline.charges.find(symbols[atom.type[i]]);
     if (charge == baseline.charges.end() || std::abs(atom.q[i] - charge->second) <= CHARGE_TOLERANCE) continue;
-    found[2 * atom.type[i]] += 1.0;
-    found[2 * atom.type[i] + 1] += atom.q[i];
+    double* const sums = &found[2 * static_cast<std::size_t>(atom.type[i])];
+    sums[0] += 1.0;
+    sums[1] += atom.q[i];
   }
   MPI_Allreduce(MPI_IN_PLACE, found.data(), static_cast<int>(found.size()), MPI_DOUBLE, MPI_SUM, lmp->world);
   for (std::size_t type = 1; type < symbols.size(); type++)
