@@ -341,7 +341,7 @@ def whole_deck(block: Block) -> str:
     """The block with what its page leaves out before it, and a run of two steps."""
     deck = block.text
     if "pair_style" not in deck:
-        (flux,) = (other.text for other in blocks("lammps") if other.page == "docs/heat_flux.md")
+        (flux,) = (b.text for b in blocks("lammps") if b.page == "docs/heat_flux.md" and "heat/flux" in b.text)
         deck = flux + deck
     if "read_data" not in deck:
         third = re.search(r"^pair_coeff.* NULL", deck, re.MULTILINE) is not None

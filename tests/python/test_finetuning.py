@@ -45,7 +45,7 @@ def other_level(frames: list[Atoms], factor: float = 1.1) -> list[Atoms]:
 
 def going_on(folder: Path, model: object = SMALL, data: DataConfig | None = None, **tuning: object) -> RunConfig:
     training = settings(epochs=2, initial_model=str(folder)).training
-    return RunConfig(model, data or DataConfig(), training, {}, FineTuningConfig(**tuning))
+    return RunConfig(model, data or DataConfig(), training, {}, finetuning=FineTuningConfig(**tuning))
 
 
 def test_energies_begin_without_a_mean_error(trained: tuple, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_replayed_frames_say_what_the_model_said(trained: tuple, tmp_path: Path)
     silver = label(Atoms("Ag", cell=3 * np.eye(3), pbc=True), Labels(0.0, np.zeros((1, 3)), np.zeros((3, 3))))
     write(tmp_path / "silver.extxyz", silver)
     with pytest.raises(DataError, match="has Ag, which"):
-        load_old_test(going_on(folder, old_test=str(tmp_path / "silver.extxyz")), quiet)
+        load_old_test(going_on(folder, old_test=str(tmp_path / "silver.extxyz")), Demands())
 
 
 def test_the_command_tunes_and_says_what_is_forgotten(trained: tuple, tmp_path: Path) -> None:
