@@ -35,6 +35,7 @@ MACHINE = Machine(
     memory=16e9,
     start=2e-4,
     atom=4e-5,
+    atom_small=4e-5,
     row=1e-5,
     shared=0.95,
     lists=2e-6,
@@ -48,22 +49,23 @@ MACHINE = Machine(
 def run_of(machine: Machine, atoms: int, others: int, threads: int = 1) -> Run:
     """What a run would say on a machine with these costs."""
     share = 1 - machine.shared + machine.shared / threads
-    step = machine.start + (machine.atom * atoms) * share + machine.row * others
+    step = machine.start + machine.of_atoms(atoms) * share + machine.row * others
     memory = machine.memory_start + machine.memory_atom * atoms + machine.memory_row * others
     return Run(atoms, others, step, memory, machine.lists * atoms, machine.builds)
 
 
-def test_costs_are_those_that_the_runs_had() -> None:
+@pytest.mark.parametrize("machine", [MACHINE, replace(MACHINE, start=0.0, atom_small=3e-5)], ids=["start", "caches"])
+def test_costs_are_those_that_the_runs_had(machine: Machine) -> None:
     found = fit(
-        MACHINE.cores,
-        MACHINE.memory,
-        run_of(MACHINE, 800, 0),
-        run_of(MACHINE, 6400, 0),
-        run_of(MACHINE, 6400, 0, threads=4),
-        run_of(MACHINE, 800, 600),
-        run_of(MACHINE, 3200, 1500),
+        machine.cores,
+        machine.memory,
+        run_of(machine, 800, 0),
+        run_of(machine, 6400, 0),
+        run_of(machine, 6400, 0, threads=4),
+        run_of(machine, 800, 600),
+        run_of(machine, 3200, 1500),
     )
-    for name, value in vars(MACHINE).items():
+    for name, value in vars(machine).items():
         assert getattr(found, name) == (value if name == "unit" else pytest.approx(value, rel=1e-9)), name
 
 
@@ -89,6 +91,16 @@ def test_rows_of_others_are_the_atoms_around(ranks: int) -> None:
     assert found.others == pytest.approx(counted, rel=0.03)
     assert found.own == pytest.approx(np.count_nonzero(is_own), rel=0.05)
     assert (counted == 0) == (ranks == 1)
+
+
+def test_an_atom_in_caches_costs_less() -> None:
+    machine = replace(MACHINE, start=0.0, atom_small=3e-5)
+
+    def per_atom(atoms: int) -> float:
+        return machine.of_atoms(atoms) / atoms
+
+    assert [per_atom(atoms) for atoms in (100, 800, 6400, 10**6)] == pytest.approx([3e-5, 3e-5, 4e-5, 4e-5])
+    assert per_atom(1600) == pytest.approx(3e-5 + 1e-5 / 3)  # 800 to 6400 are three doublings
 
 
 def test_the_largest_system_fills_the_memory() -> None:

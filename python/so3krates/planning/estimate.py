@@ -73,7 +73,7 @@ def estimate(machine: Machine, atoms: int, edges: np.ndarray, reach: float, layo
     others = atoms * float(np.prod(around / edges) - np.prod(own_edges / edges))
     slower = 1 - machine.shared + machine.shared / layout.threads
     parts = {
-        "atoms": machine.atom * own * slower,
+        "atoms": machine.of_atoms(own) * slower,
         "rows of other ranks": machine.row * others * slower,
         "neighbour lists": machine.lists * machine.builds * own,
         "start of a step": machine.start,

@@ -15,11 +15,13 @@ H200 = 132 * 1.75  # processors times GHz, which set the first cache's bytes a s
 
 def _machine(processors: float, gigahertz: float, memory: float, gpus: int = 8) -> Machine:
     """memory: of one GPU, bytes."""
+    atom = H200 / (processors * gigahertz) / RATE
     return Machine(
         cores=gpus,
         memory=gpus * memory,
         start=START,
-        atom=H200 / (processors * gigahertz) / RATE,
+        atom=atom,
+        atom_small=atom,
         row=ROW,
         shared=0.0,
         lists=LISTS,

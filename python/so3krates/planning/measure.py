@@ -36,7 +36,8 @@ class Machine:
     cores: int
     memory: float
     start: float  # of a step, without atoms
-    atom: float  # of an owned atom
+    atom: float  # of an owned atom, where a rank has LARGE of them or more
+    atom_small: float  # and where it has SMALL or fewer, whose data fit in caches
     row: float  # of a row of another rank: its pairs, which both ranks compute, and its exchange
     shared: float  # share of an atom's time that more threads divide
     lists: float  # of new neighbour lists, per owned atom
@@ -45,6 +46,10 @@ class Machine:
     memory_atom: float
     memory_row: float
     unit: str = "core"  # what `cores` counts: "GPU" of machines whose GPUs compute, one rank on each
+
+    def of_atoms(self, own: float) -> float:
+        """What a rank's own atoms cost (s): between SMALL and LARGE, each costs linearly in the logarithm of `own`."""
+        return _of_atoms(own, self.atom_small, self.atom)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class Run:
     builds: float  # per step
 
 
+def _of_atoms(own: float, atom_small: float, atom: float) -> float:
+    return own * float(np.interp(np.log(own), np.log([SMALL, LARGE]), [atom_small, atom]))
+
+
 def write_machine(path: Path, machine: Machine) -> None:
     """Keeps a measurement, for plans that are made elsewhere."""
     write_text(path, json.dumps(asdict(machine), indent=1) + "\n")
@@ -69,7 +78,7 @@ def read_machine(path: Path) -> Machine:
     try:
         return Machine(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise PlanError(f"{path} is no measurement of so3krates plan --measure: {error}") from error
+        raise PlanError(f"{path} is no measurement of so3krates plan: {error}. Remove it to measure again") from error
 
 
 def measure(system: System, potential: Path, report: Callable[[str], None] = lambda _: None) -> Machine:
@@ -98,7 +107,9 @@ def fit(
     near: Run | None = None,
     split: Run | None = None,
 ) -> Machine:
-    """The costs that explain the runs: straight lines through two sizes, then what is left.
+    """The costs that explain the runs: through two sizes, then what is left.
+
+    Where an atom costs less in the larger system, a step has a start; else the smaller one was in caches.
 
     Args:
         cores, memory: of the machine.
@@ -107,8 +118,9 @@ def fit(
         near: of two small ranks, where rows of others weigh most, for their time.
         split: of two large ones, for their memory.
     """
-    atom = (large.step - small.step) / (large.atoms - small.atoms)
-    start = max(small.step - atom * small.atoms, 0.0)
+    line = (large.step - small.step) / (large.atoms - small.atoms)
+    start = max(small.step - line * small.atoms, 0.0)
+    atom, atom_small = ((run.step - start) / run.atoms for run in (large, small))
     memory_atom = (large.memory - small.memory) / (large.atoms - small.atoms)
     memory_start = large.memory - memory_atom * large.atoms
     shared = 1.0
@@ -117,11 +129,24 @@ def fit(
         shared = min(max((1 - share) / (1 - 1 / cores), 0.0), 1.0)
     row, memory_row = 0.0, memory_atom
     if near is not None and near.others > 0:
-        row = max((near.step - start - atom * near.atoms) / near.others, 0.0)
+        row = max((near.step - start - _of_atoms(near.atoms, atom_small, atom)) / near.others, 0.0)
     if split is not None and split.others > 0:
         memory_row = max((split.memory - memory_start - memory_atom * split.atoms) / split.others, 0.0)
     lists = large.lists / large.atoms
-    return Machine(cores, memory, start, atom, row, shared, lists, small.builds, memory_start, memory_atom, memory_row)
+    return Machine(
+        cores=cores,
+        memory=memory,
+        start=start,
+        atom=atom,
+        atom_small=atom_small,
+        row=row,
+        shared=shared,
+        lists=lists,
+        builds=small.builds,
+        memory_start=memory_start,
+        memory_atom=memory_atom,
+        memory_row=memory_row,
+    )
 
 
 def run(system: System, atoms: int, ranks: int, threads: int, steps: int, potential: Path) -> Run:
