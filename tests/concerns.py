@@ -26,7 +26,7 @@ CONCERNS = {
         "tables",
     ),
     "ranks": ("launchers", "ranks", "rows"),
-    "runtime": ("runtime/", "calculator"),
+    "runtime": ("runtime/", "calculator", "compiled"),
     "training": (
         "comparison",
         "families",

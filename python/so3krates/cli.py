@@ -35,6 +35,7 @@ from .cli_values import (
     set_value,
     use_float64,
 )
+from .compiled import keep_compiled
 from .files import plain_text, require_figure_name, require_folder, require_place, write_text
 from .terminal import busy, said
 from .terminal import console as _console
@@ -80,6 +81,7 @@ def options(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    keep_compiled()
 
 
 def _quoted(path: Path) -> str:

@@ -21,6 +21,7 @@ from matscipy.neighbours import neighbour_list
 from so3krates.baselines import BaselineError
 from so3krates.checks import Potential, PotentialCalculator
 from so3krates.progress import Callback
+from so3krates.sampling.crystals import exact_enough
 from so3krates.sampling.harmonic import force_constants
 
 FORCE = {"float64": 1e-4, "float32": 1e-3, "tf32": 1e-2}  # eV/A, that a relaxed structure has at most
@@ -202,7 +203,8 @@ def relaxed_crystal(
 def _relax(target: Any, potential: Potential, force: float | None = None) -> bool:
     """Whether atoms, or the filter of a cell, came to rest."""
     try:
-        return bool(LBFGS(target, logfile=os.devnull).run(fmax=force or FORCE[potential.precision], steps=STEPS))
+        with exact_enough():
+            return bool(LBFGS(target, logfile=os.devnull).run(fmax=force or FORCE[potential.precision], steps=STEPS))
     except RuntimeError as error:
         if "deformation gradient step" not in str(error):
             raise
