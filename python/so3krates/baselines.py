@@ -24,7 +24,8 @@ NEUTRAL = 1e-6  # e, of a whole structure
 KSPACE_ACCURACY = 1e-9
 KSPACE_CUTOFF = 10.0  # A, where the sum in real space ends
 ACCURATE = ("pair_modify table 0", "kspace_modify order 7")
-ALL_PAIRS = ("neighbor 0.5 nsq", "neigh_modify one 20000 page 1000000")
+FAR = "neigh_modify one 20000 page 1000000"  # neighbours of an atom, as dispersion reaches 30 A
+ALL_PAIRS = ("neighbor 0.5 nsq", FAR)
 FARTHEST = 1e5  # A, between two atoms of an open structure
 DECK_ACCURACY = 1e-5  # what a deck is told to write
 # They would run programs, or read other words than those that are checked.
@@ -271,7 +272,7 @@ class GivenBaseline:
             from .sampling.calculators import named_calculator
 
             return named_calculator(self.factory)
-        return _lammps(self.own_deck, self.own_elements)
+        return _lammps(self.own_deck, self.own_elements, (FAR,))
 
 
 class Sums(NamedTuple):

@@ -244,6 +244,22 @@ def test_a_style_of_lammps_is_what_lammps_says() -> None:
     np.testing.assert_allclose(found.strain_gradient, expected.strain_gradient, atol=1e-5)
 
 
+def test_dispersion_is_that_of_simple_dftd3() -> None:
+    """Grimme's D3 with the damping of Becke and Johnson; numbers of simple-dftd3 1.7.0, pairs up to 50 A."""
+    given = {
+        "pair_style": "dispersion/d3 bj pbe 30.0 21.0",
+        "pair_coeff": ["* * Ga N"],
+        "elements": ["Ga", "N"],
+    }
+    atoms = bulk("GaN", "wurtzite", a=3.189, c=5.185).repeat((2, 2, 1))
+    atoms.rattle(0.05, seed=1)
+    found = Baselines((GivenBaseline.from_settings(given),)).sums(atoms)
+    assert found.energy == pytest.approx(-4.0648777, abs=1e-3)  # what pairs beyond 30 A have
+    largest = np.unravel_index(np.abs(found.forces).argmax(), found.forces.shape)
+    assert largest == (0, 2)
+    assert found.forces[largest] == pytest.approx(-0.00195872, abs=1e-6)
+
+
 @pytest.fixture
 def potentials(small_model_folder: Path, gan_bundle64: Path, tmp_path: Path) -> dict[str, tuple[Path, Path]]:
     """The small potential and its bundle, each without and with fixed charges."""

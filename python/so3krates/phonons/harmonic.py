@@ -85,9 +85,11 @@ def force_constants(
     made equal in either order, and sums over uniform translations zero, in turn. Raises PhononsError.
     """
     from phonopy import Phonopy
+    from phonopy.structure.cells import guess_primitive_matrix
 
-    repeated = np.diag(repeats)
-    phonon = Phonopy(to_phonopy(crystal), supercell_matrix=repeated, primitive_matrix="auto", symprec=SYMPREC)
+    cell = to_phonopy(crystal)
+    primitive = guess_primitive_matrix(cell, symprec=SYMPREC)
+    phonon = Phonopy(cell, supercell_matrix=np.diag(repeats), primitive_matrix=primitive, symprec=SYMPREC)
     phonon.generate_displacements(distance=DISPLACEMENT[potential.precision])
     cells = [to_ase(cell) for cell in (phonon.supercell, *(phonon.supercells_with_displacements or ()))]
     forces = kept_forces(potential, of, cells, folder, stage, report)
