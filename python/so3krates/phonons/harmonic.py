@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
+from scipy.optimize import linear_sum_assignment
 
 from so3krates.checks import Potential
 from so3krates.files import replacing
@@ -30,6 +31,7 @@ MESH = 100.0  # A: points along a reciprocal vector per its length, of the densi
 PARTS_MESH = 50.0  # A, of the densities of elements, for which symmetry is no help
 BAND_POINTS = 101  # of the longest segment
 TEMPERATURES = np.arange(0.0, 1001.0, 10.0)  # K
+DEGENERATE = 1e-3  # THz, between modes of one frequency at most
 NEAR = 1e-3  # 1/A, from Gamma, where sound is looked at
 KILOMETRES = 0.1  # km/s of 1 A THz
 AXES = ("x", "y", "z")
@@ -57,7 +59,7 @@ class Harmonic:
     asymmetry: float  # eV/A^2, largest change of a force constant by the symmetries that are imposed
     gamma: np.ndarray  # (3n,) rising
     irreps: tuple[str, ...]  # (3n,) labels, empty where phonopy knows none
-    split: dict[str, np.ndarray]  # with Born charges, the same for q -> 0 along x, y, z
+    split: dict[str, np.ndarray]  # with charges, the same modes for q -> 0 along x, y, z
     sound: np.ndarray  # (3, 3) km/s of three branches along x, y, z
     mesh: tuple[int, int, int]
     imaginary: Imaginary | None
@@ -110,13 +112,16 @@ def force_constants(
 
 def harmonic_of(phonon: Phonopy, asymmetry: float, mesh: float = MESH) -> Harmonic:
     """All that follows from force constants."""
-    gamma = np.array(phonon.run_qpoints([[0, 0, 0]]).frequencies[0])
+    at_gamma = phonon.run_qpoints([[0, 0, 0]], with_eigenvectors=True)
+    gamma = np.array(at_gamma.frequencies[0])
     split = {}
     to_reduced = np.asarray(phonon.primitive.cell)  # of a Cartesian vector q, by a_i q
     if phonon.nac_params is not None:
         for axis, name in enumerate(AXES):
             direction = to_reduced[:, axis]
-            split[name] = np.array(phonon.run_qpoints([[0, 0, 0]], nac_q_direction=direction).frequencies[0])
+            along = phonon.run_qpoints([[0, 0, 0]], nac_q_direction=direction, with_eigenvectors=True)
+            same = _same_modes(gamma, np.asarray(at_gamma.eigenvectors)[0], np.asarray(along.eigenvectors)[0])
+            split[name] = np.array(along.frequencies[0])[same]
     sound = np.zeros((3, 3))
     for axis in range(3):
         at = phonon.run_qpoints(NEAR * to_reduced[None, :, axis], with_group_velocities=True)
@@ -141,6 +146,13 @@ def harmonic_of(phonon: Phonopy, asymmetry: float, mesh: float = MESH) -> Harmon
         entropy=np.array(thermal.entropy),
         heat_capacity=np.array(thermal.heat_capacity),
     )
+
+
+def _same_modes(frequencies: np.ndarray, modes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of `others` each of `modes` is: columns that overlap most, modes of one frequency taken together, [3n]."""
+    overlaps = np.abs(modes.conj().T @ others) ** 2
+    degenerate = np.abs(frequencies[:, None] - frequencies) < DEGENERATE
+    return linear_sum_assignment(degenerate @ overlaps, maximize=True)[1]
 
 
 def _dos_of_elements(phonon: Phonopy, frequencies: np.ndarray) -> dict[str, np.ndarray]:
