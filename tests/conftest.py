@@ -31,6 +31,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="so3krates-tests-")
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": f"{_compiled.name}/jax", **QUICK_COMPILATION}
     os.environ["SO3KRATES_CACHE"] = f"{_compiled.name}/so3krates"
+# Where Python is not to write beside sources, each of the hundreds of programs would compile JAX's modules again.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    _modules = tempfile.TemporaryDirectory(prefix="so3krates-tests-")
+    sys.dont_write_bytecode, sys.pycache_prefix = False, _modules.name
+    os.environ["PYTHONPYCACHEPREFIX"] = _modules.name
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of small matrices: further threads only wait, and take a core to do so
 # Files of more than twenty seconds of a processor, the longest first.
 LONGEST = (

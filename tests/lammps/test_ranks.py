@@ -29,7 +29,8 @@ RANKS = (1, 2, 4)
 
 LISTS = r"atoms, (\d+) rows of other ranks, (\d+) with images"  # the log's
 
-Outcomes = Callable[[str, int], dict[str, Outcome]]
+Outcomes = Callable[[Path, int], dict[str, Outcome]]
+Moved = Callable[[str, int], dict[str, Outcome]]
 
 
 def chain(cell: Atoms) -> Atoms:
@@ -158,28 +159,23 @@ def climbing_bundle(small_model_folder: Path, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-def outcomes(
-    gan_bundle64: Path,
-    gan_bundle32: Path,
-    program_cache: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Outcomes:
-    """Outcomes of all cases with a bundle on so many ranks, computed when first asked for."""
+def outcomes(program_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """Outcomes of all cases with a bundle on so many ranks, computed when first asked for.
+
+    Of no bundle: what depends on one is made anew for each test that is a body and a case.
+    """
     cell = bulk("GaN", "wurtzite", a=3.19, c=5.19)
     every = STANDING | MOVING
-    decks = {
-        "float64": (gan_bundle64, {name: every[name] for name in PORTABLE} if "xla" in gan_bundle64.stem else every),
-        "float32": (gan_bundle32, {name: every[name] for name in FEW}),
-    }
 
     @cache
-    def compute(name: str, ranks: int) -> dict[str, Outcome]:
+    def compute(bundle: Path, ranks: int) -> dict[str, Outcome]:
         if ranks > 1:
-            compute(name, 1)  # fills the cache of programs
-        bundle, cases = decks[name]
+            compute(bundle, 1)  # fills the cache of programs
+        names = FEW if "float32" in bundle.stem else PORTABLE if "xla" in bundle.stem else every
         if ranks == 4:  # of which few, as ranks without a core of their own wait long for each other
-            cases = {name: cases[name] for name in (*FOUR, "balanced")}
-        return outcomes_of(cases, Bench(bundle, program_cache, tmp_path_factory.mktemp("ranks")), cell, ranks)
+            names = (*FOUR, "balanced")
+        bench = Bench(bundle, program_cache, tmp_path_factory.mktemp("ranks"))
+        return outcomes_of({name: every[name] for name in names}, bench, cell, ranks)
 
     return compute
 
@@ -200,19 +196,19 @@ def assert_same(found: Outcome, expected: Outcome, force: float, total: float) -
 
 
 @with_bodies(STANDING)
-def test_float64(outcomes: Outcomes, name: str) -> None:
-    assert_same(outcomes("float64", 2)[name], outcomes("float64", 1)[name], FORCE_64, TOTAL_64)
+def test_float64(outcomes: Outcomes, gan_bundle64: Path, name: str) -> None:
+    assert_same(outcomes(gan_bundle64, 2)[name], outcomes(gan_bundle64, 1)[name], FORCE_64, TOTAL_64)
 
 
 @on_four_ranks
 @pytest.mark.parametrize("name", FOUR)
-def test_float64_on_four_ranks(outcomes: Outcomes, name: str) -> None:
-    assert_same(outcomes("float64", 4)[name], outcomes("float64", 1)[name], FORCE_64, TOTAL_64)
+def test_float64_on_four_ranks(outcomes: Outcomes, gan_bundle64: Path, name: str) -> None:
+    assert_same(outcomes(gan_bundle64, 4)[name], outcomes(gan_bundle64, 1)[name], FORCE_64, TOTAL_64)
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_float32(outcomes: Outcomes, name: str) -> None:
-    found, expected = outcomes("float32", 2)[name], outcomes("float32", 1)[name]
+def test_float32(outcomes: Outcomes, gan_bundle32: Path, name: str) -> None:
+    found, expected = outcomes(gan_bundle32, 2)[name], outcomes(gan_bundle32, 1)[name]
     assert_same(found, expected, FORCE_32 * np.abs(expected.forces).max(), TOTAL_32)
 
 
@@ -222,7 +218,7 @@ def moving_bundle(fused_bundle64: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def moved(moving_bundle: Path, program_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+def moved(moving_bundle: Path, program_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Moved:
     """Some cases on so many ranks, with options of the pair style; rows move by chunks."""
     folder = tmp_path_factory.mktemp("moved")
     cases = {name: case for name, case in (STANDING | MOVING).items() if name in MOVED_FEW}
@@ -238,7 +234,7 @@ def moved(moving_bundle: Path, program_cache: Path, tmp_path_factory: pytest.Tem
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("option", MOVED)
-def test_rows_move_by_chunks(moved: Outcomes, option: str, ranks: int) -> None:
+def test_rows_move_by_chunks(moved: Moved, option: str, ranks: int) -> None:
     """As on a device with memory of its own, by host memory and from device to device."""
     expected = moved("", 1)
     for name, outcome in moved(option, ranks).items():
@@ -276,9 +272,9 @@ def test_only_rows_of_neighbours_are_exchanged(bench32: Bench, gan_cell: Atoms) 
 
 
 @on_four_ranks
-def test_cases_are_what_they_say(outcomes: Outcomes) -> None:
+def test_cases_are_what_they_say(outcomes: Outcomes, gan_bundle64: Path) -> None:
     """How many atoms the emptiest and the fullest of four ranks have."""
-    four = outcomes("float64", 4)
+    four = outcomes(gan_bundle64, 4)
     assert four["one atom each"].owned == (1, 1)
     for name in ("empty ranks", "slab"):
         assert four[name].owned[0] == 0
@@ -300,7 +296,7 @@ def test_last_frame_has_the_forces_that_python_has(
     outcomes: Outcomes, gan_bundle64: Path, name: str, ranks: int
 ) -> None:
     """After steps in which atoms change their rank, come, go or change their type."""
-    assert_pythons_forces(outcomes("float64", ranks)[name], gan_bundle64)
+    assert_pythons_forces(outcomes(gan_bundle64, ranks)[name], gan_bundle64)
 
 
 def assert_same_end(found: Outcome, expected: Outcome) -> None:
@@ -308,16 +304,16 @@ def assert_same_end(found: Outcome, expected: Outcome) -> None:
 
 
 @with_bodies([name for name in MOVING if name != "evaporating"])
-def test_trajectories_agree(outcomes: Outcomes, name: str) -> None:
+def test_trajectories_agree(outcomes: Outcomes, gan_bundle64: Path, name: str) -> None:
     """(Which atoms evaporate depends on the ranks.)"""
-    assert_same_end(outcomes("float64", 2)[name], outcomes("float64", 1)[name])
+    assert_same_end(outcomes(gan_bundle64, 2)[name], outcomes(gan_bundle64, 1)[name])
 
 
 @on_four_ranks
 def test_a_trajectory_on_four_ranks(outcomes: Outcomes, gan_bundle64: Path) -> None:
-    found = outcomes("float64", 4)["balanced"]
+    found = outcomes(gan_bundle64, 4)["balanced"]
     assert_pythons_forces(found, gan_bundle64)
-    assert_same_end(found, outcomes("float64", 1)["balanced"])
+    assert_same_end(found, outcomes(gan_bundle64, 1)["balanced"])
 
 
 # ---- capacities and threads
