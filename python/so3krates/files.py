@@ -79,6 +79,13 @@ def write_frames(path: str | Path, frames: Sequence[Atoms]) -> None:
         ase.io.write(part, frames, format="extxyz")
 
 
+def empty_figure(width: float, height: float) -> Figure:
+    """A figure of so many inches, whose axes keep clear of each other."""
+    from matplotlib.figure import Figure  # half a second of each start, and most commands draw nothing
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def write_figure(path: str | Path, figure: Figure) -> Path:
     """Writes a figure in the format that the suffix names. Raises WriteError, ValueError for an unknown suffix."""
     require_figure_name(path)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.table import Table
 from scipy.ndimage import uniform_filter1d
 
-from so3krates.files import write_figure
+from so3krates.files import empty_figure, write_figure
 
 from .conductivity import Conductivity
 
@@ -60,7 +59,7 @@ def with_error(value: float, error: float) -> str:
 
 def conductivity_figure(path: Path, result: Conductivity, averages: int) -> Path:
     """Autocorrelations, running integrals and spectra: the averaged sets in front, x, y and z thinner."""
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = empty_figure(13, 4)
     correlation, integral, spectrum = figure.subplots(1, 3)
     for index, (name, estimate) in enumerate(result.green_kubo.items()):
         averaged = index < averages or averages == 0

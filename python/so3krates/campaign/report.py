@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from so3krates.analysis.conductivity import parse_average
 from so3krates.analysis.conductivity_report import with_error
-from so3krates.files import make_folder, write_figure, write_text
+from so3krates.files import empty_figure, make_folder, write_figure, write_text
 from so3krates.training.html_report import html_page
 
 from .gather import Gathered
@@ -87,7 +86,7 @@ def _times(found: Mapping[str, Gathered], names: Sequence[str]) -> Table:
 
 
 def _figure(path: Path, found: Mapping[str, Gathered], names: Sequence[str]) -> None:
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = empty_figure(11, 4)
     sizes, times = figure.subplots(1, 2)
     ordered = sorted(found.values(), key=lambda one: one.atoms)
     for index, name in enumerate(names):

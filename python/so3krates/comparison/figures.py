@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from so3krates.files import write_figure
+from so3krates.files import empty_figure, write_figure
 
 HIGHEST = 3.0  # eV, of pairs above the lowest that is drawn
 FEWEST_SIZES = 2  # for a learning curve
@@ -31,7 +30,7 @@ def errors_figure(path: Path, groups: Mapping[tuple[str, int], list[dict[str, An
     sizes = sorted({frames for _, frames in groups})
     names = list(dict.fromkeys(family for family, _ in groups))
     several = len(sizes) >= FEWEST_SIZES
-    figure = Figure(figsize=(4.4 * (3 if several else 2), 3.8), layout="constrained")
+    figure = empty_figure(4.4 * (3 if several else 2), 3.8)
     panels = figure.subplots(1, 3 if several else 2)
     for number, name in enumerate(names):
         own = {frames: rows for (family, frames), rows in groups.items() if family == name}
@@ -64,7 +63,7 @@ def curves_figure(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
         if row["seed"] == 0 and row["frames"] >= best.get(row["family"], row)["frames"]:
             best[row["family"]] = row
     pairs = list(dict.fromkeys(pair for row in best.values() for pair in row.get("pairs") or {}))
-    figure = Figure(figsize=(3.6 * (1 + len(pairs)) + 1.2, 3.8), layout="constrained")
+    figure = empty_figure(3.6 * (1 + len(pairs)) + 1.2, 3.8)
     state, *panels = np.atleast_1d(figure.subplots(1, 1 + len(pairs)))
     for number, (name, row) in enumerate(best.items()):
         look = {"color": f"C{number % 10}", "ls": ("-", "--", ":")[number // 10 % 3], "lw": 1.2}

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
-from matplotlib.figure import Figure
 from rich.table import Table
 
-from so3krates.files import make_folder, write_figure, write_text
+from so3krates.files import empty_figure, make_folder, write_figure, write_text
 from so3krates.training.html_report import html_page
 
 from .config import LearningSettings
@@ -42,7 +41,7 @@ def write_learning_report(
 
 def learning_plot(path: Path, settings: LearningSettings, rounds: Sequence[dict[str, Any]]) -> Path:
     """Errors of forces, and the share of uncertain looks, against the labels that the potential was trained on."""
-    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    figure = empty_figure(8.4, 3.6)
     errors, shares = figure.subplots(1, 2)
     before = _labels_before(rounds)
     done = [(before[k], one) for k, one in enumerate(rounds) if "errors" in one]

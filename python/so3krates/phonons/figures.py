@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from so3krates.files import write_figure
+from so3krates.files import empty_figure, write_figure
 
 from .conductivity import Conductivity
 from .expansion import Expansion
@@ -19,7 +18,7 @@ SMALLEST_POINT = 0.3  # of a marker's area
 
 def harmonic_figure(folder: Path, found: Harmonic) -> None:
     """Bands along seekpath's path beside the density of states; group velocities and thermal functions below."""
-    figure = Figure(figsize=(10, 8), layout="constrained")
+    figure = empty_figure(10, 8)
     parts: Any = figure.subfigures(2, 1)
     upper, lower = parts
     bands, states = upper.subplots(1, 2, sharey=True, width_ratios=(3, 1))
@@ -68,7 +67,7 @@ def _bands(axes: Any, found: Any) -> None:
 
 def conductivity_figure(folder: Path, found: Conductivity) -> None:
     """Convergence with the mesh, dependence on temperature, and what modes of which mean free path carry."""
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = empty_figure(12, 4)
     convergence, temperature, paths = figure.subplots(1, 3)
     row = int(np.argmin(np.abs(np.array(found.temperatures) - 300)))
     kelvin = found.temperatures[row]
@@ -95,7 +94,7 @@ def conductivity_figure(folder: Path, found: Conductivity) -> None:
 
 def expansion_figure(folder: Path, found: Expansion) -> None:
     """Coefficient of expansion and volume against temperature."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = empty_figure(9, 3.6)
     coefficient, volume = figure.subplots(1, 2)
     coefficient.plot(found.temperatures, 1e6 * found.expansion, color="0.3", label="volume")
     if found.axial is not None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from so3krates.data import finite
-from so3krates.files import make_folder, write_figure, write_frames, write_text
+from so3krates.files import empty_figure, make_folder, write_figure, write_frames, write_text
 from so3krates.training.html_report import html_page
 
 from .crystal import Physics, PhysicsError
@@ -134,7 +133,7 @@ def write_physics(folder: str | Path, found: Physics, reference: Mapping[str, fl
 
 
 def _figure(path: Path, found: Physics) -> None:
-    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
+    figure = empty_figure(8.4, 4.2)
     state, pairs = figure.subplots(1, 2)
     volumes, energies = found.curve
     state.plot(volumes, 1000 * (energies - energies.min()), "o-", ms=4)

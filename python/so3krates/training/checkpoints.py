@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.options import MultiprocessingOptions
 
 from so3krates.files import ADVICE, make_folder
 
@@ -46,6 +44,9 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path) -> None:
         """Opens a folder, which is made when missing. Raises WriteError, or CheckpointError for states of no use."""
+        import orbax.checkpoint as ocp  # half a second of each start, here and below
+        from orbax.checkpoint.options import MultiprocessingOptions
+
         self.folder = make_folder(folder).absolute()
         # One process writes, whichever it is, and waits for no other.
         alone = MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
@@ -75,6 +76,8 @@ class Checkpoints:
         """
         if step == self.latest():
             return
+        import orbax.checkpoint as ocp
+
         content = {**(notes or {}), DIGEST: _digest(state)}
         try:
             with _quiet():
@@ -123,6 +126,8 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        import orbax.checkpoint as ocp
+
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         notes = dict(self._manager.metadata(step).custom_metadata or {})
@@ -147,6 +152,8 @@ class Checkpoints:
 
 def read_orbax(folder: Path) -> Any:
     """The arrays of any checkpoint of orbax, of 2023 too, as it names them; raises what orbax and tensorstore do."""
+    import orbax.checkpoint as ocp
+
     with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(folder.resolve()).item_metadata
         if metadata is None:  # the first orbax versions wrote none, and no shardings either

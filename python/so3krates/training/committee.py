@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
-from scipy.stats import spearmanr
 
 from so3krates.storage import CONFIG_FILE
 
@@ -59,6 +58,8 @@ class Committee:
         linear = ranks = math.nan
         # A correlation of fewer frames, or of numbers that are all equal, means nothing.
         if known.sum() > 2 and min(np.ptp(disagreement[known]), np.ptp(errors[known])) > 0:
+            from scipy.stats import spearmanr  # half a second of each start
+
             linear = float(np.corrcoef(disagreement[known], errors[known])[0, 1])
             ranks = float(spearmanr(disagreement[known], errors[known]).statistic)
         tables = [error_table(member, self.labels) for member in self.members]

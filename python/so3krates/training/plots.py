@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from so3krates.files import write_figure
+from so3krates.files import empty_figure, write_figure
 from so3krates.uncertainty import LEVELS, shares_within
 
 from .breakdown import Breakdown
@@ -23,7 +22,7 @@ def parity_plot(path: str | Path, sets: Mapping[str, tuple[Properties, Propertie
     """Predicted against label, a panel per property and a colour per set of (predictions, labels)."""
     values = {name: pairs(*both) for name, both in sets.items()}
     tables = {name: error_table(*both) for name, both in sets.items()}
-    figure = Figure(figsize=(4.2 * len(PANELS), 4.2), layout="constrained")
+    figure = empty_figure(4.2 * len(PANELS), 4.2)
     for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         everything = [np.zeros(0)]
         for name, rows in values.items():
@@ -45,7 +44,7 @@ def parity_plot(path: str | Path, sets: Mapping[str, tuple[Properties, Propertie
 
 def uncertainty_plot(path: str | Path, sets: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Path:
     """Errors against uncertainties, (N, 3) and (N,) eV/A by set: atoms, tenths of them, shares within confidences."""
-    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
+    figure = empty_figure(8.4, 4.2)
     atoms, shares = figure.subplots(1, 2)
     for number, (name, (sigma, error)) in enumerate(sets.items()):
         size, colour = np.sqrt(np.square(error).mean(axis=1)), f"C{number}"
@@ -67,7 +66,7 @@ def uncertainty_plot(path: str | Path, sets: Mapping[str, tuple[np.ndarray, np.n
 def breakdown_plot(path: str | Path, sets: Mapping[str, Breakdown]) -> Path:
     """Force errors against the size of the force, absolute and relative, by element and, where known, temperature."""
     heated = any(len(part.temperatures) > 1 for part in sets.values())
-    figure = Figure(figsize=(4.2 * (4 if heated else 3), 3.6), layout="constrained")
+    figure = empty_figure(4.2 * (4 if heated else 3), 3.6)
     panels = figure.subplots(1, 4 if heated else 3)
     elements = list(dict.fromkeys(e for part in sets.values() for e, errors in part.elements.items() if errors.count))
     width = 0.8 / max(len(sets), 1)
@@ -100,7 +99,7 @@ def learning_curve(path: str | Path, metrics_file: str | Path) -> Path:
     """Losses and errors over steps from the CSV of a run."""
     with open(metrics_file, newline="") as handle:
         rows = list(csv.DictReader(handle))
-    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    figure = empty_figure(12, 3.2)
     panels = {
         "loss": "loss",
         "energy (meV/atom)": "energy_rmse",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
-from scipy.stats import norm, spearmanr
+from scipy.special import ndtri
 
 LEVELS = np.linspace(0.005, 0.995, 100)  # of confidence
 
@@ -45,7 +45,7 @@ def known_atoms(uncertainties: Sequence[np.ndarray], errors: Sequence[np.ndarray
 def shares_within(sigma: np.ndarray, error: np.ndarray) -> np.ndarray:
     """Share of errors within each of the confidences `LEVELS`, if they were normal; sigma: (N,), error: (N, 3)."""
     scaled = np.abs(error) / sigma[:, None]
-    return np.array([(scaled < norm.ppf(0.5 + level / 2)).mean() for level in LEVELS])
+    return np.array([(scaled < ndtri(0.5 + level / 2)).mean() for level in LEVELS])
 
 
 def calibration(uncertainties: Sequence[np.ndarray], errors: Sequence[np.ndarray]) -> Calibration:
@@ -78,4 +78,6 @@ def calibration(uncertainties: Sequence[np.ndarray], errors: Sequence[np.ndarray
 def _rank(a: np.ndarray, b: np.ndarray) -> float:
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
+    from scipy.stats import spearmanr  # half a second of each start
+
     return float(spearmanr(a, b).statistic)
