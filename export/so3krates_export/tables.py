@@ -83,11 +83,10 @@ def choose_tables(
         batch = _batch(structures, config.cutoff)
         distances = np.linalg.norm(np.asarray(_vectors(batch, batch.positions))[np.asarray(batch.mask)], axis=-1)
 
-        def forces_of(config_of_radial: ModelConfig, params_of_radial: Params, spherical: Params) -> np.ndarray:
-            radial = radial_functions(config_of_radial, params_of_radial, distances)
+        def forces_of(radial: tuple[np.ndarray, np.ndarray], spherical: Params) -> np.ndarray:
             return np.asarray(_forces(config, spherical, batch, *radial))
 
-        forces = forces_of(config, params, params)
+        forces = forces_of(radial_functions(config, params, distances), params)
         scale = np.maximum(1.0, np.linalg.norm(forces, axis=1, keepdims=True) / LARGE_FORCE)
         if not np.isfinite(forces).all():
             raise TableError(
@@ -100,7 +99,8 @@ def choose_tables(
 
         for nodes in (n for n in GRIDS if n >= least_nodes):
             reduced = tabulated(config, params, nodes, START)
-            on_grid = forces_of(*reduced, params)
+            splines = radial_functions(*reduced, distances)
+            on_grid = forces_of(splines, params)
             if change(on_grid, forces) < tolerance:
                 break
         else:
@@ -112,7 +112,7 @@ def choose_tables(
         invariants = _invariants(config, params, batch) if len(config.spherical_filter_features) == 2 else []
         for fewer in range(RANK_STEP, int(LARGEST_RANK * rank) + 1 if invariants else 0, RANK_STEP):
             candidate = with_rank(config, reduced[1], invariants, fewer)
-            at_rank = forces_of(*reduced, with_rank(config, params, invariants, fewer))
+            at_rank = forces_of(splines, with_rank(config, params, invariants, fewer))
             if change(at_rank, on_grid) < RANK_SHARE * tolerance and change(at_rank, forces) < tolerance:
                 rank, found, reduced = fewer, at_rank, (reduced[0], candidate)
                 break

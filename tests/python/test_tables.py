@@ -13,7 +13,7 @@ from helpers import batch_of, params64, rattled_wurtzite
 from so3krates.model import ModelConfig, predict
 from so3krates.model.config import ConfigError
 from so3krates.model.radial_basis import spline_basis
-from so3krates.model.reductions import PIECE, collapsed_first_layer, radial_functions, tabulated
+from so3krates.model.reductions import FILTERS, PIECE, collapsed_first_layer, radial_functions, tabulated
 from so3krates_export.fused import filter_rank
 from so3krates_export.tables import TableError, choose_tables, structures_for
 
@@ -66,6 +66,26 @@ def test_radial_functions_of_any_number_of_distances():
         found = radial_functions(SMALL, params, distances[part])
         np.testing.assert_array_equal(found, (values[:, :, part], slopes[:, :, part]))
     assert np.abs(values).max() > SIGNAL
+
+
+def test_radial_functions_of_splines():
+    """The four that are not zero give what all of them give."""
+    config, params = tabulated(SMALL, params64(SMALL), 40)
+    distances = np.concatenate([[0.2, config.spline_start, config.cutoff, 6.0], np.linspace(0.6, 4.9, 50)])
+    found = radial_functions(config, params, distances)
+    for k in range(config.layers):
+        for n, name in enumerate(FILTERS):
+            dense = params[f"layers_{k}"][name]["radial"]["dense_0"]
+
+            def values(d, dense=dense):
+                return spline_basis(d, 40, config.cutoff, config.spline_start) @ dense["kernel"] + dense["bias"]
+
+            expected = jax.jvp(values, (jnp.asarray(distances),), (jnp.ones(len(distances)),))
+            assert min(np.abs(part).max() for part in expected) > SIGNAL
+            np.testing.assert_allclose(found[0][k, n], expected[0], rtol=0, atol=ROUNDING)
+            # At the ends themselves the slope is of one side.
+            slopes, expected_slopes = (np.delete(part, (1, 2), axis=0) for part in (found[1][k, n], expected[1]))
+            np.testing.assert_allclose(slopes, expected_slopes, rtol=0, atol=ROUNDING)
 
 
 def test_forces_of_a_tabulated_network_are_the_derivatives_of_its_energy():
