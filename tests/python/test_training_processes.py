@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ase.io
 import pytest
+from quick import quick_generator
 from so3krates.cli_train import run_config
 from so3krates.lammps.environment import mpi_file
 from so3krates.training import TrainingError, load_stored, train
@@ -92,7 +93,8 @@ def test_a_killed_process_ends_the_others_and_one_process_goes_on(folder: Path, 
     words = command(folder, 4000, output, "--processes", "2")
     said = tmp_path / "said"  # no pipe, which what JAX says might fill before anybody reads
     with said.open("w") as file:
-        started = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
+        environment = os.environ | {"XLA_FLAGS": quick_generator()}
+        started = subprocess.Popen(words, env=environment, stdout=file, stderr=subprocess.STDOUT)
     metrics = output / "metrics.csv"
     while started.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 4):
         time.sleep(0.1)
