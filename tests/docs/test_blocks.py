@@ -200,7 +200,7 @@ def folder(small_model_folder: Path, gan_bundle32: Path, tmp_path_factory: pytes
         write(folder, [compressed()])
     small_loop(folder / "examples" / "learning")
     shutil.copyfile(ROOT / "examples" / "lammps" / "in.gan", folder / "in.gan")
-    write_machine(folder / "node.json", Machine(4, 16e9, 2e-4, 4e-5, 1e-5, 0.95, 2e-6, 0.1, 1e8, 12e3, 7e3))
+    write_machine(folder / "node.json", Machine(4, 16e9, 2e-4, 4e-5, 4e-5, 1e-5, 0.95, 2e-6, 0.1, 1e8, 12e3, 7e3))
     for seed, name in enumerate(("log.1", "log.2", "seed1/log.lammps", "seed2/log.lammps")):
         flux_log(folder / name, seed)
     return folder
