@@ -144,6 +144,7 @@ def test_kernels_equal_those_of_the_cpu(make: Callable[[], Atoms]) -> None:
     close(again, found, len(atoms), 0.0)
 
 
+@pytest.mark.torture
 def test_single_precision() -> None:
     atoms = apart()
     given, ids = [inputs_of(atoms)], [np.arange(len(atoms))]
