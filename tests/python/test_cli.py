@@ -294,9 +294,9 @@ def test_errors_are_one_line(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("evaluate",), "Missing argument 'models'"),
-        (("data",), "Missing argument 'data'"),
-        (("data", "--foo", "a.xyz"), "No such option: --foo"),
+        (("evaluate",), r"Missing argument '(models|MODELS\.\.\.)'"),  # as the versions of typer say it
+        (("data",), "Missing argument '(data|DATA)'"),
+        (("data", "--foo", "a.xyz"), "No such option:? '?--foo"),
         (("select", "a.xyz", "-n", "x"), "Invalid value for '--number'"),
         (("trian",), "No such command 'trian'"),
     ],
@@ -304,7 +304,7 @@ def test_errors_are_one_line(
 def test_wrong_command_lines_are_no_defect(arguments: tuple[str, ...], words: str) -> None:
     code, _, error = run(*arguments)
     assert code == 2
-    assert words in error and "defect" not in error
+    assert re.search(words, error) and "defect" not in error
 
 
 @pytest.mark.parametrize("command", [("select", "-n", "1", "--by", "random", "-o"), ("data", "--json")])
