@@ -66,6 +66,7 @@ def molecules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+PEAK = ((0.0, 0.0), (2.5, 1.0), (0.8, 1.5), (1.0, 2.0))  # g, neighbours
 SHORT = {"relax": 2, "settle": 2, "measure": 2, "every": 1}
 
 
@@ -84,6 +85,15 @@ def test_molecules_at_constant_pressure(molecules: Path, what: str, elements: st
     assert (np.abs(edges) > 1e-9).all() and (np.ptp(edges) > 1e-9) == (box == "aniso")
     step, mean, *_ = np.loadtxt(molecules / f"{what}.means")
     assert step == 4 and mean == pytest.approx(run["Density"][1:].mean(), rel=1e-5)
+
+
+def test_the_distribution_is_drawn(molecules: Path) -> None:
+    rows = [f"{k} {2.0 + 0.04 * (k - 0.5):.6g} {g} {n}" for k, (g, n) in enumerate(PEAK, 1)]
+    (molecules / "drawn.rdf").write_text("\n".join(["# title", f"4 {len(rows)}", *rows]) + "\n")
+    command = [sys.executable, "rdf.py", "drawn.rdf", "-o", "drawn.png"]
+    said = subprocess.run(command, cwd=molecules, check=True, capture_output=True, text=True).stdout
+    assert said.splitlines() == ["highest 2.50 at 2.06 A, lowest after it 0.80 at 2.10 A", "1.5 neighbours up to there"]
+    assert (molecules / "drawn.png").stat().st_size > 5000
 
 
 def test_an_ion_in_water(molecules: Path) -> None:
