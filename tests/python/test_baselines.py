@@ -25,6 +25,7 @@ from so3krates.baselines import (
 )
 from so3krates.calculator import So3kratesCalculator
 from so3krates.data import DataError, Labels, labels, with_labels
+from so3krates.data.slopes import LabelSlopes
 from so3krates.describe import describe
 from so3krates.model.config import ConfigError
 from so3krates.model.long_range import COULOMB
@@ -334,6 +335,15 @@ def lj_frames(count: int) -> list[Atoms]:
         more = Labels(pair.get_potential_energy(), pair.get_forces(), pair.get_stress(voigt=False))
         frames.append(with_labels(atoms, Labels(*(a + b for a, b in zip(own, more, strict=True)))))
     return frames
+
+
+def test_few_sound_frames_are_not_refused() -> None:
+    """Atoms far from rest move energies in ways that no two stresses tell."""
+    slopes = LabelSlopes()
+    for atoms in lj_frames(8):
+        slopes.add(atoms, labels(atoms))
+    assert slopes.slopes()["stress"].ratio < 0.5  # far from 1, but not surely
+    assert slopes.findings() == []
 
 
 @pytest.fixture

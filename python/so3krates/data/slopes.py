@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.geometry import complete_cell
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from .frames import AXES, LabelKeys, Labels, canonical
 from .units import ENERGY_UNITS, PRESSURE_UNITS, energy_factor, force_factor, stress_factor
@@ -21,7 +23,7 @@ LEAST = 4  # frames of a kind
 LARGEST_STRAIN = 0.1  # between compared frames
 LARGEST_MOVE = 0.6  # A, of an atom between compared frames
 SOUND = {"forces": 0.4, "stress": 0.5}  # ratio's distance from 1 that energies without noise may have
-SURE = 5.0  # standard errors
+SURE = 4.0  # standard errors, of many frames; few tell less (Student's t)
 SCATTERED = 0.4  # of what energies do beside a ratio by what they do with it: above it, molecules may have turned
 MATCH = 0.2  # of the logarithm, from the ratio of a known mistake
 SHEARS = ("yz", "xz", "xy")
@@ -207,7 +209,7 @@ class LabelSlopes:
     def _forces_finding(self, slope: Slope) -> Finding:
         said = f"energies change {slope.ratio:.3g} +- {slope.error:.1g} times as much as the forces say"
         if slope.scatter > SCATTERED:
-            return Finding(f"{said}: look at their units and signs, unless molecules turn between frames", stops=False)
+            return Finding(f"{said}: look at their units and signs, unless molecules turn or atoms come close", stops=False)
         if slope.ratio < 0:
             is_sign = _is_near(-slope.ratio, 1.0, slope)
             advice = (
@@ -264,7 +266,8 @@ class LabelSlopes:
 
 def _is_wrong(slope: Slope, name: str) -> bool:
     low, high = 1 - SOUND[name], 1 / (1 - SOUND[name])
-    return not low < slope.ratio < high and slope.wrong > SURE
+    sure = student.isf(norm.sf(SURE), max(slope.frames - len(SOUND), 1))
+    return not low < slope.ratio < high and slope.wrong > sure
 
 
 def _is_near(size: float, expected: float, slope: Slope) -> bool:
@@ -291,13 +294,16 @@ def _fit(
         frames = with_forces
     if len(frames) < LEAST:
         return {}
-    rows = [pair[:3] for pair in _pairs(frames, pbc, generator)]
-    table = np.array(rows).reshape(-1, 3)
+    pairs = list(_pairs(frames, pbc, generator))
+    table = np.array([pair[:3] for pair in pairs]).reshape(-1, 3)
     names = ("forces", "stress")
     known = [k for k in range(2) if len(table) and np.isfinite(table[:, k]).all() and table[:, k].std() > 1e-6]
     if not known or len(table) < 2 * len(known):
         return {}
-    x, y = table[:, known], table[:, 2]
+    # What energies do beside such sums goes with the third power of the displacement.
+    moved = np.array([max(pair.moved, LEAST_MOVE) for pair in pairs])
+    weights = (moved.min() / moved) ** 3
+    x, y = table[:, known] * weights[:, None], table[:, 2] * weights
     scales = np.linalg.norm(x, axis=0)
     gram = (x / scales).T @ (x / scales)
     if np.linalg.cond(gram) > 1e6:
