@@ -21,4 +21,7 @@ struct OwnLines {
 // the same answer.
 std::string missing_baselines(LAMMPS_NS::LAMMPS* lmp, const Bundle& bundle, const OwnLines& own);
 
+// Whether charges of an open box see all others, in words; empty: they do, or there are none. All ranks come here.
+std::string short_baselines(LAMMPS_NS::LAMMPS* lmp, const Bundle& bundle, const std::vector<std::string>& symbols);
+
 }  // namespace so3krates::deck

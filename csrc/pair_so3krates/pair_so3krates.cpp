@@ -254,7 +254,8 @@ void PairSo3krates::check_lists() const {
   std::vector<bool> is_treated;
   for (const int element : element_of_type_) is_treated.push_back(element >= 0);
   for (const std::string& reason :
-       {so3krates::deck::missing_partners(lmp, is_treated), so3krates::deck::mixed_trials(lmp)})
+       {so3krates::deck::missing_partners(lmp, is_treated), so3krates::deck::mixed_trials(lmp),
+        so3krates::deck::short_baselines(lmp, *bundle_, symbol_of_type_)})
     if (!reason.empty()) fail(lmp, fmt::format("pair_style so3krates: step {}: {}", update->ntimestep, reason));
 
   const int *begin = list->ilist, *end = begin + list->inum;

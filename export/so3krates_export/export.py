@@ -251,7 +251,9 @@ def export_model(
         manifest["moves"] = {"rows": MOVED_ROWS, "programs": moves}
     write_bundle(path, manifest, weights | tensors)
     words = [part.describe() for part in model.terms] + [part.describe() for part in model.interactions]
-    words += [f"A deck adds, as the pair style will say: {part.describe()}" for part in model.baselines]
+    for part in model.baselines:
+        no_style = "" if part.deck().pair_style else ", for which LAMMPS has no style: the bundle is for Python alone"
+        words.append(f"What is added beside the network: {part.describe()}{no_style}")
     if electrons is not None:
         words.append(
             f"For systems with a total charge of {electrons.charge:+d} e and the multiplicity {electrons.multiplicity}"

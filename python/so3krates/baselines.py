@@ -216,6 +216,7 @@ class GivenBaseline:
         coefficients = [
             c for line in _texts("pair_coeff", settings.get("pair_coeff", [])) for c in _parsed(line, elements)
         ]
+        _require_all_pairs(coefficients, elements)
         charges = settings.get("charges")
         found = _charges("baseline", charges) if charges is not None else ()
         missing = sorted(set(elements) - {element for element, _ in found})
@@ -452,6 +453,18 @@ def _parsed(line: str, elements: Sequence[str]) -> list[Coefficients]:
     first, second = (_types(word, line, elements) for word in words[:2])
     pairs = {tuple(sorted(pair)) for pair in itertools.product(first, second)}
     return [Coefficients((elements[i], elements[j]), rest) for i, j in sorted(pairs)]
+
+
+def _require_all_pairs(coefficients: Sequence[Coefficients], elements: Sequence[str]) -> None:
+    """Refuses what LAMMPS would mix: beside a style for all pairs, as in a run, it mixes nothing."""
+    given = {frozenset(line.pair) for line in coefficients}
+    pairs = itertools.combinations_with_replacement(range(1, len(elements) + 1), 2)
+    missing = [f"{i} {j}" for i, j in pairs if frozenset((elements[i - 1], elements[j - 1])) not in given]
+    if missing and frozenset() not in given:
+        raise ConfigError(
+            f"baseline.pair_coeff has no line for types {', '.join(missing)}: write one for each pair of types, as "
+            "hybrid/overlay of a run mixes none"
+        )
 
 
 def _types(word: str, line: str, elements: Sequence[str]) -> range:

@@ -249,6 +249,7 @@ def export(
     """Write a model, or a committee, as the one file that LAMMPS runs."""
     import dataclasses
 
+    from so3krates.overlay import overlay_lines
     from so3krates.storage import Model, with_term
     from so3krates.total_charge import state_said
     from so3krates.training import member_folders
@@ -266,7 +267,7 @@ def export(
     if repulsion is not None:
         radii = {} if repulsion_outer is None else {"outer": repulsion_outer}
         loaded, *others = (with_term(m, "repulsion", {"form": repulsion} | radii) for m in (loaded, *others))
-    device = "" if platform == "cpu" else f" device {platform}"
+    device = "" if platform == "cpu" else f"device {platform}"
     of_system = None if charge is None and multiplicity is None else state_said(charge, multiplicity)
     console = _console()
     with busy(console, "making tables and programs"):
@@ -286,8 +287,8 @@ def export(
         f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB, {precision}).\n{choice.describe()}.\n"
         + "".join(f"{line}.\n" for line in choice.terms)
         + (f"A committee of {1 + len(others)}: the {mover} moves the atoms.\n" if others else "")
-        + "In a deck:\n"
-        f"  pair_style so3krates{device}\n  pair_coeff * * {_quoted(output)} {' '.join(loaded.elements)}",
+        + "In a deck:"
+        + "".join(f"\n  {line}" for line in overlay_lines(loaded.baselines, _quoted(output), loaded.elements, device)),
         highlight=False,
         soft_wrap=True,
     )

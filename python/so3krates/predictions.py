@@ -233,6 +233,11 @@ def runtime_properties(bundle: Path, frames: Sequence[Atoms]) -> Properties:
 def charges_said(path: str | Path, frames: Sequence[Atoms]) -> str:
     """What charges and multiplicities a potential takes frames to have; "" where it knows none. Raises DataError."""
     path = _located_potential(path)
+    if path.is_dir():
+        if not isinstance(Model.load(path).config, So3lrConfig):
+            return ""
+    elif "electrons" not in exporting.read_bundle(path).manifest:
+        return ""
     runtime = ModelRuntime(path) if path.is_dir() else Runtime(path)
     states = []
     for number, atoms in enumerate(frames):

@@ -86,6 +86,10 @@ def test_what_is_looked_at(bench64: Bench, small_model_folder: Path, gan_cell: A
             "set type 2 charge -1.4",
             rf"{half} atoms of type 2 \(N\) have a charge of -1.4 e on average in place of -1.5 e",
         ),
+        ("zbl 31 31\n", "zbl 32 32\n", r"zbl has other coefficients, or other words of pair_style or pair_modify"),
+        ("zbl 1.5 2.5", "zbl 1.5 2.6", r"zbl has other coefficients"),
+        ("zbl 7 7\n", "zbl 7 7\npair_modify pair zbl compute no\n", r"pair_modify compute no has zbl leave out"),
+        ("pppm 1e-05\n", "pppm 1e-05\nkspace_modify compute no\n", r"kspace_modify compute no leaves out"),
     ):
         wrong = right.replace(was, becomes)
         if "coul/cut" in becomes:  # beside which LAMMPS itself refuses a kspace_style
@@ -98,6 +102,39 @@ def test_what_is_looked_at(bench64: Bench, small_model_folder: Path, gan_cell: A
         assert re.search(words, refusal(bench, atoms, pair=wrong)), words
     with pytest.raises(Exception, match=r"there is no kspace_style|requires a KSpace style"):
         bench.evaluate(atoms, pair=re.sub("kspace_style.*", "", right))
+
+
+def test_what_the_coefficients_may_be_written_with(bench64: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:
+    """Beside other styles, for types that are not the potential's, with other tables."""
+    lj = {"pair_style": "lj/cut/coul/long 4 8", "kspace_style": "pppm 1e-5", "charges": CHARGES, "elements": ["Ga", "N"]}
+    lj |= {"pair_coeff": ["1 1 0.01 2.5", "1 2 0.02 2.0", "2 2 0.03 2.2"]}
+    bench = with_baselines(bench64, small_model_folder, {}, lj)
+    atoms, elements = structure("crystal", gan_cell), ("Ga", "N", "Al")
+    bare = f"pair_style hybrid/overlay so3krates threads 1 zero 5\npair_coeff * * so3krates {bench.bundle} Ga N NULL\n"
+    right = lines_in(refusal(bench, atoms, elements, pair=bare + "pair_coeff * * zero\n"))
+    assert "pair_coeff 1 2 lj/cut/coul/long 0.02 2.0\n" in right and " 3 lj" not in right
+    right = right.replace("hybrid/overlay so3krates", "hybrid/overlay zero 5 so3krates")
+    right += "pair_coeff * * zero\npair_coeff 3 3 lj/cut/coul/long 0.5 2.0\npair_modify table 0\n"
+    found = bench.evaluate(atoms, elements, pair=right)
+    np.testing.assert_allclose(found.forces, Runtime(bench.bundle, threads=1).evaluate(atoms)["forces"], atol=KSPACE)
+    wrong = right.replace("0.02 2.0", "0.021 2.0")
+    assert "lj/cut/coul/long has other coefficients" in refusal(bench, atoms, elements, pair=wrong)
+
+
+def test_elements_of_types_are_those_of_the_potential(bench64: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:
+    bench = with_baselines(bench64, small_model_folder, {}, TERSOFF)
+    atoms = structure("crystal", gan_cell)
+    right = lines_in(refusal(bench, atoms))
+    message = refusal(bench, atoms, pair=right.replace("GaN.tersoff Ga N", "GaN.tersoff N Ga"))
+    assert "type 1 is N for tersoff and Ga for so3krates. Write:\n" in message
+
+
+def test_charges_of_an_open_box_see_each_other(bench64: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:
+    bench = with_baselines(bench64, small_model_folder, FIXED, {})
+    atoms = structure("cluster", gan_cell)
+    right = lines_in(refusal(bench, atoms))
+    with pytest.raises(Exception, match=r"A from each other, and coul/cut ends at 4 A, .* Write: coul/cut \d+"):
+        bench.evaluate(atoms, pair=re.sub(r"coul/cut \d+", "coul/cut 4", right))
 
 
 def test_only_python_has_a_calculator(bench64: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:

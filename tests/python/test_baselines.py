@@ -188,6 +188,8 @@ def test_structures_that_no_baseline_takes() -> None:
         ({}, ZBL | {"kspace_style": "pppm $(1e-4)"}, r"'\$' has a meaning of its own in decks"),
         ({}, ZBL | {"pair_coeff": ["1 3 31 7"]}, r"'3' is no type; they are 1 = Ga, 2 = N"),
         ({}, ZBL | {"pair_coeff": ["Ga N 31 7"]}, r"'Ga' is no type; they are 1 = Ga, 2 = N"),
+        ({}, ZBL | {"pair_coeff": ["1 1 31 31", "2 2 7 7"]}, r"has no line for types 1 2: write one for each pair"),
+        ({}, ZBL | {"pair_coeff": []}, r"has no line for types 1 1, 1 2, 2 2: write one"),
         ({}, ZBL | {"pair_coeff": ["1"]}, r"baseline.pair_coeff has '1': write two types first"),
         ({}, ZBL | {"pair_coeff": 3}, r"baseline.pair_coeff = 3: give a list of texts"),
         ({}, ZBL | {"charges": {"Ga": 1.0}}, r"baseline.charges has none for N: give one for each"),

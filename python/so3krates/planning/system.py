@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -12,11 +13,14 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
+from so3krates import exporting
 from so3krates.files import write_text
 from so3krates.lammps import run_deck
+from so3krates.overlay import overlay_lines
+from so3krates.runtime import baselines_of_bundle
 
 RUNS = re.compile(r"^\s*(run|minimize|rerun)\b")
-STRUCTURE = "planned.data"
+STRUCTURE, POTENTIAL = "planned.data", "potential.so3k"
 MUCH = 1.5  # a structure of so many times the atoms that are wanted is cut
 OVERLAP = 1.0  # A
 
@@ -130,7 +134,7 @@ def _part(structure: Atoms, atoms: int) -> Atoms:
 
 
 def copy_potential(potential: Path, folder: Path) -> None:
-    shutil.copyfile(potential, folder / "potential.so3k")
+    shutil.copyfile(potential, folder / POTENTIAL)
 
 
 def write_deck(
@@ -143,13 +147,14 @@ def write_deck(
     moves = "velocity all create 300 2024 mom yes rot no\nfix ensemble all nve\n"
     if is_part:
         moves = f"delete_atoms overlap {OVERLAP} all all\n"
+    parts = baselines_of_bundle(json.dumps(exporting.read_bundle(folder / POTENTIAL).manifest.get("baselines", [])))
+    pair = "\n".join(overlay_lines(parts, POTENTIAL, elements, f"threads {threads} verbose yes guard off"))
     write_text(
         folder / "in.measure",
         f"""units metal
 atom_style atomic
 read_data tile.data
-pair_style so3krates threads {threads} verbose yes guard off
-pair_coeff * * potential.so3k {" ".join(elements)}
+{pair}
 neighbor {system.skin} bin
 timestep {system.timestep}
 {moves}thermo_style custom step cpu
