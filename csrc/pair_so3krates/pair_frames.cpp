@@ -56,13 +56,13 @@ std::vector<double> gathered(LAMMPS* lmp, const std::vector<double>& own) {
   return sorted;
 }
 
-std::string head(LAMMPS* lmp, const std::string& comment, const std::string& output) {
+std::string head(LAMMPS* lmp, const std::string& comment, const std::string& forces, const std::string& output) {
   const auto& box = *lmp->domain;
   const double* h = box.h;  // xx yy zz yz xz xy
   std::string text = fmt::format(
       "Lattice=\"{:.16g} 0 0 {:.16g} {:.16g} 0 {:.16g} {:.16g} {:.16g}\" "
-      "Properties=species:S:1:pos:R:3:id:I:1:forces:R:3",
-      h[0], box.triclinic ? h[5] : 0.0, h[1], box.triclinic ? h[4] : 0.0, box.triclinic ? h[3] : 0.0, h[2]);
+      "Properties=species:S:1:pos:R:3:id:I:1:{}:R:3",
+      h[0], box.triclinic ? h[5] : 0.0, h[1], box.triclinic ? h[4] : 0.0, box.triclinic ? h[3] : 0.0, h[2], forces);
   if (!output.empty()) text += fmt::format(":{}:R:1", output);
   text += fmt::format(" step={} pbc=\"{} {} {}\"", lmp->update->ntimestep, box.xperiodic ? "T" : "F",
                       box.yperiodic ? "T" : "F", box.zperiodic ? "T" : "F");
@@ -76,7 +76,7 @@ std::string write_frame(LAMMPS* lmp, const Computed& computed, const std::string
   const double* values = output.empty() ? nullptr : computed.results.find(output);
   const std::vector<double> rows = gathered(lmp, own_rows(lmp, computed, values));
   if (lmp->comm->me != 0) return {};
-  std::string text = fmt::format("{}\n", rows.size() / kColumns) + head(lmp, comment, output);
+  std::string text = fmt::format("{}\n", rows.size() / kColumns) + head(lmp, comment, computed.forces, output);
   for (std::size_t place = 0; place < rows.size(); place += kColumns) {
     const double* row = &rows[place];
     const std::string& element = computed.element_of_type[static_cast<std::size_t>(row[1])];

@@ -19,6 +19,7 @@ struct Computed {
   int owned;
   const std::vector<std::string>& element_of_type;  // from type 1; empty: of another pair style
   const StructureError::NameOf& name_of;
+  const char* forces;  // what they are in a file: whoever reads "forces" takes them for the whole
 };
 
 // Writes the frame with ids, elements, positions (A), the potential's forces (eV/A) and, where an output of atoms is

@@ -231,7 +231,8 @@ void PairSo3krates::evaluate() {
   outputs_.keep(results, atom_of_row_, owned_);
   deviation_.keep(results, owned_);
   const so3krates::StructureError::NameOf names = [this](int i) { return name_of(i); };
-  const so3krates::deck::Computed computed = {results, atom_of_row_, owned_, symbol_of_type_, names};
+  const so3krates::deck::Computed computed = {
+      results, atom_of_row_, owned_, symbol_of_type_, names, bundle_->baselines.empty() ? "forces" : "network_forces"};
   save_.keep(computed);
   guard_.look(computed);
   log_report(evaluator_->report());

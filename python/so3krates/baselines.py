@@ -372,6 +372,13 @@ def baselines_from(terms: Mapping[str, Any], baseline: Mapping[str, Any]) -> tup
         found.append(FixedCharges.from_settings(electrostatics))
     if baseline:
         found.append(GivenBaseline.from_settings(baseline))
+    if len(found) == 2:
+        one, other = (part.deck() for part in found)
+        both = "[terms.electrostatics] and [baseline]"
+        if other.kspace_style:
+            raise ConfigError(f"{both} both have a kspace_style, and a run has one: leave out either of them")
+        if other.charges and dict(one.charges) != dict(other.charges):
+            raise ConfigError(f"{both} have other charges for the same atoms: give both the same")
     return tuple(found)
 
 

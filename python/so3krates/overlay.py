@@ -21,7 +21,7 @@ def overlay_lines(
     charged = [dict(deck.charges) for _, deck in decks if deck.charges]
     lines = ["fix charges all property/atom q ghost yes"] if charged else []
     for charges in charged:
-        lines += [f"set type {k} charge {charges[e]:g}" for k, e in enumerate(elements, 1) if e in charges]
+        lines += [f"set type {k} charge {charges[e]:.15g}" for k, e in enumerate(elements, 1) if e in charges]
     lines.append(" ".join(["pair_style hybrid/overlay", own, *(deck.pair_style for _, deck in decks)]))
     lines.append(f"pair_coeff * * so3krates {potential} {' '.join(elements)}")
     for theirs, deck in decks:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
@@ -70,9 +71,9 @@ def test_the_lines_of_the_refusal_are_right(
         assert found.energy == pytest.approx(expected["energy"], abs=bound * len(atoms))
 
 
-def test_what_is_looked_at(bench64: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:
+def test_what_is_looked_at(bench32: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:
     """Every line of the right deck is needed."""
-    bench = with_baselines(bench64, small_model_folder, FIXED, ZBL)
+    bench = with_baselines(bench32, small_model_folder, FIXED, ZBL)
     atoms = structure("crystal", gan_cell)
     right = lines_in(refusal(bench, atoms))
     half = len(atoms) // 2
@@ -104,11 +105,11 @@ def test_what_is_looked_at(bench64: Bench, small_model_folder: Path, gan_cell: A
         bench.evaluate(atoms, pair=re.sub("kspace_style.*", "", right))
 
 
-def test_what_the_coefficients_may_be_written_with(bench64: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:
+def test_what_the_coefficients_may_be_written_with(bench32: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:
     """Beside other styles, for types that are not the potential's, with other tables."""
-    lj = {"pair_style": "lj/cut/coul/long 4 8", "kspace_style": "pppm 1e-5", "charges": CHARGES, "elements": ["Ga", "N"]}
-    lj |= {"pair_coeff": ["1 1 0.01 2.5", "1 2 0.02 2.0", "2 2 0.03 2.2"]}
-    bench = with_baselines(bench64, small_model_folder, {}, lj)
+    lj = {"pair_style": "lj/cut/coul/long 4 8", "kspace_style": "pppm 1e-5", "charges": CHARGES}
+    lj |= {"elements": ["Ga", "N"], "pair_coeff": ["1 1 0.01 2.5", "1 2 0.02 2.0", "2 2 0.03 2.2"]}
+    bench = with_baselines(bench32, small_model_folder, {}, lj)
     atoms, elements = structure("crystal", gan_cell), ("Ga", "N", "Al")
     bare = f"pair_style hybrid/overlay so3krates threads 1 zero 5\npair_coeff * * so3krates {bench.bundle} Ga N NULL\n"
     right = lines_in(refusal(bench, atoms, elements, pair=bare + "pair_coeff * * zero\n"))
@@ -121,16 +122,27 @@ def test_what_the_coefficients_may_be_written_with(bench64: Bench, small_model_f
     assert "lj/cut/coul/long has other coefficients" in refusal(bench, atoms, elements, pair=wrong)
 
 
-def test_elements_of_types_are_those_of_the_potential(bench64: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:
-    bench = with_baselines(bench64, small_model_folder, {}, TERSOFF)
+def test_frames_that_are_kept_have_no_forces_that_pass_for_labels(
+    bench32: Bench, small_model_folder: Path, gan_cell: Atoms
+) -> None:
+    bench = with_baselines(bench32, small_model_folder, {}, ZBL)
+    atoms, file = structure("crystal", gan_cell), bench.folder / "saved.extxyz"
+    right = lines_in(refusal(bench, atoms))
+    bench.evaluate(atoms, pair=right.replace("overlay so3krates", f"overlay so3krates save {file} uncertainty 0 1e9"))
+    (saved,) = ase.io.read(file, index=":")
+    assert saved.calc is None and np.abs(saved.arrays["network_forces"]).max() > SIGNAL
+
+
+def test_elements_of_types_are_the_potentials(bench32: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:
+    bench = with_baselines(bench32, small_model_folder, {}, TERSOFF)
     atoms = structure("crystal", gan_cell)
     right = lines_in(refusal(bench, atoms))
     message = refusal(bench, atoms, pair=right.replace("GaN.tersoff Ga N", "GaN.tersoff N Ga"))
     assert "type 1 is N for tersoff and Ga for so3krates. Write:\n" in message
 
 
-def test_charges_of_an_open_box_see_each_other(bench64: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:
-    bench = with_baselines(bench64, small_model_folder, FIXED, {})
+def test_charges_of_an_open_box_see_each_other(bench32: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:
+    bench = with_baselines(bench32, small_model_folder, FIXED, {})
     atoms = structure("cluster", gan_cell)
     right = lines_in(refusal(bench, atoms))
     with pytest.raises(Exception, match=r"A from each other, and coul/cut ends at 4 A, .* Write: coul/cut \d+"):

@@ -15,6 +15,7 @@ from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from helpers import cluster, rattled_wurtzite, tiny
 from scipy.special import erfc
+from so3krates.analysis import heat_flux
 from so3krates.baselines import (
     BaselineError,
     Baselines,
@@ -29,6 +30,7 @@ from so3krates.data.slopes import LabelSlopes
 from so3krates.describe import describe
 from so3krates.model.config import ConfigError
 from so3krates.model.long_range import COULOMB
+from so3krates.overlay import overlay_lines
 from so3krates.predictions import ModelRuntime, predictions_of
 from so3krates.runtime import Runtime
 from so3krates.sampling import SamplingError
@@ -51,6 +53,8 @@ MADELUNG = 1.7475645946331822  # of rock salt
 CHARGES = {"Ga": 1.5, "N": -1.5}
 FIXED = {"electrostatics": {"form": "fixed_charges", "charges": CHARGES}}
 ZBL = {"pair_style": "zbl 1.5 2.5", "pair_coeff": ["1 1 31 31", "1 2 31 7", "2 2 7 7"], "elements": ["Ga", "N"]}
+COULOMB_LJ = {"pair_style": "lj/cut/coul/dsf 0.2 5", "pair_coeff": "* * 0.01 2.0", "elements": ["Ga", "N"]}
+TERSOFF = {"pair_style": "tersoff", "pair_coeff": "* * GaN.tersoff Ga N", "elements": ["Ga", "N"]}
 LJ = "ase.calculators.lj:LennardJones(epsilon=0.05, sigma=2.3, rc=4.0, smooth=True)"
 
 
@@ -194,6 +198,8 @@ def test_structures_that_no_baseline_takes() -> None:
         ({}, ZBL | {"pair_coeff": 3}, r"baseline.pair_coeff = 3: give a list of texts"),
         ({}, ZBL | {"charges": {"Ga": 1.0}}, r"baseline.charges has none for N: give one for each"),
         ({}, {"calculator": LJ, "kspace_style": "pppm 1"}, r"baseline.kspace_style = 'pppm 1': give a pair_style"),
+        (FIXED, COULOMB_LJ | {"kspace_style": "pppm 1e-4"}, r"both have a kspace_style, and a run has one"),
+        (FIXED, COULOMB_LJ | {"charges": {"Ga": 1.0, "N": -1.0}}, r"other charges for the same atoms"),
         ({}, {"calculator": 5}, r"baseline.calculator = 5: give a text"),
     ],
 )  # fmt: skip
@@ -299,6 +305,35 @@ def test_every_way_to_a_potential_adds_it(potentials: dict[str, tuple[Path, Path
     table = describe(charged)
     rows = dict(zip(*(list(column.cells) for column in table.columns), strict=True))
     assert "Coulomb energy of fixed charges (Ga +1.5 e, N -1.5 e)" in rows["baseline [terms.electrostatics]"]
+
+
+def test_no_flux_without_the_baseline(potentials: dict[str, tuple[Path, Path]]) -> None:
+    atoms = rattled_wurtzite((1, 1, 1))
+    atoms.set_velocities(np.ones((len(atoms), 3)))
+    plain, charged = potentials["bundle"]
+    assert np.abs(heat_flux(atoms, Runtime(plain)).total).max() > SIGNAL
+    with pytest.raises(ValueError, match=r"has a baseline \(Coulomb .*: compute the flux in LAMMPS, by a deck that"):
+        heat_flux(atoms, Runtime(charged))
+
+
+def test_what_a_deck_is_told_to_write() -> None:
+    """Elements in another order, styles that name them at the end, a calculator that LAMMPS does not have."""
+    sections: list[tuple[dict, dict]] = [({}, {}), ({}, {"calculator": LJ}), (FIXED, ZBL), ({}, TERSOFF)]
+    texts = [overlay_lines(baselines_from(*given), "x.so3k", ["N", "Ga"], "device cuda") for given in sections]
+    assert texts[0] == texts[1] == ["pair_style so3krates device cuda", "pair_coeff * * x.so3k N Ga"]
+    assert texts[2] == [
+        "fix charges all property/atom q ghost yes",
+        "set type 1 charge -1.5",
+        "set type 2 charge 1.5",
+        "pair_style hybrid/overlay so3krates device cuda coul/long 10 zbl 1.5 2.5",
+        "pair_coeff * * so3krates x.so3k N Ga",
+        "pair_coeff * * coul/long",
+        "pair_coeff 2 2 zbl 31 31",
+        "pair_coeff 1 2 zbl 31 7",
+        "pair_coeff 1 1 zbl 7 7",
+        "kspace_style pppm 1e-05",
+    ]
+    assert texts[3][2:] == ["pair_coeff * * tersoff GaN.tersoff N Ga"]
 
 
 def test_frames_that_it_cannot_take_are_named(potentials: dict[str, tuple[Path, Path]]) -> None:

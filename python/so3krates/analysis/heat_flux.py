@@ -32,8 +32,13 @@ def heat_flux(atoms: Atoms, runtime: Runtime) -> HeatFlux:
     depends on: Langer, Knoop, Carbogno, Scheffler, Rupp, Phys. Rev. B 108, L100302 (2023), from `atom_virials` of
     `Runtime.evaluate`. Velocities are read in ASE's unit, A sqrt(u/eV)^-1. U_i holds the energy shifts unless `runtime`
     was made with shifts=False, as the pair style's with `shifts no`; they change the convective part only.
-    Raises what `Runtime.evaluate` raises, and ValueError for atoms without velocities.
+    Raises what `Runtime.evaluate` raises, and ValueError for atoms without velocities and potentials with baselines.
     """
+    if runtime.baselines:
+        raise ValueError(
+            f"{runtime.path} has a baseline ({runtime.baselines.parts[0].describe()}), whose virials of atoms are not "
+            "known here: compute the flux in LAMMPS, by a deck that adds it"
+        )
     if not atoms.has("momenta"):
         raise ValueError("the structure has no velocities: set them, or read them with the positions")
     found = runtime.evaluate(atoms, ["energies", "atom_virials"])

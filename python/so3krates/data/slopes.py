@@ -209,7 +209,8 @@ class LabelSlopes:
     def _forces_finding(self, slope: Slope) -> Finding:
         said = f"energies change {slope.ratio:.3g} +- {slope.error:.1g} times as much as the forces say"
         if slope.scatter > SCATTERED:
-            return Finding(f"{said}: look at their units and signs, unless molecules turn or atoms come close", stops=False)
+            unless = "unless molecules turn or atoms come close"
+            return Finding(f"{said}: look at their units and signs, {unless}", stops=False)
         if slope.ratio < 0:
             is_sign = _is_near(-slope.ratio, 1.0, slope)
             advice = (
