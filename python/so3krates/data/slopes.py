@@ -10,8 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.geometry import complete_cell
-from scipy.stats import norm
-from scipy.stats import t as student
 
 from .frames import AXES, LabelKeys, Labels, canonical
 from .units import ENERGY_UNITS, PRESSURE_UNITS, energy_factor, force_factor, stress_factor
@@ -267,6 +265,9 @@ class LabelSlopes:
 
 def _is_wrong(slope: Slope, name: str) -> bool:
     low, high = 1 - SOUND[name], 1 / (1 - SOUND[name])
+    from scipy.stats import norm  # which takes a second to import
+    from scipy.stats import t as student
+
     sure = student.isf(norm.sf(SURE), max(slope.frames - len(SOUND), 1))
     return not low < slope.ratio < high and slope.wrong > sure
 
