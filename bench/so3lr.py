@@ -41,7 +41,8 @@ def plain(atoms: Any) -> Callable[[], Any]:
     import numpy as np
     from so3krates.data.long_pairs import unordered_pairs
     from so3krates.data.neighbours import directed_pairs
-    from so3krates.model.system_potential import LongPairs, Structure, predict_system
+    from so3krates.model.potential import LongPairs
+    from so3krates.model.system_potential import Structure, predict_system
     from so3krates.storage import Model
 
     model = Model.load(FOLDER)

@@ -28,6 +28,7 @@ CONCERNS = {
     "ranks": ("launchers", "ranks", "rows"),
     "runtime": ("runtime/", "calculator", "compiled"),
     "training": (
+        "predicted_charges",
         "comparison",
         "families",
         "files",

@@ -39,6 +39,7 @@ NAVIGATION = {
         "docs/training",
         "docs/training_study",
         "docs/baselines",
+        "docs/charges",
         "docs/finetuning",
         "docs/selection",
         "docs/learning",

@@ -237,7 +237,8 @@ def export_model(
         "schedules": {schedule: with_sources(_steps(plan)) for schedule, plan in plans.items()},
     }
     manifest["results"] = results_of(manifest)
-    manifest["outputs"] = {name: declared._asdict() for name, declared in DECLARED.items() if name in arrays}
+    given = {name for name, array in arrays.items() if array.role == "output"}
+    manifest["outputs"] = {name: declared._asdict() for name, declared in DECLARED.items() if name in given}
     if body == "fused":
         manifest["kernels"] = GPU_KERNEL_VERSION if on_gpu else KERNEL_VERSION
     if body == "fused" and on_gpu:

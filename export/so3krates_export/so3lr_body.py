@@ -12,7 +12,7 @@ from ase.data import atomic_numbers
 from flax.traverse_util import unflatten_dict
 from so3krates.model import so3lr_stages as stages
 from so3krates.model.config import ModelConfig, So3lrConfig
-from so3krates.model.long_range import interactions_from
+from so3krates.model.long_range import Dispersion, Interaction, interactions_from
 from so3krates.model.properties import AtomProperties
 from so3krates.model.rows import ROW_BLOCK
 from so3krates.model.term_stages import Lists
@@ -58,8 +58,12 @@ def electrons_entry(model: Model, electrons: State) -> dict[str, Any]:
     return {**electrons._asdict(), "protons": [atomic_numbers[element] for element in model.elements]}
 
 
-def system_arrays(elements: int, energies: int) -> dict[str, Array]:
-    """What every body of SO3LR has beside the network's own; energies: how many parts the long-range pairs have."""
+def system_arrays(elements: int, energies: int, interactions: Sequence[Interaction]) -> dict[str, Array]:
+    """What every body of SO3LR has beside the network's own; energies: how many parts the long-range pairs have.
+
+    Ratios that no interaction reads were never trained, and are no output.
+    """
+    of_ratios = "output" if any(isinstance(part, Dispersion) for part in interactions) else "state"
     row, scalar = ("rows",), ()
     arrays: dict[str, tuple[tuple[int | str, ...], str]] = {
         "element_counts": ((elements,), "state"),
@@ -69,7 +73,7 @@ def system_arrays(elements: int, energies: int) -> dict[str, Array]:
         "ratio_slopes": (row, "state"),
         "slope_sum": (scalar, "state"),
         "charges": (row, "output"),
-        "hirshfeld_ratios": (row, "output"),
+        "hirshfeld_ratios": (row, of_ratios),
         "energy_network": (scalar, "output"),
         "energies_long": ((energies,), "state"),
     }
@@ -159,7 +163,7 @@ class So3lrBody(PortableBody):
         self._so3lr, self._interactions = model.config, model.interactions
         named = functools.partial(self._weights, self.weights)
         self._system = SystemStages(model.config, len(model.elements), named, self.row_block)
-        self.arrays |= system_arrays(len(model.elements), len(model.interactions))
+        self.arrays |= system_arrays(len(model.elements), len(model.interactions), model.interactions)
 
     def embed(self) -> list[Part]:
         return self._system.embed(self.state(0), range(self._config.features))

@@ -79,7 +79,7 @@ class So3lrCudaBody(CudaBody):
         pairs = [*map(self.state, range(layers + 1)), *map(self._attended, range(layers))]
         for of_features, of_euclidean in pairs:
             arrays |= {of_features: rows(w.feature_stride), of_euclidean: rows(w.order_stride)}
-        return arrays | system_arrays(self._elements, 2)
+        return arrays | system_arrays(self._elements, 2, self._interactions)
 
     def _attended(self, k: int) -> tuple[str, str]:
         return f"kernel_attended_features_{k}", f"kernel_attended_euclidean_{k}"

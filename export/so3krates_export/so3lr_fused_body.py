@@ -45,7 +45,7 @@ class So3lrFusedBody(FusedBody):
         for k in range(self._config.layers):
             del arrays[f"exchange_scale_{k}"]
             arrays[f"attended_features_{k}"] = rows(w.feature_stride)
-        return arrays | system_arrays(self._elements, 2)
+        return arrays | system_arrays(self._elements, 2, self._interactions)
 
     def _attended(self, k: int) -> list[str]:
         return [f"attended_features_{k}", f"attended_euclidean_{k}"]

@@ -79,7 +79,9 @@ def choose_tables(
     """
     with jax.enable_x64(True):
         params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
-        structures = molecules_for(elements) if isinstance(config, So3lrConfig) else structures_for(elements)
+        structures = molecules_for(elements) if isinstance(config, So3lrConfig) else []
+        if not set(elements) <= {symbol for atoms in structures for symbol in atoms.symbols}:
+            structures = structures_for(elements)
         batch = _batch(structures, config.cutoff)
         distances = np.linalg.norm(np.asarray(_vectors(batch, batch.positions))[np.asarray(batch.mask)], axis=-1)
 

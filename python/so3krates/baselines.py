@@ -390,7 +390,10 @@ def pair_sections(terms: Any) -> Any:
     if not isinstance(own, Mapping):
         raise ConfigError(f"[terms.electrostatics] must be a section of keys, got {own!r}")
     if not is_fixed_charges(own):
-        raise ConfigError(f"terms.electrostatics.form = {own['form']!r}: known are {FixedCharges.name}")
+        raise ConfigError(
+            f"terms.electrostatics.form = {own['form']!r}: known are {FixedCharges.name}, and predicted_charges of a "
+            "network of the architecture so3lr"
+        )
     return {section: values for section, values in terms.items() if section != "electrostatics"}
 
 

@@ -13,7 +13,7 @@ from ase import Atoms
 from so3krates import exporting
 from so3krates._harness import check_pair, extrapolations
 from so3krates.baselines import BaselineError, Baselines
-from so3krates.data import DataError, frame_graph, terms_of_atoms, total_shift
+from so3krates.data import DataError, frame_graph, terms_of_atoms, total_shift, usable_dipole
 from so3krates.data.batches import BatchShape, FrameGraph, collate
 from so3krates.data.neighbours import round_up
 from so3krates.hints import command
@@ -270,7 +270,22 @@ def _properties(runtime: Runtime | ModelRuntime, frames: Sequence[Atoms]) -> Pro
         ),
         [found["energies"] for found in results],
         [found["uncertainty"] for found in results] if has_uncertainty else None,
+        *_charges_among(runtime, frames, results),
     )
+
+
+def _charges_among(
+    runtime: Runtime | ModelRuntime, frames: Sequence[Atoms], results: Sequence[dict[str, Any]]
+) -> tuple[list[np.ndarray] | None, np.ndarray | None]:
+    """Charges and dipoles among results, the latter NaN where they are not defined; None where there are none."""
+    if not {"charges", "dipole"} <= runtime.outputs.keys():
+        return None, None
+    dipoles = np.full((len(frames), 3), np.nan)
+    for number, (atoms, found) in enumerate(zip(frames, results, strict=True)):
+        state = runtime.state_of(atoms)
+        if state is not None and usable_dipole(atoms, state.charge):
+            dipoles[number] = found["dipole"]
+    return [found["charges"] for found in results], dipoles
 
 
 def require_finite(path: str | Path, data: str | Path, found: Properties) -> None:

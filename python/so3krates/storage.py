@@ -22,8 +22,8 @@ from .baselines import Baseline, baselines_from, pair_sections, settings_of_base
 from .files import make_folder, write_bytes, write_text
 from .model.config import ConfigError, ModelConfig, So3lrConfig, config_from
 from .model.long_range import INTERACTIONS, Interaction, interactions_from
-from .model.network import Params, init_params
-from .model.so3lr import init_so3lr
+from .model.network import Params
+from .model.so3lr import initial_params
 from .model.terms import Term, beside_terms, settings_of, terms_from
 from .shipped import located
 from .uncertainty.density import Density
@@ -211,7 +211,7 @@ def flat_params(params: Params) -> dict[str, np.ndarray]:
 @functools.lru_cache(maxsize=16)
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Flat name and shape of every parameter of the network, without computing any."""
-    tree = jax.eval_shape(lambda: init_so3lr(config, 0) if isinstance(config, So3lrConfig) else init_params(config, 0))
+    tree = jax.eval_shape(lambda: initial_params(config, 0))
     return {name: leaf.shape for name, leaf in flatten_dict(tree, sep="/").items()}
 
 

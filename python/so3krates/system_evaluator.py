@@ -13,7 +13,9 @@ from so3krates.data.batches import FrameGraph
 from so3krates.data.long_pairs import unordered_pairs
 from so3krates.data.neighbours import round_up
 from so3krates.model.config import So3lrConfig
-from so3krates.model.system_potential import LongPairs, Structure, SystemPrediction, predict_system
+from so3krates.model.long_range import Dispersion
+from so3krates.model.potential import LongPairs
+from so3krates.model.system_potential import Structure, SystemPrediction, predict_system
 from so3krates.outputs import Output
 from so3krates.storage import Model
 from so3krates.total_charge import State
@@ -82,7 +84,8 @@ def system_outputs(model: Model) -> dict[str, Output]:
     parts = ["network", *(part.section for part in model.interactions), *(term.section for term in model.terms)]
     outputs = {
         "charges": Output("e", True, (), True, "of each atom; they add up to the total charge"),
-        "hirshfeld_ratios": Output("1", True, (), True, "volume of each atom over that of the free one"),
         "dipole": Output("e A", False, (3,), True, "sum of charge times position, as the positions are given"),
     }
+    if any(isinstance(part, Dispersion) for part in model.interactions):  # else they were never trained
+        outputs["hirshfeld_ratios"] = Output("1", True, (), True, "volume of each atom over that of the free one")
     return outputs | {f"energy_{part}": Output("eV", False, (), True, f"of the part {part}") for part in parts}

@@ -10,6 +10,7 @@ from .batches import (
     frame_graphs,
     sizes_of,
 )
+from .charge_labels import ChargeLabels, charge_labels, usable_dipole
 from .errors import DataError
 from .faults import Fault, LabelCheck, sound_frames, structure_faults
 from .frames import (
@@ -38,6 +39,7 @@ __all__ = [
     "SHIFT_MODES",
     "BatchShape",
     "Buckets",
+    "ChargeLabels",
     "DataError",
     "DataReport",
     "Fault",
@@ -53,6 +55,7 @@ __all__ = [
     "StoredGraphs",
     "Targets",
     "atom_values",
+    "charge_labels",
     "collate",
     "count_split",
     "data_report",
@@ -80,6 +83,7 @@ __all__ = [
     "temperature_of",
     "terms_of_atoms",
     "total_shift",
+    "usable_dipole",
     "with_labels",
     "without_terms",
 ]

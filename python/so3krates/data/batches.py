@@ -9,10 +9,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from ase import Atoms
 
-from so3krates.model.potential import Batch, Pairs
+from so3krates.model.potential import Batch, BatchSystem, LongPairs, Pairs
+from so3krates.total_charge import ChargeError, State, state_of
 
+from .charge_labels import charge_labels, usable_dipole
 from .errors import DataError
 from .frames import labels
+from .long_pairs import unordered_pairs
 from .neighbours import WIDTH_STEP, NeighbourTable, neighbour_table, round_up
 from .shifts import total_shift
 
@@ -23,6 +26,16 @@ BUCKET_RATIO = 1.25
 # Share of batches below which a shape is not worth its compilation, and how many are drawn to tell it.
 SELDOM, DRAWN = 0.05, 400
 WASTE = 1.5  # times as many pairs that a seldom shape may take in place of that
+
+
+class FrameSystem(NamedTuple):
+    """What a network that predicts charges reads of a frame beside its graph, and its labels of them."""
+
+    state: State
+    ends: np.ndarray  # (2, P) pairs within the reach of the charges, each once, images included
+    shifts: np.ndarray  # (P, 3) of the second, in lattice vectors
+    charges: np.ndarray  # (n,) e, NaN where there is no label
+    dipole: np.ndarray  # (3,) e A, the same; also of periodic and of charged frames, where it is not defined
 
 
 class FrameGraph(NamedTuple):
@@ -36,6 +49,7 @@ class FrameGraph(NamedTuple):
     forces: np.ndarray  # (n, 3) eV/A
     virial: np.ndarray  # (3, 3) dE/d(strain) = volume * stress, eV
     volume: float  # A^3, 1 where there is no cell
+    system: FrameSystem | None = None
 
 
 class Targets(NamedTuple):
@@ -46,6 +60,8 @@ class Targets(NamedTuple):
     virials: np.ndarray  # (S, 3, 3) dE/d(strain) = volume * stress, eV
     atoms: np.ndarray  # (S,) atoms of each structure as floats, 1 for padding
     volumes: np.ndarray  # (S,) A^3, 1 for padding
+    charges: np.ndarray | None = None  # (N,) e; where the network predicts charges
+    dipoles: np.ndarray | None = None  # (S, 3) e A
 
 
 class BatchShape(NamedTuple):
@@ -55,6 +71,7 @@ class BatchShape(NamedTuple):
     atoms: int
     neighbours: int
     pairs: int | None = None  # None: as many as the slots hold
+    long_pairs: int = 0  # for charges
 
     @property
     def most_pairs(self) -> int:
@@ -63,17 +80,23 @@ class BatchShape(NamedTuple):
 
     def holds(self, other: BatchShape) -> bool:
         """Whether a batch of the other shape, of as many structures, fits."""
-        sizes = (self.atoms, self.neighbours, self.most_pairs), (other.atoms, other.neighbours, other.most_pairs)
-        return all(own >= needed for own, needed in zip(*sizes, strict=True))
+        own, needed = ((s.atoms, s.neighbours, s.most_pairs, s.long_pairs) for s in (self, other))
+        return all(room >= size for room, size in zip(own, needed, strict=True))
 
 
 def frame_graph(
-    atoms: Atoms, cutoff: float, shifts: Mapping[str, float], where: str = "frame", read_labels: bool = True
+    atoms: Atoms,
+    cutoff: float,
+    shifts: Mapping[str, float],
+    where: str = "frame",
+    read_labels: bool = True,
+    reach: float | None = None,
 ) -> FrameGraph:
     """Graph of one frame within `cutoff` (A); `shifts` (eV per element) are taken off its energy in float64.
 
-    With `read_labels` false all labels are NaN. Raises DataError, beginning with `where`, for a frame without
-    atoms, with an element that has no shift, or with numbers that are not finite.
+    With `read_labels` false all labels are NaN. `reach` (A): of charges that the network predicts, None: of none.
+    Raises DataError, beginning with `where`, for a frame without atoms, with an element that has no shift, with numbers
+    that are not finite, or with a total charge and multiplicity that it cannot have.
     """
     if len(atoms) == 0:
         raise DataError(f"{where}: has no atoms")
@@ -101,14 +124,36 @@ def frame_graph(
         forces=forces,
         virial=volume * stress,
         volume=volume,
+        system=None if reach is None else _frame_system(atoms, positions, cell, reach, where, read_labels),
     )
 
 
+def _frame_system(
+    atoms: Atoms, positions: np.ndarray, cell: np.ndarray, reach: float, where: str, read_labels: bool
+) -> FrameSystem:
+    try:
+        state = state_of(atoms)
+    except ChargeError as error:
+        raise DataError(f"{where}: {error}") from error
+    charges, dipole = np.full(len(atoms), np.nan), np.full(3, np.nan)
+    if read_labels:
+        charges, found = charge_labels(atoms)
+        dipole = found if usable_dipole(atoms, state.charge) else dipole
+    return FrameSystem(state, *unordered_pairs(positions, cell, atoms.pbc, reach), charges, dipole)
+
+
 def frame_graphs(
-    frames: Sequence[Atoms], cutoff: float, shifts: Mapping[str, float], name: str = "data", read_labels: bool = True
+    frames: Sequence[Atoms],
+    cutoff: float,
+    shifts: Mapping[str, float],
+    name: str = "data",
+    read_labels: bool = True,
+    reach: float | None = None,
 ) -> list[FrameGraph]:
     """Graphs of all frames; `name` of the set appears in errors."""
-    return [frame_graph(atoms, cutoff, shifts, f"{name}, frame {n}", read_labels) for n, atoms in enumerate(frames)]
+    return [
+        frame_graph(atoms, cutoff, shifts, f"{name}, frame {n}", read_labels, reach) for n, atoms in enumerate(frames)
+    ]
 
 
 @runtime_checkable
@@ -141,6 +186,9 @@ class Buckets:
         largest = np.sort(atoms)[::-1][: self.structures]
         self._atoms = _rungs(int(largest.sum()), int(atoms.min()))
         self._widths = _rungs(round_up(int(widths.max()), WIDTH_STEP), int(widths.min()))
+        # Room for the most that any batch has: these pairs cost little, and further shapes their compilation.
+        long_pairs = [] if isinstance(graphs, KnownSizes) else sorted(map(long_pairs_of, graphs), reverse=True)
+        self._long_pairs = sum(long_pairs[: self.structures])
         self._common = self._drawn() if many else ()
 
     def shape(self, rows: Sequence[int] | np.ndarray) -> BatchShape:
@@ -170,7 +218,7 @@ class Buckets:
             min(rung for rung in self._widths if rung >= width),
         )
         step = -(-shape.most_pairs // PAIR_STEPS)
-        return shape._replace(pairs=max(step, round_up(int(pairs.sum()), step)))
+        return shape._replace(pairs=max(step, round_up(int(pairs.sum()), step)), long_pairs=self._long_pairs)
 
 
 def _rungs(top: int, bottom: int) -> list[int]:
@@ -188,6 +236,11 @@ def pairs_of(graph: FrameGraph) -> int:
     return int(graph.table.counts.sum()) // 2
 
 
+def long_pairs_of(graph: FrameGraph) -> int:
+    """Pairs within the reach of charges, each counted once."""
+    return 0 if graph.system is None else graph.system.ends.shape[1]
+
+
 def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.float32) -> tuple[Batch, Targets]:
     """One padded batch and its labels as numpy arrays of `dtype`.
 
@@ -198,10 +251,11 @@ def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.fl
     p = shape.most_pairs
     total = sum(len(g.species) for g in graphs)
     width = max(g.table.neighbours.shape[1] for g in graphs)
-    pairs = sum(pairs_of(g) for g in graphs)
-    if len(graphs) > s or total > n or width > k or pairs > p:
+    pairs, long_pairs = sum(pairs_of(g) for g in graphs), sum(long_pairs_of(g) for g in graphs)
+    if len(graphs) > s or total > n or width > k or pairs > p or long_pairs > shape.long_pairs:
         raise ValueError(
-            f"{len(graphs)} structures of {total} atoms, {width} neighbours, {pairs} pairs do not fit {shape}"
+            f"{len(graphs)} structures of {total} atoms, {width} neighbours, {pairs} pairs, {long_pairs} of long range "
+            f"do not fit {shape}"
         )
     real: np.dtype[Any] = np.dtype(dtype)
     species = np.zeros(n, np.int32)
@@ -247,5 +301,29 @@ def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.fl
     # Arrays of the host, which JAX takes as they are.
     listed = Pairs._make((np.int32(pair), ends, slots, pair_shifts))
     in_use = np.arange(n) < total
-    batch = Batch._make((species, positions, cells, structure, neighbours, shifts, mask, in_use, listed))
-    return batch, Targets(energies, forces, virials, atoms, volumes)
+    system, more = _collated_systems(graphs, shape, real)
+    batch = Batch._make((species, positions, cells, structure, neighbours, shifts, mask, in_use, listed, system))
+    return batch, Targets(energies, forces, virials, atoms, volumes, *more)
+
+
+def _collated_systems(
+    graphs: Sequence[FrameGraph], shape: BatchShape, real: np.dtype[Any]
+) -> tuple[BatchSystem | None, tuple[np.ndarray, ...]]:
+    """What `collate` makes of the systems of graphs, which all have one or none: labels of charges and dipoles too."""
+    if graphs[0].system is None:
+        return None, ()
+    charges, dipoles = np.full(shape.atoms, np.nan, real), np.full((shape.structures, 3), np.nan, real)
+    states = np.zeros((2, shape.structures), real)
+    ends, shifts = np.zeros((2, shape.long_pairs), np.int32), np.zeros((shape.long_pairs, 3), real)
+    start = pair = 0
+    for index, graph in enumerate(graphs):
+        own = graph.system
+        assert own is not None  # as the first is not
+        charges[start : start + len(own.charges)] = own.charges
+        dipoles[index] = own.dipole
+        states[:, index] = own.state.charge, own.state.multiplicity - 1
+        pairs = slice(pair, pair + own.ends.shape[1])
+        ends[:, pairs], shifts[pairs] = own.ends + start, own.shifts
+        start, pair = start + len(own.charges), pairs.stop
+    listed = LongPairs._make((ends, shifts, np.int32(pair)))
+    return BatchSystem._make((*states, listed)), (charges, dipoles)

@@ -14,6 +14,7 @@ from matscipy.neighbours import neighbour_list
 
 from so3krates.wording import counted
 
+from .charge_labels import charge_faults
 from .errors import DataError
 from .frames import LabelKeys, Labels, iter_frames, labels
 from .names import QUANTITIES, OtherNames
@@ -68,6 +69,7 @@ def faults_of(atoms: Atoms, values: Labels, most: int = len(chemical_symbols) - 
                 f"a component of the stress is {np.abs(values.stress).max():.3g} eV/A^3, above "
                 f"{LARGEST_STRESS:g}{PASCALS}"
             )
+    yield from charge_faults(atoms)
 
 
 def structure_faults(atoms: Atoms, most: int = len(chemical_symbols) - 1) -> Iterator[str]:

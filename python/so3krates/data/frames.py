@@ -20,9 +20,10 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from so3krates.wording import counted
 
+from .charge_labels import CHARGES, DIPOLE, ChargeLabels, charge_labels, shaped
 from .errors import DAMAGED, DataError, unreadable
 from .extxyz import extxyz_frames
-from .units import energy_factor, force_factor, length_factor, stress_factor
+from .units import dipole_factor, energy_factor, force_factor, length_factor, stress_factor
 
 if TYPE_CHECKING:
     from .names import OtherNames
@@ -58,6 +59,9 @@ class LabelKeys:
     stress_unit: str = ""  # empty: energy_unit/length_unit^3
     stress_sign: int = 1  # 1: stress is +dE/d(strain)/V as in ASE, virial -dE/d(strain); -1: the other way round
     voigt_order: str = "xx yy zz yz xz xy"  # of six components
+    charges: str | None = None  # of atoms, in e
+    dipole: str | None = None
+    dipole_unit: str = "e A"
 
     def __post_init__(self) -> None:
         checks = {
@@ -65,10 +69,11 @@ class LabelKeys:
             "length_unit": length_factor,
             "forces_unit": force_factor,
             "stress_unit": stress_factor,
+            "dipole_unit": dipole_factor,
         }
         for name, check in checks.items():
             try:
-                if getattr(self, name) or name in ("energy_unit", "length_unit"):
+                if getattr(self, name) or name in ("energy_unit", "length_unit", "dipole_unit"):
                     check(getattr(self, name))
             except ValueError as error:
                 raise DataError(f"{name} = {getattr(self, name)!r}: {error}") from error
@@ -82,7 +87,7 @@ class LabelKeys:
     def setting_names() -> tuple[str, ...]:
         """The settings of section [data] that make these keys."""
         names = [field.name for field in dataclasses.fields(LabelKeys)]
-        return tuple(f"{name}_key" if name in MLFF_NAMES else name for name in names)
+        return tuple(f"{name}_key" if name in (*MLFF_NAMES, CHARGES, DIPOLE) else name for name in names)
 
     @property
     def own_forces_unit(self) -> str:
@@ -141,7 +146,7 @@ def iter_frames(path: str | Path, keys: LabelKeys | None = None, others: OtherNa
         found = labels(atoms, keys, where)
         if others is not None:
             others.add(atoms, found)
-        yield with_labels(_in_angstrom(atoms, keys), found)
+        yield with_labels(_in_angstrom(atoms, keys), found, _charge_labels(atoms, keys, where))
         count += 1
         if wanted:
             names |= _names(atoms)
@@ -229,8 +234,22 @@ def labels(atoms: Atoms, keys: LabelKeys | None = None, where: str = "frame") ->
     return Labels(energy_scale * float(energy.reshape(())), forces_scale * forces, stress)
 
 
-def with_labels(atoms: Atoms, values: Labels) -> Atoms:
-    """A copy of a frame whose labels are the results of a SinglePointCalculator; missing ones are absent."""
+def _charge_labels(atoms: Atoms, keys: LabelKeys, where: str) -> ChargeLabels:
+    """Charges and dipole under the keys, in e and e A."""
+    charges, dipole = (_find(atoms, key, where) for key in (keys.charges, keys.dipole))
+    shaped(charges, dipole, (keys.charges or "", keys.dipole or ""), len(atoms), where)
+    return ChargeLabels(
+        np.full(len(atoms), np.nan) if charges is None else charges,
+        np.full(3, np.nan) if dipole is None else dipole_factor(keys.dipole_unit) * dipole,
+    )
+
+
+def with_labels(atoms: Atoms, values: Labels, charges: ChargeLabels | None = None) -> Atoms:
+    """A copy of a frame whose labels are the results of a SinglePointCalculator; missing ones are absent.
+
+    charges: with the dipole; None: those that the frame has.
+    """
+    charges = charge_labels(atoms) if charges is None else charges
     copy = atoms.copy()
     for name in ("energy", "forces", "stress"):
         # Where the calculator has no label the default keys would find what lies there.
@@ -243,6 +262,7 @@ def with_labels(atoms: Atoms, values: Labels) -> Atoms:
         results["forces"] = values.forces
     if not np.isnan(values.stress).all():
         results["stress"] = full_3x3_to_voigt_6_stress(values.stress)
+    results |= {name: value for name, value in charges._asdict().items() if not np.isnan(value).all()}
     copy.calc = SinglePointCalculator(copy, **results)
     return copy
 

@@ -22,6 +22,9 @@ PRESSURE_UNITS: dict[str, float] = {
 }
 
 
+DIPOLE_UNITS: dict[str, float] = {"e A": 1.0, "Debye": units.Debye, "e Bohr": units.Bohr}
+
+
 def energy_factor(unit: str) -> float:
     """eV in one `unit`. Raises ValueError for an unknown one, as all functions here do."""
     return _find(unit, ENERGY_UNITS)
@@ -49,6 +52,11 @@ def stress_factor(unit: str) -> float:
     if unit not in PRESSURE_UNITS:
         raise ValueError(f"give {_names(PRESSURE_UNITS)}, or ENERGY/LENGTH^3 as in eV/A^3")
     return PRESSURE_UNITS[unit]
+
+
+def dipole_factor(unit: str) -> float:
+    """e A in one `unit`."""
+    return _find(unit, DIPOLE_UNITS)
 
 
 def _find(unit: str, known: dict[str, float]) -> float:

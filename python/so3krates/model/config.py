@@ -205,7 +205,7 @@ class So3lrConfig(ModelConfig):
     cutoff_function: str = "phys"
     embeddings: int = 18  # up to chlorine
     bernstein_rate: float = 0.9448630809783936  # g, 1/A: 0.944863062918464 in float32, as it was trained with
-    mean_neighbours: float = 13.168995780096482  # by which messages are divided
+    mean_neighbours: float | None = 13.168995780096482  # by which messages are divided; None: a training counts them
 
     def _validate(self) -> None:
         super()._validate()
@@ -215,6 +215,8 @@ class So3lrConfig(ModelConfig):
                 raise ConfigError(f"{name} = {getattr(self, name)!r}: the architecture {SO3LR} has no such choice")
         for name in ("bernstein_rate", "mean_neighbours"):
             value = getattr(self, name)
+            if name == "mean_neighbours" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} = {value!r}: give a number above 0")
 
@@ -225,6 +227,8 @@ class So3lrConfig(ModelConfig):
 
     def message_factor(self, width: int) -> float:
         """One over the mean number of neighbours, whatever the width."""
+        if self.mean_neighbours is None:
+            raise ConfigError("mean_neighbours is not given: a training counts them in its data")
         return 1.0 / self.mean_neighbours
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,6 +20,22 @@ class Pairs(NamedTuple):
     shifts: jax.Array  # (P, 3) whole numbers of lattice vectors between i and j, as floats
 
 
+class LongPairs(NamedTuple):
+    """Unordered pairs of atoms within the longest cutoff, images included; P of them, of which `used` are in use."""
+
+    ends: jax.Array  # (2, P) rows i and j; 0 beyond `used`
+    shifts: jax.Array  # (P, 3) whole numbers of lattice vectors of j, as floats
+    used: jax.Array  # ()
+
+
+class BatchSystem(NamedTuple):
+    """What a network that predicts charges reads of structures beside their atoms."""
+
+    charges: jax.Array  # (S,) total charge, e
+    unpaired: jax.Array  # (S,) unpaired electrons, multiplicity - 1
+    long_pairs: LongPairs
+
+
 class Batch(NamedTuple):
     """Several structures as one graph of N atoms, by rows and by pairs; lengths in A."""
 
@@ -32,6 +48,7 @@ class Batch(NamedTuple):
     mask: jax.Array  # (N, K) slots in use
     atom_mask: jax.Array  # (N,) real atoms
     pairs: Pairs | None = None  # what `so3krates.training` reads instead of the rows
+    system: BatchSystem | None = None  # where the network predicts charges
 
 
 class Prediction(NamedTuple):
@@ -41,6 +58,8 @@ class Prediction(NamedTuple):
     forces: jax.Array  # (N, 3) eV/A
     strain_gradients: jax.Array  # (S, 3, 3) dE/d(strain) in eV, symmetric; stress = this / volume (ASE sign)
     atom_energies: jax.Array  # (N,) eV
+    charges: jax.Array | None = None  # (N,) e, of a network that predicts them
+    dipoles: jax.Array | None = None  # (S, 3) e A, sums of charge times position; of no meaning in periodic cells
 
 
 def edge_vectors(batch: Batch, positions: jax.Array, cells: jax.Array) -> jax.Array:

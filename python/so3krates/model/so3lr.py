@@ -9,11 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .config import So3lrConfig
+from .config import ModelConfig, So3lrConfig
 from .geometry import edge_geometry, masked_vectors
 from .initial import embedding_normal
 from .layer import MLP, So3lrLayer, applied
-from .network import Graph, Params
+from .network import Graph, Params, init_params
 from .properties import AtomProperties, ChargeReadout, HirshfeldReadout
 from .system import System, SystemEmbedding
 
@@ -43,17 +43,24 @@ class So3lr(nn.Module):
 
     def __call__(self, graph: Graph, system: System) -> AtomOutputs:
         """Outputs of the atoms of structures with these charges and unpaired electrons."""
-        c, dtype = self.config, graph.vectors.dtype
+        c = self.config
         geometry = edge_geometry(c, masked_vectors(graph.vectors, graph.mask, c.cutoff))
-        x = jnp.asarray(self.embedding.embedding, dtype)[graph.species]
-        x = x + self.charge_embedding(graph.species, system.charges, system)
-        x = (x + self.spin_embedding(graph.species, system.unpaired, system)) / math.sqrt(3.0)
-        chi = jnp.zeros((len(graph.species), c.orders), dtype)
+        x = self.initial(graph.species, system)
+        chi = jnp.zeros((len(graph.species), c.orders), x.dtype)
         for layer in self.layers:
             x, chi = layer(x, chi, graph.neighbours, geometry)
-        energies = self.readout(x)[..., 0] * jnp.asarray(self.energy_scale, dtype)[graph.species]
-        charges = self.charges(x, graph.species, system)
-        return AtomOutputs(energies, AtomProperties(charges, self.hirshfeld(x, graph.species)))
+        return self.outputs(x, graph.species, system)
+
+    def initial(self, species: jax.Array, system: System) -> jax.Array:
+        """Features (N, F) before the first layer, in the precision of the charges."""
+        x = jnp.asarray(self.embedding.embedding, system.charges.dtype)[species]
+        x = x + self.charge_embedding(species, system.charges, system)
+        return (x + self.spin_embedding(species, system.unpaired, system)) / math.sqrt(3.0)
+
+    def outputs(self, x: jax.Array, species: jax.Array, system: System) -> AtomOutputs:
+        """What features (N, F) behind the last layer say of atoms."""
+        energies = self.readout(x)[..., 0] * jnp.asarray(self.energy_scale, x.dtype)[species]
+        return AtomOutputs(energies, AtomProperties(self.charges(x, species, system), self.hirshfeld(x, species)))
 
 
 def init_so3lr(config: So3lrConfig, seed: int) -> Params:
@@ -63,6 +70,11 @@ def init_so3lr(config: So3lrConfig, seed: int) -> Params:
     kinds = (jnp.int32, jnp.float32, jnp.float32, jnp.float32)
     system = System._make(jax.ShapeDtypeStruct((1,), dtype) for dtype in kinds)
     return So3lr(config).lazy_init(jax.random.PRNGKey(seed), graph, system)["params"]
+
+
+def initial_params(config: ModelConfig, seed: int) -> Params:
+    """Random parameters of a network of either architecture, float32, as a nested dict."""
+    return init_so3lr(config, seed) if isinstance(config, So3lrConfig) else init_params(config, seed)
 
 
 def atom_outputs(config: So3lrConfig, params: Params, graph: Graph, system: System) -> AtomOutputs:

@@ -10,19 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from .config import So3lrConfig
-from .long_range import Interaction
+from .long_range import Interaction, Values
 from .network import Graph, Params
+from .potential import LongPairs
 from .properties import AtomProperties
 from .so3lr import atom_outputs
 from .system import System
-
-
-class LongPairs(NamedTuple):
-    """Unordered pairs of atoms within the longest cutoff, images included; P of them, of which `used` are in use."""
-
-    ends: jax.Array  # (2, P) rows i and j; 0 beyond `used`
-    shifts: jax.Array  # (P, 3) whole numbers of lattice vectors of j, as floats
-    used: jax.Array  # ()
 
 
 class Structure(NamedTuple):
@@ -90,9 +83,13 @@ def _pair_energies(
     """Energies of the long pairs, (P,)."""
     ends = s.long_pairs.ends
     vectors = positions[ends[1]] - positions[ends[0]] + s.long_pairs.shifts @ cell
-    is_used = jnp.arange(ends.shape[1]) < s.long_pairs.used
-    beyond = jnp.asarray([2.0 * interaction.cutoff, 0.0, 0.0], positions.dtype)
+    return long_energies(interaction, s.long_pairs, vectors, interaction.of_atoms(s.species, properties))
+
+
+def long_energies(interaction: Interaction, pairs: LongPairs, vectors: jax.Array, values: Values) -> jax.Array:
+    """Energies (eV) of pairs with these vectors (P, 3) in A, 0 beyond those in use; values: of all atoms."""
+    is_used = jnp.arange(len(vectors)) < pairs.used
+    beyond = jnp.asarray([2.0 * interaction.cutoff, 0.0, 0.0], vectors.dtype)
     vectors = jnp.where(is_used[:, None], vectors, beyond)
-    values = interaction.of_atoms(s.species, properties)
-    first, second = (tuple(value[end] for value in values) for end in ends)
+    first, second = (tuple(value[end] for value in values) for end in pairs.ends)
     return interaction.pair_energy(first, second, jnp.sqrt(jnp.sum(vectors * vectors, axis=-1)))

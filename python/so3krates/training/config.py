@@ -15,9 +15,10 @@ from so3krates.baselines import baselines_from, pair_sections
 from so3krates.data import SHIFT_MODES, DataError, LabelKeys
 from so3krates.files import write_text
 from so3krates.model.config import PRESETS as MODEL_PRESETS
-from so3krates.model.config import ConfigError, ModelConfig
+from so3krates.model.config import ConfigError, ModelConfig, So3lrConfig
 from so3krates.model.terms import check_terms
 
+from . import charges as predicted
 from .checks import is_int, is_number, require
 from .finetuning import FineTuningConfig, gentler, initial_network, rate_factors, require_start, same_network
 from .loggers import PACKAGES
@@ -58,6 +59,9 @@ class DataConfig:
     stress_unit: str = ""  # "": energy_unit/length_unit^3
     stress_sign: int = 1  # -1: stress and virial have the opposite sign in the data
     voigt_order: str = "xx yy zz yz xz xy"  # of stresses or virials with six components
+    charges_key: str | None = None  # of atoms, e; absent: "charges" where the network predicts them, else not read
+    dipole_key: str | None = None  # the same, "dipole"
+    dipole_unit: str = "e A"
     tag_key: str = ""  # entry of a frame's info that groups frames in error tables; "": config_type, group or tag
     leave_out_faulty: bool = False  # leave out frames with faults, and say which, instead of refusing
     stream: bool = False  # keep the frames on disk, in the folder of the run, and read them batch by batch
@@ -69,7 +73,10 @@ class DataConfig:
             require(value is None or isinstance(value, str), "data", name, value, "a path")
         for name in ("energy_key", "forces_key", "stress_key", "virial_key", "tag_key"):
             require(isinstance(getattr(self, name), str), "data", name, getattr(self, name), "a name, or '' for none")
-        for name in ("energy_unit", "length_unit", "forces_unit", "stress_unit", "voigt_order"):
+        for name in ("charges_key", "dipole_key"):
+            value = getattr(self, name)
+            require(value is None or isinstance(value, str), "data", name, value, "a name, or '' for none")
+        for name in ("energy_unit", "length_unit", "forces_unit", "stress_unit", "voigt_order", "dipole_unit"):
             require(isinstance(getattr(self, name), str), "data", name, getattr(self, name), "a text")
         try:
             _ = self.keys
@@ -112,7 +119,13 @@ class DataConfig:
     @property
     def wanted(self) -> dict[str, str]:
         """The key of each label, "" where it is left out."""
-        return {"energy": self.energy_key, "forces": self.forces_key, "stress": self.virial_key or self.stress_key}
+        return {
+            "energy": self.energy_key,
+            "forces": self.forces_key,
+            "stress": self.virial_key or self.stress_key,
+            "charges": self.charges_key or "",
+            "dipole": self.dipole_key or "",
+        }
 
     @property
     def keys(self) -> LabelKeys:
@@ -128,6 +141,9 @@ class DataConfig:
             stress_unit=self.stress_unit,
             stress_sign=self.stress_sign,
             voigt_order=self.voigt_order,
+            charges=self.charges_key or None,
+            dipole=self.dipole_key or None,
+            dipole_unit=self.dipole_unit,
         )
 
 
@@ -141,6 +157,8 @@ class TrainingConfig:
     energy_weight: float | None = None  # normalised to a sum of 1; absent: LABELLED_WEIGHTS, or 0 without labels
     force_weight: float | None = None
     stress_weight: float | None = None
+    charge_weight: float | None = None  # of charges that the network predicts; absent: 1, or 0 without labels
+    dipole_weight: float | None = None
     per_atom: bool = False  # energies and virials of the loss are per atom: small cells count as large ones
     variance_scaling: bool = True  # divide each target's squared error by its variance in the training data
     epochs: int | None = None  # absent: so many that `steps` are made, or that fill `hours`
@@ -177,7 +195,12 @@ class TrainingConfig:
                 value = getattr(self, name)
                 require((optional and value is None) or condition(value), "training", name, value, advice)
 
-        check(tuple(LABELLED_WEIGHTS), lambda v: is_number(v) and v >= 0, "at least 0, or leave it out", True)
+        check(
+            (*LABELLED_WEIGHTS, *predicted.LABELLED_WEIGHTS),
+            lambda v: is_number(v) and v >= 0,
+            "at least 0, or leave it out",
+            True,
+        )
         check(("weight_decay",), lambda v: is_number(v) and v >= 0, "a number of at least 0")
         truths = ("per_atom", "variance_scaling", "refit_shift", "float64")
         check(truths, lambda v: isinstance(v, bool), "true or false")
@@ -222,9 +245,14 @@ class TrainingConfig:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weights of energy, forces and stress by their settings, before they are normalised."""
+        """Weights of energy, forces and stress by their settings, before they are normalised.
+
+        Where the network predicts charges a run has weights of charges and dipoles too.
+        """
         given = {name: getattr(self, name) for name in LABELLED_WEIGHTS}
-        return {name: LABELLED_WEIGHTS[name] if weight is None else weight for name, weight in given.items()}
+        found = {name: LABELLED_WEIGHTS[name] if weight is None else weight for name, weight in given.items()}
+        more = {name: getattr(self, name) for name in predicted.LABELLED_WEIGHTS}
+        return found | {name: weight for name, weight in more.items() if weight is not None}
 
     @property
     def parts(self) -> int:
@@ -257,7 +285,8 @@ class RunConfig:
     finetuning: FineTuningConfig = dataclasses.field(default_factory=FineTuningConfig)  # beside initial_model
 
     def __post_init__(self) -> None:
-        check_terms(pair_sections(self.terms))
+        check_terms(pair_sections(predicted.without_charges(self.terms)))
+        predicted.require_fitting(self.model, self.terms, {"data": self.data, "training": self.training})
         baselines_from(self.terms, self.baseline)
         require_start(self.finetuning, self.training.initial_model)
         _ = self.rate_factors
@@ -270,7 +299,9 @@ class RunConfig:
     @property
     def rate_factors(self) -> dict[str, float]:
         """Factor of the learning rate of each part of the network."""
-        return rate_factors(self.finetuning, self.model)
+        factors = rate_factors(self.finetuning, self.model)
+        # Ratios that no interaction reads have nothing to learn.
+        return factors | ({"hirshfeld": 0.0} if isinstance(self.model, So3lrConfig) else {})
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> RunConfig:
@@ -283,7 +314,7 @@ class RunConfig:
         """
         sections = _filled(*given_settings(settings))
         return cls(
-            ModelConfig.from_dict(sections["model"]),
+            predicted.network_of(sections["model"], sections["terms"]),
             section_of(DataConfig, "data", sections["data"]),
             section_of(TrainingConfig, "training", sections["training"]),
             sections["terms"],
@@ -429,6 +460,11 @@ def _filled(named: str, given: dict[str, dict[str, Any]]) -> dict[str, dict[str,
         base = {} if named == NO_PRESET else changeable(preset(named))
     if base and "initial_model" in given["training"]:
         base["training"] = gentler(base["training"])
+    if predicted.electrostatics_of(given["terms"]) is not None:
+        keys = {"charges_key": "charges", "dipole_key": "dipole"}
+        base = {**base, "data": keys | base.get("data", {})}
+        if "model" in base:
+            base["model"] = predicted.sizes_of_preset(base["model"])
     sections = {name: base.get(name, {}) | values for name, values in given.items()}
     if "hours" in given["training"] and "epochs" not in given["training"]:
         sections["training"].pop("epochs", None)  # of a preset

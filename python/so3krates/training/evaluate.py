@@ -14,20 +14,26 @@ from so3krates.data import (
     Buckets,
     FrameGraph,
     Targets,
+    charge_labels,
     collate,
     frame_graphs,
     labels,
     sizes_of,
     terms_of_atoms,
     total_shift,
+    usable_dipole,
 )
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import Graph, Params, environments
 from so3krates.model.potential import Batch, edge_vectors, predict
 from so3krates.storage import Model
 
-# Energies, forces and strain gradients of a batch, compiled.
+from .charges import charges_of, reach_of
+from .pair_potential import predict_pairs
+
+# Energies, forces and strain gradients of a batch, compiled; and those of a network that predicts charges.
 predict_batch = jax.jit(predict, static_argnums=0)
+predict_charged = jax.jit(predict_pairs, static_argnums=(0, 3, 4))
 
 
 class Properties(NamedTuple):
@@ -39,6 +45,8 @@ class Properties(NamedTuple):
     stresses: np.ndarray  # (M, 3, 3) eV/A^3, +dE/d(strain)/V; NaN unless periodic in three directions
     atom_energies: list[np.ndarray] | None = None  # M times (n,) eV, shifts included; of predictions only
     uncertainties: list[np.ndarray] | None = None  # M times (n,) eV/A, of a component of the force; where there are any
+    charges: list[np.ndarray] | None = None  # M times (n,) e; predictions of a potential that has them, all labels
+    dipoles: np.ndarray | None = None  # (M, 3) e A, NaN where they are not defined
 
 
 def evaluate(
@@ -51,18 +59,26 @@ def evaluate(
     """Predictions for frames, in their order.
 
     The network runs in one precision, energy shifts and terms are added in float64. `on_progress` is called with the
-    number of frames done. Raises DataError for an element that the model does not know.
+    number of frames done. Raises DataError for an element that the model does not know, ValueError for an imported
+    model of the architecture so3lr.
     """
     dtype = precision(float64)
-    graphs = frame_graphs(frames, model.config.cutoff, model.energy_shifts, read_labels=False)
+    electrostatics, reach = charges_of(model), reach_of(model)
+    graphs = frame_graphs(frames, model.config.cutoff, model.energy_shifts, read_labels=False, reach=reach)
     params = jax.tree.map(lambda p: np.asarray(p, dtype), model.params)
     energies = np.zeros(len(frames))
     forces: list[np.ndarray] = [np.zeros((0, 3))] * len(frames)
     stresses = np.full((len(frames), 3, 3), np.nan)
     atom_energies: list[np.ndarray] = [np.zeros(0)] * len(frames)
+    charges, dipoles = list(atom_energies), np.full((len(frames), 3), np.nan)
     done = 0
     for indices, batch, _ in ordered_batches(graphs, batch_size, dtype):
-        answer = jax.tree.map(lambda x: np.asarray(x, np.float64), predict_batch(model.config, params, batch))
+        found = (
+            predict_batch(model.config, params, batch)
+            if electrostatics is None
+            else predict_charged(model.config, params, batch, None, electrostatics)
+        )
+        answer = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
         start = 0
         for slot, index in enumerate(indices):
             atoms = frames[index]
@@ -74,11 +90,16 @@ def evaluate(
             atom_energies[index] = answer.atom_energies[rows] + shifts + added.atom_energies
             if atoms.pbc.all():
                 stresses[index] = (answer.strain_gradients[slot] + added.strain_gradient) / graphs[index].volume
+            if answer.charges is not None:
+                charges[index] = answer.charges[rows]
+                if usable_dipole(atoms, graphs[index].system.state.charge):
+                    dipoles[index] = answer.dipoles[slot]
             start = rows.stop
         done += len(indices)
         if on_progress is not None:
             on_progress(done)
-    return Properties(np.array([len(a) for a in frames]), energies, forces, stresses, atom_energies)
+    found = Properties(np.array([len(a) for a in frames]), energies, forces, stresses, atom_energies)
+    return found if electrostatics is None else found._replace(charges=charges, dipoles=dipoles)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -120,11 +141,14 @@ def elements_of(model: Model, frames: Sequence[Atoms]) -> np.ndarray:
 def reference(frames: Sequence[Atoms]) -> Properties:
     """The labels of frames in the form of predictions."""
     found = [labels(atoms, where=f"frame {n}") for n, atoms in enumerate(frames)]
+    charges, dipoles = zip(*map(charge_labels, frames), strict=True) if frames else ((), ())
     return Properties(
         np.array([len(a) for a in frames]),
         np.array([f.energy for f in found]),
         [f.forces for f in found],
         np.array([f.stress for f in found]).reshape(-1, 3, 3),
+        charges=list(charges),
+        dipoles=np.array(dipoles).reshape(-1, 3),
     )
 
 

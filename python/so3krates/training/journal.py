@@ -13,7 +13,7 @@ from .loggers import Logger
 from .loss import ErrorSums, loss_of, normalised_weights, root_mean_squares
 from .material import Material
 from .progress import ProgressCallback, Status
-from .run_folder import COLUMNS, RunFolder
+from .run_folder import RunFolder, columns
 from .step import add_sums, zero_sums
 
 
@@ -32,7 +32,7 @@ class Journal:
         self._settings, self._material, self._place = settings, material, place
         self._loggers, self._progress, self._clock = loggers, progress, clock
         self._weights = normalised_weights(settings)
-        self._sums = zero_sums()
+        self._sums = zero_sums(len(self._weights))
         self._valid_sums: ErrorSums | None = None
 
     def add(self, sums: ErrorSums) -> None:
@@ -54,7 +54,7 @@ class Journal:
 
     def write_row(self, step: int, learning_rate: float) -> None:
         """A row of metrics, the same for the loggers, and a line on the display; then the sums begin anew."""
-        errors = [root_mean_squares(self._sums), np.full(3, np.nan)]
+        errors = [root_mean_squares(self._sums), np.full(len(self._weights), np.nan)]
         valid_loss = math.nan
         if self._valid_sums is not None:
             errors[1], valid_loss = root_mean_squares(self._valid_sums), self._loss(self._valid_sums)
@@ -63,12 +63,12 @@ class Journal:
         if self._place is not None:
             self._place.add_metrics(step, epoch, numbers)
         # train_loss -> train/loss: one chart group for each set.
-        named = zip((name.replace("_", "/", 1) for name in COLUMNS[4:]), numbers[2:], strict=True)
+        named = zip((name.replace("_", "/", 1) for name in columns(len(self._weights))[4:]), numbers[2:], strict=True)
         values: Mapping[str, float] = {"epoch": epoch, "learning_rate": learning_rate, **dict(named)}
         for logger in self._loggers:
             logger.write(step, values)
         self.show(step, learning_rate)
-        self._sums = zero_sums()
+        self._sums = zero_sums(len(self._weights))
 
     def show(self, step: int, learning_rate: float, message: str | None = None) -> None:
         """Tells the display where the run stands."""

@@ -12,10 +12,12 @@ import numpy as np
 from so3krates.data import FrameGraph, StoredGraphs, Targets
 from so3krates.model.potential import Batch, Prediction
 
+from .charges import labels_of_charges
 from .config import TrainingConfig
 
 # A component whose variance is below this share of the largest one is constant but for rounding.
 DEGENERATE_VARIANCE = 1e-12
+UNITS = np.array([1000.0, 1000.0, 1000.0, 1.0, 1.0])  # of eV/atom, eV/A, eV/A^3, e, e A, in which errors are shown
 
 
 class Scales(NamedTuple):
@@ -25,18 +27,23 @@ class Scales(NamedTuple):
     forces: np.ndarray  # () A^2/eV^2
     virial: np.ndarray  # (3, 3) 1/eV^2
     per_atom: np.ndarray  # () power of the number of atoms by which errors of energy and virial are divided: 1 or 0
+    charges: np.ndarray | float = 1.0  # () 1/e^2, where the network predicts charges
+    dipoles: np.ndarray | float = 1.0  # () 1/(e A)^2
 
 
 class ErrorSums(NamedTuple):
-    """Sums over a batch in the order energy, forces, stress; they add up over batches."""
+    """Sums over a batch in the order energy, forces, stress; they add up over batches.
 
-    scaled: jax.Array  # (3,) of s (y - y*)^2, what the loss is made of
-    squared: jax.Array  # (3,) of squared errors in (eV/atom)^2, (eV/A)^2, (eV/A^3)^2
-    counts: jax.Array  # (3,) entries with a label
+    Q = 3, or 5 where the network predicts charges: then charges and dipoles follow.
+    """
+
+    scaled: jax.Array  # (Q,) of s (y - y*)^2, what the loss is made of
+    squared: jax.Array  # (Q,) of squared errors in (eV/atom)^2, (eV/A)^2, (eV/A^3)^2, e^2, (e A)^2
+    counts: jax.Array  # (Q,) entries with a label
 
 
 def normalised_weights(config: TrainingConfig) -> np.ndarray:
-    """Weights of energy, forces, stress with sum 1, (3,)."""
+    """Weights of energy, forces, stress, and of charges and dipoles where there are such, with sum 1, (Q,)."""
     weights = np.array(list(config.weights.values()), np.float64)
     return weights / weights.sum()
 
@@ -58,12 +65,17 @@ def variance_scales(graphs: Sequence[FrameGraph], per_atom: bool = False) -> Sca
     components = np.array([_variance(stacked[:, a, b]) for a in range(3) for b in range(3)]).reshape(3, 3)
     largest = components.max()
     components = np.where(components > DEGENERATE_VARIANCE * largest, components, largest)
-    return Scales(
+    scales = Scales(
         _inverse(_variance(np.array(energies))),
         _inverse(forces.variance),
         _inverse(components),
         np.asarray(float(per_atom)),
     )
+    more = labels_of_charges(graphs)
+    if not more:
+        return scales
+    charges, dipoles = (np.concatenate(values) for values in zip(*more, strict=True))
+    return scales._replace(charges=_inverse(_variance(charges)), dipoles=_inverse(_variance(dipoles)))
 
 
 def labels_of(graphs: Sequence[FrameGraph]) -> Iterable[tuple[float, np.ndarray, np.ndarray]]:
@@ -125,22 +137,31 @@ def error_sums(prediction: Prediction, batch: Batch, targets: Targets, scales: S
     dtype = energy.dtype
     scale = jax.tree.map(lambda s: jnp.asarray(s, dtype), scales)
     size = jnp.asarray(targets.atoms, dtype) ** scale.per_atom
+    scaled = [
+        jnp.sum(scale.energy * (energy / size) ** 2),
+        jnp.sum(scale.forces * forces**2),
+        jnp.sum(scale.virial * (virial / size[:, None, None]) ** 2),
+    ]
+    squared = [
+        jnp.sum((energy / targets.atoms) ** 2),
+        jnp.sum(forces**2),
+        jnp.sum((virial / targets.volumes[:, None, None]) ** 2),
+    ]
+    masks = [has_energy, has_forces, has_virial]
+    if prediction.charges is not None and prediction.dipoles is not None:
+        for value, label, own in (
+            (prediction.charges, targets.charges, scale.charges),
+            (prediction.dipoles, targets.dipoles, scale.dipoles),
+        ):
+            assert label is not None  # as of every frame of such a network
+            error, known = _difference(value, label)
+            squared.append(jnp.sum(error**2))
+            scaled.append(own * squared[-1])
+            masks.append(known)
     return ErrorSums(
-        scaled=jnp.stack(
-            [
-                jnp.sum(scale.energy * (energy / size) ** 2),
-                jnp.sum(scale.forces * forces**2),
-                jnp.sum(scale.virial * (virial / size[:, None, None]) ** 2),
-            ]
-        ),
-        squared=jnp.stack(
-            [
-                jnp.sum((energy / targets.atoms) ** 2),
-                jnp.sum(forces**2),
-                jnp.sum((virial / targets.volumes[:, None, None]) ** 2),
-            ]
-        ),
-        counts=jnp.stack([jnp.sum(m).astype(dtype) for m in (has_energy, has_forces, has_virial)]),
+        scaled=jnp.stack(scaled),
+        squared=jnp.stack(squared),
+        counts=jnp.stack([jnp.sum(mask).astype(dtype) for mask in masks]),
     )
 
 
@@ -156,7 +177,7 @@ def loss_of(sums: ErrorSums, weights: np.ndarray) -> jax.Array:
 
 
 def root_mean_squares(sums: ErrorSums) -> np.ndarray:
-    """Errors (3,) in meV/atom, meV/A, meV/A^3; NaN for a target without labels."""
+    """Errors (Q,) in meV/atom, meV/A, meV/A^3, e, e A; NaN for a target without labels."""
     counts = np.asarray(sums.counts, np.float64)
-    mean = np.divide(np.asarray(sums.squared, np.float64), counts, out=np.full(3, np.nan), where=counts > 0)
-    return 1000.0 * np.sqrt(mean)
+    mean = np.divide(np.asarray(sums.squared, np.float64), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    return UNITS[: len(counts)] * np.sqrt(mean)

@@ -20,6 +20,8 @@ ROWS: dict[str, str] = {
     "forces": "meV/A",
     "stress": "meV/A^3",
 }
+# The same where a potential has charges.
+CHARGE_ROWS: dict[str, str] = {"charges": "e", "dipole": "e A"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Errors:
 
 
 def pairs(predicted: Properties, labels: Properties) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Property -> (predicted, label), flat, where there is a label, in the units of `ROWS`.
+    """Property -> (predicted, label), flat, where there is a label, in the units of `ROWS` and `CHARGE_ROWS`.
 
     Energies are per atom. With the means removed, prediction and label each lose their own mean (docs/model.md).
     """
@@ -47,12 +49,23 @@ def pairs(predicted: Properties, labels: Properties) -> dict[str, tuple[np.ndarr
     known = {name: (MILLI * p[np.isfinite(t)], MILLI * t[np.isfinite(t)]) for name, (p, t) in found.items()}
     p, t = known["energy"]
     known["energy, means removed"] = (p - p.mean(), t - t.mean()) if len(t) else (p, t)
-    return {name: known[name] for name in ROWS}
+    rows = {name: known[name] for name in ROWS}
+    if predicted.charges is None or predicted.dipoles is None or labels.charges is None or labels.dipoles is None:
+        return rows
+    # A dipole that is not defined has no prediction.
+    more = zip(
+        CHARGE_ROWS,
+        ((_flat(predicted.charges), _flat(labels.charges)), (predicted.dipoles.ravel(), labels.dipoles.ravel())),
+        strict=True,
+    )
+    defined = {name: (p, t, np.isfinite(p) & np.isfinite(t)) for name, (p, t) in more}
+    return rows | {name: (p[known], t[known]) for name, (p, t, known) in defined.items() if known.any()}
 
 
 def error_table(predicted: Properties, labels: Properties) -> dict[str, Errors]:
-    """Errors of each row of `ROWS`."""
-    return {name: errors(p, t, ROWS[name]) for name, (p, t) in pairs(predicted, labels).items()}
+    """Errors of each row of `ROWS`, and of `CHARGE_ROWS` where there are predictions and labels."""
+    units = ROWS | CHARGE_ROWS
+    return {name: errors(p, t, units[name]) for name, (p, t) in pairs(predicted, labels).items()}
 
 
 def errors(predicted: np.ndarray, labels: np.ndarray, unit: str) -> Errors:

@@ -11,14 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from so3krates.model.config import ModelConfig
+from so3krates.model.config import ModelConfig, So3lrConfig
 from so3krates.model.cutoff import cutoff_function
 from so3krates.model.geometry import masked_vectors
 from so3krates.model.harmonics import invariants, parity, spherical_harmonics, spread
-from so3krates.model.layer import MLP, Layer, applied
+from so3krates.model.layer import MLP, applied, applied_layer
+from so3krates.model.long_range import Electrostatics
 from so3krates.model.network import Params
 from so3krates.model.potential import Batch, Pairs, Prediction
 from so3krates.model.radial_basis import radial_basis, started
+from so3krates.model.so3lr import So3lr
+from so3krates.model.system import System
+from so3krates.model.system_potential import long_energies
 from so3krates.model.terms import FLOOR_SHARE
 
 from .attention import attend, gather, sum_directions, to_directions
@@ -53,19 +57,24 @@ def smooth_variable(config: ModelConfig) -> tuple[Callable[[jax.Array], jax.Arra
     return (lambda d: d), (lambda u: u)
 
 
-def predict_pairs(config: ModelConfig, params: Params, batch: Batch, points: int | None) -> Prediction:
+def predict_pairs(
+    config: ModelConfig, params: Params, batch: Batch, points: int | None, charges: Electrostatics | None = None
+) -> Prediction:
     """Energies, forces and strain gradients in the precision of `batch.positions` and `params`.
 
     The radial filters are computed at `points` Chebyshev points and interpolated, or for each pair where it is None.
+    `charges`: the interaction of those that a network of the architecture so3lr predicts.
     """
+    if charges is not None:
+        return _predict_charged(config, params, batch, points, charges)
     structures, pairs = len(batch.cells), _pairs(batch)
-    first, second = pairs.ends
-    structure = batch.structure[first]
-    vectors = batch.positions[second] - batch.positions[first]
-    vectors = vectors + jnp.einsum("pc,pcb->pb", pairs.shifts, batch.cells[structure])
+    vectors, structure = _vectors(batch, pairs.ends, pairs.shifts)
 
     def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-        energies = jnp.where(batch.atom_mask, _atom_energies(config, params, batch, vectors, points), 0.0)
+        x = jnp.asarray(params["embedding"]["embedding"], vectors.dtype)[batch.species]
+        x = _layered(config, params, batch, vectors, points, x)
+        found = applied(MLP((*config.readout_features, 1)), params["readout"], x)[:, 0]
+        energies = jnp.where(batch.atom_mask, found, 0.0)
         return energies.sum(), energies
 
     (_, energies), gradient = jax.value_and_grad(total, has_aux=True)(vectors)
@@ -78,15 +87,61 @@ def predict_pairs(config: ModelConfig, params: Params, batch: Batch, points: int
     )
 
 
+def _predict_charged(
+    config: ModelConfig, params: Params, batch: Batch, points: int | None, interaction: Electrostatics
+) -> Prediction:
+    """The same of a network that predicts charges, with their interaction; energies of pairs are shared evenly."""
+    own = batch.system
+    if own is None or not isinstance(config, So3lrConfig):
+        raise ValueError("charges are predicted by a network of the architecture so3lr, of batches with total charges")
+    structures, pairs, long_pairs = len(batch.cells), _pairs(batch), own.long_pairs
+    system = System(batch.structure, batch.atom_mask.astype(batch.positions.dtype), own.charges, own.unpaired)
+    short, of_short = _vectors(batch, pairs.ends, pairs.shifts)
+    far, of_far = _vectors(batch, long_pairs.ends, long_pairs.shifts)
+    network = So3lr(config)
+
+    def total(short: jax.Array, far: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        x = applied(network, params, batch.species, system, method="initial")
+        x = _layered(config, params, batch, short, points, x)
+        found = applied(network, params, x, batch.species, system, method="outputs")
+        charges = found.properties.charges
+        halves = 0.5 * long_energies(interaction, long_pairs, far, (charges,))
+        energies = jnp.where(batch.atom_mask, found.energies, 0.0).at[long_pairs.ends].add(halves)
+        return energies.sum(), (energies, charges)
+
+    (_, (energies, charges)), (pulls, far_pulls) = jax.value_and_grad(total, (0, 1), has_aux=True)(short, far)
+    forces = sum_directions(pairs, jnp.stack([pulls, -pulls]), 0)
+    forces = forces.at[long_pairs.ends].add(jnp.stack([far_pulls, -far_pulls]))
+    strain = jax.ops.segment_sum(short[:, :, None] * pulls[:, None], of_short, structures)
+    strain = strain + jax.ops.segment_sum(far[:, :, None] * far_pulls[:, None], of_far, structures)
+    return Prediction(
+        energies=jax.ops.segment_sum(energies, batch.structure, structures),
+        forces=forces,
+        strain_gradients=0.5 * (strain + jnp.swapaxes(strain, 1, 2)),
+        atom_energies=energies,
+        charges=charges,
+        dipoles=jax.ops.segment_sum(charges[:, None] * batch.positions, batch.structure, structures),
+    )
+
+
+def _vectors(batch: Batch, ends: jax.Array, shifts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """From the first to the second atoms of pairs, (P, 3) in A, and the structure of each pair."""
+    first, second = ends
+    structure = batch.structure[first]
+    vectors = batch.positions[second] - batch.positions[first]
+    return vectors + jnp.einsum("pc,pcb->pb", shifts, batch.cells[structure]), structure
+
+
 def _pairs(batch: Batch) -> Pairs:
     if batch.pairs is None:
         raise ValueError("the batch has no list of pairs, which so3krates.data.collate makes")
     return batch.pairs
 
 
-def _atom_energies(
-    config: ModelConfig, params: Params, batch: Batch, vectors: jax.Array, points: int | None
+def _layered(
+    config: ModelConfig, params: Params, batch: Batch, vectors: jax.Array, points: int | None, x: jax.Array
 ) -> jax.Array:
+    """Features (N, F) behind the last layer, from those before the first."""
     pairs, dtype = _pairs(batch), vectors.dtype
     vectors = masked_vectors(vectors, jnp.arange(len(vectors)) < pairs.used, config.cutoff)
     distances = jnp.sqrt(jnp.sum(vectors * vectors, axis=-1))
@@ -95,13 +150,12 @@ def _atom_energies(
     harmonics = jnp.stack([harmonics, jnp.asarray(parity(config.degrees), dtype) * harmonics])
     radial = _radial_filters(config, params, distances, points)
 
-    x = jnp.asarray(params["embedding"]["embedding"], dtype)[batch.species]
     chi = jnp.zeros((len(x), config.orders), dtype)
     for k in range(config.layers):
         layer = params[f"layers_{k}"]
 
         def apply(method: str, *arguments: Any, layer: Params = layer) -> Any:
-            return applied(Layer(config), layer, *arguments, method=method)
+            return applied_layer(config, layer, method, *arguments)
 
         centre, other = apply("project", x, chi)
         # Before the first layer all Euclidean variables are zero: one row stands for every pair.
@@ -113,14 +167,14 @@ def _atom_energies(
         ):
             spherical = MLP(config.spherical_filter_features)
             filters = radial[name][k] + applied(spherical, params[f"layers_{k}"][name]["spherical"], i)
-            scale = 1.0 / math.sqrt(config.features // heads)
+            scale = config.message_factor(config.features // heads)
             return attend(pairs, q, filters, key, heads) * (scale * cutoff[:, None])
 
         alpha = coefficients("feature_filter", centre.query, other.key, config.heads)
         beta = coefficients("geometric_filter", centre.geometric_query, other.geometric_key, len(config.degrees))
         messages = sum_directions(pairs, spread(beta, config.degrees) * harmonics, 0)
         x, chi = apply("exchange", x + gather(pairs, alpha, other.value), chi + messages)
-    return applied(MLP((*config.readout_features, 1)), params["readout"], x)[:, 0]
+    return x
 
 
 def _radial_filters(

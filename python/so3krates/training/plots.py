@@ -13,7 +13,7 @@ from so3krates.uncertainty import LEVELS, shares_within
 
 from .breakdown import Breakdown
 from .evaluate import Properties
-from .metrics import ROWS, error_table, pairs
+from .metrics import CHARGE_ROWS, ROWS, error_table, pairs
 
 PANELS = ("energy, means removed", "forces", "stress")
 
@@ -22,11 +22,13 @@ def parity_plot(path: str | Path, sets: Mapping[str, tuple[Properties, Propertie
     """Predicted against label, a panel per property and a colour per set of (predictions, labels)."""
     values = {name: pairs(*both) for name, both in sets.items()}
     tables = {name: error_table(*both) for name, both in sets.items()}
-    figure = empty_figure(4.2 * len(PANELS), 4.2)
-    for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+    units = ROWS | CHARGE_ROWS
+    panels = [*PANELS, *(row for row in CHARGE_ROWS if any(row in rows for rows in values.values()))]
+    figure = empty_figure(4.2 * len(panels), 4.2)
+    for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):
         everything = [np.zeros(0)]
         for name, rows in values.items():
-            predicted, label = rows[panel]
+            predicted, label = rows.get(panel, (np.zeros(0), np.zeros(0)))
             if len(label) == 0:
                 continue
             rmse = tables[name][panel].rmse
@@ -38,7 +40,7 @@ def parity_plot(path: str | Path, sets: Mapping[str, tuple[Properties, Propertie
             axes.axline((limits.min(), limits.min()), slope=1, color="0.4", lw=0.8)
             axes.legend(loc="upper left", fontsize=8, frameon=False)
         axes.locator_params(nbins=5)
-        axes.set(title=panel, xlabel=f"label ({ROWS[panel]})", ylabel=f"predicted ({ROWS[panel]})")
+        axes.set(title=panel, xlabel=f"label ({units[panel]})", ylabel=f"predicted ({units[panel]})")
     return write_figure(path, figure)
 
 
@@ -99,13 +101,16 @@ def learning_curve(path: str | Path, metrics_file: str | Path) -> Path:
     """Losses and errors over steps from the CSV of a run."""
     with open(metrics_file, newline="") as handle:
         rows = list(csv.DictReader(handle))
-    figure = empty_figure(12, 3.2)
     panels = {
         "loss": "loss",
         "energy (meV/atom)": "energy_rmse",
         "forces (meV/A)": "forces_rmse",
         "stress (meV/A^3)": "stress_rmse",
     }
+    for row, unit in CHARGE_ROWS.items():
+        if rows and f"train_{row}_rmse" in rows[0]:
+            panels[f"{row} ({unit})"] = f"{row}_rmse"
+    figure = empty_figure(3 * len(panels), 3.2)
     for axes, (title, column) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for part in ("train", "valid"):
             steps, values = _column(rows, f"{part}_{column}")

@@ -31,6 +31,8 @@ from so3krates.model.config import ModelConfig
 from so3krates.model.terms import Term
 from so3krates.wording import counted
 
+from .charges import LABELLED_WEIGHTS, electrostatics_of, labels_of_charges
+from .charges import WEIGHTS as CHARGE_WEIGHTS
 from .config import FILES, WEIGHTS, RunConfig, TrainingConfig
 from .loss import labels_of
 from .run_folder import TrainingError
@@ -55,12 +57,16 @@ def elements_in(*sets: Sequence[Atoms] | StoredFrames) -> list[str]:
 
 
 def graphs_of(
-    frames: Sequence[Atoms] | StoredFrames, cutoff: float, shifts: Mapping[str, float], name: str
+    frames: Sequence[Atoms] | StoredFrames,
+    cutoff: float,
+    shifts: Mapping[str, float],
+    name: str,
+    reach: float | None = None,
 ) -> Sequence[FrameGraph]:
-    """Graphs of a named set. Raises DataError for frames that cannot be used."""
+    """Graphs of a named set; reach (A): of predicted charges. Raises DataError for frames that cannot be used."""
     if isinstance(frames, StoredFrames):
         return frames.graphs(cutoff, shifts)
-    return frame_graphs(frames, cutoff, shifts, name)
+    return frame_graphs(frames, cutoff, shifts, name, reach=reach)
 
 
 def weighed(graphs: Sequence[FrameGraph], config: RunConfig) -> tuple[TrainingConfig, list[str]]:
@@ -69,8 +75,12 @@ def weighed(graphs: Sequence[FrameGraph], config: RunConfig) -> tuple[TrainingCo
     Returns what the user should know of it, too. Raises DataError as `require_labels`.
     """
     labelled, keys = _labelled(graphs), config.data.wanted
-    left = [name for name, weight in WEIGHTS.items() if getattr(config.training, weight) is None and not labelled[name]]
-    weights: dict[str, Any] = config.training.weights | {WEIGHTS[name]: 0.0 for name in left}
+    settings = _weights_of(config)
+    left = [
+        name for name, weight in settings.items() if getattr(config.training, weight) is None and not labelled[name]
+    ]
+    usual = {name: weight for name, weight in LABELLED_WEIGHTS.items() if name in settings.values()}
+    weights: dict[str, Any] = usual | config.training.weights | {settings[name]: 0.0 for name in left}
     require_labels(graphs, config, weights, "training")
     missing = " and ".join(f"{name} (key {keys[name]!r})" for name in left if keys[name])
     said = (
@@ -82,29 +92,36 @@ def weighed(graphs: Sequence[FrameGraph], config: RunConfig) -> tuple[TrainingCo
 
 def require_labels(graphs: Sequence[FrameGraph], config: RunConfig, weights: Mapping[str, float], name: str) -> None:
     """Refuses a weight that is given on a label that no frame of the named set has, and a set with none at all."""
-    labelled, keys = _labelled(graphs), config.data.wanted
-    for quantity, setting in WEIGHTS.items():
+    labelled, keys, settings = _labelled(graphs), config.data.wanted, _weights_of(config)
+    for quantity, setting in settings.items():
         given = getattr(config.training, setting)
         if given is not None and given > 0 and not labelled[quantity]:
             raise DataError(
                 f"training.{setting} = {given} but none of {len(graphs)} {name} frames has a label for it "
                 f"(key {keys[quantity]!r}): name the right key under [data], or set training.{setting} = 0"
             )
-    if not any(labelled[quantity] and weights[setting] > 0 for quantity, setting in WEIGHTS.items()):
+    if not any(labelled[quantity] and weights[setting] > 0 for quantity, setting in settings.items()):
         raise DataError(
             f"none of {len(graphs)} {name} frames has a label that the loss weighs (keys {keys}): name the right keys "
             "under [data]"
         )
 
 
+def _weights_of(config: RunConfig) -> dict[str, str]:
+    """The setting of the weight of each quantity that the network predicts."""
+    return WEIGHTS | (CHARGE_WEIGHTS if electrostatics_of(config.terms) is not None else {})
+
+
 def _labelled(graphs: Sequence[FrameGraph]) -> dict[str, bool]:
     """Whether any of the graphs has each label."""
+    more = zip(CHARGE_WEIGHTS, zip(*labels_of_charges(graphs), strict=True), strict=False)
+    of_charges = {name: any(np.isfinite(label).any() for label in labels) for name, labels in more}
     found = np.zeros(len(WEIGHTS), bool)
     for labels in labels_of(graphs):
         found |= [bool(np.isfinite(label).any()) for label in labels]
         if found.all():
             break
-    return dict(zip(WEIGHTS, found.tolist(), strict=True))
+    return dict(zip(WEIGHTS, found.tolist(), strict=True)) | of_charges
 
 
 def distances_in(graphs: Sequence[FrameGraph]) -> dict[str, float]:
@@ -202,6 +219,7 @@ def fingerprint(*sets: Sequence[FrameGraph]) -> str:
             digest.update(graphs.digest.encode())
             continue
         for g in graphs:
-            for array in (g.species, g.positions, g.cell, np.float64(g.energy), g.forces, g.virial):
+            own = () if g.system is None else (np.array(g.system.state), g.system.charges, g.system.dipole)
+            for array in (g.species, g.positions, g.cell, np.float64(g.energy), g.forces, g.virial, *own):
                 digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

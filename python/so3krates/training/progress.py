@@ -17,11 +17,12 @@ from so3krates import terminal
 # Seconds between plain lines.
 LINE_INTERVAL = 15.0
 ONE_LINE = 130  # columns of a terminal in which all fits in one line
+SHOWN = (("energy", "meV/atom"), ("forces", "meV/A"), ("stress", "meV/A^3"), ("charges", "e"), ("dipole", "e A"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """Where a run stands after a step; errors are RMSEs of energy, forces, stress in meV/atom, meV/A, meV/A^3."""
+    """Where a run stands after a step; errors are RMSEs in the order and units of SHOWN."""
 
     step: int
     total_steps: int
@@ -29,7 +30,7 @@ class Status:
     epochs: int
     learning_rate: float
     loss: float  # of the training batches since the last validation, mean
-    errors: np.ndarray  # (3,) likewise; NaN without labels
+    errors: np.ndarray  # (Q,) likewise; NaN without labels
     valid_loss: float | None  # of the last validation
     valid_errors: np.ndarray | None
     seconds: float  # since the run began
@@ -83,7 +84,7 @@ def describe(status: Status, gap: str = "  ") -> str:
     known = status.valid_errors is not None
     place = f"epoch {status.epoch}/{status.epochs}  {duration(status.seconds_left)} left"
     parts = [f"{'train|valid' if known else 'train'}: loss " + _both(status.loss, status.valid_loss if known else None)]
-    for index, (name, unit) in enumerate((("energy", "meV/atom"), ("forces", "meV/A"), ("stress", "meV/A^3"))):
+    for index, (name, unit) in enumerate(SHOWN[: len(status.errors)]):
         if math.isfinite(status.errors[index]):
             valid = None if status.valid_errors is None else status.valid_errors[index]
             parts.append(f"{name} {_both(status.errors[index], valid)} {unit}")

@@ -21,11 +21,16 @@ RUN_FILE = "run.json"
 METRICS_FILE = "metrics.csv"
 CHECKPOINT_FOLDER = "checkpoints"
 REPORT_FOLDER = "report"
-COLUMNS = (
-    *("step", "epoch", "seconds", "learning_rate"),
-    *("train_loss", "train_energy_rmse", "train_forces_rmse", "train_stress_rmse"),
-    *("valid_loss", "valid_energy_rmse", "valid_forces_rmse", "valid_stress_rmse"),
-)
+QUANTITIES = ("energy", "forces", "stress", "charges", "dipole")  # the last two where the network predicts them
+
+
+def columns(quantities: int = 3) -> tuple[str, ...]:
+    """Names of the columns of metrics.csv of a run with so many quantities."""
+    names = ("loss", *(f"{name}_rmse" for name in QUANTITIES[:quantities]))
+    return ("step", "epoch", "seconds", "learning_rate", *(f"{part}_{n}" for part in ("train", "valid") for n in names))
+
+
+COLUMNS = columns()
 SECONDS = COLUMNS.index("seconds")
 # Settings that may differ when a run is resumed: where the data lies, how long the run goes on, who shares a batch.
 FREE_SETTINGS = frozenset(
@@ -79,6 +84,7 @@ class RunFolder:
         require_run_place(self.path, resume)
         require_text(self.path)
         self._record = {"config": config.to_dict(), "data": data}
+        self._columns = columns(len(config.training.weights))
         self._is_new = not (self.path / RUN_FILE).exists()
         if not self._is_new:
             _require_same(self.path / RUN_FILE, self._record)
@@ -125,19 +131,19 @@ class RunFolder:
         if not path.exists():
             return 0.0
         with open(path, newline="", encoding="utf-8", errors="replace") as handle:
-            header, *rows = list(csv.reader(handle)) or [list(COLUMNS)]
-        if tuple(header) != COLUMNS:
+            header, *rows = list(csv.reader(handle)) or [list(self._columns)]
+        if tuple(header) != self._columns:
             raise TrainingError(
                 f"{path} is not of this run (its first line is {','.join(header)[:60]!r}): move it away, then resume"
             )
-        kept = [row for row in rows if _is_row(row) and int(row[0]) <= step]
+        kept = [row for row in rows if _is_row(row, len(header)) and int(row[0]) <= step]
         write_text(path, _csv([header, *kept]))
         return float(kept[-1][SECONDS]) if kept else 0.0
 
     def add_metrics(self, step: int, epoch: int, numbers: Sequence[float]) -> None:
         """A row of metrics; `numbers` from the third column on. Raises WriteError."""
         if not self.metrics_file.exists():
-            write_text(self.metrics_file, _csv([COLUMNS]))
+            write_text(self.metrics_file, _csv([self._columns]))
         row = [step, epoch, *(f"{x:.6g}" if math.isfinite(x) else "" for x in numbers)]
         append_line(self.metrics_file, _csv([row]).rstrip("\n"))
 
@@ -148,9 +154,9 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _is_row(row: Sequence[str]) -> bool:
+def _is_row(row: Sequence[str], width: int) -> bool:
     """Whether a row is whole: a kill can end the last one anywhere."""
-    if len(row) != len(COLUMNS):
+    if len(row) != width:
         return False
     try:
         int(row[0]), float(row[SECONDS])

@@ -16,6 +16,7 @@ from so3krates.model.network import Params
 from so3krates.model.terms import FLOOR_SHARE, Term, settings_of, terms_from
 from so3krates.storage import Model
 
+from .charges import without_charges
 from .config import RunConfig
 from .evaluate import ordered_batches
 from .finetuning import initial_model, same_network
@@ -109,7 +110,7 @@ def terms_of(
     model's.
     """
     if start is None or not start.model.terms:
-        return terms_from(pair_sections(config.terms), elements, distances)
+        return terms_from(pair_sections(without_charges(config.terms)), elements, distances)
     theirs = settings_of(start.model.terms)
     name = config.training.initial_model
     for section, given in pair_sections(config.terms).items():

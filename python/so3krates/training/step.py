@@ -13,6 +13,7 @@ import optax
 
 from so3krates.data import Targets
 from so3krates.model.config import ModelConfig
+from so3krates.model.long_range import Electrostatics
 from so3krates.model.network import Params
 from so3krates.model.potential import Batch
 
@@ -53,6 +54,7 @@ def make_step(
     config: TrainingConfig,
     points: int | None = None,
     factors: Mapping[str, float] | None = None,
+    charges: Electrostatics | None = None,
 ) -> Callable[[TrainState, Batch, Targets, Scales, int], tuple[TrainState, StepResult]]:
     """The compiled step; its last argument are the steps of the whole run, which the schedule wants to know.
 
@@ -62,6 +64,7 @@ def make_step(
     more than one part (`accumulate`, `devices`) all arrays of batch and targets begin with an axis of that length.
     `points`: see `predict_pairs`. `factors`: of the learning rate, by part of the parameters
     (`RunConfig.rate_factors`); absent: 1. Parts with 0 keep their bits, and no gradient is computed for them.
+    `charges`: the interaction of those that the network predicts.
     """
     factor_of = (factors or {}).get
     weights = normalised_weights(config)
@@ -71,7 +74,7 @@ def make_step(
         params: Params, batch: Batch, targets: Targets, scales: Scales, counts: jax.Array | None = None
     ) -> tuple[jax.Array, ErrorSums]:
         params = {k: part if factor_of(k, 1.0) else jax.lax.stop_gradient(part) for k, part in params.items()}
-        sums = error_sums(predict_pairs(model, params, batch, points), batch, targets, scales)
+        sums = error_sums(predict_pairs(model, params, batch, points, charges), batch, targets, scales)
         return loss_of(sums if counts is None else sums._replace(counts=counts), weights), sums
 
     gradient_of = jax.value_and_grad(objective, has_aux=True)
@@ -133,9 +136,10 @@ def _in_parts(gradient_of: Callable[..., Any], devices: int) -> Callable[..., An
 
 
 def _label_counts(targets: Targets) -> jax.Array:
-    """Labels of energy, forces, stress in a batch (3,); padding has none."""
-    labelled = (targets.energies, targets.forces, targets.virials)
-    return jnp.stack([jnp.isfinite(x).sum().astype(targets.energies.dtype) for x in labelled])
+    """Labels of energy, forces, stress, charges, dipoles in a batch (Q,); padding has none."""
+    labelled = (targets.energies, targets.forces, targets.virials, targets.charges, targets.dipoles)
+    known = [jnp.isfinite(x).sum() for x in labelled if x is not None]
+    return jnp.stack(known).astype(targets.energies.dtype)
 
 
 def _averaged(config: TrainingConfig, state: TrainState, params: Params) -> Params | None:
@@ -147,21 +151,30 @@ def _averaged(config: TrainingConfig, state: TrainState, params: Params) -> Para
     return jax.tree.map(lambda a, p: a + (1 - decay).astype(p.dtype) * (p - a), state.average, params)
 
 
-@partial(jax.jit, static_argnums=0)
-def batch_errors(model: ModelConfig, params: Params, batch: Batch, targets: Targets, scales: Scales) -> ErrorSums:
+@partial(jax.jit, static_argnums=(0, 5))
+def batch_errors(
+    model: ModelConfig,
+    params: Params,
+    batch: Batch,
+    targets: Targets,
+    scales: Scales,
+    charges: Electrostatics | None = None,
+) -> ErrorSums:
     """The error sums of a batch, compiled."""
-    return error_sums(predict_pairs(model, params, batch, None), batch, targets, scales)
+    return error_sums(predict_pairs(model, params, batch, None, charges), batch, targets, scales)
 
 
-@partial(jax.jit, static_argnums=0)
-def batch_energies(model: ModelConfig, params: Params, batch: Batch) -> jax.Array:
+@partial(jax.jit, static_argnums=(0, 3))
+def batch_energies(
+    model: ModelConfig, params: Params, batch: Batch, charges: Electrostatics | None = None
+) -> jax.Array:
     """Energies of the structures of a batch (S,) in eV without shifts, compiled."""
-    return predict_pairs(model, params, batch, None).energies
+    return predict_pairs(model, params, batch, None, charges).energies
 
 
-def zero_sums() -> ErrorSums:
+def zero_sums(quantities: int = 3) -> ErrorSums:
     """Nothing added up yet, in float64 on the host."""
-    return ErrorSums._make(np.zeros((3, 3)))
+    return ErrorSums._make(np.zeros((3, quantities)))
 
 
 def add_sums(total: ErrorSums, more: ErrorSums) -> ErrorSums:

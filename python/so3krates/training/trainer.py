@@ -16,12 +16,14 @@ import numpy as np
 from ase import Atoms
 
 from so3krates.data import DataError, StoredFrames
-from so3krates.model.network import Params, init_params
+from so3krates.model.network import Params
+from so3krates.model.so3lr import initial_params
 from so3krates.storage import Model
 from so3krates.wording import counted
 
 from . import stopping
 from .budget import SHARE, copied, epochs_until
+from .charges import begun
 from .checkpoints import Stored
 from .clock import Clock
 from .config import RunConfig
@@ -29,7 +31,7 @@ from .evaluate import precision
 from .interrupt import polite_interrupts
 from .journal import Journal
 from .loggers import open_loggers, require_packages
-from .loss import ErrorSums
+from .loss import ErrorSums, normalised_weights
 from .material import Material
 from .optimiser import make_schedule
 from .pair_potential import radial_points
@@ -136,7 +138,7 @@ class _Run:
         self.material = material = Material(config, frames_train, frames_valid, replay)
         self.config, settings = material.config, material.config.training
         points = None if settings.float64 else radial_points(self.config.model, material.shortest)
-        self.step_function = make_step(self.config.model, settings, points, config.rate_factors)
+        self.step_function = make_step(self.config.model, settings, points, config.rate_factors, material.charges)
         state, self.best = self._initial()
         self.state = self._placed(state)
         self.said = material.said + self._planned(recorded_epochs(folder) if resume else None)
@@ -180,7 +182,10 @@ class _Run:
     def _initial(self) -> tuple[TrainState, _Best]:
         settings = self.config.training
         start = self.material.start
-        params = init_params(self.config.model, settings.seed_model) if start is None else start.params
+        if start is None:
+            params = begun(initial_params(self.config.model, settings.seed_model), self.material.graphs)
+        else:
+            params = start.params
         dtype = precision(settings.float64)
         params = jax.tree.map(lambda p: np.asarray(p, dtype), params)
         return initial_state(settings, params), _Best(params)
@@ -242,6 +247,7 @@ class _Run:
                 "best_loss": self.best.loss if math.isfinite(self.best.loss) else None,
             },
             terms=self.material.terms,
+            interactions=() if self.material.charges is None else (self.material.charges,),
             baselines=baselines_of(self.config),
         )
 
@@ -355,11 +361,12 @@ class _Run:
 
     def _valid_sums(self, params: Params) -> ErrorSums:
         """Sums of the errors on all validation frames."""
-        total = zero_sums()
+        total, material = zero_sums(len(normalised_weights(self.config.training))), self.material
         if jax.process_count() > 1:
             params = jax.device_get(params)  # each process computes its own batches
-        for batch, targets in self.material.valid_batches():
-            total = add_sums(total, batch_errors(self.config.model, params, batch, targets, self.material.scales))
+        for batch, targets in material.valid_batches():
+            sums = batch_errors(self.config.model, params, batch, targets, material.scales, material.charges)
+            total = add_sums(total, sums)
         return ErrorSums._make(of_all(np.stack(total)).sum(axis=0))
 
     def _stage(self, name: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
+from so3krates.model.config import So3lrConfig
 from so3krates.storage import Model
 from so3krates.uncertainty.density import Density, UncertaintyError, calibrated, density_of
 
@@ -29,6 +30,8 @@ def fit_density(model: Model, train: Sequence[Atoms], valid: Sequence[Atoms]) ->
 
     Raises UncertaintyError where elements or forces are missing.
     """
+    if isinstance(model.config, So3lrConfig):
+        raise UncertaintyError("a model that predicts charges has none yet")
     total = sum(map(len, train))
     if total == 0:
         raise UncertaintyError("there are no training frames")

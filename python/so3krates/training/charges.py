@@ -1,0 +1,150 @@
+"""Charges that the network predicts: what their section of the settings makes of a run (docs/training.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from so3krates.data import FrameGraph, StoredGraphs
+from so3krates.model.config import SO3LR, ConfigError, ModelConfig, So3lrConfig
+from so3krates.model.long_range import Dispersion, Electrostatics
+from so3krates.model.network import Params
+from so3krates.storage import Model
+
+SECTION = Electrostatics.section
+# Of a preset's network: what one of the architecture so3lr takes over, and sizes that the fused kernels compute.
+TAKEN_OVER = ("cutoff", "features", "heads", "layers", "degrees", "embeddings")
+FITTING = {72: {"features": 64, "degrees": [1, 2, 3, 4]}, 132: {"features": 128, "degrees": [1, 2, 3, 4]}}
+WEIGHTS = {"charges": "charge_weight", "dipole": "dipole_weight"}  # settings of the loss
+OWN_SETTINGS = {"data": ("charges_key", "dipole_key"), "training": tuple(WEIGHTS.values())}
+# Theirs where the settings give none and the training data have the label.
+LABELLED_WEIGHTS = {"charge_weight": 1.0, "dipole_weight": 1.0}
+SMALLER = 0.1  # of the last matrices at first: random charges would have energies of many eV
+
+
+def electrostatics_of(terms: Mapping[str, Any]) -> Electrostatics | None:
+    """The Coulomb interaction of predicted charges among the sections of [terms]. Raises ConfigError."""
+    own = terms.get(SECTION)
+    if not isinstance(own, Mapping) or own.get("form") != Electrostatics.name:
+        return None
+    return Electrostatics.from_settings(own, ())
+
+
+def without_charges(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """The other sections of [terms]. Raises ConfigError for one that only imported models have."""
+    if electrostatics_of(terms) is None:
+        return dict(terms)
+    if Dispersion.section in terms:
+        raise ConfigError(
+            f"terms.{Dispersion.section}: it needs volumes of atoms, for which there are no labels here: leave it out, "
+            "or take dispersion off the labels with [baseline]"
+        )
+    return {section: values for section, values in terms.items() if section != SECTION}
+
+
+def network_of(settings: Mapping[str, Any], terms: Mapping[str, Any]) -> ModelConfig:
+    """The network of section [model] beside these terms. Raises ConfigError."""
+    if electrostatics_of(terms) is None:
+        return ModelConfig.from_dict(dict(settings))
+    own = {"mean_neighbours": None, **settings}
+    architecture = own.pop("architecture", SO3LR)
+    if architecture != SO3LR:
+        raise ConfigError(f"model.architecture = {architecture!r}: one that predicts charges is {SO3LR!r}")
+    return So3lrConfig.from_dict(own)
+
+
+def sizes_of_preset(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network that predicts charges takes of section [model] of a preset."""
+    taken = {key: model[key] for key in TAKEN_OVER if key in model}
+    return taken | FITTING.get(taken.get("features", 0), {})
+
+
+def require_fitting(model: ModelConfig, terms: Mapping[str, Any], sections: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a network with charges without their section, or the other way round, and for settings of
+    charges or of a run (`sections` by name) that do not go with it."""
+    if isinstance(model, So3lrConfig) != (electrostatics_of(terms) is not None):
+        raise ConfigError(
+            f'a network of the architecture {SO3LR} is trained with [terms.{SECTION}] form = "{Electrostatics.name}", '
+            "and this form with such a network alone"
+        )
+    is_predicted = isinstance(model, So3lrConfig)
+    known = {"data": ("stream",), "training": ("initial_model",)} if is_predicted else OWN_SETTINGS
+    for section, names in known.items():
+        for name in names:
+            value = getattr(sections[section], name)
+            if not value:
+                continue
+            shown = f"{section}.{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
+            if is_predicted:
+                raise ConfigError(
+                    f"{shown}: a network that predicts charges is trained from random weights, on frames in memory: "
+                    "leave it out"
+                )
+            raise ConfigError(
+                f"{shown}, but the network predicts no charges: it does with "
+                f'[terms.{SECTION}] form = "{Electrostatics.name}"'
+            )
+
+
+def reach_of(model: Model) -> float | None:
+    """Cutoff (A) of the charges of a model that was trained here; None where it has none."""
+    charges = charges_of(model)
+    return None if charges is None else charges.cutoff
+
+
+def charges_of(model: Model) -> Electrostatics | None:
+    """The one interaction of a model that was trained here. Raises ValueError for a model with others."""
+    if not isinstance(model.config, So3lrConfig):
+        return None
+    if len(model.interactions) != 1 or not isinstance(model.interactions[0], Electrostatics):
+        raise ValueError("in batches models with the interaction of charges alone are evaluated, not imported ones")
+    return model.interactions[0]
+
+
+def with_neighbours(config: ModelConfig, graphs: Sequence[FrameGraph]) -> ModelConfig:
+    """The network with its mean number of neighbours, counted in the training data where it is not given."""
+    if not isinstance(config, So3lrConfig) or config.mean_neighbours is not None:
+        return config
+    atoms = sum(len(graph.species) for graph in graphs)
+    neighbours = sum(int(graph.table.counts.sum()) for graph in graphs)
+    return dataclasses.replace(config, mean_neighbours=round(max(1.0, neighbours / max(atoms, 1)), 4))
+
+
+def labels_of_charges(graphs: Sequence[FrameGraph]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Charges (n,) and dipole (3,) of each graph, NaN without label; none for a network without charges."""
+    if isinstance(graphs, StoredGraphs):
+        return []
+    return [(g.system.charges, g.system.dipole) for g in graphs if g.system is not None]
+
+
+def begun(params: Params, graphs: Sequence[FrameGraph]) -> Params:
+    """Random parameters of a network that predicts charges whose energies and charges are small at first.
+
+    Where there are labels, charges begin about the mean of each element. Others stay as they are.
+    """
+    if "charges" not in params:
+        return params
+    charges = np.concatenate([own for own, _ in labels_of_charges(graphs)])
+    species = np.concatenate([graph.species for graph in graphs])
+    shift = np.array(params["charges"]["shift"])
+    for number in np.unique(species[np.isfinite(charges)]):
+        shift[number] = charges[(species == number) & np.isfinite(charges)].mean()
+    readout, charges = dict(params["readout"]), dict(params["charges"]["network"])
+    for head in (readout, charges):
+        last = max(head)  # dense_0, dense_1, ...
+        head[last] = {**head[last], "kernel": SMALLER * np.asarray(head[last]["kernel"])}
+    return {**params, "readout": readout, "charges": {**params["charges"], "network": charges, "shift": shift}}
+
+
+def unused_dipoles(graphs: Sequence[FrameGraph], found: int) -> str:
+    """What to say where frames have dipoles that are not defined; found: how many frames have one."""
+    used = sum(bool(np.isfinite(dipole).any()) for _, dipole in labels_of_charges(graphs))
+    if found == used:
+        return ""
+    return (
+        f"{found - used} of {found} dipoles are left out of the loss: in a periodic cell a dipole depends on the "
+        "choice of images, and of a charged structure on the origin"
+    )
