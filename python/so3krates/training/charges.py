@@ -132,11 +132,11 @@ def begun(params: Params, graphs: Sequence[FrameGraph]) -> Params:
     shift = np.array(params["charges"]["shift"])
     for number in np.unique(species[np.isfinite(charges)]):
         shift[number] = charges[(species == number) & np.isfinite(charges)].mean()
-    readout, charges = dict(params["readout"]), dict(params["charges"]["network"])
-    for head in (readout, charges):
+    readout, network = dict(params["readout"]), dict(params["charges"]["network"])
+    for head in (readout, network):
         last = max(head)  # dense_0, dense_1, ...
         head[last] = {**head[last], "kernel": SMALLER * np.asarray(head[last]["kernel"])}
-    return {**params, "readout": readout, "charges": {**params["charges"], "network": charges, "shift": shift}}
+    return {**params, "readout": readout, "charges": {**params["charges"], "network": network, "shift": shift}}
 
 
 def unused_dipoles(graphs: Sequence[FrameGraph], found: int) -> str:
