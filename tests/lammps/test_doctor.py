@@ -140,7 +140,9 @@ def test_gpu_libraries(no_launcher: None, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert checks["CUDA plugin"] == Check("CUDA plugin", True, str(plugin))
     assert "so3krates[cuda12]" in checks["CUDA 12 libraries"].fix
     # In a process of its own: one opens the driver once, and other tests have one that stands in.
-    program = "from so3krates.lammps.gpu_checkup import gpu_checks; print(*(c for c in gpu_checks() if c.name == 'GPU'))"
+    program = (
+        "from so3krates.lammps.gpu_checkup import gpu_checks; print(*(c for c in gpu_checks() if c.name == 'GPU'))"
+    )
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert said.startswith("Check(name='GPU', ok=False") and str(driver) in said
     cuda = tmp_path / "cuda"
