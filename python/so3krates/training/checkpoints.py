@@ -155,8 +155,7 @@ def read_orbax(folder: Path) -> Any:
     import orbax.checkpoint as ocp
 
     with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
-        known = checkpointer.metadata(folder.resolve())
-        metadata = getattr(known, "item_metadata", known)  # orbax 0.11.20 says it bare
+        metadata = checkpointer.metadata(folder.resolve()).item_metadata
         if metadata is None:  # the first orbax versions wrote none, and no shardings either
             return checkpointer.restore(folder.resolve())
         # Arrays are read as numpy, so that the devices on which they were written do not matter.
