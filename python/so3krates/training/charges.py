@@ -1,4 +1,4 @@
-"""Charges that the network predicts: what their section of the settings makes of a run (docs/training.md)."""
+"""Charges that the network predicts: what their section of the settings makes of a run (docs/charges.md)."""
 
 from __future__ import annotations
 
