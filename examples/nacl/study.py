@@ -1,6 +1,6 @@
 """The study of molten NaCl: pool, selections, trainings, molecular dynamics, table and figure (README.md).
 
-python study.py pool | select | train | dynamics | report
+Every step goes on where it was stopped: python study.py pool | select | train | unsure | dynamics | report
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import argparse
 import itertools
 import json
 import subprocess
-import tomllib
 from pathlib import Path
 
 import ase.io
@@ -23,9 +22,12 @@ TEMPERATURES = (1200, 1400, 1800, 2500, 3500)  # K
 DENSITIES = (1.1, 1.25, 1.38, 1.6, 1.8)  # g/cm^3
 TARGET = (1400, 1.38)  # the melt that the potentials are for
 POOL_FRAMES, TEST_FRAMES, TARGET_FRAMES = 160, 20, 100  # of each state; of the target in the test set
-METHODS = ("random", "energy", "force", "atomic-energy")
+LABELS = ("random", "energy", "force", "atomic-energy")  # choose by labels, or by nothing
+UNSURE = ("uncertainty", "committee")  # choose by potentials that are trained on a start of random frames
+METHODS = LABELS + UNSURE
 SIZES = (128, 256, 512)
-SEEDS = (0,)  # of the choice and of the weights
+START, START_VALID = 128, 32  # random frames of a start that train, and further ones that validate
+SEEDS = (0, 1, 2)  # of the choice and of the weights
 NEAR = 3.0  # A; g of Na-Na is below 0.2 there
 FORCES = (0, 1, 2, 3, 4, 5)  # eV/A, where the bins of the figure begin; the last is open
 STEPS = 4096  # of every training
@@ -74,31 +76,59 @@ def pool(folder: Path) -> None:
 
 def select(folder: Path) -> None:
     """The selections of the largest size; their first frames are the smaller ones."""
-    for seed, method in itertools.product(SEEDS, METHODS):
-        output = folder / f"{method}-{seed}.extxyz"
-        words = ("-n", max(SIZES), "--by", method, "--seed", seed, "-o", output)
-        so3krates("select", folder / "pool.extxyz", *words)
+    for seed, method in itertools.product(SEEDS, LABELS):
+        chosen(folder, folder / "pool.extxyz", f"{method}-{seed}", max(SIZES), "--by", method, "--seed", seed)
+
+
+def chosen(folder: Path, pool: Path, name: str, number: int, *words: object) -> None:
+    """A selection of a pool as NAME.extxyz, unless it is there."""
+    if not (folder / f"{name}.extxyz").exists():
+        so3krates("select", pool, "-n", number, *words, "-o", folder / f"{name}.extxyz")
 
 
 def train(folder: Path) -> None:
-    """A potential of every seed, size and method, each with the same number of steps; goes on where it was stopped."""
-    for seed, size, method in itertools.product(SEEDS, SIZES, METHODS):
-        model = folder / name_of(method, size, seed)
-        data = model.with_suffix(".extxyz")
-        if trained(model):
-            continue
-        ase.io.write(data, ase.io.read(folder / f"{method}-{seed}.extxyz", f":{size}"), format="extxyz")
-        begun = ["--resume"] if model.exists() else []
-        settings = {"data.n_train": size, "training.epochs": STEPS // size}
-        settings |= {"training.seed_model": seed, "training.seed_training": seed}
-        options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-        so3krates("train", HERE / "nacl.toml", "--data", data, "-o", model, *begun, *options)
+    """A potential of every size, seed and method, each with the same number of steps."""
+    for size, seed, method in itertools.product(SIZES, SEEDS, LABELS):
+        frames = ase.io.read(folder / f"{method}-{seed}.extxyz", f":{size}")
+        potential(folder / name_of(method, size, seed), frames, size, seed)
+
+
+def unsure(folder: Path) -> None:
+    """Potentials of a random start and of the frames besides of which those of the starts are least sure."""
+    starts = [folder / f"start-{seed}" for seed in SEEDS]
+    for seed, start in zip(SEEDS, starts, strict=True):
+        frames = ase.io.read(folder / f"random-{seed}.extxyz", f":{START + START_VALID}")
+        potential(start, frames, START, seed, valid=START_VALID)
+    for seed, method in itertools.product(SEEDS, UNSURE):
+        begun = ase.io.read(folder / f"random-{seed}.extxyz", f":{START}")
+        taken = {atoms.info["pool_index"] for atoms in begun}
+        rest = folder / "rest.extxyz"
+        pool = [atoms for n, atoms in enumerate(ase.io.iread(folder / "pool.extxyz")) if n not in taken]
+        ase.io.write(rest, pool, format="extxyz")
+        models = starts if method == "committee" else [starts[seed]]
+        words = [word for model in models for word in ("--model", model)]
+        chosen(folder, rest, f"{method}-{seed}", max(SIZES) - START, "--by", method, *words)
+        for size in SIZES[1:]:
+            more = ase.io.read(folder / f"{method}-{seed}.extxyz", f":{size - START}")
+            potential(folder / name_of(method, size, seed), begun + more, size, seed)
+
+
+def potential(model: Path, frames: list[Atoms], size: int, seed: int, valid: int = 0) -> None:
+    """A training that goes on where it was stopped; a start's first frames need not be those that train."""
+    if trained(model):
+        return
+    data = model.with_suffix(".extxyz")
+    ase.io.write(data, frames, format="extxyz")
+    settings = {"data.n_train": size, "data.n_valid": valid, "training.epochs": STEPS // size}
+    settings |= {"training.seed_model": seed, "training.seed_training": seed}
+    options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    begun = ["--resume"] if model.exists() else []
+    so3krates("train", HERE / "nacl.toml", "--data", data, "-o", model, *begun, *options)
 
 
 def trained(model: Path) -> bool:
-    """Whether a training came to its end; weights lie there earlier."""
-    settings = model / "config.toml"
-    return settings.exists() and tomllib.loads(settings.read_text())["training"]["best_step"] == STEPS
+    """Whether a training came to its end, which is its report; weights lie there earlier."""
+    return (model / "report" / "report.html").exists()
 
 
 def dynamics(folder: Path) -> None:
@@ -146,7 +176,7 @@ def report(folder: Path) -> None:
     labels = {name: reference(frames) for name, frames in tests.items()}
     store = folder / "results.json"
     results = json.loads(store.read_text()) if store.exists() else {}
-    for seed, size, method in itertools.product(SEEDS, SIZES, METHODS):
+    for size, seed, method in itertools.product(SIZES, SEEDS, METHODS):
         name = name_of(method, size, seed)
         if name not in results and trained(folder / name):
             path = bundle(folder, name)
@@ -209,7 +239,7 @@ def figure(path: Path, results: dict[str, dict], curves: dict[str, np.ndarray]) 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=["pool", "select", "train", "dynamics", "report"])
+    parser.add_argument("step", choices=["pool", "select", "train", "unsure", "dynamics", "report"])
     parser.add_argument("--folder", type=Path, default=Path(), help="where everything is written")
     arguments = parser.parse_args()
     globals()[arguments.step](arguments.folder)

