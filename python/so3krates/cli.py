@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import sys
 from pathlib import Path
@@ -247,7 +248,6 @@ def export(
     ] = None,
 ) -> None:
     """Write a model, or a committee, as the one file that LAMMPS runs."""
-    import dataclasses
 
     from so3krates.overlay import overlay_lines
     from so3krates.storage import Model, with_term
@@ -443,7 +443,8 @@ def _data_config(
     console: Console | None = None,
 ) -> DataConfig:
     """Section [data] from `--set` and the short options; what they leave open is as the models were trained."""
-    from so3krates.training.config import DataConfig, RunConfig
+    from so3krates.training.charges import KEYS
+    from so3krates.training.config import DataConfig, section_of
 
     content: dict[str, Any] = {"data": {}}
     for name, key in (("energy_key", energy_key), ("forces_key", forces_key), ("stress_key", stress_key)):
@@ -456,12 +457,12 @@ def _data_config(
 
         own = common_data_settings(models, content["data"])
         content["data"] = own | content["data"]
-        default = DataConfig()
-        used = [f"{key} = {value!r}" for key, value in own.items() if value != getattr(default, key)]
+        usual = dataclasses.asdict(DataConfig())
+        used = [f"{key} = {value!r}" for key, value in own.items() if value not in (usual[key], KEYS.get(key))]
         if used and console is not None:
             text = f"labels are read as in the training: {', '.join(used)}; change it by --set data.KEY=VALUE"
             said(console, "Note:", text)
-    return RunConfig.from_dict(content).data
+    return section_of(DataConfig, "data", content["data"])
 
 
 if __name__ == "__main__":

@@ -251,8 +251,9 @@ def charges_said(path: str | Path, frames: Sequence[Atoms]) -> str:
 
 def _properties(runtime: Runtime | ModelRuntime, frames: Sequence[Atoms]) -> Properties:
     has_uncertainty = "uncertainty" in runtime.outputs
-    names = [name for name, output in runtime.outputs.items() if output.standard]
-    names += ["uncertainty"] if has_uncertainty else []
+    # Of a bundle only the common ones are standard.
+    wanted = ("uncertainty", "charges", "dipole")
+    names = [name for name, output in runtime.outputs.items() if output.standard or name in wanted]
     results: list[dict[str, Any]] = [{}] * len(frames)
     # The largest first, as sizes for which programs are compiled only grow.
     for number in sorted(range(len(frames)), key=lambda n: -len(frames[n])):

@@ -15,7 +15,7 @@ from so3krates.lammps import run_deck
 from so3krates.model.config import So3lrConfig
 from so3krates.model.long_range import Electrostatics
 from so3krates.model.so3lr import initial_params
-from so3krates.predictions import ModelRuntime
+from so3krates.predictions import ModelRuntime, predictions_of
 from so3krates.runtime import Runtime
 from so3krates.storage import Model
 from so3krates_export.bundle import read_bundle
@@ -55,12 +55,21 @@ def salt() -> Atoms:
 
 def test_from_the_folder_to_lammps(bench: Bench, model: Model) -> None:
     """The same in the folder's calculator, the bundle's, and LAMMPS on one rank and two; kernels to their tables."""
+    folder = model.save(bench.folder / "model")
     atoms, names = salt(), ["energy", "forces", "virial", "charges", "energy_electrostatics"]
     expected = ModelRuntime(model).evaluate(atoms, names)
     found = Runtime(bench.bundle, threads=1, cache=str(bench.cache)).evaluate(atoms, names)
     for name in names:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=SAME, err_msg=name)
         assert np.abs(expected[name]).max() > 1e-2, name
+    # As of labelled frames, where a model and its bundle are held against charges and dipoles.
+    alone = salt()
+    alone.pbc = False
+    by_folder, by_bundle = (predictions_of(path, [atoms, alone], float64=True) for path in (folder, bench.bundle))
+    for own, other in zip(by_folder.charges or (), by_bundle.charges or (), strict=True):
+        np.testing.assert_allclose(own, other, rtol=0, atol=SAME)
+    np.testing.assert_allclose(by_folder.dipoles, by_bundle.dipoles, rtol=0, atol=10 * SAME)
+    assert np.isnan(by_bundle.dipoles[0]).all() and np.abs(by_bundle.dipoles[1]).max() > 1e-2
     assert "hirshfeld_ratios" not in read_bundle(bench.bundle).manifest["outputs"]  # nothing has trained them
     rows = []
     for count in (1, 2):

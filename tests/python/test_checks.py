@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -24,6 +25,8 @@ from so3krates_export.ladder import default_ladder
 from toy_bundle import write_toy_bundle
 from typer.testing import CliRunner
 
+KINKS = np.arange(2.0, 3.2, 0.05)  # A
+SIGNS = (-1.0) ** np.arange(len(KINKS))
 STEPS = 40  # of dynamics; enough to see a leak
 CRYSTAL = bulk("Cu", cubic=True)
 ALL = {
@@ -55,6 +58,10 @@ class Pairs:
         morse = depth * (well**2 - 2 * well)
         energy = 0.5 * np.sum(morse * fade**3 + shift * (d - self.cutoff))
         slope = depth * -2.8 * (well**2 - well) * fade**3 - morse * 6 * d / self.cutoff**2 * fade**2 + shift
+        if "kinks" in amount:  # of the second derivative
+            gaps = np.maximum(KINKS - d[:, None], 0.0)
+            energy += 0.25 * self.amount * np.sum(SIGNS * gaps**2)
+            slope -= self.amount * np.sum(SIGNS * gaps, axis=1)
         pull = (slope / d)[:, None] * r
         forces = np.zeros((len(atoms), 3))
         np.add.at(forces, i, pull)
@@ -88,6 +95,15 @@ def test_a_sound_potential_passes() -> None:
     assert all(check.passed for check in found)
     (drift,) = (check for check in found if check.name == "NVE drift")
     assert 0 < drift.value < 0.5 * drift.bound
+
+
+def test_second_derivatives_may_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where charges end to act: differences with a long step do not find the forces there, those with a short do."""
+    names = {"force = -dE/dx", "stress = dE/dstrain / V"}
+    assert not names & failed(check_potential(Pairs("kinks", 0.3), CRYSTAL, 0))
+    long = dataclasses.replace(checks.BOUNDS["float64"], steps=checks.BOUNDS["float64"].steps[:1])
+    monkeypatch.setitem(checks.BOUNDS, "float64", long)
+    assert "force = -dE/dx" in failed(check_potential(Pairs("kinks", 0.3), CRYSTAL, 0))
 
 
 @pytest.mark.parametrize(

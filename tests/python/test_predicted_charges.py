@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from so3krates import cli
 from so3krates.data import Buckets, DataError, collate, frame_graphs
 from so3krates.model.config import ConfigError, So3lrConfig
 from so3krates.model.long_range import Electrostatics
@@ -24,6 +26,7 @@ from so3krates.training import error_table, evaluate, load_frames, reference, tr
 from so3krates.training.config import RunConfig
 from so3krates.training.pair_potential import predict_pairs
 from training_runs import quiet, rows_of
+from typer.testing import CliRunner
 
 CONFIG = So3lrConfig(
     cutoff=4.0, features=16, heads=2, layers=2, degrees=(1, 2), radial_functions=8, embeddings=18, mean_neighbours=4.0
@@ -158,6 +161,12 @@ def test_a_run_learns_charges_and_dipoles(tmp_path: Path) -> None:
     for name in ("charges", "dipole", "forces"):
         assert alone[name].rmse == pytest.approx(table[name].rmse, rel=1e-3), name
     assert "hirshfeld_ratios" not in ModelRuntime(model).outputs  # nothing has trained them
+    # And by the command, which takes the keys of the labels from the model.
+    words = ["evaluate", str(tmp_path / "run"), str(tmp_path / "frames.extxyz")]
+    found = CliRunner().invoke(cli.app, words, env={"COLUMNS": "150"})
+    assert found.exit_code == 0 and "labels are read as in the training" not in found.output, found.output
+    for name, unit in (("charges", "e"), ("dipole", "e A")):
+        assert re.search(rf"│ {name} .* {unit} +│", found.output), found.output
 
 
 def test_charges_without_labels_and_dipoles_of_crystals(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ SECTION = Electrostatics.section
 TAKEN_OVER = ("cutoff", "features", "heads", "layers", "degrees", "embeddings")
 FITTING = {72: {"features": 64, "degrees": [1, 2, 3, 4]}, 132: {"features": 128, "degrees": [1, 2, 3, 4]}}
 WEIGHTS = {"charges": "charge_weight", "dipole": "dipole_weight"}  # settings of the loss
-OWN_SETTINGS = {"data": ("charges_key", "dipole_key"), "training": tuple(WEIGHTS.values())}
+KEYS = {"charges_key": "charges", "dipole_key": "dipole"}  # of [data], where the settings give none
+OWN_SETTINGS = {"data": tuple(KEYS), "training": tuple(WEIGHTS.values())}
 # Theirs where the settings give none and the training data have the label.
 LABELLED_WEIGHTS = {"charge_weight": 1.0, "dipole_weight": 1.0}
 SMALLER = 0.1  # of the last matrices at first: random charges would have energies of many eV

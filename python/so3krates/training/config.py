@@ -461,8 +461,7 @@ def _filled(named: str, given: dict[str, dict[str, Any]]) -> dict[str, dict[str,
     if base and "initial_model" in given["training"]:
         base["training"] = gentler(base["training"])
     if predicted.electrostatics_of(given["terms"]) is not None:
-        keys = {"charges_key": "charges", "dipole_key": "dipole"}
-        base = {**base, "data": keys | base.get("data", {})}
+        base = {**base, "data": predicted.KEYS | base.get("data", {})}
         if "model" in base:
             base["model"] = predicted.sizes_of_preset(base["model"])
     sections = {name: base.get(name, {}) | values for name, values in given.items()}
