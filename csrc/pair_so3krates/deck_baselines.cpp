@@ -14,6 +14,7 @@
 #include <cstring>
 #include <iterator>
 #include <memory>
+#include <new>
 #include <sstream>
 #include <utility>
 
@@ -166,9 +167,9 @@ std::string restart_of(Pair& pair) {
   char* bytes = nullptr;
   std::size_t size = 0;
   std::FILE* file = open_memstream(&bytes, &size);
-  if (file == nullptr) return "";
+  if (file == nullptr) throw std::bad_alloc();
   pair.write_restart(file);
-  std::fclose(file);
+  if (std::fclose(file) != 0) throw std::bad_alloc();  // a stream in memory has no other reason
   std::string text(bytes, size);
   std::free(bytes);
   return text;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import signal
 import struct
 from pathlib import Path
@@ -244,6 +245,44 @@ def test_a_run_that_gets_no_better_ends(tmp_path: Path) -> None:
     assert (again.steps, again.best_step, again.reason) == (result.steps, result.best_step, result.reason)
     with pytest.raises(TrainingError, match=r"training\.patience = 3 needs validation frames"):
         train(config, frames, [], tmp_path / "b", quiet)
+
+
+def test_a_run_that_gets_no_better_goes_back_and_its_rate_falls(tmp_path: Path) -> None:
+    """Also where it is interrupted in between; the end of the schedule is that of a run of twice the best step."""
+    frames = make_frames(4)
+    opposite = [label(a, labels(a)._replace(forces=-labels(a).forces)) for a in frames]
+    config = settings(epochs=200, patience=20, schedule="cosine", learning_rate_stop=1e-6)
+    said: list[str] = []
+    result = train(config, frames, opposite, tmp_path / "a", lambda status: said.append(status.message or ""))
+    words = [message for message in said if "back to its weights" in message]
+    assert len(words) == 1
+    stale, steps = re.fullmatch(
+        r"no lower validation loss in 20 validations since step (\d+): back to its weights, and the learning rate falls "
+        r"within (\d+) steps",
+        words[0],
+    ).groups()
+    begun, fall = int(stale) + 2 * 20, int(steps)
+    assert fall == int(stale) and result.steps == begun + fall < 400
+    assert result.reason.endswith(f"since step {stale}; from there on the learning rate fell within {steps} steps")
+    rates = {int(row["step"]): float(row["learning_rate"]) for row in rows_of(tmp_path / "a")}
+    assert rates[begun] > 0.8 * 3e-3
+    schedule = make_schedule(config.training, 2 * fall)
+    expected = [float(schedule(fall + 1)), float(schedule(2 * fall - 1))]
+    assert [rates[begun + 2], rates[result.steps]] == pytest.approx(expected, rel=1e-4)
+
+    sent: list[int] = []
+
+    def interrupt(status: Status) -> None:
+        if status.step == begun + fall // 2 and not sent:
+            sent.append(status.step)
+            signal.raise_signal(signal.SIGINT)
+
+    stopped = train(config, frames, opposite, tmp_path / "b", interrupt)
+    assert stopped.steps == begun + fall // 2
+    resumed = train(config, frames, opposite, tmp_path / "b", quiet, resume=True)
+    assert (resumed.steps, resumed.best_step, resumed.reason) == (result.steps, result.best_step, result.reason)
+    assert_same(resumed.model.params, result.model.params)
+    assert rows_of(tmp_path / "a")[-1] == rows_of(tmp_path / "b")[-1]
 
 
 def test_schedules() -> None:

@@ -223,8 +223,8 @@ def _measure_of(
         found = predictions_of(models[0], frames)
         if by == "uncertainty" and found.uncertainties is None:
             raise SelectionError(
-                f"{models[0]} tells no uncertainty: train it with validation frames that have forces, "
-                "and export it without --no-uncertainty"
+                f"{models[0]} tells no uncertainty: train it with validation frames that have forces (networks that "
+                "predict charges have none yet), and export it without --no-uncertainty"
             )
         energies, forces, of_atoms = found.energies, found.forces, found.atom_energies
     else:

@@ -34,6 +34,7 @@ class Journal:
         self._weights = normalised_weights(settings)
         self._sums = zero_sums(len(self._weights))
         self._valid_sums: ErrorSums | None = None
+        self.end = material.total_steps  # of the steps that are shown
 
     def add(self, sums: ErrorSums) -> None:
         """Errors of a step's batch."""
@@ -76,7 +77,7 @@ class Journal:
         self._progress(
             Status(
                 step=step,
-                total_steps=self._material.total_steps,
+                total_steps=self.end,
                 epoch=self._material.epoch(step),
                 epochs=self._material.epochs,
                 learning_rate=learning_rate,
@@ -91,7 +92,7 @@ class Journal:
         )
 
     def _seconds_left(self, step: int) -> float:
-        left = [self._clock.left(self._material.total_steps - step)]
+        left = [self._clock.left(self.end - step)]
         if self._settings.max_minutes is not None:
             left.append(60 * self._settings.max_minutes - self._clock.here)
         if self._settings.hours is not None:

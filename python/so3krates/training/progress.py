@@ -62,7 +62,7 @@ class Display:
         if self._progress is not None and self._task is not None:
             text = describe(status, "\n" if self._console.width < ONE_LINE else "  ")
             self._progress.update(self._task, completed=status.step, total=status.total_steps, description=text)
-        elif time.monotonic() - self._last >= LINE_INTERVAL or status.step == status.total_steps:
+        elif status.step and (time.monotonic() - self._last >= LINE_INTERVAL or status.step == status.total_steps):
             self._console.print(describe(status), highlight=False, soft_wrap=True)
             self._last = time.monotonic()
 
@@ -83,6 +83,8 @@ def describe(status: Status, gap: str = "  ") -> str:
     """Where the run is and the time left; after the gap loss and root mean square errors, training|validation."""
     known = status.valid_errors is not None
     place = f"epoch {status.epoch}/{status.epochs}  {duration(status.seconds_left)} left"
+    if status.step == 0 and not known:  # there are no errors yet
+        return place
     parts = [f"{'train|valid' if known else 'train'}: loss " + _both(status.loss, status.valid_loss if known else None)]
     for index, (name, unit) in enumerate(SHOWN[: len(status.errors)]):
         if math.isfinite(status.errors[index]):

@@ -81,6 +81,20 @@ class _Best:
     fruitless: int = 0  # since these weights were found
 
 
+@dataclasses.dataclass(frozen=True)
+class _Fall:
+    """The end of a run that got no better: from its best weights on the learning rate falls."""
+
+    begun: int  # steps of the run before it
+    steps: int
+    best: int  # step of the weights
+    why: str
+
+    @property
+    def end(self) -> int:
+        return self.begun + self.steps
+
+
 def train(
     config: RunConfig,
     frames_train: Sequence[Atoms] | StoredFrames,
@@ -95,7 +109,8 @@ def train(
     Labels are those that `so3krates.data.labels` finds; energies of `replay`, old frames that train too, count from the
     shifts of the model that the run goes on from. With `resume` a run that was stopped goes on from its last checkpoint
     to the same weights as if it had not been. Non-finite steps are not applied: the run goes back to its best weights
-    with fresh moments and says so. Without `progress` the run shows itself on the terminal.
+    with fresh moments and says so; where the validation has got no better for long and the schedule is cosine's, it
+    goes back as well, and the rate falls from there on. Without `progress` the run shows itself on the terminal.
     Raises DataError for frames that cannot be used, TrainingError for a run that cannot start or go on, and
     CheckpointError and WriteError where the disc refuses; the run can then be resumed from its last checkpoint.
     """
@@ -146,6 +161,7 @@ class _Run:
         settings = config.training
         self.place = RunFolder(folder, config, material.fingerprint, resume) if is_first() else None
         self.step = 0
+        self.fall: _Fall | None = None
         self.learning_rate = math.nan
         if resume:
             self.said += self._restore()
@@ -153,6 +169,7 @@ class _Run:
         if self.place is not None:
             self.loggers = open_loggers(settings.log_to, self.folder, config.to_dict(), self.step)
         self.journal = Journal(settings, material, self.place, self.loggers, progress, self.clock)
+        self.journal.end = self._end
         self.saved = time.monotonic()
 
     def _planned(self, recorded: int | None) -> list[str]:
@@ -207,7 +224,8 @@ class _Run:
         started = time.monotonic()
         if self.best.step > 0:
             self._model().save(self.folder)
-        self.place.checkpoints.save(self.step, jax.device_get(self._stored()), {"seconds": self.clock.total})
+        fall = {} if self.fall is None else {"fall": dataclasses.astuple(self.fall)}
+        self.place.checkpoints.save(self.step, jax.device_get(self._stored()), {"seconds": self.clock.total} | fall)
         self.saved = time.monotonic()
         self.clock.checkpoint(self.saved - started)
 
@@ -217,7 +235,9 @@ class _Run:
         if stored is not None:
             self.step = stored.step
             self.state = self._placed(TrainState(**jax.tree.map(jnp.array, stored.state["state"])))
-            self.learning_rate = float(make_schedule(self.config.training, self.material.total_steps)(self.step - 1))
+            self.fall = _Fall(*stored.notes["fall"]) if "fall" in stored.notes else None
+            done = int(np.asarray(self.state.step))
+            self.learning_rate = float(make_schedule(self.config.training, self._scheduled)(done - 1))
             loss, *counts = stored.state["numbers"].tolist()
             self.best = _Best(jax.tree.map(np.array, stored.state["best"]), loss, *(int(c) for c in counts))
         if stored is not None:
@@ -260,14 +280,14 @@ class _Run:
         reason: str | None = self._stale() or self._slow()
         for message in self.said:
             self._show(message)
-        if self.step < material.total_steps and reason is None:
+        if self.step < self._end and reason is None:
             self._stage("compiling the first step")
-        batch: Any = material.batch(self.step) if self.step < material.total_steps else None
-        while self.step < material.total_steps and reason is None:
+        batch: Any = material.batch(self.step) if self.step < self._end else None
+        while self.step < self._end and reason is None:
             started = time.monotonic()
             shape = tuple(array.shape for array in jax.tree.leaves(batch))
             graph, targets = batch
-            self.state, result = self.step_function(self.state, graph, targets, material.scales, material.total_steps)
+            self.state, result = self.step_function(self.state, graph, targets, material.scales, self._scheduled)
             self.step += 1
             # The next batch is put together while this step is computed.
             batch = material.batch(self.step)
@@ -276,11 +296,11 @@ class _Run:
             self._show(news)
             slow = self._slow()
             reason = agreed(stopping.stopped(settings, interrupted(), self.clock.here, self.clock.total)) or slow
-            due = self.step % material.eval_every == 0 or self.step == material.total_steps or slow is not None
+            due = self.step % material.eval_every == 0 or self.step == self._end or slow is not None
             if due:
                 self._validate()
                 reason = reason or self._stale()
-            if reason or self.step == material.total_steps or self._overdue():
+            if reason or self.step == self._end or self._overdue():
                 self._save()
             if reason and not due:
                 # After the checkpoint: a resumed run must not know of this validation.
@@ -314,13 +334,42 @@ class _Run:
     def _slow(self) -> str | None:
         return stopping.slow(self.config.training, self.step, self.learning_rate)
 
+    @property
+    def _end(self) -> int:
+        """Steps of the run, as far as is known."""
+        return self.material.total_steps if self.fall is None else self.fall.end
+
+    @property
+    def _scheduled(self) -> int:
+        """Steps of the whole schedule, of which the state has done some."""
+        return self.material.total_steps if self.fall is None else self.fall.best + self.fall.steps
+
     def _stale(self) -> str | None:
         if len(self.material.valid_graphs) == 0:
             return None
+        if self.fall is not None:
+            after = f"; from there on the learning rate fell within {counted(self.fall.steps, 'step')}"
+            return self.fall.why + after if self.step >= self.fall.end else None
         material = self.material
-        return stopping.stale(
-            self.config.training, self.step, self.best.step, material.eval_every, material.total_steps
-        )
+        why = stopping.stale(self.config.training, self.step, self.best.step, material.eval_every, material.total_steps)
+        return None if why is None or self._falls(why) else why
+
+    def _falls(self, why: str) -> bool:
+        """Back to the best weights with fresh moments, if there are steps left in which the rate can fall."""
+        settings, best = self.config.training, self.best.step
+        steps = min(best, self.material.total_steps - self.step)
+        if settings.schedule != "cosine" or steps < self.material.eval_every:
+            return False
+        self.fall = _Fall(self.step, steps, best, why)
+        self.journal.end = self.fall.end
+        self._begin_at(best)
+        self._show(f"{why}: back to its weights, and the learning rate falls within {counted(steps, 'step')}")
+        return True
+
+    def _begin_at(self, step: int) -> None:
+        """The best weights with fresh moments, at a step of the schedule."""
+        fresh = initial_state(self.config.training, self.best.params)._replace(step=jnp.asarray(step, jnp.int32))
+        self.state = self._placed(fresh)
 
     def _account(self, result: StepResult) -> str | None:
         """Adds a step to the sums, or recovers from it and says so."""
@@ -340,8 +389,7 @@ class _Run:
                 f"{best.fruitless} non-finite steps since the best weights of step {best.step}: lower "
                 "training.learning_rate, set training.clip_norm, or look for wrong labels in the data"
             )
-        fresh = initial_state(self.config.training, best.params)._replace(step=jnp.asarray(np.asarray(self.state.step)))
-        self.state = self._placed(fresh)
+        self._begin_at(int(np.asarray(self.state.step)))
         return (
             f"step {self.step}: loss {loss:.3g} or its gradient is not finite; the step was left out and the run "
             f"went back to the weights of step {best.step} with fresh moments"
