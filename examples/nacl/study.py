@@ -138,7 +138,8 @@ def dynamics(folder: Path) -> None:
     melt(folder, "long", interaction="long")
     for size, method in itertools.product(SIZES, METHODS):
         name = name_of(method, size, SEEDS[0])
-        melt(folder, name, interaction="so3krates", potential=bundle(folder, name))
+        if trained(folder / name):
+            melt(folder, name, interaction="so3krates", potential=bundle(folder, name))
 
 
 def name_of(method: str, size: int, seed: int) -> str:
@@ -186,14 +187,20 @@ def report(folder: Path) -> None:
     print("|", " | ".join(["frames", "chosen by", *(f"{test}: {key}" for test, key in columns)]), "|")
     for size, method in itertools.product(SIZES, METHODS):
         found = [results[name_of(method, size, seed)] for seed in SEEDS if name_of(method, size, seed) in results]
-        cells = [", ".join(f"{one[test][key]:.3g}" for one in found) for test, key in columns]
-        print("|", " | ".join([str(size), method, *cells]), "|")
+        if found:
+            cells = [spread([one[test][key] for one in found]) for test, key in columns]
+            print("|", " | ".join([str(size), method, *cells]), "|")
     curves = {path.stem: rdf(path) for path in sorted(folder.glob("*.rdf"))}
     for name, curve in curves.items():
         off = np.abs(curve - curves["reference"])[curve[:, 0] < NEAR, 1].max()
         first = curve[curve[:, 1] > 0, 0].min()
         print(f"{name}: Na-Na from {first:.2f} A, g below {NEAR:g} A off by {off:.4f} at most")
     figure(folder / "nacl.png", results, curves)
+
+
+def spread(values: list[float]) -> str:
+    """Mean, and least and largest in brackets."""
+    return f"{np.mean(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
 def errors(found: Properties, labels: Properties) -> dict[str, object]:
@@ -211,7 +218,7 @@ def errors(found: Properties, labels: Properties) -> dict[str, object]:
 
 
 def figure(path: Path, results: dict[str, dict], curves: dict[str, np.ndarray]) -> None:
-    """Force errors by the size of the force, and g of Na-Na at short range, for each number of frames."""
+    """Force errors by the size of the force (mean, least and most of the seeds), and g of Na-Na at short range."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -223,12 +230,15 @@ def figure(path: Path, results: dict[str, dict], curves: dict[str, np.ndarray]) 
         above.set(title=f"{size} frames", xlabel="force (eV/Å)", ylabel="rms error (meV/Å)", yscale="log")
         below.set(xlabel="Na-Na distance (Å)", ylabel="g", yscale="log", xlim=(2.2, 3.6), ylim=(3e-4, 2))
         for method in METHODS:
-            name = name_of(method, size, SEEDS[0])
-            if name in results:
-                sizes = results[name]["wide"]["by_force"]
-                above.plot(np.array(FORCES[: len(sizes)]) + 0.5, sizes, "o-", markersize=3, label=method)
-            if name in curves:
-                below.plot(curves[name][:, 0], curves[name][:, 1], label=method)
+            names = [name_of(method, size, seed) for seed in SEEDS]
+            bins = [results[name]["wide"]["by_force"] for name in names if name in results]
+            if bins:
+                means = np.mean(bins, axis=0)
+                reach = [means - np.min(bins, axis=0), np.max(bins, axis=0) - means]
+                places = np.array(FORCES[: len(means)]) + 0.3 + 0.08 * METHODS.index(method)
+                above.errorbar(places, means, reach, fmt="o-", markersize=3, capsize=2, linewidth=1, label=method)
+            if names[0] in curves:
+                below.plot(curves[names[0]][:, 0], curves[names[0]][:, 1], label=method)
         below.plot(curves["reference"][:, 0], curves["reference"][:, 1], "k--", label="reference")
         above.yaxis.set_major_formatter("{x:g}")
         above.yaxis.set_minor_formatter("{x:g}")
