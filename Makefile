@@ -7,7 +7,7 @@ SOURCES := CMakeLists.txt $(shell find csrc python export -type f ! -name '*.so'
 CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %s, and 3.11 or newer is needed: \
   make PYTHON=/path/to/python3.13 ..." % (sys.executable, sys.version.split()[0]))
 
-.PHONY: setup demo test torture matrix wheel bench bench-peers gpu-static gpu-plugins lint sanitize site notebooks
+.PHONY: setup demo test torture matrix wheel bench bench-peers gpu-static gpu-plugins hip-static lint sanitize site notebooks
 
 setup: .venv/ready
 
@@ -45,6 +45,10 @@ gpu-static: setup .venv/cuda .venv/nvdisasm
 VERSIONS ?= 12-0.11.2 13-0.11.2 12-0.12.0.1 13-0.12.0.1
 gpu-plugins: setup
 	@$(BIN)/python tools/gpu_static.py plugins $(VERSIONS)
+
+# The same of AMD's, with hiprtc: that of ROCm, or Debian's, which is downloaded (60 MB).
+hip-static: setup
+	@$(BIN)/python tools/hip_static.py
 
 # Hundreds of decks, kills, damaged bundles and failing allocations, with a summary. ARGS="--scale 5": five times as many.
 torture: setup

@@ -18,10 +18,19 @@ KERNEL_VERSION: int = _harness.kernel_constants()["gpu_version"]
 CALL: str = _harness.GPU_KERNEL_CALL
 WARP = 32
 CHANNELS = (1, VIRIAL_CHANNELS)  # of the kernels' adjoints
-SHARED_BYTES = 227 * 1024  # that a block may take (compute capability 9.0); other GPUs give a block fewer warps
-TILES = {"float32": 16, "float64": 8}  # neighbours that a warp handles at once
 SIMPLE_WARPS = 8  # of kernels that leave the matrices alone
 LONG_BYTES = 256  # of shared memory for a warp of `long_pairs`
+
+
+class Processor(NamedTuple):
+    """What a maker's GPUs give a block."""
+
+    shared_bytes: int  # at most; where it is less, a block has fewer warps
+    tiles: dict[str, int]  # neighbours that a warp handles at once, by precision
+
+
+NVIDIA = Processor(227 * 1024, {"float32": 16, "float64": 8})  # compute capability 9.0
+AMD = Processor(64 * 1024, {"float32": 8, "float64": 8})  # MI200, MI300, RX 7000; compiled for, not run
 
 
 class Launch(NamedTuple):
@@ -46,9 +55,9 @@ def check_cuda(config: ModelConfig, precision: str, channels: Sequence[int] = CH
     kernel_shared_bytes(config, precision, channels)
 
 
-def launch_of(config: ModelConfig, precision: str, channels: int) -> Launch:
+def launch_of(config: ModelConfig, precision: str, channels: int, processor: Processor = NVIDIA) -> Launch:
     """As many warps as shared memory holds; sizes are upper bounds, which the kernels' source checks."""
-    w, real, tile = widths(config), np.dtype(precision).itemsize, TILES[precision]
+    w, real, tile = widths(config), np.dtype(precision).itemsize, processor.tiles[precision]
     quads = max(-(-w.feature_width // QUAD), len(config.degrees) * -(-w.block_width // QUAD))
     groups = -(-quads // 4)
     rest = w.hidden > WARP and w.hidden % WARP == 1  # a unit that is left over
@@ -62,12 +71,12 @@ def launch_of(config: ModelConfig, precision: str, channels: int) -> Launch:
     tile_bytes = rounded(tile * (edge + 2 * units + 16 * (groups | 1) + 2) * real, 64)
     edge_adjoint = QUAD + 2 * len(config.degrees) + channels * (5 * QUAD + 4 + config.orders)
     adjoint_bytes = rounded(tile * (rounded(edge_adjoint, QUAD) + 2 * (units + QUAD)) * real, 64)
-    free = SHARED_BYTES - matrix_bytes
+    free = processor.shared_bytes - matrix_bytes
     warps, adjoint_warps = min(12, free // tile_bytes), min(8, free // (tile_bytes + adjoint_bytes))
     if channels == VIRIAL_CHANNELS:
         adjoint_warps = min(4, adjoint_warps)  # which leaves each thread the registers of two
     launch = Launch(tile, warps, adjoint_warps, matrix_bytes, tile_bytes, adjoint_bytes)
-    if launch.least_bytes > SHARED_BYTES:
+    if launch.least_bytes > processor.shared_bytes:
         raise FusedError(
             f"the GPU kernels do not compute features = {config.features} with {w.hidden} hidden units of the degree "
             f"filters in {precision} (their matrices leave no shared memory): export with body 'xla'"
@@ -81,10 +90,15 @@ def kernel_shared_bytes(config: ModelConfig, precision: str, channels: Sequence[
 
 
 def kernel_sizes(
-    config: ModelConfig, precision: str, elements: int, channels: int, long: LongNumbers | None = None
+    config: ModelConfig,
+    precision: str,
+    elements: int,
+    channels: int,
+    long: LongNumbers | None = None,
+    processor: Processor = NVIDIA,
 ) -> str:
     """What the kernels' source is compiled with, as the preprocessor reads it; long: of pairs of long range, if any."""
-    w, launch = widths(config), launch_of(config, precision, channels)
+    w, launch = widths(config), launch_of(config, precision, channels, processor)
     least, spacing = spline_range(config.radial_functions, config.cutoff, config.spline_start)
     sizes = {
         "REAL": {"float32": "float", "float64": "double"}[precision],

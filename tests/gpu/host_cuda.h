@@ -1,4 +1,5 @@
-// CUDA's language for the host's compiler. A block's threads are fibers, or, with the macro HOST_THREADS, threads.
+// CUDA's language for the host's compiler, and HIP's, of which a source with the macro __HIP__ makes use. A block's
+// threads are fibers, or, with the macro HOST_THREADS, threads.
 #pragma once
 
 #include <cmath>
@@ -22,10 +23,6 @@ using std::exp;
 using std::floor;
 using std::log;
 using std::sqrt;
-inline void sincos(float x, float* sine, float* cosine) {
-  *sine = std::sin(x);
-  *cosine = std::cos(x);
-}
 inline int __popc(unsigned mask) {
   return __builtin_popcount(mask);
 }
@@ -82,6 +79,29 @@ inline unsigned __ballot_sync(unsigned, bool value) {
   mask = mine;
   return mask;
 }
+
+// ---- HIP, on a processor with wavefronts of 64 lanes, halves of which are warps: whatever one half does, the bits of
+// the other in a ballot are set.
+
+constexpr unsigned kWavefront = 64;
+
+inline unsigned __lane_id() {
+  return threadIdx.x % kWavefront;
+}
+template <typename T>
+T __shfl_xor(T value, int mask, int) {
+  return __shfl_xor_sync(0, value, mask);
+}
+template <typename T>
+T __shfl(T value, int from, int) {
+  return __shfl_sync(0, value, from);
+}
+inline unsigned long long __ballot(bool value) {
+  const unsigned long long mine = __ballot_sync(0, value);
+  return __lane_id() < host_cuda::kWarp ? mine | 0xffffffffull << 32 : mine << 32 | 0xffffffffull;
+}
+#define __builtin_amdgcn_fence(order, scope)
+#define __builtin_amdgcn_wave_barrier() __syncwarp()
 
 // ---- matrix units: fragments as in matrix.h, that is of PTX's mma.m16n8k8 for tf32 and mma.m8n8k4 for f64
 

@@ -1,7 +1,6 @@
 // Products [8 halves][8 steps] x [8 steps][8] by matrix.h on the host: macros HOST_CUDA, its path, and REAL.
 #include HOST_CUDA
 
-#define SO3KRATES_INLINE inline
 #include "matrix.h"
 
 constexpr int kHalves = 2;

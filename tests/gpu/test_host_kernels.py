@@ -1,4 +1,5 @@
-"""The GPU kernels on the host: races, bounds and undefined operations by sanitizers; rows far beyond 2^32 numbers."""
+"""The GPU kernels on the host: races, bounds and undefined operations by sanitizers; rows far beyond 2^32 numbers; both
+languages."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ ROWS = 6  # that are computed: with none, few and many neighbours
 FAR = 24_000_000  # first row, beyond the ladder's last: a row's candidates and vectors begin beyond 2^32 numbers
 MEETINGS = 8  # runs in which two threads may meet without a barrier
 LONG = (Electrostatics(), Dispersion.from_settings({}, ("N", "O")))
+LANGUAGES = 1e-5  # relative, float32: sums of squares of results in CUDA's language and in HIP's
 FOUND = 66  # exit code of a sanitizer that has found something
 
 Build = Callable[..., Path]
@@ -81,13 +83,13 @@ THREADS = ("-DHOST_THREADS", "-pthread")
 RACES = (*THREADS, "-fsanitize=thread")
 # By the kernel in which it shows, one barrier of a warp with what stands in front of it.
 FORGOTTEN = {
-    "messages": ("tile.h", "    e.invariants = totals;\n  }\n  __syncwarp();", "    e.invariants = totals;\n  }"),
+    "messages": ("tile.h", "    e.invariants = totals;\n  }\n  sync_warp();", "    e.invariants = totals;\n  }"),
     "messages_adjoint": (
         "messages_adjoint.h",
-        "[k / TILE / 4][k / TILE % 4] = 0;\n  __syncwarp();",
+        "[k / TILE / 4][k / TILE % 4] = 0;\n  sync_warp();",
         "[k / TILE / 4][k / TILE % 4] = 0;",
     ),
-    "long_pairs": ("long_pairs.h", "sums);\n      __syncwarp();", "sums);"),
+    "long_pairs": ("long_pairs.h", "sums);\n      sync_warp();", "sums);"),
 }
 
 
@@ -138,6 +140,24 @@ def test_rows_beyond_32_bits(build: Build) -> None:
     different = [line.split()[0] for line in near if line not in wrong.stdout.splitlines()]
     kernels = {"vectors", "first_messages", "first_messages_adjoint", "messages", "messages_adjoint"}
     assert kernels <= set(different)
+
+
+def test_halves_of_a_wavefront_compute_what_warps_do(build: Build) -> None:
+    """In HIP's language, two rows to a wavefront of 64 lanes: one half never reads what the other says."""
+    cuda, hip = (run(build(4, flags)).stdout.splitlines() for flags in ((), ("-D__HIP__",)))
+    assert len(cuda) == len(hip) > 15
+    for ours, theirs in zip(cuda, hip, strict=True):
+        name, expected = ours.rsplit(maxsplit=2)[0], float(ours.split()[-1])
+        assert expected > 0.0 and theirs.startswith(name)
+        assert float(theirs.split()[-1]) == pytest.approx(expected, rel=LANGUAGES), name
+
+
+@pytest.mark.torture
+def test_a_ballot_has_the_other_halfs_bits(build: Build) -> None:
+    """Who takes it for that of 32 lanes counts them: rows differ, or there is no room for them."""
+    mistake = ("language.h", " >> (__lane_id() / kWarp * kWarp)", "")
+    wrong, right = (run(build(4, ("-D__HIP__",), *mistakes)) for mistakes in ((mistake,), ()))
+    assert right.returncode == 0 and wrong.stdout != right.stdout
 
 
 def test_no_rows_and_one(build: Build) -> None:

@@ -9,7 +9,8 @@ import pytest
 from ase import Atoms
 from helpers import cluster, rattled_wurtzite, tiny
 from so3krates import _harness
-from so3krates_export.cuda import KERNEL_VERSION, check_cuda, kernel_shared_bytes
+from so3krates_export import cuda_body
+from so3krates_export.cuda import AMD, KERNEL_VERSION, check_cuda, kernel_shared_bytes, kernel_sizes, launch_of
 from so3krates_export.fused import FusedError
 from test_fused import PARITY, RUNG, SINGLE, close, network, run_one
 
@@ -60,6 +61,34 @@ def test_blocks_have_as_many_warps_as_the_gpu_has_shared_memory_for(monkeypatch:
     assert "bytes of shared memory" in _harness.pjrt.cuda_kernel_problem(KERNEL_VERSION, least + 1)
     expected = run_one(tiny(), "three heads", "xla", 4)
     close(run_one(tiny(), "three heads", "cuda", 4), expected, len(tiny()), PARITY)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "precision", "make", "tolerance"),
+    [
+        ("two heads", 4, "float64", cluster, PARITY),
+        ("two heads", 1, "float32", crystal, SINGLE),
+    ],
+)
+def test_kernels_in_hips_language(name, channels, precision, make, tolerance, monkeypatch: pytest.MonkeyPatch):
+    """With the sizes for AMD's processors, on wavefronts of 64 lanes, halves of which compute a row each."""
+    atoms = make()
+    expected = run_one(atoms, name, "xla", channels)
+    sizes: list[str] = []
+
+    def in_hip(*arguments) -> str:
+        sizes.append("#define __HIP__ 1\n" + kernel_sizes(*arguments, processor=AMD))
+        return sizes[-1]
+
+    monkeypatch.setattr(cuda_body, "kernel_sizes", in_hip)
+    monkeypatch.setattr(cuda_body, "launch_of", lambda *arguments: launch_of(*arguments, AMD))
+    monkeypatch.setenv("FAKE_CUDA_SHARED", str(AMD.shared_bytes))
+    # Programs are kept by their arguments: by this rung they are others than those of the other tests.
+    found = run_one(
+        atoms, name, "cuda", channels, precision=precision, rung=RUNG._replace(candidates=RUNG.candidates + 8)
+    )
+    assert sizes
+    close(found, expected, len(atoms), tolerance)
 
 
 def test_more_neighbours_than_slots_are_reported():

@@ -2,7 +2,7 @@
 // edge adds to forces and virials.
 #pragma once
 
-#define SO3KRATES_INLINE __device__ __forceinline__
+#include "language.h"
 
 namespace so3krates {
 
@@ -17,8 +17,6 @@ SO3KRATES_INLINE constexpr int degree_at(int k) {
   constexpr int list[] = {DEGREE_LIST};
   return list[k];
 }
-constexpr unsigned kAll = 0xffffffffu;
-constexpr int kWarp = 32;
 
 // Rows, as in layout.h.
 constexpr int kKey = FEATURE_STRIDE, kValue = 2 * FEATURE_STRIDE, kGeometricQuery = 3 * FEATURE_STRIDE;
@@ -89,7 +87,7 @@ SO3KRATES_INLINE void store(Real* to, Quad a) {
 
 template <typename T>
 SO3KRATES_INLINE T warp_sum(T value) {
-  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAll, value, step);
+  for (int step = kWarp / 2; step > 0; step /= 2) value += lane_xor(value, step);
   return value;
 }
 SO3KRATES_INLINE Quad warp_sum(Quad a) {
@@ -131,7 +129,7 @@ struct Sums {
       constexpr bool is_one = left == 1;
       const Real other = k + half < left ? v[k + half < n ? k + half : 0] : Real(0);
       const Real sent = is_one || upper ? v[k] : other, kept_here = is_one || !upper ? v[k] : other;
-      v[k] = kept_here + __shfl_xor_sync(kAll, sent, step * stride);
+      v[k] = kept_here + lane_xor(sent, step * stride);
     }
     if constexpr (step > 1) add<half, step / 2>(v, lane);
   }
@@ -218,7 +216,11 @@ SO3KRATES_INLINE Real exponential(Real x) {
   return exp(x);
 }
 template <typename V>
-SO3KRATES_INLINE void sine_cosine(Real x, Real& sine, Real& cosine) {
+SO3KRATES_INLINE void sine_cosine(float x, float& sine, float& cosine) {
+  sincosf(x, &sine, &cosine);
+}
+template <typename V>
+SO3KRATES_INLINE void sine_cosine(double x, double& sine, double& cosine) {
   sincos(x, &sine, &cosine);
 }
 template <typename V>
@@ -314,9 +316,6 @@ SO3KRATES_INLINE void for_rows(int first, int end, Body&& body) {
   const int warps = blockDim.x / kWarp;
   for (int row = first + blockIdx.x * warps + threadIdx.x / kWarp; row < end; row += gridDim.x * warps)
     body(static_cast<Size>(row));
-}
-SO3KRATES_INLINE int lane_of_thread() {
-  return threadIdx.x % kWarp;
 }
 
 }  // namespace so3krates

@@ -142,7 +142,7 @@ struct FeatureAttentionAdjoint {
         lane, [&](int q, int k) { products[k] = coefficients(t, e, q, kKeepsOwn ? own[k] : own_quad(q), sums); });
     edge_sums.add(sums, lane);
     edge_sums.each(sums, [&](int k, Real value) { of.features[k] += value; });
-    __syncwarp();
+    sync_warp();
     Real by_cutoff[2 * CHANNELS] = {};
     for_quads<kFeatureQuads>(lane, [&](int q, int k) {
       gradients(t, of, e, q, products[k], by_cutoff, [&](int c, Quad query, Quad key, Quad value) {
@@ -158,9 +158,9 @@ struct FeatureAttentionAdjoint {
   SO3KRATES_INLINE void add_tile(Tile& t, TileAdjoint& adjoint, const EdgeSums& edge_sums,
                                  const CutoffSums& cutoff_sums) {
     rest_coefficients(t, adjoint);
-    __syncwarp();
+    sync_warp();
     for (int e = 0; e < TILE; ++e) edge(t, adjoint.edge[e], e, edge_sums, cutoff_sums);
-    __syncwarp();
+    sync_warp();
     rest_gradients(t, adjoint);
   }
 
@@ -175,7 +175,7 @@ struct FeatureAttentionAdjoint {
     };
     for (int e = 0; e < TILE; ++e) for_quads<kFeatureQuads>(lane, [&](int q, int) { through(e, q); });
     for_rest<kFeatureQuads>(lane, through);
-    __syncwarp();
+    sync_warp();
   }
 
   // to: the row's adjoints of channel 0; the others' follow.

@@ -57,7 +57,7 @@ struct GeometricAttentionAdjoint {
         adjoint.edge[e].of_ji[c][l] = parity(l) * ji[l];
       }
     }
-    __syncwarp();
+    sync_warp();
   }
 
   // Adds a quad's part of the sums of an edge: the coefficients and what the cutoff function and the distance get;
@@ -117,9 +117,9 @@ struct GeometricAttentionAdjoint {
   // All edges of a tile, whose filters are in t.filter.
   SO3KRATES_INLINE void add_tile(Tile& t, TileAdjoint& adjoint, const EdgeSums& edge_sums) {
     rest_gradients(t, adjoint);
-    __syncwarp();
+    sync_warp();
     for (int e = 0; e < TILE; ++e) edge(t, adjoint.edge[e], e, edge_sums);
-    __syncwarp();
+    sync_warp();
   }
 
   // Adjoints of the harmonics, a lane for each order.
@@ -142,7 +142,7 @@ struct GeometricAttentionAdjoint {
         }
       }
     }
-    __syncwarp();  // matrix units want the lanes together again
+    sync_warp();  // matrix units want the lanes together again
   }
 
   // Adjoint of the filters, but for the cutoff function, of channel c; with one channel `gradients` has left it.
@@ -157,7 +157,7 @@ struct GeometricAttentionAdjoint {
     };
     for (int e = 0; e < TILE; ++e) for_quads<kGeometricQuads>(lane, [&](int q, int) { through(e, q); });
     for_rest<kGeometricQuads>(lane, through);
-    __syncwarp();
+    sync_warp();
   }
 
   // to: the row's adjoints of channel 0; the others' follow.

@@ -8,6 +8,8 @@
 // A tile is TILE neighbours of the row. The degree filters of a tile are a product [TILE][HIDDEN] x
 // [HIDDEN][features], on matrix units. What follows is done edge by edge, where lane l holds quads l, l + 32, ...;
 // where a few quads are left over, lane l holds one of them, for edge l % TILE.
+//
+// HIP's compiler takes this source too (language.h).
 
 #include "edge.h"
 #include "messages.h"
@@ -42,7 +44,7 @@ extern "C" __global__ void neighbours(const double* positions, const int* row_of
       const double* other = positions + 3 * static_cast<Size>(atom);
       const double dx = other[0] - x, dy = other[1] - y, dz = other[2] - z;
       const bool inside = k < listed && dx * dx + dy * dy + dz * dz < CUTOFF * CUTOFF;
-      const unsigned mask = __ballot_sync(kAll, inside);
+      const unsigned mask = ballot(inside);
       const Size slot = found + __popc(mask & ((1u << lane) - 1));
       if (inside && slot < slots) {
         const Size place = row * slots + slot;

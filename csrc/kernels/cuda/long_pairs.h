@@ -10,7 +10,7 @@ namespace so3krates {
 #include "dispersion.h"
 
 // From where electrostatics and dispersion are zero, A^2.
-SO3KRATES_INLINE constexpr double long_range(int part) {
+constexpr double long_range(int part) {
   constexpr double list[] = {LONG_RANGES};
   return list[part];
 }
@@ -122,9 +122,9 @@ extern "C" __global__ void long_pairs(const Real* tables, const double* position
     LongSums sums;
     int waiting = 0, next = 0;  // of the queue
     const auto add = [&] {
-      __syncwarp();
+      sync_warp();
       if (lane < waiting) add_long_pair(cells, tables, centre, own, queue[(next + lane) % kQueue], sums);
-      __syncwarp();
+      sync_warp();
       next = (next + kWarp) % kQueue;
       waiting -= kWarp;
     };
@@ -145,8 +145,8 @@ extern "C" __global__ void long_pairs(const Real* tables, const double* position
         }
       }
       for (int k = 0; k < kWarp && start + k < columns; ++k) {
-        const int last = __shfl_sync(kAll, end, k);
-        for (int place = __shfl_sync(kAll, begin, k); place < last; place += kWarp) {
+        const int last = lane_value(end, k);
+        for (int place = lane_value(begin, k); place < last; place += kWarp) {
           double square = 0;
           if (place + lane < last)
             for (int a = 0; a < 3; ++a) {
@@ -154,7 +154,7 @@ extern "C" __global__ void long_pairs(const Real* tables, const double* position
               square += d * d;
             }
           const bool inside = square > 0 && square < kReach;  // a row is not its own neighbour
-          const unsigned mask = __ballot_sync(kAll, inside);
+          const unsigned mask = ballot(inside);
           if (inside) queue[(next + waiting + __popc(mask & ((1u << lane) - 1))) % kQueue] = place + lane;
           waiting += __popc(mask);
           if (waiting >= kWarp) add();

@@ -4,8 +4,11 @@
 //   of A: row g, columns t and t + 4, as a[half] and a[halves + half];
 //   of B: column g, rows t and t + 4, as b0 and b1;
 //   of D: row g, columns 2 t and 2 t + 1, as d[2 half] and d[2 half + 1],
-// the fragments of PTX's mma.m16n8k8 for tf32 and of mma.m8n8k4 for f64.
+// the fragments of PTX's mma.m16n8k8 for tf32 and of mma.m8n8k4 for f64. In HIP's language lanes hand each other their
+// factors in place of a matrix unit: AMD's take all of a wavefront's lanes, and other fragments.
 #pragma once
+
+#include "language.h"
 
 namespace so3krates {
 
@@ -24,6 +27,28 @@ SO3KRATES_INLINE void mma(double& d0, double& d1, double a, double b) {
                : "d"(a), "d"(b));
 }
 #endif
+
+#ifdef __HIP__
+
+template <typename T, int n>
+SO3KRATES_INLINE void multiply_rests(T (&)[n], const T (&)[n], T, T) {}
+template <typename T, int n>
+SO3KRATES_INLINE void multiply_leading(T (&d)[n], const T (&a)[n], T b0, T b1) {
+  const int lane = lane_of_thread(), first = lane / 4 * 4, column = lane % 4 * 8;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const T even0 = lane_value(b0, column + k), even1 = lane_value(b1, column + k);
+    const T odd0 = lane_value(b0, column + 4 + k), odd1 = lane_value(b1, column + 4 + k);
+#pragma unroll
+    for (int half = 0; half < n / 2; ++half) {
+      const T a0 = lane_value(a[half], first + k), a1 = lane_value(a[n / 2 + half], first + k);
+      d[2 * half] += a0 * even0 + a1 * even1;
+      d[2 * half + 1] += a0 * odd0 + a1 * odd1;
+    }
+  }
+}
+
+#else
 
 // A float takes three products of TF32 numbers, of 11 bits: cut off a float's leading ones, and 13 are left. The unit
 // cuts off what its sums cannot hold, so the products of what is left are summed first, or apart.
@@ -55,5 +80,7 @@ SO3KRATES_INLINE void multiply_leading(double (&d)[n], const double (&a)[n], dou
     mma(d[2 * half], d[2 * half + 1], a[n / 2 + half], b1);
   }
 }
+
+#endif
 
 }  // namespace so3krates

@@ -43,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(MESSAGES_WARPS* kWarp)
         a = rest_sum<kFeatureQuads>(a);
         if (lane < TILE) t.edge[lane].coefficients = a;
       }
-      __syncwarp();
+      sync_warp();
       for (int e = 0; e < TILE; e += kBatch) {
         Real a[4 * kBatch];
 #pragma unroll
@@ -54,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(MESSAGES_WARPS* kWarp)
         }
         batch.add(a, lane);
         batch.each(a, [&](int k, Real value) { t.edge[e + k / 4].coefficients.v[k % 4] += value; });
-        __syncwarp();
+        sync_warp();
 #pragma unroll
         for (int k = 0; k < kBatch; ++k) {
           const Quad alpha = t.edge[e + k].geometry.cutoff * head_sums(t.edge[e + k].coefficients);
@@ -70,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(MESSAGES_WARPS* kWarp)
         });
         rest.add(sent, lane);
       }
-      __syncwarp();
+      sync_warp();
 
       fill_filters<1, kGeometricQuads>(t, matrices, lane);
       const auto geometric_product = [&](int e, int q, Quad of_row) {
@@ -88,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(MESSAGES_WARPS* kWarp)
         b = rest_sum<kGeometricQuads>(b);
         if (lane < TILE) t.edge[lane].coefficients = b;
       }
-      __syncwarp();
+      sync_warp();
       const int degree = degree_of(lane);
       for (int e = 0; e < TILE; e += kBatch) {
         Real b[DEGREES * kBatch] = {};
@@ -102,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(MESSAGES_WARPS* kWarp)
         geometric_batch.add(b, lane);
         geometric_batch.each(b,
                              [&](int k, Real value) { t.edge[e + k / DEGREES].coefficients.v[k % DEGREES] += value; });
-        __syncwarp();
+        sync_warp();
         if (lane < ORDERS)
 #pragma unroll
           for (int k = 0; k < kBatch; ++k) {

@@ -8,7 +8,7 @@ namespace so3krates {
 SO3KRATES_INLINE void clear_invariants(TileAdjoint& adjoint, int lane) {
   for (int k = lane; k < TILE * CHANNELS * 4; k += kWarp)
     adjoint.edge[k % TILE].of_invariants[k / TILE / 4][k / TILE % 4] = 0;
-  __syncwarp();
+  sync_warp();
 }
 
 // Invariants of chi_j - chi_i: what the row's Euclidean variables get, a lane for each order.

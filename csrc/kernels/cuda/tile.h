@@ -136,7 +136,7 @@ template <bool with_slope>
 SO3KRATES_INLINE void fill_tile(Tile& t, Real (*slope)[TILE][kUnitStride], int lane, Size row, int start, int count,
                                 Size slots, const Real* vectors, const int* neighbours, const Real* projections,
                                 const Real* hidden_in) {
-  __syncwarp();
+  sync_warp();
   if (lane < TILE) {
     Edge& e = t.edge[lane];
     const bool used = start + lane < count;
@@ -156,7 +156,7 @@ SO3KRATES_INLINE void fill_tile(Tile& t, Real (*slope)[TILE][kUnitStride], int l
     });
     e.invariants = totals;
   }
-  __syncwarp();
+  sync_warp();
   const auto slope_at = [&](int part, int e, int u) { return with_slope ? &slope[part][e][u] : nullptr; };
   for (int u = lane; u < kUnits; u += kWarp) {
     const Unit units[2] = {{hidden_in, 0, u}, {hidden_in, 1, u}};
@@ -177,7 +177,7 @@ SO3KRATES_INLINE void fill_tile(Tile& t, Real (*slope)[TILE][kUnitStride], int l
       const Unit unit(hidden_in, part, Hidden::whole);
       t.rest[part][e] = unit.activation(t.edge[e].invariants, slope_at(part, e, kUnits));
     }
-  __syncwarp();
+  sync_warp();
 }
 
 constexpr bool kKeepsOwn = CHANNELS == 1;       // rows' features in registers; four channels leave none for more
@@ -217,7 +217,7 @@ SO3KRATES_INLINE void fill_filters(Tile& t, const Matrices& matrices, int lane) 
       t.filter[group + 8 * half][q] = sum + rest[half] * w_rest;
     }
   }
-  __syncwarp();
+  sync_warp();
 }
 
 // Quad q of an edge's filter, whose radial part begins at `table`, and (slope) its derivative with respect to the
@@ -247,7 +247,7 @@ SO3KRATES_INLINE void for_rest(int lane, Body&& body) {
 template <int quads, typename T>
 SO3KRATES_INLINE T rest_sum(T value) {
   if (WarpShare<quads>::rest > 1)
-    for (int step = kWarp / 2; step >= TILE; step /= 2) value += __shfl_xor_sync(kAll, value, step);
+    for (int step = kWarp / 2; step >= TILE; step /= 2) value += lane_xor(value, step);
   return value;
 }
 template <int quads>
@@ -345,7 +345,7 @@ SO3KRATES_INLINE void filters_adjoint(const Tile& t, TileAdjoint& adjoint, const
     const int e = k / DEGREES / 2 * 8 + 2 * own + k / DEGREES % 2;
     adjoint.edge[e].of_invariants[channel][k % DEGREES] += 2 * t.edge[e].geometry.cutoff * value;
   });
-  __syncwarp();
+  sync_warp();
   if (Hidden::rest > 0) {
     const Sums<kHalves, 4> both(lane);
     both.add(left, lane);
@@ -357,7 +357,7 @@ SO3KRATES_INLINE void filters_adjoint(const Tile& t, TileAdjoint& adjoint, const
         adjoint.edge[e].of_invariants[channel][l] +=
             value * hidden_in[l * HIDDEN_STRIDE + part * HIDDEN + Hidden::whole];
     });
-    __syncwarp();
+    sync_warp();
   }
 }
 
