@@ -16,6 +16,7 @@
 #include <iterator>
 #include <utility>
 
+#include "crowding.h"
 #include "deck_baselines.h"
 #include "deck_checks.h"
 #include "exchange.h"
@@ -181,7 +182,13 @@ void PairSo3krates::open_evaluator() {
   }
   std::unique_ptr<so3krates::Evaluator> opened;
   reported_together(lmp, [&] { opened = std::make_unique<so3krates::Evaluator>(*bundle_, options); });
-  evaluator_ = std::move(opened);  // on all ranks or on none
+  evaluator_ = std::move(opened);        // on all ranks or on none
+  int gpus = evaluator_->report().gpus;  // the first rank of a machine does not count them
+  MPI_Allreduce(MPI_IN_PLACE, &gpus, 1, MPI_INT, MPI_MAX, world);
+  const int threads = options.device == "cpu" ? options.threads : 1;
+  if (const std::string crowd = crowding(machine.ranks, threads, machine.cores, gpus);
+      !crowd.empty() && warned_.insert(crowd).second && comm->me == 0)
+    error->warning(FLERR, "pair_style so3krates: {}", crowd);
   known_list_ = nullptr;
   reported_climbs_ = -1;
   reported_ = {};

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <functional>
@@ -91,13 +92,15 @@ Machine machine_of(LAMMPS* lmp) {
   MPI_Allreduce(MPI_IN_PLACE, sharers.data(), size, MPI_INT, MPI_SUM, local);
   std::vector<unsigned long long> groups(machine.ranks, std::hash<std::string>()(own.quota.group));
   MPI_Allgather(MPI_IN_PLACE, 1, MPI_UNSIGNED_LONG_LONG, groups.data(), 1, MPI_UNSIGNED_LONG_LONG, local);
-  MPI_Comm_free(&local);
   double part = 0.0;
   for (std::size_t core = 0; core < own.mask.size(); ++core)
     if (own.mask[core]) part += 1.0 / sharers[core];
   if (own.quota.cores > 0.0)
     part = std::min(part, own.quota.cores / std::count(groups.begin(), groups.end(), groups[machine.rank]));
   machine.threads = std::max(1, static_cast<int>(part + 1e-6));
+  MPI_Allreduce(MPI_IN_PLACE, &part, 1, MPI_DOUBLE, MPI_SUM, local);
+  machine.cores = std::max(1, static_cast<int>(std::ceil(part - 1e-6)));
+  MPI_Comm_free(&local);
   return machine;
 }
 

@@ -61,6 +61,7 @@ void reported_together(LAMMPS* lmp, Call&& call) {
 struct Machine {
   int ranks = 1, rank = 0;
   int threads = 1;  // for this rank: its part of the cores that it and others may use
+  int cores = 1;    // that they may use together
 };
 
 // Called by all ranks.

@@ -81,7 +81,9 @@ void check_stablehlo(const Bundle& bundle, const std::string& plugin) {
               (is_old ? "install a newer plugin (jax 0.9 or later)" : "export the model again with a newer so3krates"));
 }
 
-std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorOptions& options, int& index) {
+// gpus: set to those from which ranks take one in turn.
+std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorOptions& options, int& index,
+                                          int& gpus) {
   if (!(options.memory > 0.0 && options.memory <= 1.0))
     throw Error("memory is " + std::to_string(options.memory) +
                 ": give the share of the GPU's memory that may be taken, above 0 and at most 1");
@@ -94,8 +96,10 @@ std::shared_ptr<pjrt::Client> open_device(const Bundle& bundle, const EvaluatorO
   check_xla_flags(choice.path);
   check_stablehlo(bundle, choice.path);
   // A launcher may show each rank a GPU of its own, the only one that it counts.
-  if (options.device == choice.platform && choice.platform != "cpu" && options.local_rank > 0)
-    choice.device_index = options.local_rank % gpu_count(choice.platform);
+  if (options.device == choice.platform && choice.platform != "cpu" && options.local_rank > 0) {
+    gpus = gpu_count(choice.platform);
+    choice.device_index = options.local_rank % gpus;
+  }
   index = choice.device_index;
   std::shared_ptr<pjrt::Client> client =
       pjrt::Client::create({choice.path, choice.device_index, options.threads, choice.platform, options.memory,
@@ -125,7 +129,7 @@ Evaluator::Implementation::Implementation(const Bundle& bundle, const EvaluatorO
       has_guard_(options.guard && !bundle.limits.distances.empty()),
       schedules_{"forces", options.small_virials ? "small_virials" : "virials"},
       cache_(options.cache),
-      client_(open_device(bundle, options, device_index_)),
+      client_(open_device(bundle, options, device_index_, report_.gpus)),
       rung_(bundle.ladder.size()),
       guard_(bundle) {
   report_.platform = client_->platform() + ": " + client_->device_kind();

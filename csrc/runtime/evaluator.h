@@ -128,6 +128,7 @@ struct Results {
 
 // What the evaluator holds and has done, for logs.
 struct Report {
+  int gpus = 0;               // from which ranks take one in turn, where this is not the first of them
   std::string platform;       // e.g. "cpu: AMD EPYC ..., 2 threads"
   std::string body_note;      // why the portable programs run in place of the GPU kernels; empty: they do not
   std::size_t rung_rows = 0;  // capacities of the rung in use

@@ -131,8 +131,8 @@ class Evaluator::Implementation {
   std::string body_;            // what the names of its schedules begin with
   std::set<std::string> used_;  // weights and buffers that they name
   ProgramCache cache_;
-  std::shared_ptr<pjrt::Client> client_;
   Report report_;
+  std::shared_ptr<pjrt::Client> client_;
 
   // Host memory stands before the device arrays that borrow it, so that it outlives them.
   HostMemory weight_memory_;

@@ -183,6 +183,7 @@ def test_the_log_says_what_limits_the_threads(bench64: Bench, gan_cell: Atoms) -
         log = run_deck(deck, bench64.folder)
     finally:
         os.sched_setaffinity(0, cores)
+    assert "WARNING: pair_style so3krates" not in log
     every = os.cpu_count()
     limits = rf" \(affinity mask allows 1 of {every} cores\)" if every != 1 else ""
     assert re.search(rf"device .*, 1 thread{limits}$", log, re.MULTILINE)
@@ -201,6 +202,21 @@ def test_ranks_that_are_bound_to_cores_of_their_own(bench64: Bench, gan_cell: At
         [str(word) for word in command], cwd=bench64.folder, env=child_environment(), capture_output=True, text=True
     )
     assert re.search(r"device .*, 1 thread\b", done.stdout), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_more_threads_than_cores(bench64: Bench, gan_cell: Atoms, ranks: int) -> None:
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    deck = sound_deck(bench64, gan_cell).replace("threads 1", f"threads {3 - ranks}")
+    try:
+        os.sched_setaffinity(0, sorted(cores)[:1])
+        log = run_deck(deck, bench64.folder, ranks=ranks)
+    finally:
+        os.sched_setaffinity(0, cores)
+    told = {1: "1 rank of 2 threads", 2: "2 ranks of 1 thread"}[ranks]
+    assert log.count(f"WARNING: pair_style so3krates: {told} on this machine share 1 core: they wait") == 1
 
 
 @pytest.mark.parametrize("threads", [2**31 - 1, 20000])

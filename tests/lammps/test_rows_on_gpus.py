@@ -74,3 +74,16 @@ def test_rows_go_as_mpi_driver_and_deck_say(environment: None, program_cache: Pa
     for k, (way, text) in enumerate(zip(WAYS, log.split("\nway ")[1:], strict=True)):
         assert f"So3krates: rows of other ranks go through {way.words}\n" in text, text
         assert np.abs(np.loadtxt(tmp_path / str(k), skiprows=9) - expected).max() < SAME
+
+
+def test_more_ranks_than_gpus(tmp_path: Path) -> None:
+    """Of one GPU nothing is said: a launcher may show each rank its own."""
+    calls = ["3, 1, 8, 2", "2, 1, 8, 2", "3, 1, 8, 1", "3, 1, 2, 4"]
+    lines = "".join(f"std::puts(so3krates::ranks::crowding({call}).c_str());" for call in calls)
+    source, program = tmp_path / "crowding.cpp", tmp_path / "crowding"
+    source.write_text(f'#include <cstdio>\n#include "crowding.h"\nint main() {{ {lines} }}\n')
+    headers = Path(__file__).parents[2] / "csrc" / "pair_so3krates"
+    subprocess.run(["c++", "-std=c++17", f"-I{headers}", str(source), "-o", str(program)], check=True)
+    gpus, enough, one, cores = subprocess.run([program], capture_output=True, text=True).stdout.splitlines()
+    assert gpus.startswith("3 ranks of this machine share its 2 GPUs") and enough == one == ""
+    assert cores.startswith("3 ranks of 1 thread on this machine share 2 cores")
