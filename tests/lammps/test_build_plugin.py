@@ -130,6 +130,9 @@ def test_what_is_missing_is_said(headers: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"for LAMMPS 4 Feb 2025 of .*src: pair_so3krates\.cpp:3: error: no"):
         build_plugin(found, tmp_path, fails)
     assert not (tmp_path / "so3kratesplugin.so").exists()
+    linker = 'echo "ld: cannot find -llammps: No such file" >&2; echo "collect2: error: ld returned 1" >&2; exit 1'
+    with pytest.raises(BuildError, match=r"src has LAMMPS' headers, but there is no shared liblammps .*--library FILE"):
+        build_program(found, tmp_path / "lmp_so3krates", compiler(tmp_path, linker))
     (headers / "src" / "version.h").unlink()
     with pytest.raises(BuildError, match=r'does not say which version.* --version "4 Feb 2025"'):
         find_headers(headers)

@@ -168,6 +168,11 @@ def _compile(headers: Headers, target: Path, compiler: str, register: str, link:
         command += ["-I", str(sources[0].parent), "-isystem", scratch, *map(str, sources), *link]
         command += [*_link_options(), "-o", str(built)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if done.returncode != 0 and "-llammps" in done.stderr:
+            raise BuildError(
+                f"{headers.folder} has LAMMPS' headers, but there is no shared liblammps beside them or where the "
+                "linker looks: build LAMMPS with -D BUILD_SHARED_LIBS=on, or name it: --library FILE"
+            )
         if done.returncode != 0:
             said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
             raise BuildError(
