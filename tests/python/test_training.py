@@ -257,8 +257,8 @@ def test_a_run_that_gets_no_better_goes_back_and_its_rate_falls(tmp_path: Path) 
     words = [message for message in said if "back to its weights" in message]
     assert len(words) == 1
     stale, steps = re.fullmatch(
-        r"no lower validation loss in 20 validations since step (\d+): back to its weights, and the learning rate falls "
-        r"within (\d+) steps",
+        r"no lower validation loss in 20 validations since step (\d+): back to its weights, and the learning rate "
+        r"falls within (\d+) steps",
         words[0],
     ).groups()
     begun, fall = int(stale) + 2 * 20, int(steps)
