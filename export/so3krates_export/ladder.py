@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -97,20 +98,35 @@ def lower_ladder(
 
     The function is traced for two sets of sizes only. Writing the second set's numbers into the first program must
     give the second program to the letter, which shows that a program depends on its sizes through these numbers alone;
-    those of the other rungs are then written the same way. Raises AssertionError if it does not.
+    those of the other rungs are then written the same way. Raises AssertionError if it does not. A function that is
+    equal to one of an export before is not traced again.
     """
+    text = _traced(function, tuple(arguments), tuple(donated), platform, products, jax.config.jax_enable_x64)
+    artifacts: dict[tuple[int, ...], bytes] = {}
+    for rung in ladder:
+        key = sizes_key(arguments, rung)
+        if key not in artifacts:
+            artifacts[key] = serialise(_resized(text, _TRACED[0], rung))
+    return artifacts
+
+
+@functools.lru_cache(maxsize=128)
+def _traced(
+    function: Callable[..., Any],
+    arguments: tuple[Array, ...],
+    donated: tuple[int, ...],
+    platform: str,
+    products: str,
+    is_x64: bool,
+) -> str:
+    """The program's text for the first set of sizes; is_x64: jax's mode, on which a trace depends."""
     texts = []
     for rung in _TRACED:
         specs = [jax.ShapeDtypeStruct(tuple(_size(d, rung) for d in a.shape), a.dtype) for a in arguments]
         texts.append(lower_text(function, specs, donated, platform, products))
     if _resized(texts[0], _TRACED[0], _TRACED[1]) != texts[1]:
         raise AssertionError("a program depends on its capacities by more than their values")
-    artifacts: dict[tuple[int, ...], bytes] = {}
-    for rung in ladder:
-        key = sizes_key(arguments, rung)
-        if key not in artifacts:
-            artifacts[key] = serialise(_resized(texts[0], _TRACED[0], rung))
-    return artifacts
+    return texts[0]
 
 
 def sizes_key(arguments: Sequence[Array], rung: Rung) -> tuple[int, ...]:

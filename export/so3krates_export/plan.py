@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -175,12 +176,32 @@ def adjoint_name(name: str, channels: int) -> str:
 def tree_stage(program: str, function: Callable[..., Any], inputs: Any, outputs: Any) -> Stage:
     """A stage of a function of trees; inputs and outputs: such trees with names in place of arrays."""
     names, structure = jax.tree.flatten(inputs)
+    call = Call(program, tuple(names), tuple(jax.tree.leaves(outputs)))
+    return Stage(call, Positional(program, function, structure))
 
-    def positional(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(jax.tree.leaves(function(*jax.tree.unflatten(structure, arrays))))
 
-    positional.__name__ = program
-    return Stage(Call(program, tuple(names), tuple(jax.tree.leaves(outputs))), positional)
+class Positional:
+    """A function of trees as one of their leaves, which gives a tuple of leaves.
+
+    Two are equal where function, fixed arguments (of a `functools.partial`) and trees are: exports of one process that
+    differ in weights alone share their programs (`ladder.lower_ladder`).
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], structure: Any) -> None:
+        self.__name__, self._function, self._structure = name, function, structure
+        self._key: tuple[Any, ...] = (name, function, structure)
+        if isinstance(function, functools.partial):
+            fixed = tuple(function.keywords.items())
+            self._key = (name, function.func, function.args, fixed, structure)
+
+    def __call__(self, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(jax.tree.leaves(self._function(*jax.tree.unflatten(self._structure, arrays))))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Positional) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
 
 def evaluator_arrays(precision: str, channels: int) -> dict[str, Array]:

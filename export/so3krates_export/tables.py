@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
-from ase.build import bulk, molecule
-from ase.collections import g2
 from ase.data import atomic_numbers, covalent_radii
 from so3krates.data.neighbours import directed_pairs
 from so3krates.model.config import ModelConfig, So3lrConfig
@@ -157,6 +155,9 @@ def _energy(config: ModelConfig, params: Params, batch: Batch, vectors: jax.Arra
 
 def molecules_for(elements: tuple[str, ...]) -> list[Atoms]:
     """Small G2 molecules, some with each element, rattled, and a droplet of them. Deterministic."""
+    from ase.build import molecule  # a second of each start
+    from ase.collections import g2
+
     random = np.random.default_rng(0)
     small = [atoms for atoms in map(molecule, g2.names) if len(atoms) <= LARGEST_MOLECULE]
     known = [atoms for atoms in small if set(atoms.symbols) <= set(elements)]
@@ -181,6 +182,8 @@ def structures_for(elements: tuple[str, ...]) -> list[Atoms]:
     Lattices of two sublattices with neighbours at about the sum of covalent radii, strained and rattled, the elements
     taking turns; disordered ones, less dense; and triangles of all pairs of elements.
     """
+    from ase.build import bulk  # a second of each start
+
     random = np.random.default_rng(0)
     radii = {e: covalent_radii[atomic_numbers[e]] for e in elements}
     structures = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -13,10 +14,23 @@ from ase.neighborlist import primitive_neighbor_list
 from so3krates.model import Batch, ModelConfig, init_params
 from so3krates_export.ladder import Rung
 
+drawn = functools.cache(init_params)
+_pairs: dict[tuple[Any, ...], tuple[np.ndarray, ...]] = {}
+
+
+def pairs_of(atoms: Atoms, reach: float) -> tuple[np.ndarray, ...]:
+    """Centres, neighbours and shifts of all pairs within a reach, once for each structure: lists cost half a second."""
+    key = (len(atoms), *(a.tobytes() for a in (atoms.pbc, atoms.cell.array, atoms.positions)), reach)
+    if len(_pairs) > 100:
+        _pairs.clear()
+    if key not in _pairs:
+        _pairs[key] = primitive_neighbor_list("ijS", atoms.pbc, atoms.cell.array, atoms.positions, reach)
+    return _pairs[key]
+
 
 def params64(config: ModelConfig, scale: float = 1.5) -> dict[str, Any]:
     """Parameters in float64, larger than an initial network's: forces of a size that matters, in every layer."""
-    return jax.tree.map(lambda v: scale * jnp.asarray(v, jnp.float64), init_params(config, 0))
+    return jax.tree.map(lambda v: jnp.asarray(scale * np.asarray(v, np.float64)), drawn(config, 0))
 
 
 def rattled_wurtzite(repeats: tuple[int, int, int]) -> Atoms:
@@ -40,7 +54,7 @@ def cluster() -> Atoms:
 
 def batch_of(atoms: Atoms, cutoff: float, dtype: str = "float64") -> Batch:
     """One structure as a batch; neighbours by ASE."""
-    i, j, shifts = primitive_neighbor_list("ijS", atoms.pbc, atoms.cell.array, atoms.positions, cutoff)
+    i, j, shifts = pairs_of(atoms, cutoff)
     n = len(atoms)
     counts = np.bincount(i, minlength=n)
     width = 16 * (1 + counts.max() // 16)  # the same shape for slightly different structures
@@ -63,7 +77,7 @@ def batch_of(atoms: Atoms, cutoff: float, dtype: str = "float64") -> Batch:
 
 def host_inputs(atoms: Atoms, elements: list[str], reach: float, rung: Rung) -> dict[str, np.ndarray]:
     """The inputs of the stages for one structure, images as atoms of their own; arrays padded to the rung."""
-    i, j, shifts = primitive_neighbor_list("ijS", atoms.pbc, atoms.cell.array, atoms.positions, reach)
+    i, j, shifts = pairs_of(atoms, reach)
     n = len(atoms)
     positions, row_of_atom = list(atoms.positions), list(range(n))
     images: dict[tuple[int, ...], int] = {}

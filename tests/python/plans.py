@@ -40,10 +40,10 @@ def run_plan(
     states = []
     for inputs in ranks:
         arrays = {
-            n: jnp.full(s.shape, np.nan if np.issubdtype(s.dtype, np.floating) else -1, s.dtype)
+            n: np.full(s.shape, np.nan if np.issubdtype(s.dtype, np.floating) else -1, s.dtype)
             for n, s in shapes.items()
         }
-        states.append(arrays | {n: jnp.asarray(v) for n, v in inputs.items()})
+        states.append({n: jnp.asarray(v) for n, v in (arrays | inputs).items()})
     for step in plan.steps:
         if isinstance(step, Call):
             for arrays in states:

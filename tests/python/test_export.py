@@ -6,12 +6,13 @@ import dataclasses
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from helpers import drawn
 from jax.interpreters.mlir import make_ir_context
 from jaxlib.mlir.dialects import stablehlo
 from so3krates.model.config import ModelConfig
-from so3krates.model.network import init_params
 from so3krates.storage import Model
 from so3krates_export.bundle import read_bundle
 from so3krates_export.cuda import CALL, KERNEL_VERSION
@@ -26,7 +27,8 @@ CONFIG = ModelConfig(features=8, heads=2, layers=2, degrees=(1, 2), radial_funct
 
 def model(**settings: object) -> Model:
     config = dataclasses.replace(CONFIG, **settings)
-    return Model(config, init_params(config, 0), ("Ga", "N"), {"Ga": 0.0, "N": 0.0})
+    params = jax.tree.map(lambda p: p, drawn(config, 0))  # a tree of its own
+    return Model(config, params, ("Ga", "N"), {"Ga": 0.0, "N": 0.0})
 
 
 def not_finite() -> Model:

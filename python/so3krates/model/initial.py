@@ -30,7 +30,10 @@ def _scaled(
 ) -> jax.Array:
     count = int(np.prod(shape))
     draws = draw(key, DRAWS if count <= DRAWS else 1 << (count - 1).bit_length())
-    return _cut(draws, scale, shape).astype(dtype)
+    if isinstance(draws, jax.core.Tracer):
+        return _cut(draws, scale, shape).astype(dtype)
+    # On the host nothing is compiled for a shape.
+    return jnp.asarray((scale * np.asarray(draws)[:count]).reshape(shape), dtype)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -43,6 +46,5 @@ def _normal(key: jax.Array, count: int) -> jax.Array:
     return jax.random.normal(key, (count,), jnp.float32)
 
 
-@partial(jax.jit, static_argnums=2)
 def _cut(draws: jax.Array, scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return scale * draws[: int(np.prod(shape))].reshape(shape)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import solve_banded
 
 from .config import ModelConfig
 from .harmonics import invariants
@@ -114,6 +113,8 @@ def _stacked_networks(config: ModelConfig, stacked: Params, distances: jax.Array
 def _spline_coefficients(config: ModelConfig, params: Params, nodes: int, start: float) -> np.ndarray:
     """Coefficients (layers, filters, nodes, F) of the splines that meet the radial networks at their nodes and the
     networks' slopes at both ends."""
+    from scipy.linalg import solve_banded  # half a second of each start
+
     least, spacing = spline_range(nodes, config.cutoff, start)
     decays = least + spacing * np.arange(nodes - 2)
     values, slopes = radial_functions(config, params, -np.log(decays))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +24,26 @@ from .loss import ErrorSums, Scales, error_sums, loss_of, normalised_weights
 from .optimiser import make_optimiser, make_schedule
 from .pair_potential import predict_pairs
 from .processes import mesh
+
+# Settings that no step sees: how long a run is, on which frames and beside what.
+COURSE = (
+    "epochs",
+    "steps",
+    "hours",
+    "batch_size",
+    "valid_batch_size",
+    "variance_scaling",
+    "refit_shift",
+    "eval_every",
+    "patience",
+    "checkpoint_minutes",
+    "max_minutes",
+    "initial_model",
+    "log_to",
+    "seed_model",
+    "seed_training",
+)
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainingConfig)}
 
 
 class TrainState(NamedTuple):
@@ -65,8 +87,22 @@ def make_step(
     `points`: see `predict_pairs`. `factors`: of the learning rate, by part of the parameters
     (`RunConfig.rate_factors`); absent: 1. Parts with 0 keep their bits, and no gradient is computed for them.
     `charges`: the interaction of those that the network predicts.
+
+    Runs of one process that differ in their course alone share a step, which is traced and compiled once.
     """
-    factor_of = (factors or {}).get
+    seen = dataclasses.replace(config, **{name: _DEFAULTS[name] for name in COURSE})
+    return _step_of(model, seen, points, tuple((factors or {}).items()), charges)
+
+
+@functools.lru_cache(maxsize=4)
+def _step_of(
+    model: ModelConfig,
+    config: TrainingConfig,
+    points: int | None,
+    factors: tuple[tuple[str, float], ...],
+    charges: Electrostatics | None,
+) -> Callable[[TrainState, Batch, Targets, Scales, int], tuple[TrainState, StepResult]]:
+    factor_of = dict(factors).get
     weights = normalised_weights(config)
     optimiser = make_optimiser(config)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 from ase import Atoms
 
 from so3krates.data import DataError, StoredFrames
+from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
 from so3krates.model.so3lr import initial_params
 from so3krates.storage import Model
@@ -127,6 +129,12 @@ def train(
         return run.go(stack.enter_context(polite_interrupts()))
 
 
+@functools.lru_cache(maxsize=4)
+def _drawn(model: ModelConfig, seed: int) -> Params:
+    """Random parameters, which runs of one process may share."""
+    return initial_params(model, seed)
+
+
 def _nobody(_: Status) -> None:
     """The display of processes that do not speak."""
 
@@ -200,7 +208,7 @@ class _Run:
         settings = self.config.training
         start = self.material.start
         if start is None:
-            params = begun(initial_params(self.config.model, settings.seed_model), self.material.graphs)
+            params = begun(_drawn(self.config.model, settings.seed_model), self.material.graphs)
         else:
             params = start.params
         dtype = precision(settings.float64)

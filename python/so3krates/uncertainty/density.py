@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
-from scipy.optimize import minimize
 
 ARRAYS = ("mean", "axes", "centres", "whitening", "floor", "slope", "power", "limit")
 COMPONENTS = 32  # principal axes, at most
@@ -93,6 +91,8 @@ def density_of(environments: np.ndarray, elements: np.ndarray, names: Sequence[s
     Raises UncertaintyError for an element without atoms, and for fewer than two atoms.
     """
     count = len(names)
+    from scipy.cluster.vq import kmeans2  # half a second of each start
+
     if len(environments) < 2:
         raise UncertaintyError("the training frames have fewer than two atoms")
     mean = environments.mean(axis=0)
@@ -143,6 +143,8 @@ def calibrated(density: Density, distances: np.ndarray, elements: np.ndarray, er
 
 def _scales(distances: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """Floor, slope, power and limit."""
+    from scipy.optimize import minimize  # half a second of each start
+
     squares = np.square(errors).sum(axis=1)
     typical = max(np.sqrt(np.mean(distances**2)), 1e-12)
     size = max(np.sqrt(squares.mean() / 3), LEAST_ERROR)
