@@ -15,7 +15,7 @@ from ase.build import bulk
 from concerns import TESTS, concerns
 from long_tables import Many, many, summary
 from once import made_once
-from quick import quick_generator
+from quick import quick_generator, quick_programs
 from stand_ins import cuda_driver, other_plugin, waiting_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,9 +33,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["SO3KRATES_CACHE"] = f"{_compiled.name}/so3krates"
 # Where Python is not to write beside sources, each of the hundreds of programs would compile JAX's modules again.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
-    _modules = tempfile.TemporaryDirectory(prefix="so3krates-tests-")
-    sys.dont_write_bytecode, sys.pycache_prefix = False, _modules.name
-    os.environ["PYTHONPYCACHEPREFIX"] = _modules.name
+    _modules = Path(sys.prefix) / "modules"  # of the environment: the next run finds them there
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(_modules)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(_modules)
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of small matrices: further threads only wait, and take a core to do so
 # Files of more than twenty seconds of a processor, the longest first.
 LONGEST = (
@@ -74,13 +74,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("numprocesses", None):  # a process that runs tests
         gc.set_threshold(*SELDOM)
         _start_jax()
+        _start_runtime()
 
 
 def _start_jax() -> None:
     """With two devices, XLA's quick code generator, and no further threads, which wait more than they work.
 
-    XLA reads its flags and variables once, when JAX opens its devices. The runtime's plugin, which has an XLA of its
-    own, and the programs that tests start do not see them.
+    XLA reads its flags and variables once, when JAX opens its devices. The runtime's plugin has an XLA of its own.
     """
     import jax
 
@@ -89,6 +89,17 @@ def _start_jax() -> None:
         patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {quick_generator()}".strip())
         patch.setenv("NPROC", "1")
         jax.devices()
+
+
+def _start_runtime() -> None:
+    """With XLA's quick code: the plugin's XLA reads its flags once, too. Programs that tests start do not see them."""
+    import numpy as np
+    from so3krates._harness import pjrt
+    from so3krates_export.lowering import lower
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {quick_programs()}".strip())
+        pjrt.Client("cpu", threads=1).compile(lower(lambda x: (x + 1,), [np.zeros(8, np.float32)]))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -101,7 +101,7 @@ def lower_ladder(
     those of the other rungs are then written the same way. Raises AssertionError if it does not. A function that is
     equal to one of an export before is not traced again.
     """
-    text = _traced(function, tuple(arguments), tuple(donated), platform, products, jax.config.jax_enable_x64)
+    text = _traced(function, tuple(arguments), tuple(donated), platform, products, jax.config.read("jax_enable_x64"))
     artifacts: dict[tuple[int, ...], bytes] = {}
     for rung in ladder:
         key = sizes_key(arguments, rung)

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ase.io
@@ -34,6 +34,7 @@ from so3krates.campaign import read_campaign
 from so3krates.cli import app
 from so3krates.comparison import CompareSettings
 from so3krates.learning.config import LabelConfig
+from so3krates.phonons import harmonic
 from so3krates.physics import read_reference
 from so3krates.planning import Machine, write_machine
 from so3krates.storage import Model
@@ -42,10 +43,9 @@ from so3krates_export.export import export_model
 from so3krates_export.ladder import Rung
 from typer.testing import CliRunner
 
-SMALL_TRAINING = " ".join(
-    f"--set {setting}"
-    for setting in ("training.epochs=1", "data.n_train=4", "data.n_valid=2", "model.features=12", "model.layers=1")
-)
+SMALL_NETWORK = ("model.features=12", "model.layers=1")
+SMALL_RUN = ("training.epochs=1", "training.optimiser=adam", "data.n_train=4", "data.n_valid=2")
+SMALL_TRAINING = " ".join(f"--set {setting}" for setting in (*SMALL_RUN, *SMALL_NETWORK))
 SMALLER = {  # sizes that a reader wants and a test does not
     r"--frames \d+": "--frames 1",
     r"--temperatures [\d,]+": "--temperatures 300",
@@ -58,7 +58,7 @@ SMALLER = {  # sizes that a reader wants and a test does not
     r"--meshes 20,30": "--meshes 3x3x3 --supercell-kappa 1,1,1 --pair-cutoff 2.1",
     r"-n 256": "-n 2",
     r"train (settings.toml|data.extxyz)": rf"train \1 {SMALL_TRAINING} --no-physics",
-    r"train --from trained data.extxyz": r"train --from trained data.extxyz --no-physics",
+    r"train --from trained --data data.extxyz": r"\g<0> --no-physics --set training.optimiser=adam",
     r"training.epochs=20": "training.epochs=2",
     r"check model": "check model --steps 0",
     r"learn settings.toml -o learning": "learn --help",
@@ -73,6 +73,7 @@ SMALLER = {  # sizes that a reader wants and a test does not
     r"--time \d+": "--time 1",
     r"equilibrate=\d+": "equilibrate=20",
     r"nz=12": "nz=6",
+    r"nx=3 ny=2 nz=4": "nx=2 ny=2 nz=2",
     r"run in.green_kubo": "run in.green_kubo "
     + " ".join(f"--var {v}" for v in ("nx=2", "ny=2", "nz=2", "equilibrate=5", "produce=5")),
     r"kappa --run campaign.toml": "kappa --help",  # tests/python/test_campaign.py runs one
@@ -206,10 +207,17 @@ def folder(small_model_folder: Path, gan_bundle32: Path, tmp_path_factory: pytes
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _coarse() -> Iterator[None]:
+    """Densities of states of phonons are of few points: nobody looks at them here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harmonic, "PARTS_MESH", 10.0)
+        yield
+
+
 def shell(command: str, folder: Path) -> str:
     """Runs a command with this environment's programs first; its output."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment["XLA_FLAGS"] = quick_generator()  # of the potentials in LAMMPS too: no number is looked at
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=folder,
@@ -393,7 +401,7 @@ def test_python(block: Block, folder: Path) -> None:
         "atoms.set_velocities([[0.01, 0, 0], [0, 0, 0], [-0.01, 0, 0], [0, 0, 0]])\n"
     )
     (folder / "block.py").write_text(start + smaller(block.text))
-    shell("rm -rf hot.extxyz*; python block.py", folder)
+    shell(f"rm -rf hot.extxyz*; XLA_FLAGS={shlex.quote(quick_generator())} python block.py", folder)
 
 
 def test_prose_fits_a_screen() -> None:

@@ -22,19 +22,41 @@ HOLDS = {
     "gan": "assert abs(a - 3.189) < 0.01 and 170 < modulus / GPa < 210 and found.harmonic.imaginary is None",
     "uncertainty": "known, *others = found.values(); assert min(o[0] for o in others) > 2 * known[0] > known[1] > 0",
 }
+SHELL = {"In", "Out", "get_ipython", "exit", "quit", "open"}  # names that IPython gives
+# Those that make and train the same run in one process, one after the other, and what they share once.
+TOGETHER = (("first_model", "uncertainty"), ("gan",))
 
 
 def test_each_is_known() -> None:
-    assert NOTEBOOKS.keys() == HOLDS.keys()
+    assert NOTEBOOKS.keys() == HOLDS.keys() == {name for names in TOGETHER for name in names}
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs(name: str, tmp_path: Path) -> None:
+def cells_of(name: str) -> list[nbformat.NotebookNode]:
+    """The cells of code, in a test's size."""
     text = NOTEBOOKS[name].read_text(encoding="utf-8")
     for usual, small in SMALLER.items():
         text = text.replace(usual.replace('"', r"\""), small.replace('"', r"\""))
-    notebook = nbformat.reads(text, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell(HOLDS[name]))
+    return [cell for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "code"]
+
+
+def forgetting(*kept: str) -> nbformat.NotebookNode:
+    """A cell after which there is what the cells `kept` have made, and nothing else."""
+    names = {name for source in kept for name in compile(source, "cell", "exec").co_names}
+    program = f"for _name in [n for n in globals() if n[0] != '_' and n not in {names | SHELL}]: del globals()[_name]"
+    return nbformat.v4.new_code_cell(program)
+
+
+@pytest.mark.parametrize("names", TOGETHER, ids="-".join)
+def test_notebooks_run(names: tuple[str, ...], tmp_path: Path) -> None:
+    notebook = nbformat.v4.new_notebook()
+    run: list[str] = []
+    for name in names:
+        cells = cells_of(name)
+        again = [cell.source for cell in cells if cell.source in run]
+        assert len(again) == (2 if run else 0)  # the data, and the training on them
+        notebook.cells += [forgetting(*again), *(cell for cell in cells if cell.source not in run)]
+        notebook.cells.append(nbformat.v4.new_code_cell(HOLDS[name]))
+        run += [cell.source for cell in cells]
     resources = {"metadata": {"path": str(tmp_path)}}
     client = NotebookClient(notebook, timeout=LIMIT, resources=resources)
     client.execute(env={**os.environ, "XLA_FLAGS": quick_generator(), "MPLBACKEND": "agg"})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from once import made_once
+from quick import quick_generator
 
 BESIDE = Path(sys.prefix) / "cuda"  # where `make test` puts it
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -49,8 +51,9 @@ def installed(what: str, how: str, *files: str) -> Path:
 def little_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `bench/gpu --pack` makes, with one small network, for the CPU; once for all processes of the tests."""
     program = "import pathlib, sys; from gpu_kit import pack; pack.pack(pathlib.Path(sys.argv[1]), pack.LITTLE)"
+    environment = os.environ | {"XLA_FLAGS": quick_generator()}
     return made_once(
         tmp_path_factory,
         "kit.tar",
-        lambda path: subprocess.run([sys.executable, "-c", program, path], cwd=BENCH, check=True),
+        lambda path: subprocess.run([sys.executable, "-c", program, path], cwd=BENCH, env=environment, check=True),
     )

@@ -59,7 +59,7 @@ def potentials(data_file: Path) -> tuple[Path, Path, str]:
     settings.write_text(
         "[model]\ncutoff = 4.0\nfeatures = 8\nheads = 2\nlayers = 1\ndegrees = [1, 2]\nradial_functions = 8\n"
         f"[data]\nfile = {json.dumps(data_file.name)}\nn_train = 6\nn_valid = 2\n" + "\n".join(lines) + "\n"
-        "[training]\nepochs = 1\nbatch_size = 3\n"
+        '[training]\nepochs = 1\nbatch_size = 3\noptimiser = "adam"\n'
     )
     model = data_file.parent / "g[v2]"
     code, output, error = run("train", settings, "-o", model, "--test", data_file, "--no-physics")

@@ -24,6 +24,7 @@ from so3krates.predictions import ModelRuntime, predictions_of
 from so3krates.storage import Model
 from so3krates.training import error_table, evaluate, load_frames, reference, train
 from so3krates.training.config import RunConfig
+from so3krates.training.evaluate import predict_charged
 from so3krates.training.pair_potential import predict_pairs
 from training_runs import quiet, rows_of
 from typer.testing import CliRunner
@@ -71,7 +72,7 @@ def batch_of(frames: list[Atoms]) -> Batch:
 def test_a_batch_is_as_its_structures_alone() -> None:
     """Energies, forces, stresses and charges of training are those of the calculator, to rounding."""
     frames, own = structures(), model()
-    found = predict_pairs(CONFIG, own.params, batch_of(frames), None, CHARGES)
+    found = predict_charged(CONFIG, own.params, batch_of(frames), None, CHARGES)
     runtime, start = ModelRuntime(own, shifts=False), 0
     assert found.charges is not None and found.dipoles is not None
     for index, atoms in enumerate(frames):
@@ -95,15 +96,12 @@ def test_forces_through_the_charges_are_derivatives() -> None:
         lambda positions: predict_pairs(CONFIG, own.params, batch._replace(positions=positions), None, CHARGES)
     )
     found = total(batch.positions)
-    weight = jax.grad(
-        lambda scale: predict_pairs(
-            CONFIG,
-            {**own.params, "charges": jax.tree.map(lambda p: scale * p, own.params["charges"])},
-            batch,
-            None,
-            CHARGES,
-        ).energies.sum()
-    )(1.0)
+
+    def scaled(scale: jax.Array) -> jax.Array:
+        charges = jax.tree.map(lambda p: scale * p, own.params["charges"])
+        return predict_pairs(CONFIG, {**own.params, "charges": charges}, batch, None, CHARGES).energies.sum()
+
+    weight = jax.jit(jax.grad(scaled))(1.0)
     assert abs(weight) > SIGNAL  # charges matter
     for atom, axis in ((0, 0), (3, 2), (4, 1), (6, 0), (11, 2)):
         step = jnp.zeros_like(batch.positions).at[atom, axis].set(STEP)

@@ -87,6 +87,19 @@ def test_fused_equals_xla(bundles, crystal, expected, threads):
     np.testing.assert_array_equal(first["forces"], runtime.evaluate(crystal)["forces"])
 
 
+def test_xla_gives_the_same_as_users_compile_it(bundles, crystal, expected, tmp_path, monkeypatch):
+    """With XLA's optimisations, which programs in the tests' own process do without."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    structure, result = tmp_path / "atoms.traj", tmp_path / "result.npz"
+    crystal.write(structure)
+    script = RUN.format(
+        path=sys.path, bundle=str(bundles["xla"]), structure=str(structure), result=str(result), threads=2
+    )
+    monkeypatch.setenv("SO3KRATES_CACHE", "off")
+    subprocess.run([sys.executable, "-c", script], check=True)
+    close(np.load(result), expected, PARITY)
+
+
 def test_a_rung_is_outgrown(bundles):
     atoms = bulk("GaN", "wurtzite", a=2.9, c=4.7)
     atoms.positions += np.random.default_rng(1).normal(0.0, 0.1, atoms.positions.shape)

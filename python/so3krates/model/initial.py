@@ -46,5 +46,5 @@ def _normal(key: jax.Array, count: int) -> jax.Array:
     return jax.random.normal(key, (count,), jnp.float32)
 
 
-def _cut(draws: jax.Array, scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _cut(draws: jax.Array, scale: np.float32, shape: tuple[int, ...]) -> jax.Array:
     return scale * draws[: int(np.prod(shape))].reshape(shape)

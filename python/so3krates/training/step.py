@@ -43,7 +43,7 @@ COURSE = (
     "seed_model",
     "seed_training",
 )
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainingConfig)}
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TrainingConfig)}
 
 
 class TrainState(NamedTuple):
