@@ -66,7 +66,7 @@ def plan(
     )
     from .planning.estimate import Layout, limit_of, reach_of
     from .planning.gpus import said_of
-    from .planning.slurm import launch_line
+    from .planning.slurm import lacking_gpus, launch_line
     from .planning.system import PlanError, is_deck, scaled
 
     if ranks is not None and ranks % nodes:
@@ -143,6 +143,8 @@ def plan(
         gpus = best.layout.ranks // nodes if machine.unit == "GPU" else 0
         write_text(slurm, job_script(deck, best.layout, slurm, nodes, hours, launcher=launcher, gpus=gpus))
         screen.print(f"Job script: {slurm}", soft_wrap=True, markup=False)
+        if (lacking := lacking_gpus(nodes, gpus)) is not None:
+            said(screen, "Warning:", lacking)
 
 
 def _table(found: list[Estimate], best: Estimate, timestep: float) -> Table:

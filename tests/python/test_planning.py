@@ -229,6 +229,26 @@ def test_jobs_go_on_where_the_last_one_ended(tmp_path: Path, monkeypatch: pytest
     ]
 
 
+@pytest.mark.parametrize(
+    ("listed", "nodes", "gpus", "words"),
+    [
+        ("n1 (null)\\nn2 (null)", 1, 2, "of the 2 machines that sinfo names 0 have so many; the most has 0"),
+        ("n1 gpu:h200:8(S:0-1)\\nn1 gpu:h200:8(S:0-1)\\nn2 gpu:a100:1,gpu:2", 2, 4, "2 machines that sinfo names 1"),
+        ("n1 gpu:h200:4,gpu:a100:4\\nn2 gpu:8(IDX:0-7)", 2, 8, None),
+        ("n1 (null)", 1, 0, None),
+    ],
+)
+def test_slurm_is_asked_for_its_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, nodes: int, gpus: int, words: str | None
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    program(tools, "sinfo", f'[ "$*" = "-N -h -o %N %G" ] && printf "{listed}\\n"')
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    found = slurm.lacking_gpus(nodes, gpus)
+    assert found is None if words is None else words in found, found
+
+
 def test_srun_is_told_of_the_cores() -> None:
     line = slurm.launch_line(Layout(8, 4), "srun --mpi=pmi2")
     assert line == "srun --mpi=pmi2 --cpu-bind=cores --cpus-per-task=4"

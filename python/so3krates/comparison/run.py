@@ -207,7 +207,9 @@ def _predicted(
 ) -> dict[str, Any]:
     """Errors of the frames, and what is examined. Raises FamilyError where there are no errors."""
     config = settings.compare
-    limits = Limits(60 * config.check_minutes * config.threads + GRACE * config.threads, config.memory)
+    # Of the test frames as long as a training, whether there are checks or not.
+    minutes = config.minutes + config.check_minutes
+    limits = Limits((60 * minutes + GRACE) * config.threads, config.memory)
     server = Server(python, family, "serve", folder, limits, config.threads)
     cutoff = float(settings.options[family.name].get("cutoff", family.cutoff))
     potential = FamilyPotential(server, folder, material.elements, cutoff)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 from so3krates.hints import program_file
+from so3krates.wording import counted
 
 from .estimate import Layout
 
@@ -45,6 +49,33 @@ def launch_line(layout: Layout, launcher: str = "mpiexec") -> str:
     words = [str(mpiexec or "mpiexec"), "-n", str(layout.ranks)]
     # MPICH's launcher; each rank's threads on neighbouring cores.
     return shlex.join([*words, "-bind-to", f"core:{layout.threads}"])
+
+
+def lacking_gpus(nodes: int, gpus: int) -> str | None:
+    """What this machine's Slurm says against a job with GPUs on each of some nodes; None: nothing, or there is none."""
+    sinfo = shutil.which("sinfo")
+    if gpus == 0 or sinfo is None:
+        return None
+    try:
+        told = subprocess.run(
+            [sinfo, "-N", "-h", "-o", "%N %G"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    # A node has a line for each of its partitions, as: n1 gpu:h200:8(S:0-1),gpu:a100:2
+    having = {
+        line.split()[0]: sum(int(count) for count in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", line))
+        for line in told.splitlines()
+        if line.strip()
+    }
+    enough = sum(count >= gpus for count in having.values())
+    if not having or enough >= nodes:
+        return None
+    return (
+        f"the job asks for {counted(gpus, 'GPU')} on each of {counted(nodes, 'machine')}, and of the "
+        f"{counted(len(having), 'machine')} that sinfo names {enough} have so many; the most has "
+        f"{max(having.values())}: it would wait for ever"
+    )
 
 
 def job_script(
