@@ -63,6 +63,7 @@ NAVIGATION = {
         "examples/lammps/so3lr/README",
         "examples/lammps/gan_kappa/README",
         "examples/lammps/argon_kappa/README",
+        "examples/charges/README",
         "examples/learning/README",
         "examples/nacl/README",
         "examples/models/gan-pbesol/README",
