@@ -12,6 +12,7 @@ from so3krates.model.config import ModelConfig
 from so3krates.model.network import Params
 from so3krates.model.projections import Projections
 from so3krates.model.rows import ROW_BLOCK, Table
+from so3krates.model.so3lr import TABLES
 from so3krates.model.terms import Term
 
 from .plan import VIRIAL_CHANNELS, Array, Part, Stage, adjoint_name, member_root, tree_stage
@@ -19,16 +20,6 @@ from .plan import VIRIAL_CHANNELS, Array, Part, Stage, adjoint_name, member_root
 # Parameter groups of a layer that each stage reads.
 _PROJECT = ("feature_query", "feature_key", "feature_value", "geometric_query", "geometric_key", "attention_norm")
 _EXCHANGE = ("exchange", "exchange_norm", "residual_1", "residual_2", "norm_1", "norm_2", "residual")
-# Weights with a row for each atomic number.
-TABLES = (
-    "embedding/embedding",
-    "charge_embedding/query",
-    "spin_embedding/query",
-    "energy_scale",
-    "charges/shift",
-    "hirshfeld/shift",
-    "hirshfeld/query",
-)
 _FILTERS = ("feature_filter", "geometric_filter")
 
 

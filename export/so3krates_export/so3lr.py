@@ -14,10 +14,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from so3krates.model.config import ConfigError, So3lrConfig
 from so3krates.model.fitted_zbl import FittedZbl
 from so3krates.model.long_range import FREE_ATOMS, Dispersion, Electrostatics, Interaction
+from so3krates.model.so3lr import TABLES
 from so3krates.storage import Model, check_weights
 
 from .array_pickle import read_arrays
-from .portable_body import TABLES
 
 WEIGHTS, SETTINGS = "params.pkl", "hyperparameters.json"
 ELEMENTS = tuple(FREE_ATOMS)  # that it was trained on; other rows of its tables are what they began with

@@ -193,8 +193,6 @@ def predictions_of(path: str | Path, frames: Sequence[Atoms], float64: bool = Fa
     path = _located_potential(path)
     if path.is_dir():
         model = Model.load(path)
-        if isinstance(model.config, So3lrConfig):
-            return _properties(ModelRuntime(path), frames)
         found = evaluate(model, frames, float64=float64)
         found = found._replace(uncertainties=uncertainties_of(model, frames))
         return _with_baselines(Baselines(model.baselines), found, frames)

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save
 from .baselines import Baseline, baselines_from, pair_sections, settings_of_baselines
 from .files import make_folder, write_bytes, write_text
 from .model.config import ConfigError, ModelConfig, So3lrConfig, config_from
-from .model.long_range import INTERACTIONS, Interaction, interactions_from
+from .model.long_range import INTERACTIONS, Interaction, interactions_from, longest
 from .model.network import Params
 from .model.so3lr import initial_params
 from .model.terms import Term, beside_terms, settings_of, terms_from
@@ -64,6 +64,11 @@ class Model:
     def reach(self) -> float:
         """The largest cutoff (A) of the network and of the terms."""
         return max(self.config.cutoff, *(term.cutoff for term in self.terms), 0.0)
+
+    @property
+    def long_reach(self) -> float | None:
+        """Where the interactions of a network of the architecture so3lr end, A; None of another network."""
+        return longest(self.interactions) if isinstance(self.config, So3lrConfig) else None
 
     @property
     def _version(self) -> int:

@@ -13,7 +13,7 @@ from so3krates.data.batches import FrameGraph
 from so3krates.data.long_pairs import unordered_pairs
 from so3krates.data.neighbours import round_up
 from so3krates.model.config import So3lrConfig
-from so3krates.model.long_range import Dispersion
+from so3krates.model.long_range import Dispersion, longest
 from so3krates.model.potential import LongPairs
 from so3krates.model.system_potential import Structure, SystemPrediction, predict_system
 from so3krates.outputs import Output
@@ -31,7 +31,7 @@ class SystemEvaluator:
         assert isinstance(model.config, So3lrConfig)
         self._config, self._interactions = model.config, model.interactions
         self._params = jax.tree.map(lambda p: np.asarray(p, np.float64), model.params)
-        self._reach = max((interaction.cutoff for interaction in model.interactions), default=0.0)
+        self._reach = longest(model.interactions)
         self._index = np.zeros(len(chemical_symbols), np.int32)
         for k, element in enumerate(model.elements):
             self._index[chemical_symbols.index(element)] = k
@@ -40,9 +40,7 @@ class SystemEvaluator:
     def __call__(self, atoms: Atoms, graph: FrameGraph, state: State) -> SystemPrediction:
         """What the model says of a structure, arrays of its atoms; graph: of the network's cutoff."""
         n, own = graph.table.neighbours.shape
-        ends, shifts = np.zeros((2, 0), int), np.zeros((0, 3), int)
-        if self._reach > 0:
-            ends, shifts = unordered_pairs(graph.positions, graph.cell, atoms.pbc, self._reach)
+        ends, shifts = unordered_pairs(graph.positions, graph.cell, atoms.pbc, self._reach)
         pairs = ends.shape[1]
         self._atoms = max(self._atoms, _doubled(LEAST_ATOMS, n))
         self._width = max(self._width, round_up(own, WIDTH_STEP))

@@ -65,7 +65,8 @@ def test_from_the_folder_to_lammps(bench: Bench, model: Model) -> None:
     # As of labelled frames, where a model and its bundle are held against charges and dipoles.
     alone = salt()
     alone.pbc = False
-    by_folder, by_bundle = (predictions_of(path, [atoms, alone], float64=True) for path in (folder, bench.bundle))
+    with jax.enable_x64(True):
+        by_folder, by_bundle = (predictions_of(path, [atoms, alone], float64=True) for path in (folder, bench.bundle))
     for own, other in zip(by_folder.charges or (), by_bundle.charges or (), strict=True):
         np.testing.assert_allclose(own, other, rtol=0, atol=SAME)
     np.testing.assert_allclose(by_folder.dipoles, by_bundle.dipoles, rtol=0, atol=10 * SAME)

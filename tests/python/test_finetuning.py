@@ -197,7 +197,6 @@ def test_only_a_model_folder_is_gone_on_from(trained: tuple, tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     for path, said in (
         (POTENTIAL, "is a file.*model folder: give the one that the bundle was exported from"),
-        (POTENTIAL.parent / "so3lr", "architecture so3lr, which cannot be trained here: go on from"),
         (tmp_path / "several", r"holds 2 models: give the one.*seed-0"),
         (tmp_path / "nothing", "no such folder: give the model folder"),
         (tmp_path / "empty", r"is not a model folder: config\.toml is missing"),

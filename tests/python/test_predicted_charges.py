@@ -24,7 +24,7 @@ from so3krates.predictions import ModelRuntime, predictions_of
 from so3krates.storage import Model
 from so3krates.training import error_table, evaluate, load_frames, reference, train
 from so3krates.training.config import RunConfig
-from so3krates.training.evaluate import predict_charged
+from so3krates.training.evaluate import predict_systems
 from so3krates.training.pair_potential import predict_pairs
 from training_runs import quiet, rows_of
 from typer.testing import CliRunner
@@ -72,7 +72,7 @@ def batch_of(frames: list[Atoms]) -> Batch:
 def test_a_batch_is_as_its_structures_alone() -> None:
     """Energies, forces, stresses and charges of training are those of the calculator, to rounding."""
     frames, own = structures(), model()
-    found = predict_charged(CONFIG, own.params, batch_of(frames), None, CHARGES)
+    found = predict_systems(CONFIG, own.params, batch_of(frames), None, (CHARGES,))
     runtime, start = ModelRuntime(own, shifts=False), 0
     assert found.charges is not None and found.dipoles is not None
     for index, atoms in enumerate(frames):
@@ -93,13 +93,13 @@ def test_forces_through_the_charges_are_derivatives() -> None:
     """Central differences of the energy; without the derivative of the charges themselves they would be others."""
     batch, own = batch_of(structures()), model()
     total = jax.jit(
-        lambda positions: predict_pairs(CONFIG, own.params, batch._replace(positions=positions), None, CHARGES)
+        lambda positions: predict_pairs(CONFIG, own.params, batch._replace(positions=positions), None, (CHARGES,))
     )
     found = total(batch.positions)
 
     def scaled(scale: jax.Array) -> jax.Array:
         charges = jax.tree.map(lambda p: scale * p, own.params["charges"])
-        return predict_pairs(CONFIG, {**own.params, "charges": charges}, batch, None, CHARGES).energies.sum()
+        return predict_pairs(CONFIG, {**own.params, "charges": charges}, batch, None, (CHARGES,)).energies.sum()
 
     weight = jax.jit(jax.grad(scaled))(1.0)
     assert abs(weight) > SIGNAL  # charges matter
@@ -239,7 +239,7 @@ def test_the_total_charge_is_that_of_the_frame(tmp_path: Path) -> None:
         ),
         ({"terms": {"electrostatics": {"form": "other"}}}, "'other': known are fixed_charges, and predicted_charges"),
         ({"terms": {"dispersion": {"form": "drude_oscillators"}}}, "terms.dispersion: it needs volumes of atoms"),
-        ({"data": {"stream": True}}, "data.stream = true: a network that predicts charges is trained from random"),
+        ({"data": {"stream": True}}, "stream = true: a network that predicts charges is trained on frames in memory"),
         ({"model": {"radial_basis": "gaussian"}}, "radial_basis = 'gaussian': known are bernstein"),
         ({"training": {"charge_weight": -1.0}}, "training.charge_weight = -1.0"),
         ({"data": {"dipole_unit": "au"}}, "data.dipole_unit = 'au': give one of e A, Debye, e Bohr"),

@@ -37,6 +37,10 @@ class FrameSystem(NamedTuple):
     charges: np.ndarray  # (n,) e, NaN where there is no label
     dipole: np.ndarray  # (3,) e A, the same; also of periodic and of charged frames, where it is not defined
 
+    def without_labels(self) -> FrameSystem:
+        """The same, of a frame without labels."""
+        return self._replace(charges=np.full_like(self.charges, np.nan), dipole=np.full(3, np.nan))
+
 
 class FrameGraph(NamedTuple):
     """One frame with its neighbour table and labels, in numpy; float64 where not said otherwise."""

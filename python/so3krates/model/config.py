@@ -29,6 +29,9 @@ class ModelConfig:
     """
 
     radial_bases: ClassVar[tuple[str, ...]] = RADIAL_BASES
+    # Parameters before the first layer and after the last, by the first part of their names.
+    inputs: ClassVar[tuple[str, ...]] = ("embedding",)
+    outputs: ClassVar[tuple[str, ...]] = ("readout",)
 
     cutoff: float = 5.0  # radius of one message-passing step
     features: int = 132  # F, width of an atom's feature vector
@@ -196,6 +199,8 @@ class So3lrConfig(ModelConfig):
     """Settings of a network of the architecture of SO3LR; the defaults are the published ones (docs/so3lr.md)."""
 
     radial_bases: ClassVar[tuple[str, ...]] = ("bernstein",)
+    inputs: ClassVar[tuple[str, ...]] = ("embedding", "charge_embedding", "spin_embedding")
+    outputs: ClassVar[tuple[str, ...]] = ("readout", "energy_scale", "charges", "hirshfeld")
     _no_choices: ClassVar[tuple[str, ...]] = _NO_CHOICES
 
     cutoff: float = 4.5

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
 from jax.scipy.special import erf
 
 from .config import ConfigError
@@ -51,6 +52,11 @@ class Interaction(Protocol):
     section: ClassVar[str]  # of its settings: [terms.SECTION]
 
     @property
+    def elements(self) -> tuple[str, ...]:
+        """Of the model, in its order; none where it tells no elements apart."""
+        ...
+
+    @property
     def cutoff(self) -> float:
         """From there on (A) the energy is zero."""
         ...
@@ -83,6 +89,7 @@ class Electrostatics:
 
     name: ClassVar[str] = "predicted_charges"
     section: ClassVar[str] = "electrostatics"
+    elements: ClassVar[tuple[str, ...]] = ()
 
     cutoff: float = 12.0  # L, A
     width: float = 4.0  # sigma, A
@@ -151,7 +158,7 @@ class Dispersion:
                 f"terms.{cls.section}: no polarisability of the free atom of {unknown[0]} is known, only those of "
                 f"{', '.join(FREE_ATOMS)}: leave the section or the element out"
             )
-        polarisabilities, coefficients = zip(*(FREE_ATOMS[element] for element in elements), strict=True)
+        polarisabilities, coefficients = (tuple(FREE_ATOMS[element][k] for element in elements) for k in range(2))
         given = _known(cls, settings, ("polarisabilities", "coefficients", "elements"))
         return cls(polarisabilities, coefficients, tuple(elements), **given)
 
@@ -216,6 +223,27 @@ def interactions_from(settings: Mapping[str, Any], elements: Sequence[str]) -> t
             raise ConfigError(f"terms.{section}.form = {form!r}: known are {', '.join(INTERACTIONS[section])}")
         found.append(INTERACTIONS[section][form].from_settings(values, elements))
     return tuple(found)
+
+
+def predicted_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those sections of [terms] that are of interactions: of the same name may be baselines."""
+    return {
+        section: values
+        for section, values in settings.items()
+        if isinstance(values, Mapping) and values.get("form") in INTERACTIONS.get(section, {})
+    }
+
+
+def longest(interactions: Sequence[Interaction]) -> float:
+    """Where the last of them ends, A; 0 where there are none."""
+    return max((interaction.cutoff for interaction in interactions), default=0.0)
+
+
+def indices_of(elements: Sequence[str], numbers: jax.Array) -> jax.Array:
+    """Indices into `elements` of atomic numbers (N,), 0 for all others."""
+    table = np.zeros(len(chemical_symbols), np.int32)
+    table[[atomic_numbers[element] for element in elements]] = np.arange(len(elements))
+    return jnp.asarray(table)[numbers]
 
 
 def _known(kind: type[Any], settings: Mapping[str, Any], own: Sequence[str] = ()) -> dict[str, Any]:

@@ -17,6 +17,17 @@ from .network import Graph, Params, init_params
 from .properties import AtomProperties, ChargeReadout, HirshfeldReadout
 from .system import System, SystemEmbedding
 
+# Weights with a row for each atomic number, in networks of either architecture.
+TABLES = (
+    "embedding/embedding",
+    "charge_embedding/query",
+    "spin_embedding/query",
+    "energy_scale",
+    "charges/shift",
+    "hirshfeld/shift",
+    "hirshfeld/query",
+)
+
 
 class AtomOutputs(NamedTuple):
     """What the network says of atoms (N,)."""

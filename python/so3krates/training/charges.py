@@ -10,9 +10,8 @@ import numpy as np
 
 from so3krates.data import FrameGraph, StoredGraphs
 from so3krates.model.config import SO3LR, ConfigError, ModelConfig, So3lrConfig
-from so3krates.model.long_range import Dispersion, Electrostatics
+from so3krates.model.long_range import Dispersion, Electrostatics, Interaction, interactions_from, predicted_sections
 from so3krates.model.network import Params
-from so3krates.storage import Model
 
 SECTION = Electrostatics.section
 # Of a preset's network: what one of the architecture so3lr takes over, and sizes that the fused kernels compute.
@@ -26,29 +25,26 @@ LABELLED_WEIGHTS = {"charge_weight": 1.0, "dipole_weight": 1.0}
 SMALLER = 0.1  # of the last matrices at first: random charges would have energies of many eV
 
 
-def electrostatics_of(terms: Mapping[str, Any]) -> Electrostatics | None:
-    """The Coulomb interaction of predicted charges among the sections of [terms]. Raises ConfigError."""
-    own = terms.get(SECTION)
-    if not isinstance(own, Mapping) or own.get("form") != Electrostatics.name:
-        return None
-    return Electrostatics.from_settings(own, ())
+def predicts_charges(terms: Mapping[str, Any]) -> bool:
+    """Whether the sections of [terms] ask for a network that predicts charges."""
+    return SECTION in predicted_sections(terms)
 
 
-def without_charges(terms: Mapping[str, Any]) -> dict[str, Any]:
-    """The other sections of [terms]. Raises ConfigError for one that only imported models have."""
-    if electrostatics_of(terms) is None:
-        return dict(terms)
-    if Dispersion.section in terms:
-        raise ConfigError(
-            f"terms.{Dispersion.section}: it needs volumes of atoms, for which there are no labels here: leave it out, "
-            "or take dispersion off the labels with [baseline]"
-        )
-    return {section: values for section, values in terms.items() if section != SECTION}
+def interactions_of(terms: Mapping[str, Any], elements: Sequence[str] = ()) -> tuple[Interaction, ...]:
+    """Interactions of what the network says of atoms, of the sections of [terms]. Raises ConfigError."""
+    return interactions_from(predicted_sections(terms), elements)
+
+
+def without_interactions(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """The other sections of [terms]. Raises ConfigError for interactions that cannot be."""
+    interactions_of(terms)
+    found = predicted_sections(terms)
+    return {section: values for section, values in terms.items() if section not in found}
 
 
 def network_of(settings: Mapping[str, Any], terms: Mapping[str, Any]) -> ModelConfig:
     """The network of section [model] beside these terms. Raises ConfigError."""
-    if electrostatics_of(terms) is None:
+    if not predicts_charges(terms):
         return ModelConfig.from_dict(dict(settings))
     own = {"mean_neighbours": None, **settings}
     architecture = own.pop("architecture", SO3LR)
@@ -66,13 +62,18 @@ def sizes_of_preset(model: Mapping[str, Any]) -> dict[str, Any]:
 def require_fitting(model: ModelConfig, terms: Mapping[str, Any], sections: Mapping[str, Any]) -> None:
     """Raises ConfigError for a network with charges without their section, or the other way round, and for settings of
     charges or of a run (`sections` by name) that do not go with it."""
-    if isinstance(model, So3lrConfig) != (electrostatics_of(terms) is not None):
+    if isinstance(model, So3lrConfig) != predicts_charges(terms):
         raise ConfigError(
             f'a network of the architecture {SO3LR} is trained with [terms.{SECTION}] form = "{Electrostatics.name}", '
             "and this form with such a network alone"
         )
     is_predicted = isinstance(model, So3lrConfig)
-    known = {"data": ("stream",), "training": ("initial_model",)} if is_predicted else OWN_SETTINGS
+    if Dispersion.section in predicted_sections(terms) and sections["training"].initial_model is None:
+        raise ConfigError(
+            f"terms.{Dispersion.section}: it needs volumes of atoms, for which there are no labels here: leave it out, "
+            "or take dispersion off the labels with [baseline]"
+        )
+    known = {"data": ("stream",)} if is_predicted else OWN_SETTINGS
     for section, names in known.items():
         for name in names:
             value = getattr(sections[section], name)
@@ -81,8 +82,7 @@ def require_fitting(model: ModelConfig, terms: Mapping[str, Any], sections: Mapp
             shown = f"{section}.{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
             if is_predicted:
                 raise ConfigError(
-                    f"{shown}: a network that predicts charges is trained from random weights, on frames in memory: "
-                    "leave it out"
+                    f"{shown}: a network that predicts charges is trained on frames in memory: leave it out"
                 )
             raise ConfigError(
                 f"{shown}, but the network predicts no charges: it does with "
@@ -90,19 +90,11 @@ def require_fitting(model: ModelConfig, terms: Mapping[str, Any], sections: Mapp
             )
 
 
-def reach_of(model: Model) -> float | None:
-    """Cutoff (A) of the charges of a model that was trained here; None where it has none."""
-    charges = charges_of(model)
-    return None if charges is None else charges.cutoff
-
-
-def charges_of(model: Model) -> Electrostatics | None:
-    """The one interaction of a model that was trained here. Raises ValueError for a model with others."""
-    if not isinstance(model.config, So3lrConfig):
-        return None
-    if len(model.interactions) != 1 or not isinstance(model.interactions[0], Electrostatics):
-        raise ValueError("in batches models with the interaction of charges alone are evaluated, not imported ones")
-    return model.interactions[0]
+def read_factors(factors: dict[str, float], terms: Mapping[str, Any]) -> dict[str, float]:
+    """Factors of the learning rate in which ratios that no interaction reads have nothing to learn."""
+    if not predicts_charges(terms) or Dispersion.section in predicted_sections(terms):
+        return factors
+    return factors | {"hirshfeld": 0.0}
 
 
 def with_neighbours(config: ModelConfig, graphs: Sequence[FrameGraph]) -> ModelConfig:

@@ -15,14 +15,15 @@ from so3krates.baselines import baselines_from, pair_sections
 from so3krates.data import SHIFT_MODES, DataError, LabelKeys
 from so3krates.files import write_text
 from so3krates.model.config import PRESETS as MODEL_PRESETS
-from so3krates.model.config import ConfigError, ModelConfig, So3lrConfig
+from so3krates.model.config import ConfigError, ModelConfig
 from so3krates.model.terms import check_terms
 
 from . import charges as predicted
 from .checks import is_int, is_number, require
-from .finetuning import FineTuningConfig, gentler, initial_network, rate_factors, require_start, same_network
+from .finetuning import FineTuningConfig, gentler, of_model, rate_factors, require_start
 from .loggers import PACKAGES
 from .original_keys import sections_from_original
+from .settings_file import beside
 
 SECTIONS = ("model", "data", "training", "terms", "baseline", "finetuning")
 # Keys that name files, which are looked for beside the settings.
@@ -285,7 +286,7 @@ class RunConfig:
     finetuning: FineTuningConfig = dataclasses.field(default_factory=FineTuningConfig)  # beside initial_model
 
     def __post_init__(self) -> None:
-        check_terms(pair_sections(predicted.without_charges(self.terms)))
+        check_terms(pair_sections(predicted.without_interactions(self.terms)))
         predicted.require_fitting(self.model, self.terms, {"data": self.data, "training": self.training})
         baselines_from(self.terms, self.baseline)
         require_start(self.finetuning, self.training.initial_model)
@@ -299,9 +300,7 @@ class RunConfig:
     @property
     def rate_factors(self) -> dict[str, float]:
         """Factor of the learning rate of each part of the network."""
-        factors = rate_factors(self.finetuning, self.model)
-        # Ratios that no interaction reads have nothing to learn.
-        return factors | ({"hirshfeld": 0.0} if isinstance(self.model, So3lrConfig) else {})
+        return predicted.read_factors(rate_factors(self.finetuning, self.model), self.terms)
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> RunConfig:
@@ -326,13 +325,14 @@ class RunConfig:
     def from_settings(cls, named: str, given: dict[str, dict[str, Any]]) -> RunConfig:
         """From what a user gave beside a named preset, by section, as `read_settings` returns them.
 
-        The network is that of the model that the run goes on from, where there is one. Raises ConfigError for settings
-        of another network as well, and ModelError for what is no model.
+        The network and its interactions are those of the model that the run goes on from, where there is one. Raises
+        ConfigError for settings of others as well, and ModelError for what is no model.
         """
-        sections = _filled(named, given)
-        source = sections["training"].get("initial_model")
-        if isinstance(source, str) and source:
-            sections["model"] = same_network(given["model"], initial_network(source), source)
+        source = given["training"].get("initial_model")
+        if not (isinstance(source, str) and source):
+            return cls.from_dict({"preset": NO_PRESET, **_filled(named, given)})
+        given = of_model(given, source)
+        sections = _filled(named, given) | {"model": given["model"]}
         return cls.from_dict({"preset": NO_PRESET, **sections})
 
     def to_dict(self) -> dict[str, Any]:
@@ -414,7 +414,7 @@ def preset(name: str) -> RunConfig:
 def read_settings(path: str | Path) -> tuple[str, dict[str, dict[str, Any]]]:
     """The preset that a file begins with, and its settings by section. Raises ConfigError, beginning with the path.
 
-    Data files and models are looked up beside the configuration where they are relative.
+    Data files and models are looked up beside it where they are relative.
     """
     path = Path(path)
     try:
@@ -431,7 +431,7 @@ def read_settings(path: str | Path) -> tuple[str, dict[str, dict[str, Any]]]:
     for section, keys in FILES.items():
         for key in keys:
             if isinstance(sections[section].get(key), str) and sections[section][key]:
-                sections[section][key] = str(path.parent / sections[section][key])
+                sections[section][key] = beside(path.parent, sections[section][key], key == "initial_model")
     return named, sections
 
 
@@ -460,7 +460,7 @@ def _filled(named: str, given: dict[str, dict[str, Any]]) -> dict[str, dict[str,
         base = {} if named == NO_PRESET else changeable(preset(named))
     if base and "initial_model" in given["training"]:
         base["training"] = gentler(base["training"])
-    if predicted.electrostatics_of(given["terms"]) is not None:
+    if predicted.predicts_charges(given["terms"]):
         base = {**base, "data": predicted.KEYS | base.get("data", {})}
         if "model" in base:
             base["model"] = predicted.sizes_of_preset(base["model"])

@@ -28,12 +28,11 @@ from so3krates.model.network import Graph, Params, environments
 from so3krates.model.potential import Batch, edge_vectors, predict
 from so3krates.storage import Model
 
-from .charges import charges_of, reach_of
 from .pair_potential import predict_pairs
 
-# Energies, forces and strain gradients of a batch, compiled; and those of a network that predicts charges.
+# Energies, forces and strain gradients of a batch, compiled; and those of a network of the architecture so3lr.
 predict_batch = jax.jit(predict, static_argnums=0)
-predict_charged = jax.jit(predict_pairs, static_argnums=(0, 3, 4))
+predict_systems = jax.jit(predict_pairs, static_argnums=(0, 3, 4))
 
 
 class Properties(NamedTuple):
@@ -59,12 +58,11 @@ def evaluate(
     """Predictions for frames, in their order.
 
     The network runs in one precision, energy shifts and terms are added in float64. `on_progress` is called with the
-    number of frames done. Raises DataError for an element that the model does not know, ValueError for an imported
-    model of the architecture so3lr.
+    number of frames done. Raises DataError for an element that the model does not know, and for a total charge and
+    multiplicity that a frame cannot have.
     """
     dtype = precision(float64)
-    electrostatics, reach = charges_of(model), reach_of(model)
-    graphs = frame_graphs(frames, model.config.cutoff, model.energy_shifts, read_labels=False, reach=reach)
+    graphs = frame_graphs(frames, model.config.cutoff, model.energy_shifts, read_labels=False, reach=model.long_reach)
     params = jax.tree.map(lambda p: np.asarray(p, dtype), model.params)
     energies = np.zeros(len(frames))
     forces: list[np.ndarray] = [np.zeros((0, 3))] * len(frames)
@@ -75,8 +73,8 @@ def evaluate(
     for indices, batch, _ in ordered_batches(graphs, batch_size, dtype):
         found = (
             predict_batch(model.config, params, batch)
-            if electrostatics is None
-            else predict_charged(model.config, params, batch, None, electrostatics)
+            if model.long_reach is None
+            else predict_systems(model.config, params, batch, None, model.interactions)
         )
         answer = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
         start = 0
@@ -99,7 +97,7 @@ def evaluate(
         if on_progress is not None:
             on_progress(done)
     found = Properties(np.array([len(a) for a in frames]), energies, forces, stresses, atom_energies)
-    return found if electrostatics is None else found._replace(charges=charges, dipoles=dipoles)
+    return found if model.long_reach is None else found._replace(charges=charges, dipoles=dipoles)
 
 
 @partial(jax.jit, static_argnums=0)

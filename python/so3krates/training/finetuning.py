@@ -9,7 +9,10 @@ from typing import Any
 
 from ase.data import atomic_numbers
 
-from so3krates.model.config import SO3LR, ConfigError, ModelConfig, So3lrConfig
+from so3krates.model.config import ConfigError, ModelConfig
+from so3krates.model.long_range import INTERACTIONS
+from so3krates.model.terms import settings_of
+from so3krates.shipped import located
 from so3krates.storage import Model, ModelError
 from so3krates.wording import counted
 
@@ -68,9 +71,10 @@ class FineTuningConfig:
 
 
 def rate_factors(settings: FineTuningConfig, model: ModelConfig) -> dict[str, float]:
-    """Factor of the learning rate of each part of the parameters (embedding, layers_0 ..., readout); 0: it stays as is.
+    """Factor of the learning rate of the parameters, by the first part of their names; 0: they stay as they are.
 
-    Raises ConfigError for parts that the network does not have, and where nothing learns.
+    Settings have parts of the network: embedding, all that comes before the first layer; layers_0 ...; readout, all
+    that comes after the last. Raises ConfigError for other parts, and where nothing learns.
     """
     layers = [f"layers_{k}" for k in range(model.layers)]
     parts = ["embedding", *layers, "readout"]
@@ -98,7 +102,8 @@ def rate_factors(settings: FineTuningConfig, model: ModelConfig) -> dict[str, fl
             f"finetuning.add_elements = {list(settings.add_elements)}, but their embedding does not learn, so that "
             "they stay what they begin as: give strategy = 'full' without embedding = 0"
         )
-    return factors
+    names = {"embedding": model.inputs, "readout": model.outputs}
+    return {name: factor for part, factor in factors.items() for name in names.get(part, (part,))}
 
 
 def require_start(settings: FineTuningConfig, initial_model: str | None) -> None:
@@ -126,16 +131,38 @@ def same_network(given: Mapping[str, Any], model: ModelConfig, source: str) -> d
 
     Raises ConfigError for a key that is given and says otherwise, with both values.
     """
-    own = dataclasses.asdict(model)
+    own = {"architecture": "so3krates", **dataclasses.asdict(model), **model.to_dict()}
     for key, value in given.items():
         theirs = own.get(key)
-        if key in own and (tuple(value) if isinstance(value, list) else value) != theirs:
+        if key in own and _as_tuple(value) != _as_tuple(theirs):
             shown = "nothing" if theirs is None else repr(theirs)
             raise ConfigError(
                 f"model.{key} = {value!r}, but training.initial_model = {source} has {shown}: leave it out, or "
                 "train without a model to start from"
             )
     return {**given, **model.to_dict()}
+
+
+def same_interactions(given: Mapping[str, Any], model: Model, source: str) -> dict[str, Any]:
+    """The [terms] section of a run that goes on from a model, with the interactions of the model.
+
+    Raises ConfigError for a key that is given and says otherwise, with both values.
+    """
+    own = settings_of(model.interactions)
+    for section in own.keys() | (given.keys() & INTERACTIONS.keys() if own else set()):
+        values = given.get(section, {})
+        for key, value in values.items() if isinstance(values, Mapping) else ():
+            theirs = own.get(section, {}).get(key)
+            if value != theirs:
+                raise ConfigError(
+                    f"terms.{section}.{key} = {value!r}, but training.initial_model = {source} has "
+                    f"{'nothing' if theirs is None else repr(theirs)}: leave [terms.{section}] out"
+                )
+    return {**given, **own}
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def member_starts(source: str | None, members: int) -> list[str | None]:
@@ -154,14 +181,19 @@ def member_starts(source: str | None, members: int) -> list[str | None]:
     return [str(folder) for folder in folders]
 
 
-def initial_network(source: str) -> ModelConfig:
-    """The network of a model, or of the first of a committee, to go on from. Raises ModelError as `initial_model`."""
-    return initial_model(member_folders(source)[0]).config
+def of_model(given: Mapping[str, dict[str, Any]], source: str) -> dict[str, dict[str, Any]]:
+    """Settings by section with network and interactions of the model, or the first of a committee, to go on from.
+
+    Raises ConfigError for settings that say otherwise, and ModelError as `initial_model`.
+    """
+    model = initial_model(member_folders(source)[0])
+    network = same_network(given["model"], model.config, source)
+    return {**given, "model": network, "terms": same_interactions(given["terms"], model, source)}
 
 
 def initial_model(path: str | Path) -> Model:
-    """The model of a folder, to go on from. Raises ModelError for what holds none, or several."""
-    path = Path(path)
+    """The model of a folder or of a name, to go on from. Raises ModelError for what holds none, or several."""
+    path = located(path)
     if path.is_file():
         raise ModelError(
             f"{path} is a file, and a run goes on from a model folder: give the one that the bundle was exported from "
@@ -172,10 +204,4 @@ def initial_model(path: str | Path) -> Model:
     members = member_folders(path)
     if len(members) > 1:
         raise ModelError(f"{path} holds {len(members)} models: give the one to go on from, as in {members[0]}")
-    model = Model.load(path)
-    if isinstance(model.config, So3lrConfig):
-        raise ModelError(
-            f"{path} is a network of the architecture {SO3LR}, which cannot be trained here: go on from one of the "
-            "architecture so3krates"
-        )
-    return model
+    return Model.load(path)

@@ -12,11 +12,11 @@ from rich.table import Table
 from so3krates.storage import Model
 
 from .evaluate import evaluate, reference
-from .metrics import Errors, error_table
+from .metrics import CHARGE_ROWS, Errors, error_table
 
 OLD = "old test"  # the set of frames of the old data
 # Rows that mean the same for both models: their energies may count from other atoms.
-COMPARED = ("energy, means removed", "forces", "stress")
+COMPARED = ("energy, means removed", "forces", "stress", *CHARGE_ROWS)
 
 Changes = dict[str, dict[str, dict[str, Any]]]  # set -> property -> before, after (RMSE; None where unknown), unit
 
@@ -36,12 +36,13 @@ def changes(before: Model, after: Model, sets: Mapping[str, Sequence[Atoms]], fl
             return error_table(evaluate(model, frames, float64=float64), labels)
 
         tables = {"before": table(before), "after": table(after)}
-        found[name] = {row: {"frames": len(frames), **_entry(row, tables)} for row in COMPARED}
+        there = [row for row in COMPARED if any(table is not None and row in table for table in tables.values())]
+        found[name] = {row: {"frames": len(frames), **_entry(row, tables)} for row in there}
     return found
 
 
 def _entry(row: str, tables: Mapping[str, dict[str, Errors] | None]) -> dict[str, Any]:
-    errors = {when: None if table is None else table[row] for when, table in tables.items()}
+    errors = {when: None if table is None else table.get(row) for when, table in tables.items()}
     units = [e.unit for e in errors.values() if e is not None]
     known = {when: None if e is None or not math.isfinite(e.rmse) else e.rmse for when, e in errors.items()}
     return {**known, "unit": units[0] if units else ""}

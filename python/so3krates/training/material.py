@@ -12,11 +12,12 @@ import numpy as np
 from ase import Atoms
 
 from so3krates.data import BatchShape, Buckets, StoredFrames, charge_labels, collate, shortest_distances
+from so3krates.model.long_range import longest
 from so3krates.model.network import Params
 from so3krates.model.terms import beside_terms
 from so3krates.storage import require_elements
 
-from .charges import electrostatics_of, unused_dipoles, with_neighbours
+from .charges import interactions_of, unused_dipoles, with_neighbours
 from .config import RunConfig
 from .evaluate import ordered_batches, precision
 from .loss import unit_scales, variance_scales
@@ -63,10 +64,10 @@ class Material:
         self.elements = tuple(self.shifts)
         # What could not be saved is not trained.
         require_elements(config.model, self.elements, self.shifts)
-        self.charges = electrostatics_of(config.terms)
-        reach = None if self.charges is None else self.charges.cutoff
+        self.interactions = interactions_of(config.terms, self.elements)
+        reach = longest(self.interactions) if self.interactions else None
         whole = graphs_of(frames_train, cutoff, self.shifts, "training data", reach)
-        old = list(graphs_of(replay, cutoff, self.shifts, "replayed data"))
+        old = list(graphs_of(replay, cutoff, self.shifts, "replayed data", reach))
         self.distances = distances_in(whole) if not old else shortest_distances([*whole, *old])
         self.largest_force = largest_force_in(whole) if not old else largest_force_in([*whole, *old])
         nearest = min(self.distances.values(), default=math.inf)
@@ -75,7 +76,8 @@ class Material:
         # As the network is beside the terms, and where the data begin.
         network = self.start.model.config if self.start else with_start(config.model, self.shortest)
         network = with_neighbours(network, whole)
-        network = beside_terms(network, self.terms, self.shortest)
+        is_beside = self.start is not None and len(self.start.model.terms) > 0  # as it was trained
+        network = network if is_beside else beside_terms(network, self.terms, self.shortest)
         network = floor_of(network, nearest) if self.start else network
         self.graphs = differences(whole, self.terms)
         validating = graphs_of(frames_valid, cutoff, self.shifts, "validation data", reach)
@@ -83,13 +85,13 @@ class Material:
         # Before labels depend on what a network computes, whose rounding is the machine's.
         self.fingerprint = fingerprint(self.graphs, self.valid_graphs, *([unlabelled(old)] if old else []))
         settings, self.said = weighed(self.graphs, config)
-        if self.charges is not None and not isinstance(frames_train, StoredFrames):
+        if self.interactions and not isinstance(frames_train, StoredFrames):
             found = sum(bool(np.isfinite(charge_labels(atoms).dipole).any()) for atoms in frames_train)
             self.said += [said] if (said := unused_dipoles(self.graphs, found)) else []
         self.config = dataclasses.replace(config, model=network, training=settings)
         if self.start:
             before, mode = self.shifts, config.data.energy_shift
-            self.shifts, said = refitted(self.start, network, self.graphs, mode, self._dtype)
+            self.shifts, said = refitted(self.start, network, self.graphs, mode, self._dtype, self.interactions)
             self.said += [*self.start.said, *beyond_basis(network, nearest), said]
             moves = {element: shift - before[element] for element, shift in self.shifts.items()}
             self.graphs, self.valid_graphs = moved(self.graphs, moves), moved(self.valid_graphs, moves)
@@ -171,7 +173,7 @@ class Material:
         graphs = self.graphs[: self.new] if self.new < len(self.graphs) else self.graphs
         errors = np.full(len(graphs), np.nan)
         for indices, batch, targets in ordered_batches(graphs, self._valid_batch_size, self._dtype):
-            energies = batch_energies(self.config.model, params, batch, self.charges)
+            energies = batch_energies(self.config.model, params, batch, self.interactions)
             found = (targets.energies - np.asarray(energies, np.float64)) / targets.atoms
             errors[indices] = found[: len(indices)]
         known = np.isfinite(errors)

@@ -4,7 +4,7 @@ gradient of the loss that costs a fraction (docs/training.md, the training step)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from so3krates.model.cutoff import cutoff_function
 from so3krates.model.geometry import masked_vectors
 from so3krates.model.harmonics import invariants, parity, spherical_harmonics, spread
 from so3krates.model.layer import MLP, applied, applied_layer
-from so3krates.model.long_range import Electrostatics
+from so3krates.model.long_range import Interaction, indices_of
 from so3krates.model.network import Params
 from so3krates.model.potential import Batch, Pairs, Prediction
 from so3krates.model.radial_basis import radial_basis, started
@@ -58,15 +58,19 @@ def smooth_variable(config: ModelConfig) -> tuple[Callable[[jax.Array], jax.Arra
 
 
 def predict_pairs(
-    config: ModelConfig, params: Params, batch: Batch, points: int | None, charges: Electrostatics | None = None
+    config: ModelConfig,
+    params: Params,
+    batch: Batch,
+    points: int | None,
+    interactions: Sequence[Interaction] = (),
 ) -> Prediction:
     """Energies, forces and strain gradients in the precision of `batch.positions` and `params`.
 
     The radial filters are computed at `points` Chebyshev points and interpolated, or for each pair where it is None.
-    `charges`: the interaction of those that a network of the architecture so3lr predicts.
+    `interactions`: of what a network of the architecture so3lr says of atoms.
     """
-    if charges is not None:
-        return _predict_charged(config, params, batch, points, charges)
+    if isinstance(config, So3lrConfig):
+        return _predict_system(config, params, batch, points, interactions)
     structures, pairs = len(batch.cells), _pairs(batch)
     vectors, structure = _vectors(batch, pairs.ends, pairs.shifts)
 
@@ -87,13 +91,13 @@ def predict_pairs(
     )
 
 
-def _predict_charged(
-    config: ModelConfig, params: Params, batch: Batch, points: int | None, interaction: Electrostatics
+def _predict_system(
+    config: So3lrConfig, params: Params, batch: Batch, points: int | None, interactions: Sequence[Interaction]
 ) -> Prediction:
-    """The same of a network that predicts charges, with their interaction; energies of pairs are shared evenly."""
+    """The same of a network of the architecture so3lr; energies of pairs are shared evenly."""
     own = batch.system
-    if own is None or not isinstance(config, So3lrConfig):
-        raise ValueError("charges are predicted by a network of the architecture so3lr, of batches with total charges")
+    if own is None:
+        raise ValueError("a network of the architecture so3lr reads batches with total charges")
     structures, pairs, long_pairs = len(batch.cells), _pairs(batch), own.long_pairs
     system = System(batch.structure, batch.atom_mask.astype(batch.positions.dtype), own.charges, own.unpaired)
     short, of_short = _vectors(batch, pairs.ends, pairs.shifts)
@@ -104,10 +108,11 @@ def _predict_charged(
         x = applied(network, params, batch.species, system, method="initial")
         x = _layered(config, params, batch, short, points, x)
         found = applied(network, params, x, batch.species, system, method="outputs")
-        charges = found.properties.charges
-        halves = 0.5 * long_energies(interaction, long_pairs, far, (charges,))
-        energies = jnp.where(batch.atom_mask, found.energies, 0.0).at[long_pairs.ends].add(halves)
-        return energies.sum(), (energies, charges)
+        energies = jnp.where(batch.atom_mask, found.energies, 0.0)
+        for interaction in interactions:
+            values = interaction.of_atoms(indices_of(interaction.elements, batch.species), found.properties)
+            energies = energies.at[long_pairs.ends].add(0.5 * long_energies(interaction, long_pairs, far, values))
+        return energies.sum(), (energies, found.properties.charges)
 
     (_, (energies, charges)), (pulls, far_pulls) = jax.value_and_grad(total, (0, 1), has_aux=True)(short, far)
     forces = sum_directions(pairs, jnp.stack([pulls, -pulls]), 0)

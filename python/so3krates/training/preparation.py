@@ -31,7 +31,7 @@ from so3krates.model.config import ModelConfig
 from so3krates.model.terms import Term
 from so3krates.wording import counted
 
-from .charges import LABELLED_WEIGHTS, electrostatics_of, labels_of_charges
+from .charges import LABELLED_WEIGHTS, labels_of_charges, predicts_charges
 from .charges import WEIGHTS as CHARGE_WEIGHTS
 from .config import FILES, WEIGHTS, RunConfig, TrainingConfig
 from .loss import labels_of
@@ -109,7 +109,7 @@ def require_labels(graphs: Sequence[FrameGraph], config: RunConfig, weights: Map
 
 def _weights_of(config: RunConfig) -> dict[str, str]:
     """The setting of the weight of each quantity that the network predicts."""
-    return WEIGHTS | (CHARGE_WEIGHTS if electrostatics_of(config.terms) is not None else {})
+    return WEIGHTS | (CHARGE_WEIGHTS if predicts_charges(config.terms) else {})
 
 
 def _labelled(graphs: Sequence[FrameGraph]) -> dict[str, bool]:
@@ -159,7 +159,12 @@ def moved(graphs: Sequence[FrameGraph], moves: Mapping[str, float]) -> Sequence[
 def unlabelled(graphs: Sequence[FrameGraph]) -> list[FrameGraph]:
     """Graphs without labels."""
     return [
-        graph._replace(energy=np.nan, forces=np.full_like(graph.forces, np.nan), virial=np.full((3, 3), np.nan))
+        graph._replace(
+            energy=np.nan,
+            forces=np.full_like(graph.forces, np.nan),
+            virial=np.full((3, 3), np.nan),
+            system=None if graph.system is None else graph.system.without_labels(),
+        )
         for graph in graphs
     ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from so3krates.model.config import ConfigError
+from so3krates.shipped import shipped
 
 from .checks import require
 
@@ -34,6 +35,12 @@ def section_from(content: dict[str, Any], name: str, absent: dict[str, Any] | No
     if not isinstance(section, dict):
         raise ConfigError(f"[{name}] must be a section of keys, got {section!r}")
     return section
+
+
+def beside(folder: Path, name: str, is_model: bool = False) -> str:
+    """A path from where the settings lie, or the name of a model that comes with the package and does not lie there."""
+    place = folder / name
+    return name if is_model and not place.exists() and name in shipped() else str(place)
 
 
 def found_path(folder: Path, section: str, key: str, name: str | None) -> str | None:

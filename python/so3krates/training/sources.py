@@ -13,6 +13,7 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from so3krates.baselines import BaselineError, Baselines, settings_of_baselines
 from so3krates.data import (
+    ChargeLabels,
     DataError,
     LabelCheck,
     LabelKeys,
@@ -138,12 +139,14 @@ def load_replay(config: RunConfig, new: int, demands: Demands) -> list[Atoms]:
 
 
 def labelled_by(model: Model, frames: Sequence[Atoms], float64: bool = False) -> list[Atoms]:
-    """The structures with the model's energy (eV), forces (eV/A) and stress (eV/A^3) as their labels."""
+    """The structures with what the model says as their labels: energy (eV), forces (eV/A), stress (eV/A^3), and where
+    it predicts them charges (e) and dipole (e A)."""
     found = evaluate(model, frames, float64=float64)
-    return [
-        with_labels(atoms.copy(), Labels(float(energy), forces, stress))
-        for atoms, energy, forces, stress in zip(frames, found.energies, found.forces, found.stresses, strict=True)
-    ]
+    charges: list[ChargeLabels | None] = [None] * len(frames)
+    if found.charges is not None and found.dipoles is not None:
+        charges = [ChargeLabels(*own) for own in zip(found.charges, found.dipoles, strict=True)]
+    values = map(Labels, found.energies.tolist(), found.forces, found.stresses)
+    return [with_labels(a.copy(), own, more) for a, own, more in zip(frames, values, charges, strict=True)]
 
 
 def without_baselines(baselines: Baselines, atoms: Atoms, where: str, sign: int = -1) -> Atoms:

@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 from ase.data import atomic_numbers
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from so3krates.baselines import Baseline, baselines_from, pair_sections, settings_of_baselines
 from so3krates.data import FrameGraph, fit_shifts
-from so3krates.model.config import ModelConfig
+from so3krates.model.config import ConfigError, ModelConfig
+from so3krates.model.long_range import Interaction
 from so3krates.model.network import Params
+from so3krates.model.so3lr import TABLES
 from so3krates.model.terms import FLOOR_SHARE, Term, settings_of, terms_from
 from so3krates.storage import Model
 
-from .charges import without_charges
+from .charges import interactions_of, without_interactions
 from .config import RunConfig
 from .evaluate import ordered_batches
 from .finetuning import initial_model, same_network
@@ -57,6 +60,9 @@ def start_of(config: RunConfig, present: Sequence[str]) -> Start | None:
     given = config.model.to_dict()
     del given["radial_floor"]  # it follows from the data
     same_network(given, model.config, name)
+    if settings_of(interactions_of(config.terms, model.elements)) != settings_of(model.interactions):
+        words = "; ".join(part.describe() for part in model.interactions) or "no charges that it predicts"
+        raise ConfigError(f"{source} has {words}, and [terms] of the run something else: leave these sections out")
     known, added = ", ".join(model.elements), config.finetuning.add_elements
     unknown = [e for e in present if e not in model.elements]
     missing = [e for e in unknown if e not in added]
@@ -77,12 +83,17 @@ def start_of(config: RunConfig, present: Sequence[str]) -> Start | None:
             f"{', '.join(left)} of {name} is in no training frame, and the new model does not know it: frames with it "
             "(finetuning.replay) keep it"
         )
-    embedding = np.array(model.params["embedding"]["embedding"])
+    elements = (*kept, *added)
+    interactions_of(config.terms, elements)  # before any work: not all elements have them
+    params = flatten_dict(model.params, sep="/")
+    params |= {table: np.array(params[table]) for table in TABLES if table in params}
     for element in added:
         near = nearest(element, model.elements)
-        embedding[atomic_numbers[element]] = np.mean([embedding[atomic_numbers[e]] for e in near], axis=0)
+        for table in params.keys() & set(TABLES):
+            rows = params[table]
+            rows[atomic_numbers[element]] = np.mean([rows[atomic_numbers[e]] for e in near], axis=0)
         said.append(f"{element} is new to {name} and begins as {' and '.join(near)}, nearest in the periodic table")
-    return Start(model, (*kept, *added), {**model.params, "embedding": {"embedding": embedding}}, tuple(said))
+    return Start(model, elements, unflatten_dict(params, sep="/"), tuple(said))
 
 
 def nearest(element: str, known: Sequence[str]) -> list[str]:
@@ -110,10 +121,10 @@ def terms_of(
     model's.
     """
     if start is None or not start.model.terms:
-        return terms_from(pair_sections(without_charges(config.terms)), elements, distances)
+        return terms_from(pair_sections(without_interactions(config.terms)), elements, distances)
     theirs = settings_of(start.model.terms)
     name = config.training.initial_model
-    for section, given in pair_sections(config.terms).items():
+    for section, given in pair_sections(without_interactions(config.terms)).items():
         for key, value in given.items():
             if theirs.get(section, {}).get(key) != value:
                 raise TrainingError(
@@ -169,7 +180,12 @@ def beyond_basis(config: ModelConfig, shortest: float) -> list[str]:
 
 
 def refitted(
-    start: Start, config: ModelConfig, graphs: Sequence[FrameGraph], mode: str | Mapping[str, float], dtype: type
+    start: Start,
+    config: ModelConfig,
+    graphs: Sequence[FrameGraph],
+    mode: str | Mapping[str, float],
+    dtype: type,
+    interactions: tuple[Interaction, ...] = (),
 ) -> tuple[dict[str, float], str]:
     """Energy shifts (eV) with which the model's mean error per atom is zero on the frames, and what to say of them.
 
@@ -181,7 +197,8 @@ def refitted(
     predicted = np.full(len(graphs), np.nan)
     params = jax.tree.map(lambda p: np.asarray(p, dtype), start.params)
     for indices, batch, _ in ordered_batches(graphs, BATCH, dtype):
-        predicted[indices] = np.asarray(batch_energies(config, params, batch), np.float64)[: len(indices)]
+        found = batch_energies(config, params, batch, interactions)
+        predicted[indices] = np.asarray(found, np.float64)[: len(indices)]
     counts = np.zeros((len(graphs), len(start.elements)))
     alone = np.zeros(len(graphs), bool)
     numbers = [atomic_numbers[element] for element in start.elements]

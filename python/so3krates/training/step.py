@@ -15,7 +15,7 @@ import optax
 
 from so3krates.data import Targets
 from so3krates.model.config import ModelConfig
-from so3krates.model.long_range import Electrostatics
+from so3krates.model.long_range import Interaction
 from so3krates.model.network import Params
 from so3krates.model.potential import Batch
 
@@ -76,7 +76,7 @@ def make_step(
     config: TrainingConfig,
     points: int | None = None,
     factors: Mapping[str, float] | None = None,
-    charges: Electrostatics | None = None,
+    interactions: tuple[Interaction, ...] = (),
 ) -> Callable[[TrainState, Batch, Targets, Scales, int], tuple[TrainState, StepResult]]:
     """The compiled step; its last argument are the steps of the whole run, which the schedule wants to know.
 
@@ -86,12 +86,12 @@ def make_step(
     more than one part (`accumulate`, `devices`) all arrays of batch and targets begin with an axis of that length.
     `points`: see `predict_pairs`. `factors`: of the learning rate, by part of the parameters
     (`RunConfig.rate_factors`); absent: 1. Parts with 0 keep their bits, and no gradient is computed for them.
-    `charges`: the interaction of those that the network predicts.
+    `interactions`: of what the network says of atoms.
 
     Runs of one process that differ in their course alone share a step, which is traced and compiled once.
     """
     seen = dataclasses.replace(config, **{name: _DEFAULTS[name] for name in COURSE})
-    return _step_of(model, seen, points, tuple((factors or {}).items()), charges)
+    return _step_of(model, seen, points, tuple((factors or {}).items()), interactions)
 
 
 @functools.lru_cache(maxsize=4)
@@ -100,7 +100,7 @@ def _step_of(
     config: TrainingConfig,
     points: int | None,
     factors: tuple[tuple[str, float], ...],
-    charges: Electrostatics | None,
+    interactions: tuple[Interaction, ...],
 ) -> Callable[[TrainState, Batch, Targets, Scales, int], tuple[TrainState, StepResult]]:
     factor_of = dict(factors).get
     weights = normalised_weights(config)
@@ -110,7 +110,7 @@ def _step_of(
         params: Params, batch: Batch, targets: Targets, scales: Scales, counts: jax.Array | None = None
     ) -> tuple[jax.Array, ErrorSums]:
         params = {k: part if factor_of(k, 1.0) else jax.lax.stop_gradient(part) for k, part in params.items()}
-        sums = error_sums(predict_pairs(model, params, batch, points, charges), batch, targets, scales)
+        sums = error_sums(predict_pairs(model, params, batch, points, interactions), batch, targets, scales)
         return loss_of(sums if counts is None else sums._replace(counts=counts), weights), sums
 
     gradient_of = jax.value_and_grad(objective, has_aux=True)
@@ -194,18 +194,18 @@ def batch_errors(
     batch: Batch,
     targets: Targets,
     scales: Scales,
-    charges: Electrostatics | None = None,
+    interactions: tuple[Interaction, ...] = (),
 ) -> ErrorSums:
     """The error sums of a batch, compiled."""
-    return error_sums(predict_pairs(model, params, batch, None, charges), batch, targets, scales)
+    return error_sums(predict_pairs(model, params, batch, None, interactions), batch, targets, scales)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
 def batch_energies(
-    model: ModelConfig, params: Params, batch: Batch, charges: Electrostatics | None = None
+    model: ModelConfig, params: Params, batch: Batch, interactions: tuple[Interaction, ...] = ()
 ) -> jax.Array:
     """Energies of the structures of a batch (S,) in eV without shifts, compiled."""
-    return predict_pairs(model, params, batch, None, charges).energies
+    return predict_pairs(model, params, batch, None, interactions).energies
 
 
 def zero_sums(quantities: int = 3) -> ErrorSums:

@@ -161,7 +161,7 @@ class _Run:
         self.material = material = Material(config, frames_train, frames_valid, replay)
         self.config, settings = material.config, material.config.training
         points = None if settings.float64 else radial_points(self.config.model, material.shortest)
-        self.step_function = make_step(self.config.model, settings, points, config.rate_factors, material.charges)
+        self.step_function = make_step(self.config.model, settings, points, config.rate_factors, material.interactions)
         state, self.best = self._initial()
         self.state = self._placed(state)
         self.said = material.said + self._planned(recorded_epochs(folder) if resume else None)
@@ -275,7 +275,7 @@ class _Run:
                 "best_loss": self.best.loss if math.isfinite(self.best.loss) else None,
             },
             terms=self.material.terms,
-            interactions=() if self.material.charges is None else (self.material.charges,),
+            interactions=self.material.interactions,
             baselines=baselines_of(self.config),
         )
 
@@ -421,7 +421,7 @@ class _Run:
         if jax.process_count() > 1:
             params = jax.device_get(params)  # each process computes its own batches
         for batch, targets in material.valid_batches():
-            sums = batch_errors(self.config.model, params, batch, targets, material.scales, material.charges)
+            sums = batch_errors(self.config.model, params, batch, targets, material.scales, material.interactions)
             total = add_sums(total, sums)
         return ErrorSums._make(of_all(np.stack(total)).sum(axis=0))
 
