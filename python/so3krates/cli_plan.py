@@ -68,6 +68,7 @@ def plan(
     from .planning.gpus import said_of
     from .planning.slurm import lacking_gpus, launch_line
     from .planning.system import PlanError, is_deck, scaled
+    from .shipped import located
 
     if ranks is not None and ranks % nodes:
         raise PlanError(f"--ranks {ranks} do not divide among --nodes {nodes}: give a multiple of it")
@@ -77,7 +78,7 @@ def plan(
         system,
         skin=system.skin if skin is None else skin,
         timestep=system.timestep if timestep is None else timestep,
-        potential=potential or system.potential,
+        potential=system.potential if potential is None else located(potential),
     )
     if system.potential is None:
         raise PlanError(f"{run} names no bundle that is there: --potential FILE.so3k")

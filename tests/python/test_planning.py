@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,11 @@ def test_a_deck_is_read(tmp_path: Path, gan_bundle32: Path) -> None:
     assert found.potential == tmp_path / "gan.so3k"
     assert sorted(set(found.atoms.get_chemical_symbols())) == ["Ga", "N"]
     assert found.atoms.cell.lengths() == pytest.approx([6.378, 11.047, 10.37], abs=1e-3)
+    shipped = deck.replace("index gan.so3k", "index gan-pbesol")
+    assert shipped != deck
+    (tmp_path / "in.shipped").write_text(shipped)
+    named = read_system(tmp_path / "in.shipped").potential
+    assert named is not None and named.name == "gan-pbesol.so3k" and named.is_file()
     (tmp_path / "in.none").write_text("units metal\n")
     with pytest.raises(PlanError, match=r"in\.none: has no run or minimize of its own"):
         read_system(tmp_path / "in.none")
@@ -200,6 +206,7 @@ def test_jobs_go_on_where_the_last_one_ended(tmp_path: Path, monkeypatch: pytest
         'echo "$@" >> lmp.log; n=$(wc -l < lmp.log); touch restart.$((1 + n % 2)); [ $n -lt 3 ] || touch finished',
     )
     monkeypatch.setattr(slurm, "program_file", lambda name: tools / name)
+    monkeypatch.setattr(slurm, "lmp_path", lambda: tools / "lmp")
     script = tmp_path / "job.sh"
     script.write_text(job_script(Path("in.gan"), Layout(8, 4), script, nodes=2, hours=6))
     assert "#SBATCH --ntasks-per-node=4\n#SBATCH --cpus-per-task=4\n" in script.read_text()
@@ -229,6 +236,23 @@ def test_jobs_go_on_where_the_last_one_ended(tmp_path: Path, monkeypatch: pytest
     ]
 
 
+def test_a_job_sees_that_a_rank_was_killed(tmp_path: Path) -> None:
+    """By the signal: mpiexec leaves ranks on other machines alone where one has ended with a status."""
+    (tmp_path / "in.killed").write_text("info styles pair\nshell 'kill -9 $PPID'\n")
+    script = job_script(Path("in.killed"), Layout(1, 1), tmp_path / "job.sh").splitlines()
+    exports = [line for line in script if line.startswith("export LA") or line.startswith("export LD")]
+    (line,) = (line for line in script if " -in " in line)
+    lmp = shlex.split(line)[shlex.split(line).index("-in") - 1]
+    bare = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": "/before"}
+    command = "\n".join(
+        [*exports, 'echo "$LD_LIBRARY_PATH"', f"exec {shlex.quote(lmp)} -in in.killed -log none -nonbuf"]
+    )
+    done = subprocess.run(["bash", "-uc", command], cwd=tmp_path, env=bare, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout.splitlines()[0].endswith(":/before") and len(exports) == 2
+    assert " so3krates " in done.stdout, done.stdout
+
+
 @pytest.mark.parametrize(
     ("listed", "nodes", "gpus", "words"),
     [
@@ -251,7 +275,7 @@ def test_slurm_is_asked_for_its_gpus(
 
 def test_srun_is_told_of_the_cores() -> None:
     line = slurm.launch_line(Layout(8, 4), "srun --mpi=pmi2")
-    assert line == "srun --mpi=pmi2 --cpu-bind=cores --cpus-per-task=4"
+    assert line == "srun --mpi=pmi2 --cpu-bind=cores --cpus-per-task=4 --kill-on-bad-exit=1"
     mpiexec, *words = shlex.split(slurm.launch_line(Layout(8, 4)))  # the folder may have spaces
     assert Path(mpiexec).name == "mpiexec" and words == ["-n", "8", "-bind-to", "core:4"]
 

@@ -108,13 +108,19 @@ def launcher_problem() -> str:
     )
 
 
+def search_folders() -> dict[str, str]:
+    """Folders in which the bare lmp program finds MPI and the plugin, by the variable that they belong in.
+
+    Raises:
+        RuntimeError: LAMMPS' MPI or the compiled part of this package is not installed.
+    """
+    return {"LD_LIBRARY_PATH": str(mpi_file(MPI_LIBRARY).parent), "LAMMPS_PLUGIN_PATH": plugin_directory()}
+
+
 def child_environment() -> dict[str, str]:
     """Environment variables with which the bare lmp program finds MPI and the plugin."""
     environment = dict(os.environ)
-    for variable, folder in (
-        ("LD_LIBRARY_PATH", str(mpi_file(MPI_LIBRARY).parent)),
-        ("LAMMPS_PLUGIN_PATH", plugin_directory()),
-    ):
+    for variable, folder in search_folders().items():
         others = [path for path in environment.get(variable, "").split(":") if path and path != folder]
         environment[variable] = ":".join([folder, *others])
     return environment

