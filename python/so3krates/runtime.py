@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +133,7 @@ class Runtime:
         self.atoms_reach: float = bundle_read.atoms_reach
         self._checksum: str = bundle_read.sha256
         # That bundles for LAMMPS only ask for; added to energy, forces, virial and stress here.
-        self.baselines = Baselines(baselines_of_bundle(bundle_read.baselines))
+        self.baselines = Baselines(baselines_of_bundle(json.loads(bundle_read.baselines or "[]")))
         self._electrons: Electrons | None = None
         if bundle_read.electrons is not None:
             self._electrons = Electrons(self.path, charge, multiplicity, State(*bundle_read.electrons))
@@ -277,9 +277,8 @@ class Runtime:
         return np.array([index[symbol] for symbol in symbols], dtype=np.int32)
 
 
-def baselines_of_bundle(text: str) -> tuple[Baseline, ...]:
-    """Those of the manifest's entry, as JSON; "": none."""
-    entries = json.loads(text) if text else []
+def baselines_of_bundle(entries: Sequence[Mapping[str, Any]]) -> tuple[Baseline, ...]:
+    """Those of the manifest's entry `baselines`."""
     settings = {entry["section"]: entry["settings"] for entry in entries}
     return baselines_from({"electrostatics": settings.get("terms.electrostatics")}, settings.get("baseline", {}))
 

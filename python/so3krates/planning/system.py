@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -150,7 +149,7 @@ def write_deck(
     moves = "velocity all create 300 2024 mom yes rot no\nfix ensemble all nve\n"
     if is_part:
         moves = f"delete_atoms overlap {OVERLAP} all all\n"
-    parts = baselines_of_bundle(json.dumps(exporting.read_bundle(folder / POTENTIAL).manifest.get("baselines", [])))
+    parts = baselines_of_bundle(exporting.read_bundle(folder / POTENTIAL).manifest.get("baselines", []))
     pair = "\n".join(overlay_lines(parts, POTENTIAL, elements, f"threads {threads} verbose yes guard off"))
     write_text(
         folder / "in.measure",
