@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import multiprocessing
 import os
 import shutil
@@ -86,8 +87,10 @@ def open_engine(engine: str, workers: int, cores: int = 1) -> Iterator[Executor]
         from distributed import Client
 
         own: dict[str, Any] = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+        own["silence_logs"] = logging.CRITICAL  # failures are said by us
         with Client(**({} if "DASK_SCHEDULER_ADDRESS" in os.environ else own)) as client:
-            yield client.get_executor()
+            # Else what is tried again would be taken for the same, and its failure be given back.
+            yield client.get_executor(pure=False)
     else:
         import executorlib
 

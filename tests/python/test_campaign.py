@@ -186,6 +186,29 @@ def available(engine: str) -> bool:
     return engine not in NEEDS or importlib.util.find_spec(NEEDS[engine][0]) is not None
 
 
+def unlucky(folder: str, number: int) -> int:
+    """Fails for 1 always, for 2 the first time; writes down each try."""
+    with (Path(folder) / "tries").open("a") as file:
+        file.write(f"{number}\n")
+    first = not (Path(folder) / str(number)).exists()
+    (Path(folder) / str(number)).touch()
+    if number == 1 or (number == 2 and first):
+        raise ValueError("unlucky")
+    return number
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_fails_is_tried_again(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not available(engine):
+        pytest.skip(f"{engine} is not installed")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    results: dict[str, int] = {}
+    with open_engine(engine, 2) as pool:
+        failed = run_all(pool, 2, unlucky, {str(n): (str(tmp_path), n) for n in range(4)}, results.__setitem__)
+    assert results == {"0": 0, "2": 2, "3": 3} and str(failed["1"]) == "unlucky" and len(failed) == 1
+    assert sorted((tmp_path / "tries").read_text().split()) == ["0", "1", "1", "2", "2", "3"]
+
+
 @pytest.mark.parametrize("engine", [e for e in ENGINES if e != "processes"])
 def test_an_engine_shares_out_calculations(engine: str) -> None:
     if not available(engine):
