@@ -77,12 +77,11 @@ def open_engine(engine: str, workers: int, cores: int = 1) -> Iterator[Executor]
     if engine == PROCESSES and workers == 1:
         yield _Own()
     elif engine == PROCESSES:
-        # A forked process would inherit the threads of JAX and the state of MPI.
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        processes = _Processes(workers)
         try:
-            yield pool
+            yield processes
         finally:
-            pool.shutdown(cancel_futures=True)
+            processes.shutdown(cancel_futures=True)
     elif engine == DASK:
         from distributed import Client
 
@@ -126,6 +125,25 @@ class _Own(Executor):
         return future
 
 
+class _Processes(Executor):
+    """Processes of this machine, in whose place there are new ones where one has ended."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self.renew()
+
+    def renew(self) -> None:
+        """New processes; those of before are gone."""
+        # A forked process would inherit the threads of JAX and the state of MPI.
+        self._pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"))
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        return self._pool.submit(function, *arguments, **named)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
 class _Jobs(Executor):
     """Each calculation is a job of its own, in this folder; one that is tried again is another job."""
 
@@ -151,19 +169,6 @@ def own_process() -> Executor:
     return _Own()
 
 
-@contextmanager
-def _with_advice() -> Iterator[None]:
-    """Says what to do where a process of a pool has ended."""
-    try:
-        yield
-    except BrokenExecutor as error:
-        raise EngineError(
-            f"a process of the engine has ended ({' '.join(str(error).split())}), perhaps for want of memory: give "
-            "fewer at a time; the same command goes on with what is missing"
-        ) from error
-
-
-@_with_advice()
 def run_all(
     pool: Executor,
     workers: int,
@@ -173,38 +178,74 @@ def run_all(
 ) -> dict[str, Exception]:
     """`function(*arguments)` for jobs by name; `on_done` is given each result as it comes.
 
-    What fails is tried once more, when the others have begun. Returns why some failed again; the others are all done,
-    unless HOPELESS of them failed before any succeeded. Raises EngineError where a process of the engine ends.
+    What fails is tried once more, when the others have begun. Where a process of this machine ends, what was running or
+    waiting in its pool is run again, one after the other, so that it shows whose process it was. Returns why some
+    failed again; the others are all done, unless HOPELESS of them failed before any succeeded. Raises EngineError where
+    another engine is gone.
     """
     waiting = list(jobs)[::-1]
     tried = dict.fromkeys(jobs, 0)
     running: dict[Future[Any], str] = {}
     failed: dict[str, Exception] = {}
+    alone: set[str] = set()  # run without others, as a process has ended with them
     succeeded = False
     most = 1 if isinstance(pool, _Own) else workers if isinstance(pool, _Jobs) else 2 * workers
     while waiting or running:
         # A short queue: what a job needs travels when its turn has come.
-        while waiting and len(running) < most:
+        while waiting and len(running) < (1 if alone else most):
             name = waiting.pop()
+            try:
+                running[pool.submit(function, *jobs[name])] = name
+            except BrokenExecutor as gone:
+                if not running:
+                    raise EngineError(_ended(gone)) from gone
+                waiting.append(name)
+                break
             tried[name] += 1
-            running[pool.submit(function, *jobs[name])] = name
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
+        done = wait(running, return_when=FIRST_COMPLETED).done
+        if isinstance(pool, _Processes) and any(isinstance(future.exception(), BrokenExecutor) for future in done):
+            done = wait(running).done  # all of them know it
+            pool.renew()
+            lost = [running[future] for future in done if isinstance(future.exception(), BrokenExecutor)]
+            alone.update(lost)
+        for future in done:
             name = running.pop(future)
             error = future.exception()
             if error is None:
                 succeeded = True
+                alone.discard(name)
                 on_done(name, future.result())
-            elif isinstance(error, BrokenExecutor) or not isinstance(error, Exception):
+            elif isinstance(error, BrokenExecutor):
+                if not isinstance(pool, _Processes):
+                    raise EngineError(_ended(error)) from error
+                if len(lost) > 1:
+                    tried[name] -= 1
+                if tried[name] < ATTEMPTS:
+                    waiting.append(name)
+                else:
+                    alone.discard(name)
+                    failed[name] = EngineError(_ended(error))
+            elif not isinstance(error, Exception):
                 raise error
             elif tried[name] < ATTEMPTS:
+                alone.discard(name)
                 waiting.insert(0, name)
             else:
+                alone.discard(name)
                 failed[name] = error
         if len(failed) >= HOPELESS and not succeeded:
             for future in running:
                 future.cancel()
             return failed
     return failed
+
+
+def _ended(error: BaseException) -> str:
+    """What to do where a process of an engine has ended."""
+    return (
+        f"a process of the engine has ended ({' '.join(str(error).split())}), perhaps for want of memory: give fewer "
+        "at a time; the same command goes on with what is missing"
+    )
 
 
 def describe_failures(failed: Mapping[str, Exception], total: int, what: str) -> str:

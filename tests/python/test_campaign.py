@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
+import signal
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -195,6 +197,26 @@ def unlucky(folder: str, number: int) -> int:
     if number == 1 or (number == 2 and first):
         raise ValueError("unlucky")
     return number
+
+
+def killed(folder: str, number: int) -> int:
+    """Its process ends, for 1 always, for 2 the first time."""
+    first = not (Path(folder) / str(number)).exists()
+    (Path(folder) / str(number)).touch()
+    if number == 1 or (number == 2 and first):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_process_that_ends_takes_no_other_calculation_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    results: dict[str, int] = {}
+    with open_engine("processes", 2) as pool:
+        failed = run_all(pool, 2, killed, {str(n): (str(tmp_path), n) for n in range(5)}, results.__setitem__)
+    assert results == {"0": 0, "2": 2, "3": 3, "4": 4} and list(failed) == ["1"]
+    assert "a process of the engine has ended" in str(failed["1"]) and "want of memory" in str(failed["1"])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
