@@ -443,7 +443,7 @@ def _data_config(
     console: Console | None = None,
 ) -> DataConfig:
     """Section [data] from `--set` and the short options; what they leave open is as the models were trained."""
-    from so3krates.training.charges import KEYS
+    from so3krates.training.charges import ALL_KEYS
     from so3krates.training.config import DataConfig, section_of
 
     content: dict[str, Any] = {"data": {}}
@@ -458,7 +458,7 @@ def _data_config(
         own = common_data_settings(models, content["data"])
         content["data"] = own | content["data"]
         usual = dataclasses.asdict(DataConfig())
-        used = [f"{key} = {value!r}" for key, value in own.items() if value not in (usual[key], KEYS.get(key))]
+        used = [f"{key} = {value!r}" for key, value in own.items() if value not in (usual[key], ALL_KEYS.get(key))]
         if used and console is not None:
             text = f"labels are read as in the training: {', '.join(used)}; change it by --set data.KEY=VALUE"
             said(console, "Note:", text)

@@ -250,7 +250,7 @@ def charges_said(path: str | Path, frames: Sequence[Atoms]) -> str:
 def _properties(runtime: Runtime | ModelRuntime, frames: Sequence[Atoms]) -> Properties:
     has_uncertainty = "uncertainty" in runtime.outputs
     # Of a bundle only the common ones are standard.
-    wanted = ("uncertainty", "charges", "dipole")
+    wanted = ("uncertainty", "charges", "dipole", "hirshfeld_ratios")
     names = [name for name, output in runtime.outputs.items() if output.standard or name in wanted]
     results: list[dict[str, Any]] = [{}] * len(frames)
     # The largest first, as sizes for which programs are compiled only grow.
@@ -270,6 +270,7 @@ def _properties(runtime: Runtime | ModelRuntime, frames: Sequence[Atoms]) -> Pro
         [found["energies"] for found in results],
         [found["uncertainty"] for found in results] if has_uncertainty else None,
         *_charges_among(runtime, frames, results),
+        [found["hirshfeld_ratios"] for found in results] if "hirshfeld_ratios" in runtime.outputs else None,
     )
 
 

@@ -17,10 +17,10 @@ from ase.io import write
 from so3krates import cli
 from so3krates.data import Buckets, DataError, collate, frame_graphs
 from so3krates.model.config import ConfigError, So3lrConfig
-from so3krates.model.long_range import Electrostatics
+from so3krates.model.long_range import Dispersion, Electrostatics
 from so3krates.model.potential import Batch
 from so3krates.model.so3lr import initial_params
-from so3krates.predictions import ModelRuntime, predictions_of
+from so3krates.predictions import ModelRuntime
 from so3krates.storage import Model
 from so3krates.training import error_table, evaluate, load_frames, reference, train
 from so3krates.training.config import RunConfig
@@ -126,6 +126,7 @@ def labelled(count: int, seed: int = 0) -> list[Atoms]:
         atoms.calc = SinglePointCalculator(
             atoms, energy=energy, forces=[-pulls.sum(axis=0), *pulls], charges=charges, dipole=charges @ atoms.positions
         )
+        atoms.arrays["hirshfeld_ratios"] = np.concatenate([[0.6], 0.6 + 0.4 * np.tanh(10.0 * (lengths - 0.96))])
         frames.append(atoms)
     return frames
 
@@ -140,30 +141,38 @@ def settings(**changes: dict[str, Any]) -> RunConfig:
     return RunConfig.from_dict({"preset": "none", **merged, **changes})
 
 
-def test_a_run_learns_charges_and_dipoles(tmp_path: Path) -> None:
-    """Read from a file, through a training, to the errors of the model on disk."""
+def test_a_run_learns_charges_dipoles_and_ratios(tmp_path: Path) -> None:
+    """Read from a file, through a training with dispersion, to the errors of the model on disk."""
     write(tmp_path / "frames.extxyz", labelled(20))
-    config = settings(data={"file": str(tmp_path / "frames.extxyz"), "n_train": 16})
+    config = settings(
+        data={"file": str(tmp_path / "frames.extxyz"), "n_train": 16},
+        terms={"dispersion": {"form": "drude_oscillators", "cutoff": 6.0}},
+        training={"learning_rate": 1e-2},
+    )
+    assert config.data.ratios_key == "hirshfeld_ratios"
     frames, valid = load_frames(config.data)
     train(config, frames, valid, tmp_path / "run", quiet)
-    first, *_, last = rows_of(tmp_path / "run")
-    for name in ("charges", "dipole", "forces"):
+    rows = rows_of(tmp_path / "run")
+    first, last = rows[0], min(rows, key=lambda row: float(row["valid_loss"]))  # the model has the best weights
+    for name in ("charges", "dipole", "forces", "hirshfeld_ratios"):
         assert 0 < float(last[f"valid_{name}_rmse"]) < 0.5 * float(first[f"valid_{name}_rmse"]), name
     model = Model.load(tmp_path / "run")
-    assert model.interactions == (Electrostatics(6.0, 2.0),) and model.config.to_dict()["mean_neighbours"] == 2.0
+    expected = (Electrostatics(6.0, 2.0), Dispersion.from_settings({"cutoff": 6.0}, model.elements))
+    assert model.interactions == expected and model.config.to_dict()["mean_neighbours"] == 2.0
     table = error_table(evaluate(model, valid), reference(valid))
     assert (table["charges"].unit, table["charges"].count, table["dipole"].count) == ("e", 12, 12)
+    assert (table["Hirshfeld ratios"].unit, table["Hirshfeld ratios"].count) == ("1", 12)
+    assert table["Hirshfeld ratios"].rmse == pytest.approx(float(last["valid_hirshfeld_ratios_rmse"]), rel=1e-3)
     assert table["charges"].rmse == pytest.approx(float(last["valid_charges_rmse"]), rel=1e-3)
     # By the calculator, in float64, one by one.
-    alone = error_table(predictions_of(tmp_path / "run", valid), reference(valid))
-    for name in ("charges", "dipole", "forces"):
-        assert alone[name].rmse == pytest.approx(table[name].rmse, rel=1e-3), name
-    assert "hirshfeld_ratios" not in ModelRuntime(model).outputs  # nothing has trained them
+    runtime = ModelRuntime(model)
+    for atoms, ratios in zip(valid, evaluate(model, valid).ratios or (), strict=True):
+        np.testing.assert_allclose(runtime.evaluate(atoms)["hirshfeld_ratios"], ratios, atol=1e-4)
     # And by the command, which takes the keys of the labels from the model.
     words = ["evaluate", str(tmp_path / "run"), str(tmp_path / "frames.extxyz")]
     found = CliRunner().invoke(cli.app, words, env={"COLUMNS": "150"})
     assert found.exit_code == 0 and "labels are read as in the training" not in found.output, found.output
-    for name, unit in (("charges", "e"), ("dipole", "e A")):
+    for name, unit in (("charges", "e"), ("dipole", "e A"), ("Hirshfeld ratios", "1")):
         assert re.search(rf"│ {name} .* {unit} +│", found.output), found.output
 
 
@@ -184,6 +193,7 @@ def test_charges_without_labels_and_dipoles_of_crystals(tmp_path: Path) -> None:
     said = " ".join(messages)
     assert "has stress" in said or "charges (key 'charges')" in said
     assert "3 of 6 dipoles are left out of the loss: in a periodic cell" in said
+    assert "hirshfeld_ratios" not in ModelRuntime(Model.load(tmp_path / "run")).outputs  # nothing has trained them
     asked = settings(training={"steps": 2, "charge_weight": 1.0})
     with pytest.raises(
         DataError, match=r"charge_weight = 1.0 but none of 6 training frames has a label for it \(key 'charges'\)"
@@ -197,6 +207,7 @@ def test_charges_without_labels_and_dipoles_of_crystals(tmp_path: Path) -> None:
         ("charges", [0.3, 0.3, -0.5], r"charges add up to \+0.1 e, and its total charge is 0 e, as nothing says"),
         ("charges", [np.inf, 0.3, 0.3], r"the charge of atom 0 is inf \(1 atom in all\)"),
         ("dipole", [0.1, np.inf, 0.0], r"the dipole is \(0.1, inf, 0\)"),
+        ("hirshfeld_ratios", [0.5, -0.5, 11.0], r"the Hirshfeld ratio of atom 1 is -0.5 \(2 atoms in all\): volumes"),
         ("mine", [[0.3, 0.3], [0.3, 0.3], [0.1, 0.1]], r"'mine' has shape \(3, 2\), expected one charge for each of 3"),
     ],
 )
@@ -206,10 +217,13 @@ def test_labels_that_cannot_be_used(tmp_path: Path, key: str, values: Any, messa
     if key == "mine":
         for atoms in frames:
             atoms.arrays["mine"] = np.array(values)
+    elif key == "hirshfeld_ratios":
+        own.arrays[key] = np.array(values)
     else:
         own.calc.results[key] = np.array(values, float)
     write(tmp_path / "frames.extxyz", frames)
-    config = settings(data={"file": str(tmp_path / "frames.extxyz")} | ({"charges_key": key} if key == "mine" else {}))
+    data = {"file": str(tmp_path / "frames.extxyz")} | ({"charges_key": key} if key == "mine" else {})
+    config = settings(data=data, terms={"dispersion": {"form": "drude_oscillators"}})
     with pytest.raises(DataError, match=message):
         load_frames(config.data)
     if key == "charges":
@@ -238,7 +252,9 @@ def test_the_total_charge_is_that_of_the_frame(tmp_path: Path) -> None:
             "width = -1: give a number above 0",
         ),
         ({"terms": {"electrostatics": {"form": "other"}}}, "'other': known are fixed_charges, and predicted_charges"),
-        ({"terms": {"dispersion": {"form": "drude_oscillators"}}}, "terms.dispersion: it needs volumes of atoms"),
+        ({"terms": {"dispersion": {"form": "other"}}}, "terms.dispersion.form = 'other': known is drude_oscillators"),
+        ({"terms": {"dispersion": {"form": "drude_oscillators", "width": 1}}}, "unknown key terms.dispersion.width"),
+        ({"data": {"ratios_key": "volumes"}}, "but nothing reads Hirshfeld ratios"),
         ({"data": {"stream": True}}, "stream = true: a network that predicts charges is trained on frames in memory"),
         ({"model": {"radial_basis": "gaussian"}}, "radial_basis = 'gaussian': known are bernstein"),
         ({"training": {"charge_weight": -1.0}}, "training.charge_weight = -1.0"),
@@ -254,7 +270,12 @@ def test_charges_need_a_network_that_predicts_them() -> None:
     for section, name, value in (("training", "dipole_weight", 1.0), ("data", "charges_key", "charges")):
         with pytest.raises(ConfigError, match=rf"{section}.{name} = .* but the network predicts no charges"):
             RunConfig.from_dict({section: {name: value}})
-    config = settings()
+    for section, name, value in (("training", "ratio_weight", 1.0), ("data", "ratios_key", "volumes")):
+        with pytest.raises(ConfigError, match=rf"{section}.{name} = .* but the network predicts no charges"):
+            RunConfig.from_dict({section: {name: value}})
+    with pytest.raises(ConfigError, match='drude_oscillators" needs a network that predicts charges as well'):
+        RunConfig.from_dict({"terms": {"dispersion": {"form": "drude_oscillators"}}})
+    config = settings(terms={"dispersion": {"form": "drude_oscillators"}})
     assert RunConfig.from_dict({"preset": "none", **config.to_dict()}) == config
     plain = RunConfig.from_dict({"preset": "fast"})
     assert plain.training.weights.keys() == {"energy_weight", "force_weight", "stress_weight"}

@@ -10,7 +10,7 @@ from .batches import (
     frame_graphs,
     sizes_of,
 )
-from .charge_labels import ChargeLabels, charge_labels, usable_dipole
+from .charge_labels import ChargeLabels, charge_labels, known_labels, usable_dipole
 from .errors import DataError
 from .faults import Fault, LabelCheck, sound_frames, structure_faults
 from .frames import (
@@ -67,6 +67,7 @@ __all__ = [
     "frame_graph",
     "frame_graphs",
     "iter_frames",
+    "known_labels",
     "labels",
     "last_frame",
     "neighbour_table",

@@ -12,7 +12,7 @@ from ase import Atoms
 from so3krates.model.potential import Batch, BatchSystem, LongPairs, Pairs
 from so3krates.total_charge import ChargeError, State, state_of
 
-from .charge_labels import charge_labels, usable_dipole
+from .charge_labels import charge_labels, known_labels, usable_dipole
 from .errors import DataError
 from .frames import labels
 from .long_pairs import unordered_pairs
@@ -36,10 +36,12 @@ class FrameSystem(NamedTuple):
     shifts: np.ndarray  # (P, 3) of the second, in lattice vectors
     charges: np.ndarray  # (n,) e, NaN where there is no label
     dipole: np.ndarray  # (3,) e A, the same; also of periodic and of charged frames, where it is not defined
+    ratios: np.ndarray  # (n,) Hirshfeld's, NaN where there is no label
 
     def without_labels(self) -> FrameSystem:
         """The same, of a frame without labels."""
-        return self._replace(charges=np.full_like(self.charges, np.nan), dipole=np.full(3, np.nan))
+        unknown = np.full_like(self.charges, np.nan)
+        return self._replace(charges=unknown, dipole=np.full(3, np.nan), ratios=unknown)
 
 
 class FrameGraph(NamedTuple):
@@ -66,6 +68,7 @@ class Targets(NamedTuple):
     volumes: np.ndarray  # (S,) A^3, 1 for padding
     charges: np.ndarray | None = None  # (N,) e; where the network predicts charges
     dipoles: np.ndarray | None = None  # (S, 3) e A
+    ratios: np.ndarray | None = None  # (N,) Hirshfeld's
 
 
 class BatchShape(NamedTuple):
@@ -139,11 +142,10 @@ def _frame_system(
         state = state_of(atoms)
     except ChargeError as error:
         raise DataError(f"{where}: {error}") from error
-    charges, dipole = np.full(len(atoms), np.nan), np.full(3, np.nan)
-    if read_labels:
-        charges, found = charge_labels(atoms)
-        dipole = found if usable_dipole(atoms, state.charge) else dipole
-    return FrameSystem(state, *unordered_pairs(positions, cell, atoms.pbc, reach), charges, dipole)
+    own = charge_labels(atoms) if read_labels else known_labels(None, None, None, len(atoms))
+    if not usable_dipole(atoms, state.charge):
+        own = own._replace(dipole=np.full(3, np.nan))
+    return FrameSystem(state, *unordered_pairs(positions, cell, atoms.pbc, reach), *own)
 
 
 def frame_graphs(
@@ -313,10 +315,10 @@ def collate(graphs: Sequence[FrameGraph], shape: BatchShape, dtype: type = np.fl
 def _collated_systems(
     graphs: Sequence[FrameGraph], shape: BatchShape, real: np.dtype[Any]
 ) -> tuple[BatchSystem | None, tuple[np.ndarray, ...]]:
-    """What `collate` makes of the systems of graphs, which all have one or none: labels of charges and dipoles too."""
+    """What `collate` makes of the systems of graphs, which all have one or none: labels of what they predict too."""
     if graphs[0].system is None:
         return None, ()
-    charges, dipoles = np.full(shape.atoms, np.nan, real), np.full((shape.structures, 3), np.nan, real)
+    (charges, ratios), dipoles = np.full((2, shape.atoms), np.nan, real), np.full((shape.structures, 3), np.nan, real)
     states = np.zeros((2, shape.structures), real)
     ends, shifts = np.zeros((2, shape.long_pairs), np.int32), np.zeros((shape.long_pairs, 3), real)
     start = pair = 0
@@ -324,10 +326,11 @@ def _collated_systems(
         own = graph.system
         assert own is not None  # as the first is not
         charges[start : start + len(own.charges)] = own.charges
+        ratios[start : start + len(own.ratios)] = own.ratios
         dipoles[index] = own.dipole
         states[:, index] = own.state.charge, own.state.multiplicity - 1
         pairs = slice(pair, pair + own.ends.shape[1])
         ends[:, pairs], shifts[pairs] = own.ends + start, own.shifts
         start, pair = start + len(own.charges), pairs.stop
     listed = LongPairs._make((ends, shifts, np.int32(pair)))
-    return BatchSystem._make((*states, listed)), (charges, dipoles)
+    return BatchSystem._make((*states, listed)), (charges, dipoles, ratios)

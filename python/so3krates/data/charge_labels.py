@@ -1,4 +1,4 @@
-"""Labels of charges and dipoles: read, checked against the total charge, kept among a calculator's results."""
+"""Labels of charges, dipoles and Hirshfeld ratios: read, checked, kept among a calculator's results."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from so3krates.wording import counted
 from .errors import DataError
 
 CHARGES, DIPOLE = "charges", "dipole"  # ASE's names
+RATIOS = "hirshfeld_ratios"
 # e, between the sum of labelled charges and the total charge: far above rounding, far below a charge that was forgotten
 MOST_MISSING = 0.05
 LARGEST_CHARGE = 100.0  # e
+LARGEST_RATIO = 10.0
 
 
 class ChargeLabels(NamedTuple):
@@ -24,31 +26,45 @@ class ChargeLabels(NamedTuple):
 
     charges: np.ndarray  # (n,) e
     dipole: np.ndarray  # (3,) e A
+    hirshfeld_ratios: np.ndarray  # (n,) volume of the atom over that of the free one
 
 
 def charge_labels(atoms: Atoms) -> ChargeLabels:
     """Labels of a frame that was read (`so3krates.data.read_frames`)."""
     results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
-    charges, dipole = results.get(CHARGES), results.get(DIPOLE)
-    return ChargeLabels(
-        np.full(len(atoms), np.nan) if charges is None else np.asarray(charges, np.float64),
-        np.full(3, np.nan) if dipole is None else np.asarray(dipole, np.float64),
-    )
+    # ASE's calculators know no ratios: they are an array of the atoms.
+    return known_labels(results.get(CHARGES), results.get(DIPOLE), atoms.arrays.get(RATIOS), len(atoms))
 
 
-def shaped(charges: np.ndarray | None, dipole: np.ndarray | None, names: tuple[str, str], n: int, where: str) -> None:
-    """Raises DataError for labels of n atoms that have another shape than (n,) and (3,)."""
-    if charges is not None and charges.shape != (n,):
+def known_labels(
+    charges: np.ndarray | None, dipole: np.ndarray | None, ratios: np.ndarray | None, n: int
+) -> ChargeLabels:
+    """Labels of n atoms, of which some may be missing."""
+    given = ((charges, n), (dipole, 3), (ratios, n))
+    return ChargeLabels(*(np.full(m, np.nan) if own is None else np.asarray(own, np.float64) for own, m in given))
+
+
+def shaped(values: np.ndarray | None, name: str, what: str, n: int, where: str) -> np.ndarray | None:
+    """Labels as they are, which must be one of n atoms each. Raises DataError."""
+    if values is not None and values.shape != (n,):
         raise DataError(
-            f"{where}: {names[0]!r} has shape {charges.shape}, expected one charge for each of {counted(n, 'atom')}"
+            f"{where}: {name!r} has shape {values.shape}, expected one {what} for each of {counted(n, 'atom')}"
         )
-    if dipole is not None and dipole.shape != (3,):
-        raise DataError(f"{where}: {names[1]!r} has shape {dipole.shape}, a dipole has three components")
+    return values
+
+
+def shaped_dipole(values: np.ndarray | None, name: str, factor: float, where: str) -> np.ndarray | None:
+    """A dipole times a factor. Raises DataError where it has another shape than (3,)."""
+    if values is None:
+        return None
+    if values.shape != (3,):
+        raise DataError(f"{where}: {name!r} has shape {values.shape}, a dipole has three components")
+    return factor * values
 
 
 def charge_faults(atoms: Atoms) -> Iterator[str]:
-    """What makes the labels of charges and dipoles of a frame useless."""
-    charges, dipole = charge_labels(atoms)
+    """What makes the labels of charges, dipoles and Hirshfeld ratios of a frame useless."""
+    charges, dipole, ratios = charge_labels(atoms)
     if not np.isnan(charges).all():
         lost = np.flatnonzero(~np.isfinite(charges))
         large = np.flatnonzero(np.abs(charges) > LARGEST_CHARGE)
@@ -60,6 +76,13 @@ def charge_faults(atoms: Atoms) -> Iterator[str]:
             yield from _sum_fault(atoms, float(charges.sum()))
     if not np.isnan(dipole).all() and not np.isfinite(dipole).all():
         yield f"the dipole is ({', '.join(f'{x:.6g}' for x in dipole)})"
+    if not np.isnan(ratios).all():
+        wrong = np.flatnonzero(~((ratios > 0) & (ratios <= LARGEST_RATIO)))
+        if len(wrong):
+            yield (
+                f"the Hirshfeld ratio of atom {wrong[0]} is {ratios[wrong[0]]:.6g} ({counted(len(wrong), 'atom')} in "
+                f"all): volumes over those of free atoms are above 0 and up to {LARGEST_RATIO:g}"
+            )
 
 
 def _sum_fault(atoms: Atoms, total: float) -> Iterator[str]:

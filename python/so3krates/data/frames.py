@@ -20,7 +20,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from so3krates.wording import counted
 
-from .charge_labels import CHARGES, DIPOLE, ChargeLabels, charge_labels, shaped
+from .charge_labels import CHARGES, DIPOLE, RATIOS, ChargeLabels, charge_labels, known_labels, shaped, shaped_dipole
 from .errors import DAMAGED, DataError, unreadable
 from .extxyz import extxyz_frames
 from .units import dipole_factor, energy_factor, force_factor, length_factor, stress_factor
@@ -61,6 +61,7 @@ class LabelKeys:
     voigt_order: str = "xx yy zz yz xz xy"  # of six components
     charges: str | None = None  # of atoms, in e
     dipole: str | None = None
+    ratios: str | None = None  # Hirshfeld's, of atoms
     dipole_unit: str = "e A"
 
     def __post_init__(self) -> None:
@@ -87,7 +88,7 @@ class LabelKeys:
     def setting_names() -> tuple[str, ...]:
         """The settings of section [data] that make these keys."""
         names = [field.name for field in dataclasses.fields(LabelKeys)]
-        return tuple(f"{name}_key" if name in (*MLFF_NAMES, CHARGES, DIPOLE) else name for name in names)
+        return tuple(f"{name}_key" if name in (*MLFF_NAMES, CHARGES, DIPOLE, "ratios") else name for name in names)
 
     @property
     def own_forces_unit(self) -> str:
@@ -235,19 +236,22 @@ def labels(atoms: Atoms, keys: LabelKeys | None = None, where: str = "frame") ->
 
 
 def _charge_labels(atoms: Atoms, keys: LabelKeys, where: str) -> ChargeLabels:
-    """Charges and dipole under the keys, in e and e A."""
-    charges, dipole = (_find(atoms, key, where) for key in (keys.charges, keys.dipole))
-    shaped(charges, dipole, (keys.charges or "", keys.dipole or ""), len(atoms), where)
-    return ChargeLabels(
-        np.full(len(atoms), np.nan) if charges is None else charges,
-        np.full(3, np.nan) if dipole is None else dipole_factor(keys.dipole_unit) * dipole,
+    """Charges, dipole and Hirshfeld ratios under the keys, in e, e A and 1."""
+    n = len(atoms)
+    charges, dipole, ratios = (_find(atoms, key, where) for key in (keys.charges, keys.dipole, keys.ratios))
+    return known_labels(
+        shaped(charges, keys.charges or "", "charge", n, where),
+        shaped_dipole(dipole, keys.dipole or "", dipole_factor(keys.dipole_unit), where),
+        shaped(ratios, keys.ratios or "", "Hirshfeld ratio", n, where),
+        n,
     )
 
 
 def with_labels(atoms: Atoms, values: Labels, charges: ChargeLabels | None = None) -> Atoms:
-    """A copy of a frame whose labels are the results of a SinglePointCalculator; missing ones are absent.
+    """A copy of a frame whose labels are the results of a SinglePointCalculator, and ratios an array; missing ones are
+    absent.
 
-    charges: with the dipole; None: those that the frame has.
+    charges: with dipole and Hirshfeld ratios; None: those that the frame has.
     """
     charges = charge_labels(atoms) if charges is None else charges
     copy = atoms.copy()
@@ -262,7 +266,11 @@ def with_labels(atoms: Atoms, values: Labels, charges: ChargeLabels | None = Non
         results["forces"] = values.forces
     if not np.isnan(values.stress).all():
         results["stress"] = full_3x3_to_voigt_6_stress(values.stress)
-    results |= {name: value for name, value in charges._asdict().items() if not np.isnan(value).all()}
+    more = {name: value for name, value in charges._asdict().items() if not np.isnan(value).all()}
+    copy.arrays.pop(RATIOS, None)
+    if RATIOS in more:
+        copy.arrays[RATIOS] = more.pop(RATIOS)
+    results |= more
     copy.calc = SinglePointCalculator(copy, **results)
     return copy
 

@@ -60,6 +60,7 @@ class Prediction(NamedTuple):
     atom_energies: jax.Array  # (N,) eV
     charges: jax.Array | None = None  # (N,) e, of a network that predicts them
     dipoles: jax.Array | None = None  # (S, 3) e A, sums of charge times position; of no meaning in periodic cells
+    ratios: jax.Array | None = None  # (N,) Hirshfeld's, of the same networks: volumes over those of free atoms
 
 
 def edge_vectors(batch: Batch, positions: jax.Array, cells: jax.Array) -> jax.Array:

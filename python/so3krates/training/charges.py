@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from so3krates.data import FrameGraph, StoredGraphs
+from so3krates.data.charge_labels import RATIOS
 from so3krates.model.config import SO3LR, ConfigError, ModelConfig, So3lrConfig
 from so3krates.model.long_range import Dispersion, Electrostatics, Interaction, interactions_from, predicted_sections
 from so3krates.model.network import Params
@@ -17,17 +18,30 @@ SECTION = Electrostatics.section
 # Of a preset's network: what one of the architecture so3lr takes over, and sizes that the fused kernels compute.
 TAKEN_OVER = ("cutoff", "features", "heads", "layers", "degrees", "embeddings")
 FITTING = {72: {"features": 64, "degrees": [1, 2, 3, 4]}, 132: {"features": 128, "degrees": [1, 2, 3, 4]}}
-WEIGHTS = {"charges": "charge_weight", "dipole": "dipole_weight"}  # settings of the loss
+# Settings of the loss.
+WEIGHTS = {"charges": "charge_weight", "dipole": "dipole_weight", "ratios": "ratio_weight"}
 KEYS = {"charges_key": "charges", "dipole_key": "dipole"}  # of [data], where the settings give none
-OWN_SETTINGS = {"data": tuple(KEYS), "training": tuple(WEIGHTS.values())}
+KEYS_OF_DISPERSION = {"ratios_key": RATIOS}  # the same
+ALL_KEYS = KEYS | KEYS_OF_DISPERSION
+OWN_SETTINGS = {"data": tuple(ALL_KEYS), "training": tuple(WEIGHTS.values())}
 # Theirs where the settings give none and the training data have the label.
-LABELLED_WEIGHTS = {"charge_weight": 1.0, "dipole_weight": 1.0}
+LABELLED_WEIGHTS = {"charge_weight": 1.0, "dipole_weight": 1.0, "ratio_weight": 1.0}
 SMALLER = 0.1  # of the last matrices at first: random charges would have energies of many eV
 
 
 def predicts_charges(terms: Mapping[str, Any]) -> bool:
     """Whether the sections of [terms] ask for a network that predicts charges."""
     return SECTION in predicted_sections(terms)
+
+
+def reads_ratios(terms: Mapping[str, Any]) -> bool:
+    """Whether the sections of [terms] have dispersion by Hirshfeld ratios that the network predicts."""
+    return Dispersion.section in predicted_sections(terms)
+
+
+def usual_keys(terms: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of labels in section [data], where the settings give none."""
+    return (KEYS if predicts_charges(terms) else {}) | (KEYS_OF_DISPERSION if reads_ratios(terms) else {})
 
 
 def interactions_of(terms: Mapping[str, Any], elements: Sequence[str] = ()) -> tuple[Interaction, ...]:
@@ -38,7 +52,15 @@ def interactions_of(terms: Mapping[str, Any], elements: Sequence[str] = ()) -> t
 def without_interactions(terms: Mapping[str, Any]) -> dict[str, Any]:
     """The other sections of [terms]. Raises ConfigError for interactions that cannot be."""
     interactions_of(terms)
-    found = predicted_sections(terms)
+    found, section = predicted_sections(terms), Dispersion.section
+    if section in terms and section not in found:
+        form = terms[section].get("form") if isinstance(terms[section], Mapping) else terms[section]
+        raise ConfigError(f"terms.{section}.form = {form!r}: known is {Dispersion.name}")
+    if section in found and SECTION not in found:
+        raise ConfigError(
+            f'terms.{section}.form = "{Dispersion.name}" needs a network that predicts charges as well: add '
+            f'[terms.{SECTION}] form = "{Electrostatics.name}"'
+        )
     return {section: values for section, values in terms.items() if section not in found}
 
 
@@ -68,10 +90,10 @@ def require_fitting(model: ModelConfig, terms: Mapping[str, Any], sections: Mapp
             "and this form with such a network alone"
         )
     is_predicted = isinstance(model, So3lrConfig)
-    if Dispersion.section in predicted_sections(terms) and sections["training"].initial_model is None:
+    if is_predicted and not reads_ratios(terms) and (sections["data"].ratios_key or sections["training"].ratio_weight):
         raise ConfigError(
-            f"terms.{Dispersion.section}: it needs volumes of atoms, for which there are no labels here: leave it out, "
-            "or take dispersion off the labels with [baseline]"
+            f"data.ratios_key or training.ratio_weight is given, but nothing reads Hirshfeld ratios: [terms."
+            f'{Dispersion.section}] form = "{Dispersion.name}" does'
         )
     known = {"data": ("stream",)} if is_predicted else OWN_SETTINGS
     for section, names in known.items():
@@ -92,9 +114,7 @@ def require_fitting(model: ModelConfig, terms: Mapping[str, Any], sections: Mapp
 
 def read_factors(factors: dict[str, float], terms: Mapping[str, Any]) -> dict[str, float]:
     """Factors of the learning rate in which ratios that no interaction reads have nothing to learn."""
-    if not predicts_charges(terms) or Dispersion.section in predicted_sections(terms):
-        return factors
-    return factors | {"hirshfeld": 0.0}
+    return factors | ({"hirshfeld": 0.0} if predicts_charges(terms) and not reads_ratios(terms) else {})
 
 
 def with_neighbours(config: ModelConfig, graphs: Sequence[FrameGraph]) -> ModelConfig:
@@ -106,35 +126,42 @@ def with_neighbours(config: ModelConfig, graphs: Sequence[FrameGraph]) -> ModelC
     return dataclasses.replace(config, mean_neighbours=round(max(1.0, neighbours / max(atoms, 1)), 4))
 
 
-def labels_of_charges(graphs: Sequence[FrameGraph]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Charges (n,) and dipole (3,) of each graph, NaN without label; none for a network without charges."""
+def labels_of_charges(graphs: Sequence[FrameGraph]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Charges (n,), dipole (3,) and Hirshfeld ratios (n,) of each graph, NaN without label; none for a network without
+    charges."""
     if isinstance(graphs, StoredGraphs):
         return []
-    return [(g.system.charges, g.system.dipole) for g in graphs if g.system is not None]
+    return [(g.system.charges, g.system.dipole, g.system.ratios) for g in graphs if g.system is not None]
 
 
 def begun(params: Params, graphs: Sequence[FrameGraph]) -> Params:
     """Random parameters of a network that predicts charges whose energies and charges are small at first.
 
-    Where there are labels, charges begin about the mean of each element. Others stay as they are.
+    Where there are labels, charges and Hirshfeld ratios begin about the mean of each element. Others stay as they are.
     """
     if "charges" not in params:
         return params
-    charges = np.concatenate([own for own, _ in labels_of_charges(graphs)])
-    species = np.concatenate([graph.species for graph in graphs])
-    shift = np.array(params["charges"]["shift"])
-    for number in np.unique(species[np.isfinite(charges)]):
-        shift[number] = charges[(species == number) & np.isfinite(charges)].mean()
-    readout, network = dict(params["readout"]), dict(params["charges"]["network"])
-    for head in (readout, network):
-        last = max(head)  # dense_0, dense_1, ...
-        head[last] = {**head[last], "kernel": SMALLER * np.asarray(head[last]["kernel"])}
-    return {**params, "readout": readout, "charges": {**params["charges"], "network": network, "shift": shift}}
+    labels, species = labels_of_charges(graphs), np.concatenate([graph.species for graph in graphs])
+    found = {**params, "readout": _smaller(params["readout"])}
+    for head, place in (("charges", 0), ("hirshfeld", 2)):
+        values = np.concatenate([own[place] for own in labels])
+        shift = np.array(params[head]["shift"])
+        for number in np.unique(species[np.isfinite(values)]):
+            shift[number] = values[(species == number) & np.isfinite(values)].mean()
+        found[head] = {**params[head], "shift": shift}
+    found["charges"]["network"] = _smaller(params["charges"]["network"])  # ratios differ little at first as they are
+    return found
+
+
+def _smaller(head: Params) -> Params:
+    """A head whose last matrix is smaller."""
+    last = max(head)  # dense_0, dense_1, ...
+    return {**head, last: {**head[last], "kernel": SMALLER * np.asarray(head[last]["kernel"])}}
 
 
 def unused_dipoles(graphs: Sequence[FrameGraph], found: int) -> str:
     """What to say where frames have dipoles that are not defined; found: how many frames have one."""
-    used = sum(bool(np.isfinite(dipole).any()) for _, dipole in labels_of_charges(graphs))
+    used = sum(bool(np.isfinite(dipole).any()) for _, dipole, _ in labels_of_charges(graphs))
     if found == used:
         return ""
     return (

@@ -63,6 +63,7 @@ class DataConfig:
     charges_key: str | None = None  # of atoms, e; absent: "charges" where the network predicts them, else not read
     dipole_key: str | None = None  # the same, "dipole"
     dipole_unit: str = "e A"
+    ratios_key: str | None = None  # the same of Hirshfeld ratios, "hirshfeld_ratios"
     tag_key: str = ""  # entry of a frame's info that groups frames in error tables; "": config_type, group or tag
     leave_out_faulty: bool = False  # leave out frames with faults, and say which, instead of refusing
     stream: bool = False  # keep the frames on disk, in the folder of the run, and read them batch by batch
@@ -74,7 +75,7 @@ class DataConfig:
             require(value is None or isinstance(value, str), "data", name, value, "a path")
         for name in ("energy_key", "forces_key", "stress_key", "virial_key", "tag_key"):
             require(isinstance(getattr(self, name), str), "data", name, getattr(self, name), "a name, or '' for none")
-        for name in ("charges_key", "dipole_key"):
+        for name in ("charges_key", "dipole_key", "ratios_key"):
             value = getattr(self, name)
             require(value is None or isinstance(value, str), "data", name, value, "a name, or '' for none")
         for name in ("energy_unit", "length_unit", "forces_unit", "stress_unit", "voigt_order", "dipole_unit"):
@@ -126,6 +127,7 @@ class DataConfig:
             "stress": self.virial_key or self.stress_key,
             "charges": self.charges_key or "",
             "dipole": self.dipole_key or "",
+            "ratios": self.ratios_key or "",
         }
 
     @property
@@ -144,6 +146,7 @@ class DataConfig:
             voigt_order=self.voigt_order,
             charges=self.charges_key or None,
             dipole=self.dipole_key or None,
+            ratios=self.ratios_key or None,
             dipole_unit=self.dipole_unit,
         )
 
@@ -160,6 +163,7 @@ class TrainingConfig:
     stress_weight: float | None = None
     charge_weight: float | None = None  # of charges that the network predicts; absent: 1, or 0 without labels
     dipole_weight: float | None = None
+    ratio_weight: float | None = None  # of Hirshfeld ratios
     per_atom: bool = False  # energies and virials of the loss are per atom: small cells count as large ones
     variance_scaling: bool = True  # divide each target's squared error by its variance in the training data
     epochs: int | None = None  # absent: so many that `steps` are made, or that fill `hours`
@@ -248,7 +252,7 @@ class TrainingConfig:
     def weights(self) -> dict[str, float]:
         """Weights of energy, forces and stress by their settings, before they are normalised.
 
-        Where the network predicts charges a run has weights of charges and dipoles too.
+        Where the network predicts charges a run has weights of charges, dipoles and Hirshfeld ratios too.
         """
         given = {name: getattr(self, name) for name in LABELLED_WEIGHTS}
         found = {name: LABELLED_WEIGHTS[name] if weight is None else weight for name, weight in given.items()}
@@ -461,7 +465,7 @@ def _filled(named: str, given: dict[str, dict[str, Any]]) -> dict[str, dict[str,
     if base and "initial_model" in given["training"]:
         base["training"] = gentler(base["training"])
     if predicted.predicts_charges(given["terms"]):
-        base = {**base, "data": predicted.KEYS | base.get("data", {})}
+        base = {**base, "data": predicted.usual_keys(given["terms"]) | base.get("data", {})}
         if "model" in base:
             base["model"] = predicted.sizes_of_preset(base["model"])
     sections = {name: base.get(name, {}) | values for name, values in given.items()}

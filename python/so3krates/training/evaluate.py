@@ -24,6 +24,7 @@ from so3krates.data import (
     usable_dipole,
 )
 from so3krates.model.config import ModelConfig
+from so3krates.model.long_range import Dispersion
 from so3krates.model.network import Graph, Params, environments
 from so3krates.model.potential import Batch, edge_vectors, predict
 from so3krates.storage import Model
@@ -46,6 +47,7 @@ class Properties(NamedTuple):
     uncertainties: list[np.ndarray] | None = None  # M times (n,) eV/A, of a component of the force; where there are any
     charges: list[np.ndarray] | None = None  # M times (n,) e; predictions of a potential that has them, all labels
     dipoles: np.ndarray | None = None  # (M, 3) e A, NaN where they are not defined
+    ratios: list[np.ndarray] | None = None  # M times (n,), Hirshfeld's; the same as of charges
 
 
 def evaluate(
@@ -68,7 +70,7 @@ def evaluate(
     forces: list[np.ndarray] = [np.zeros((0, 3))] * len(frames)
     stresses = np.full((len(frames), 3, 3), np.nan)
     atom_energies: list[np.ndarray] = [np.zeros(0)] * len(frames)
-    charges, dipoles = list(atom_energies), np.full((len(frames), 3), np.nan)
+    charges, dipoles, ratios = list(atom_energies), np.full((len(frames), 3), np.nan), list(atom_energies)
     done = 0
     for indices, batch, _ in ordered_batches(graphs, batch_size, dtype):
         found = (
@@ -89,7 +91,7 @@ def evaluate(
             if atoms.pbc.all():
                 stresses[index] = (answer.strain_gradients[slot] + added.strain_gradient) / graphs[index].volume
             if answer.charges is not None:
-                charges[index] = answer.charges[rows]
+                charges[index], ratios[index] = answer.charges[rows], answer.ratios[rows]
                 if usable_dipole(atoms, graphs[index].system.state.charge):
                     dipoles[index] = answer.dipoles[slot]
             start = rows.stop
@@ -97,7 +99,10 @@ def evaluate(
         if on_progress is not None:
             on_progress(done)
     found = Properties(np.array([len(a) for a in frames]), energies, forces, stresses, atom_energies)
-    return found if model.long_reach is None else found._replace(charges=charges, dipoles=dipoles)
+    if model.long_reach is None:
+        return found
+    has_ratios = any(isinstance(part, Dispersion) for part in model.interactions)  # else they were never trained
+    return found._replace(charges=charges, dipoles=dipoles, ratios=ratios if has_ratios else None)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -139,7 +144,7 @@ def elements_of(model: Model, frames: Sequence[Atoms]) -> np.ndarray:
 def reference(frames: Sequence[Atoms]) -> Properties:
     """The labels of frames in the form of predictions."""
     found = [labels(atoms, where=f"frame {n}") for n, atoms in enumerate(frames)]
-    charges, dipoles = zip(*map(charge_labels, frames), strict=True) if frames else ((), ())
+    charges, dipoles, ratios = zip(*map(charge_labels, frames), strict=True) if frames else ((), (), ())
     return Properties(
         np.array([len(a) for a in frames]),
         np.array([f.energy for f in found]),
@@ -147,6 +152,7 @@ def reference(frames: Sequence[Atoms]) -> Properties:
         np.array([f.stress for f in found]).reshape(-1, 3, 3),
         charges=list(charges),
         dipoles=np.array(dipoles).reshape(-1, 3),
+        ratios=list(ratios),
     )
 
 

@@ -17,7 +17,7 @@ from .config import TrainingConfig
 
 # A component whose variance is below this share of the largest one is constant but for rounding.
 DEGENERATE_VARIANCE = 1e-12
-UNITS = np.array([1000.0, 1000.0, 1000.0, 1.0, 1.0])  # of eV/atom, eV/A, eV/A^3, e, e A, in which errors are shown
+UNITS = np.array([1000.0, 1000.0, 1000.0, 1.0, 1.0, 1.0])  # of eV/atom, eV/A, eV/A^3, e, e A, 1: errors are shown so
 
 
 class Scales(NamedTuple):
@@ -29,21 +29,22 @@ class Scales(NamedTuple):
     per_atom: np.ndarray  # () power of the number of atoms by which errors of energy and virial are divided: 1 or 0
     charges: np.ndarray | float = 1.0  # () 1/e^2, where the network predicts charges
     dipoles: np.ndarray | float = 1.0  # () 1/(e A)^2
+    ratios: np.ndarray | float = 1.0  # ()
 
 
 class ErrorSums(NamedTuple):
     """Sums over a batch in the order energy, forces, stress; they add up over batches.
 
-    Q = 3, or 5 where the network predicts charges: then charges and dipoles follow.
+    Q = 3, or 6 where the network predicts charges: then charges, dipoles and Hirshfeld ratios follow.
     """
 
     scaled: jax.Array  # (Q,) of s (y - y*)^2, what the loss is made of
-    squared: jax.Array  # (Q,) of squared errors in (eV/atom)^2, (eV/A)^2, (eV/A^3)^2, e^2, (e A)^2
+    squared: jax.Array  # (Q,) of squared errors in (eV/atom)^2, (eV/A)^2, (eV/A^3)^2, e^2, (e A)^2, 1
     counts: jax.Array  # (Q,) entries with a label
 
 
 def normalised_weights(config: TrainingConfig) -> np.ndarray:
-    """Weights of energy, forces, stress, and of charges and dipoles where there are such, with sum 1, (Q,)."""
+    """Weights of energy, forces, stress, and where there are such of charges, dipoles, ratios, with sum 1, (Q,)."""
     weights = np.array(list(config.weights.values()), np.float64)
     return weights / weights.sum()
 
@@ -74,8 +75,8 @@ def variance_scales(graphs: Sequence[FrameGraph], per_atom: bool = False) -> Sca
     more = labels_of_charges(graphs)
     if not more:
         return scales
-    charges, dipoles = (np.concatenate(values) for values in zip(*more, strict=True))
-    return scales._replace(charges=_inverse(_variance(charges)), dipoles=_inverse(_variance(dipoles)))
+    charges, dipoles, ratios = (_inverse(_variance(np.concatenate(values))) for values in zip(*more, strict=True))
+    return scales._replace(charges=charges, dipoles=dipoles, ratios=ratios)
 
 
 def labels_of(graphs: Sequence[FrameGraph]) -> Iterable[tuple[float, np.ndarray, np.ndarray]]:
@@ -148,12 +149,12 @@ def error_sums(prediction: Prediction, batch: Batch, targets: Targets, scales: S
         jnp.sum((virial / targets.volumes[:, None, None]) ** 2),
     ]
     masks = [has_energy, has_forces, has_virial]
-    if prediction.charges is not None and prediction.dipoles is not None:
-        for value, label, own in (
-            (prediction.charges, targets.charges, scale.charges),
-            (prediction.dipoles, targets.dipoles, scale.dipoles),
-        ):
-            assert label is not None  # as of every frame of such a network
+    for value, label, own in (
+        (prediction.charges, targets.charges, scale.charges),
+        (prediction.dipoles, targets.dipoles, scale.dipoles),
+        (prediction.ratios, targets.ratios, scale.ratios),
+    ):
+        if value is not None and label is not None:  # of a network that predicts them
             error, known = _difference(value, label)
             squared.append(jnp.sum(error**2))
             scaled.append(own * squared[-1])
@@ -177,7 +178,7 @@ def loss_of(sums: ErrorSums, weights: np.ndarray) -> jax.Array:
 
 
 def root_mean_squares(sums: ErrorSums) -> np.ndarray:
-    """Errors (Q,) in meV/atom, meV/A, meV/A^3, e, e A; NaN for a target without labels."""
+    """Errors (Q,) in meV/atom, meV/A, meV/A^3, e, e A, 1; NaN for a target without labels."""
     counts = np.asarray(sums.counts, np.float64)
     mean = np.divide(np.asarray(sums.squared, np.float64), counts, out=np.full(len(counts), np.nan), where=counts > 0)
     return UNITS[: len(counts)] * np.sqrt(mean)

@@ -21,7 +21,7 @@ ROWS: dict[str, str] = {
     "stress": "meV/A^3",
 }
 # The same where a potential has charges.
-CHARGE_ROWS: dict[str, str] = {"charges": "e", "dipole": "e A"}
+CHARGE_ROWS: dict[str, str] = {"charges": "e", "dipole": "e A", "Hirshfeld ratios": "1"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +50,15 @@ def pairs(predicted: Properties, labels: Properties) -> dict[str, tuple[np.ndarr
     p, t = known["energy"]
     known["energy, means removed"] = (p - p.mean(), t - t.mean()) if len(t) else (p, t)
     rows = {name: known[name] for name in ROWS}
-    if predicted.charges is None or predicted.dipoles is None or labels.charges is None or labels.dipoles is None:
-        return rows
-    # A dipole that is not defined has no prediction.
-    more = zip(
+    both = zip(
         CHARGE_ROWS,
-        ((_flat(predicted.charges), _flat(labels.charges)), (predicted.dipoles.ravel(), labels.dipoles.ravel())),
+        (predicted.charges, predicted.dipoles, predicted.ratios),
+        (labels.charges, labels.dipoles, labels.ratios),
         strict=True,
     )
-    defined = {name: (p, t, np.isfinite(p) & np.isfinite(t)) for name, (p, t) in more}
+    more = {name: (_flat(list(p)), _flat(list(t))) for name, p, t in both if p is not None and t is not None}
+    # A dipole that is not defined has no prediction.
+    defined = {name: (p, t, np.isfinite(p) & np.isfinite(t)) for name, (p, t) in more.items()}
     return rows | {name: (p[known], t[known]) for name, (p, t, known) in defined.items() if known.any()}
 
 

@@ -112,9 +112,9 @@ def _predict_system(
         for interaction in interactions:
             values = interaction.of_atoms(indices_of(interaction.elements, batch.species), found.properties)
             energies = energies.at[long_pairs.ends].add(0.5 * long_energies(interaction, long_pairs, far, values))
-        return energies.sum(), (energies, found.properties.charges)
+        return energies.sum(), (energies, found.properties)
 
-    (_, (energies, charges)), (pulls, far_pulls) = jax.value_and_grad(total, (0, 1), has_aux=True)(short, far)
+    (_, (energies, (charges, ratios))), (pulls, far_pulls) = jax.value_and_grad(total, (0, 1), has_aux=True)(short, far)
     forces = sum_directions(pairs, jnp.stack([pulls, -pulls]), 0)
     forces = forces.at[long_pairs.ends].add(jnp.stack([far_pulls, -far_pulls]))
     strain = jax.ops.segment_sum(short[:, :, None] * pulls[:, None], of_short, structures)
@@ -126,6 +126,7 @@ def _predict_system(
         atom_energies=energies,
         charges=charges,
         dipoles=jax.ops.segment_sum(charges[:, None] * batch.positions, batch.structure, structures),
+        ratios=ratios,
     )
 
 

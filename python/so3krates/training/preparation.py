@@ -224,7 +224,7 @@ def fingerprint(*sets: Sequence[FrameGraph]) -> str:
             digest.update(graphs.digest.encode())
             continue
         for g in graphs:
-            own = () if g.system is None else (np.array(g.system.state), g.system.charges, g.system.dipole)
+            own = () if g.system is None else (np.array(g.system.state), *g.system[3:])
             for array in (g.species, g.positions, g.cell, np.float64(g.energy), g.forces, g.virial, *own):
                 digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

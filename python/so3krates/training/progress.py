@@ -17,7 +17,14 @@ from so3krates import terminal
 # Seconds between plain lines.
 LINE_INTERVAL = 15.0
 ONE_LINE = 130  # columns of a terminal in which all fits in one line
-SHOWN = (("energy", "meV/atom"), ("forces", "meV/A"), ("stress", "meV/A^3"), ("charges", "e"), ("dipole", "e A"))
+SHOWN = (
+    ("energy", "meV/atom"),
+    ("forces", "meV/A"),
+    ("stress", "meV/A^3"),
+    ("charges", "e"),
+    ("dipole", "e A"),
+    ("Hirshfeld ratios", ""),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +96,7 @@ def describe(status: Status, gap: str = "  ") -> str:
     for index, (name, unit) in enumerate(SHOWN[: len(status.errors)]):
         if math.isfinite(status.errors[index]):
             valid = None if status.valid_errors is None else status.valid_errors[index]
-            parts.append(f"{name} {_both(status.errors[index], valid)} {unit}")
+            parts.append(f"{name} {_both(status.errors[index], valid)} {unit}".rstrip())
     return place + gap + "  ".join(parts)
 
 

@@ -21,7 +21,8 @@ RUN_FILE = "run.json"
 METRICS_FILE = "metrics.csv"
 CHECKPOINT_FOLDER = "checkpoints"
 REPORT_FOLDER = "report"
-QUANTITIES = ("energy", "forces", "stress", "charges", "dipole")  # the last two where the network predicts them
+# The last three where the network predicts them.
+QUANTITIES = ("energy", "forces", "stress", "charges", "dipole", "hirshfeld_ratios")
 
 
 def columns(quantities: int = 3) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from so3krates.data import (
     StoredFrames,
     count_split,
     fraction_split,
+    known_labels,
     labels,
     require_file,
     sound_frames,
@@ -140,11 +141,14 @@ def load_replay(config: RunConfig, new: int, demands: Demands) -> list[Atoms]:
 
 def labelled_by(model: Model, frames: Sequence[Atoms], float64: bool = False) -> list[Atoms]:
     """The structures with what the model says as their labels: energy (eV), forces (eV/A), stress (eV/A^3), and where
-    it predicts them charges (e) and dipole (e A)."""
+    it predicts them charges (e), dipole (e A) and Hirshfeld ratios."""
     found = evaluate(model, frames, float64=float64)
     charges: list[ChargeLabels | None] = [None] * len(frames)
     if found.charges is not None and found.dipoles is not None:
-        charges = [ChargeLabels(*own) for own in zip(found.charges, found.dipoles, strict=True)]
+        unknown: list[np.ndarray | None] = [None] * len(frames)
+        ratios = unknown if found.ratios is None else found.ratios
+        own = zip(found.charges, found.dipoles, ratios, strict=True)
+        charges = [known_labels(q, dipole, v, len(q)) for q, dipole, v in own]
     values = map(Labels, found.energies.tolist(), found.forces, found.stresses)
     return [with_labels(a.copy(), own, more) for a, own, more in zip(frames, values, charges, strict=True)]
 

@@ -172,8 +172,8 @@ def _in_parts(gradient_of: Callable[..., Any], devices: int) -> Callable[..., An
 
 
 def _label_counts(targets: Targets) -> jax.Array:
-    """Labels of energy, forces, stress, charges, dipoles in a batch (Q,); padding has none."""
-    labelled = (targets.energies, targets.forces, targets.virials, targets.charges, targets.dipoles)
+    """Labels of energy, forces, stress, charges, dipoles, ratios in a batch (Q,); padding has none."""
+    labelled = (targets.energies, targets.forces, targets.virials, targets.charges, targets.dipoles, targets.ratios)
     known = [jnp.isfinite(x).sum() for x in labelled if x is not None]
     return jnp.stack(known).astype(targets.energies.dtype)
 
