@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 from decks import Bench
 from so3krates.lammps import run_deck
 from so3krates.model.config import So3lrConfig
-from so3krates.model.long_range import Electrostatics
+from so3krates.model.long_range import Dispersion, Electrostatics
 from so3krates.model.so3lr import initial_params
 from so3krates.predictions import ModelRuntime, predictions_of
 from so3krates.runtime import Runtime
@@ -95,3 +95,20 @@ def test_from_the_folder_to_lammps(bench: Bench, model: Model) -> None:
     by_kernels = Runtime(kernels, threads=1, cache=str(bench.cache)).evaluate(atoms, names)
     assert 0 < np.abs(by_kernels["forces"] - expected["forces"]).max() < TOLERANCE
     np.testing.assert_allclose(by_kernels["charges"], expected["charges"], rtol=0, atol=TOLERANCE)
+
+
+def test_kernels_of_a_model_with_dispersion(model: Model, program_cache: Path, tmp_path: Path) -> None:
+    """As a training with [terms.dispersion] leaves it: the kernels' bundle has ratios and dispersion."""
+    elements = ("O", "H")
+    interactions = (Electrostatics(7.0, 2.0), Dispersion.from_settings({"cutoff": 7.0}, elements))
+    shifts = {"O": 0.5, "H": -0.5}
+    own = Model(CONFIG, model.params, elements, shifts, interactions=interactions)
+    water = molecule("H2O", cell=[4.5, 5.0, 5.5], pbc=True) * (2, 2, 1)
+    water.rattle(0.1, seed=3)
+    names = ["energy", "forces", "virial", "charges", "hirshfeld_ratios", "energy_dispersion"]
+    expected = ModelRuntime(own).evaluate(water, names)
+    assert export_model(own, tmp_path / "water.so3k", "float64", ladder=LADDER).body == "fused"
+    found = Runtime(tmp_path / "water.so3k", threads=1, cache=str(program_cache)).evaluate(water, names)
+    for name in names:
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=TOLERANCE, err_msg=name)
+        assert np.abs(expected[name]).max() > 1e-2, name
