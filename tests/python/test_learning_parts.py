@@ -17,16 +17,25 @@ from ase.calculators.emt import EMT
 from ase.io import read, write
 from rich.console import Console
 from so3krates.cli import app
-from so3krates.learning import LabelConfig, LabelsAwaited, LearnConfig, LearningError, LearningSettings, learn
+from so3krates.learning import (
+    LabelConfig,
+    LabelsAwaited,
+    LearnConfig,
+    LearningError,
+    LearningSettings,
+    RunSettings,
+    learn,
+    rounds,
+)
 from so3krates.learning.choose import choose, distinct, spread
-from so3krates.learning.explore import AT_ONCE, _summary, check_decks, prepared, saved_frames
+from so3krates.learning.explore import AT_ONCE, RunSummary, _summary, check_decks, prepared, saved_frames, varies
 from so3krates.learning.labels import Labelled, label
 from so3krates.learning.loop import _is_reached
 from so3krates.learning.rounds import Round, parted
 from so3krates.model.config import ConfigError, ModelConfig
 from so3krates.model.network import init_params
 from so3krates.storage import Model
-from so3krates.training import Properties
+from so3krates.training import Properties, RunConfig
 from teachers import FAILED, asked
 from typer.testing import CliRunner
 
@@ -100,6 +109,52 @@ def test_later_rounds_leave_the_parts_as_they_were() -> None:
     assert len(train) == 6 and len(valid) == 1 and len(again) == 10 and len(valid_again) == 2
     assert all(a is b for a, b in zip(train + valid, again[:6] + valid_again[:1], strict=True))
     assert [len(part) for part in parted([first[:2]], 0.2)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "looks", "starts"),
+    [
+        ("velocity all create 300 ${seed}\n", {}, [5, 7, 9], ["run-1", "run-1.2", "run-1.3"]),
+        ("velocity all create 300 ${seed}\n", {}, [5, -9], ["run-1", "run-1.2"]),  # the second comes to its end
+        ("velocity all create 300 ${seed}\n", {}, [1], ["run-1"]),  # at its first structure
+        ("velocity all create 300 ${seed}\n", {"seed": 3}, [5], ["run-1"]),
+        ("velocity all create 300 1\n", {}, [5], ["run-1"]),
+    ],
+)
+def test_a_run_that_ends_early_is_begun_again(
+    text: str,
+    given: dict[str, Any],
+    looks: list[int],
+    starts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With another seed, where that makes another run; what all starts saved is of the one deck."""
+    (tmp_path / "in.deck").write_text(STYLE + text)
+    run, made = RunSettings(str(tmp_path / "in.deck"), variables=given), []
+
+    def explored(_: RunSettings, folder: Path, bundle: Path, config: LearnConfig, seed: int) -> RunSummary:
+        made.append((folder.name, seed))
+        folder.mkdir(parents=True)
+        write(folder / "saved.extxyz", saved(frame(seed)))
+        found = looks[len(made) - 1]
+        return RunSummary(abs(found), 1, 2.0, ended="step 40" if found > 0 else "")
+
+    monkeypatch.setattr(rounds, "explore", explored)
+    settings = LearningSettings(RunConfig(), LearnConfig(save=1.0, stop=2.0, starts=3), LabelConfig("emt"), (run,))
+    part = Round(2, tmp_path, settings, Console(), lambda *_: None)
+    assert [summary.looks for summary in part.explore(tmp_path / "p.so3k")] == [abs(k) for k in looks]
+    assert [name for name, _ in made] == starts
+    assert len({seed for _, seed in made}) == len(starts)
+    candidates = read(part.folder / "candidates.extxyz", ":")
+    assert [atoms.info["run"] for atoms in candidates] == ["run-1"] * len(starts)
+    assert varies(run) == (len(looks) > 1 or looks == [1])
+
+
+def saved(atoms: Atoms) -> Atoms:
+    """As the pair style saves frames."""
+    atoms.info |= {"step": 20, "look": 2, "largest_uncertainty": 1.5, "above": True, "check": False}
+    return atoms
 
 
 # Decks

@@ -27,6 +27,7 @@ class LearnConfig:
     save: float = 0.0  # eV/A: frames with a more uncertain atom are candidates; has to be given
     stop: float = 0.0  # eV/A: a run ends there, which is no error; has to be given
     every: int = 10  # steps between looks
+    starts: int = 3  # of a deck in a round at most: a run that ends early is begun again with another seed
     by: str | None = None  # what is looked at; absent: committee_forces of a committee, else uncertainty
     committee: int = 1  # models of each round
     choose: str = "atomic-energy"  # how frames are chosen among the candidates
@@ -53,7 +54,7 @@ class LearnConfig:
         check("save", is_number(self.save) and self.save > 0, "eV/A, above 0: frames above it are candidates")
         check("stop", is_number(self.stop) and self.stop > 0, "eV/A, above 0: a run ends there")
         check("stop", self.stop > self.save, f"more than learn.save = {self.save:g}, above which frames are saved")
-        for name in ("every", "committee", "labels_per_round", "check_every", "max_rounds"):
+        for name in ("every", "starts", "committee", "labels_per_round", "check_every", "max_rounds"):
             check(name, is_int(getattr(self, name), 1), "a whole number of at least 1")
         for name in ("checks_per_round", "seed"):
             check(name, is_int(getattr(self, name)), "a whole number of at least 0")

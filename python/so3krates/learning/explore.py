@@ -40,6 +40,11 @@ class RunSummary:
     ended: str = ""  # why before its end; empty: it came to its end
     error: str = ""  # LAMMPS' words, where it ended so
 
+    @property
+    def at_once(self) -> bool:
+        """Whether it ended at its first structure, which other velocities do not change."""
+        return bool(self.ended) and self.looks <= 1
+
 
 def prepared(text: str, deck: str, potential: str, options: str) -> str:
     """The deck with another potential, and with options of `pair_style so3krates` put before its own.
@@ -71,6 +76,11 @@ def prepared(text: str, deck: str, potential: str, options: str) -> str:
     if not replaced:
         raise ConfigError(f"{deck} has no pair_coeff * * FILE.so3k ELEMENT ... of so3krates: write it after pair_style")
     return "\n".join(found) + "\n"
+
+
+def varies(run: RunSettings) -> bool:
+    """Whether the seed makes another run of the deck."""
+    return "seed" not in run.variables and re.search(r"\$\{seed\}|\bv_seed\b", _text(run)) is not None
 
 
 def check_decks(runs: Sequence[RunSettings]) -> None:
@@ -123,7 +133,7 @@ def saved_frames(folder: Path) -> list[Atoms]:
         atoms = Atoms(read.numbers, read.positions, cell=read.cell, pbc=read.pbc)
         largest = next(float(value) for key, value in read.info.items() if key.startswith("largest_"))
         atoms.info = {
-            "run": folder.name,
+            "run": folder.name.partition(".")[0],  # of all starts of a deck
             "step": int(read.info["step"]),
             "look": int(read.info["look"]),
             "largest": largest,
@@ -149,6 +159,5 @@ def _summary(lines: Sequence[str], frames: Sequence[Atoms], error: str) -> RunSu
         above = max(above, sum(bool(atoms.info["above"]) for atoms in frames))
         looks = max(looks, max(int(atoms.info["look"]) for atoms in frames))
         largest = max(largest, max(float(atoms.info["largest"]) for atoms in frames))
-    if ended and looks <= 1:
-        ended += f" ({AT_ONCE})"
-    return RunSummary(looks, above, largest, ended or ("an error of LAMMPS" if error else ""), error)
+    found = RunSummary(looks, above, largest, ended or ("an error of LAMMPS" if error else ""), error)
+    return dataclasses.replace(found, ended=f"{ended} ({AT_ONCE})") if ended and found.at_once else found

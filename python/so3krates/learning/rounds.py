@@ -29,12 +29,13 @@ from so3krates.wording import counted
 
 from .choose import choose, distinct, spread
 from .config import LearningSettings
-from .explore import RunSummary, explore, saved_frames
+from .explore import RunSummary, explore, saved_frames, varies
 from .labels import label
 
 POTENTIAL, SUMMARY = "potential.so3k", "summary.json"
 CANDIDATES, CHOSEN, LABELLED = "candidates.extxyz", "chosen.extxyz", "labelled.extxyz"
 TRAIN, VALID = "train.extxyz", "valid.extxyz"
+FURTHER = 100  # between the seeds of a deck's starts in a round
 MILLI = 1000.0
 
 
@@ -145,15 +146,20 @@ class Round:
         return configs
 
     def explore(self, bundle: Path) -> list[RunSummary]:
-        """Runs all decks, and gathers what they saved."""
-        learn, summaries = self.settings.learn, []
+        """Runs all decks, those that ended early again with other seeds, and gathers what they saved."""
+        learn, summaries, frames = self.settings.learn, [], []
         for number, run in enumerate(self.settings.runs):
             self.on_progress("runs", number, len(self.settings.runs))
-            seed = 1 + learn.seed + 1000 * self.number + number
-            summaries.append(explore(run, self._run_folder(number), bundle, learn, seed))
+            for start in range(learn.starts if varies(run) else 1):
+                seed = 1 + learn.seed + 1000 * self.number + number + FURTHER * start
+                folder = self.folder / (f"run-{number + 1}" + (f".{start + 1}" if start else ""))
+                summary = explore(run, folder, bundle, learn, seed)
+                summaries.append(summary)
+                frames += saved_frames(folder)
+                if not summary.ended or summary.at_once:
+                    break
         self.on_progress("runs", len(self.settings.runs), len(self.settings.runs))
         if not (self.folder / CANDIDATES).is_file():
-            frames = [atoms for k in range(len(self.settings.runs)) for atoms in saved_frames(self._run_folder(k))]
             write_frames(self.folder / CANDIDATES, frames)
         return summaries
 
@@ -212,14 +218,11 @@ class Round:
 
     def remove_runs(self) -> None:
         """Deletes what is left of decks that were killed; for a round that begins anew."""
-        for number in range(len(self.settings.runs)):
-            shutil.rmtree(self._run_folder(number), ignore_errors=True)
+        for folder in self.folder.glob("run-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _test_frames(self) -> list[Atoms]:
         return list(read_frames(self.settings.learn.test_file or "", self.settings.training.data.keys))
-
-    def _run_folder(self, number: int) -> Path:
-        return self.folder / f"run-{number + 1}"
 
     def _finish(self, content: dict[str, Any]) -> dict[str, Any]:
         content = {"round": self.number, **content}
