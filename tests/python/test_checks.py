@@ -18,7 +18,7 @@ from flax.traverse_util import unflatten_dict
 from matscipy.neighbours import neighbour_list
 from so3krates import checks, cli
 from so3krates._harness import StructureError
-from so3krates.checks import Answer, Check, check_errors, check_potential, perfect_crystal
+from so3krates.checks import Answer, Check, check_errors, check_potential, laws, perfect_crystal
 from so3krates.model.config import ModelConfig
 from so3krates.storage import Model, ModelError, parameter_shapes
 from so3krates_export.ladder import default_ladder
@@ -145,6 +145,24 @@ def test_a_refused_structure_fails_its_check(far: float) -> None:
     assert set(found) == ALL and potential.made > 0
     assert found["largest force, shaken and squeezed"].value == math.inf
     assert (found["largest force in NVE"].value == math.inf) == (far == 0.6)
+
+
+def test_short_bonds_are_shaken_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spring to each atom's place tells how far it was moved."""
+    monkeypatch.setattr(laws, "SQUEEZE", 1.0)
+
+    def largest(bond: float) -> float:
+        pair = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, bond]])
+
+        class Springs(Pairs):
+            def __call__(self, atoms: Atoms) -> Answer:
+                return Answer(0.0, pair.positions - atoms.positions, None)
+
+        (check,) = laws._abnormal_forces(Springs(), pair, np.random.default_rng(0))
+        return check.value
+
+    assert largest(2.6) == pytest.approx(largest(1.9), abs=1e-9) and largest(1.9) > 0.1
+    assert largest(0.95) == pytest.approx(0.5 * largest(1.9), rel=1e-9)
 
 
 def test_a_primitive_cell_is_repeated() -> None:
