@@ -164,7 +164,9 @@ def test_an_mpi_is_known_by_its_compiler(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     import matrix
 
-    assert matrix.kind_of(str(mpi_file("mpicxx"))) == "MPICH"
+    # MPICH's compilers fail in a folder with a space in its name.
+    (tmp_path / "mpich").symlink_to(mpi_file("mpicxx").parents[1])
+    assert matrix.kind_of(str(tmp_path / "mpich" / "bin" / "mpicxx")) == "MPICH"
     for name in ("mpicxx", "mpicxx.mpich", "mpicxx.openmpi", "mpiexec", "mpiexec.mpich"):
         (tmp_path / name).write_text('#!/bin/sh\necho "#define OPEN_MPI 1"\n')
         (tmp_path / name).chmod(0o755)
