@@ -7,6 +7,7 @@ up) the bytes are those of the training alone.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import os
 import signal
@@ -27,16 +28,16 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from so3krates.cli_train import run_config
 from so3krates.model.so3lr import initial_params
 
-ATOMS, FRAMES, BATCH = 96, 24, 4
+ATOMS, FRAMES, BATCH = 96, 26, 4
 BLOCK = {"balanced": 20, "gan": 10}  # steps between validations
 BLOCKS = 3  # that are timed, after the first, in which programs are compiled
 SPRING = 8.0  # eV/A^2, of the labels: of a step's time they change nothing
 TICKS = os.sysconf("SC_CLK_TCK")
-# Name, cores, and what stands before and behind the command.
-WAYS = {
-    "1 process, 1 core": (1, ["taskset", "-c", "0"], []),
-    "1 process, 2 cores": (2, [], []),
-    "2 processes, 1 core each": (2, [], ["--processes", "2"]),
+# Name, and what stands before and behind the command.
+WAYS: dict[str, tuple[list[str], list[str]]] = {
+    "1 process, 1 core": (["taskset", "-c", "0"], []),
+    "1 process, 2 cores": ([], []),
+    "2 processes, 1 core each": ([], ["--processes", "2"]),
 }
 
 
@@ -85,7 +86,7 @@ def weights(preset: str, data: Path) -> int:
 
 def measure(preset: str, way: str, data: Path, folder: Path) -> Step:
     """A run that is ended when all blocks are done. Raises RuntimeError where it ends by itself."""
-    _, before, behind = WAYS[way]
+    before, behind = WAYS[way]
     command = [*before, sys.executable, "-m", "so3krates.cli", "train", "--preset", preset, "--data", str(data)]
     command += [*settings(preset), "--no-physics", "-o", str(folder / "model"), *behind]
     metrics, marks = folder / "model" / "metrics.csv", []
@@ -100,7 +101,8 @@ def measure(preset: str, way: str, data: Path, folder: Path) -> Step:
                     marks.append((processor_time(started.pid), loopback()))
         finally:
             for process in family(started.pid)[::-1]:
-                os.kill(process, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             started.wait()
     seconds = [float(row["seconds"]) for row in rows(metrics)]
     steps = BLOCKS * BLOCK[preset]
@@ -147,7 +149,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data.extxyz"
         write_frames(data)
-        print("| preset | way | ms a step, least and median of runs | processor ms a step | kB a step |")
+        print("| preset | way | ms a step, fastest block: least, median of runs | processor ms a step | kB a step |")
         print("|---|---|---|---|---|")
         for preset in arguments.preset or BLOCK:
             found: dict[str, list[Step]] = {way: [] for way in WAYS}

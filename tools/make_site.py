@@ -38,6 +38,7 @@ NAVIGATION = {
         "docs/sampling",
         "docs/training",
         "docs/training_study",
+        "docs/training_processes",
         "docs/baselines",
         "docs/charges",
         "docs/finetuning",

@@ -1,4 +1,4 @@
-"""SO3LR fine-tuned to GFN2-xTB: so3lr.py labels FOLDER makes the frames (tblite), so3lr.py train FOLDER the models.
+"""SO3LR fine-tuned to GFN2-xTB: so3lr.py labels FOLDER makes the frames (tblite), so3lr.py train FOLDER the model.
 
 Its table is in docs/so3lr.md.
 """
@@ -22,20 +22,7 @@ SYSTEMS = (("methylamine", 0, 1), ("formate", -1, 2))
 TEMPERATURE = 400  # K
 TIMESTEP, BETWEEN, EQUILIBRATION = 0.5, 100, 1000  # fs, steps between frames, steps before the first
 FRAMES = {"train": 50, "valid": 10, "test": 100}  # of all systems together, each set of a trajectory of its own
-SIZES = (20, 50)  # frames that train
-
-NOTHING = """preset = "fast"
-
-[model]
-cutoff = 4.5
-features = 128
-heads = 4
-layers = 3
-degrees = [1, 2, 3, 4]
-
-[terms.electrostatics]
-form = "predicted_charges"
-"""
+SIZE = 20  # frames that train
 
 
 def solvated(name: str, charge: int, waters: int, random: np.random.Generator) -> Atoms:
@@ -87,23 +74,17 @@ def labels(folder: Path) -> None:
 
 
 def train(folder: Path, steps: int) -> None:
-    """Models of each number of frames, and the errors of all."""
-    (folder / "nothing.toml").write_text(NOTHING)
+    """A model that goes on from SO3LR, and the errors of both."""
     errors(folder, "so3lr", "as it is")
-    for size in SIZES:
-        first = folder / f"train-{size}.extxyz"
-        data = {"train_file": first, "valid_file": folder / "valid.extxyz"}
-        write(first, read(folder / "train.extxyz", f":{size}"))
-        for name, start, course in (
-            (f"tuned-{size}", ["--from", "so3lr", "--preset", "fast"], steps),
-            (f"nothing-{size}", [folder / "nothing.toml"], 2 * steps),
-        ):
-            words = ["so3krates", "train", *start, "-o", folder / name, "--no-physics"]
-            for key, value in [(f"data.{key}", path) for key, path in data.items()] + [("training.steps", course)]:
-                words += ["--set", f"{key}={value}"]
-            used = processor_time()
-            subprocess.run(list(map(str, words)), check=True)
-            errors(folder, folder / name, f"{processor_time() - used:.0f} s of processor")
+    first, model = folder / f"train-{SIZE}.extxyz", folder / f"tuned-{SIZE}"
+    write(first, read(folder / "train.extxyz", f":{SIZE}"))
+    settings = {"data.train_file": first, "data.valid_file": folder / "valid.extxyz", "training.steps": steps}
+    words = ["so3krates", "train", "--from", "so3lr", "--preset", "fast", "-o", model, "--no-physics"]
+    for key, value in settings.items():
+        words += ["--set", f"{key}={value}"]
+    used = processor_time()
+    subprocess.run(list(map(str, words)), check=True)
+    errors(folder, model, f"{processor_time() - used:.0f} s of processor")
 
 
 def processor_time() -> float:
@@ -130,7 +111,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["labels", "train"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=500, help="of fine-tuning; from nothing twice as many")
+    parser.add_argument("--steps", type=int, default=500, help="of fine-tuning")
     arguments = parser.parse_args()
     started = time.perf_counter()
     if arguments.what == "labels":

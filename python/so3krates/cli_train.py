@@ -41,7 +41,7 @@ def train(
     data: Annotated[Path | None, typer.Option(help="Labelled frames to be split into training and validation.")] = None,
     test: Annotated[Path | None, typer.Option(help="Labelled frames for the error table only.")] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", help="A model folder to go on from: fine-tuning, with its network.")
+        Path | None, typer.Option("--from", help="A model folder, or so3lr, to go on from: fine-tuning.")
     ] = None,
     add_elements: Annotated[
         str | None, typer.Option(help="Elements that this model does not know yet, as in Al,In.")

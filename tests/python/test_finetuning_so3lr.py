@@ -19,6 +19,7 @@ from so3krates.model.fitted_zbl import FittedZbl
 from so3krates.model.long_range import FREE_ATOMS, Dispersion, Electrostatics
 from so3krates.model.so3lr import initial_params
 from so3krates.predictions import ModelRuntime
+from so3krates.shipped import shipped
 from so3krates.storage import Model, ModelError
 from so3krates.training import RunConfig, TrainingError, evaluate, reference, train
 from so3krates.training.finetuning import FineTuningConfig, initial_model, rate_factors
@@ -154,6 +155,8 @@ def test_replayed_frames_have_charges(folder: Path, tmp_path: Path) -> None:
     assert ["dipole" in atoms.calc.results for atoms in replay] == neutral and 0 < sum(neutral) < 6
     new = other_level(structures(6), own)
     material = Material(config, new, [], replay)
+    # Their charges are labels where the new frames have some too.
+    assert material.config.training.charge_weight == 0
     assert material.numbers == {"train": 6, "valid": 0, "replayed": 6}
     assert {graph.system.state.charge for graph in material.graphs[6:]} == {0, -1}
 
@@ -167,6 +170,7 @@ def test_what_does_not_go_on(folder: Path, tmp_path: Path) -> None:
         ),
         ({"dispersion": {"form": "other"}}, r"dispersion\.form = 'other', but .* 'drude_oscillators'"),
         ({"electrostatics": {"charges": {"H": 1.0}}}, r"electrostatics\.charges = .* has nothing"),
+        ({"electrostatics": "none"}, r"terms\.electrostatics = 'none': leave it out"),
     ):
         with pytest.raises(ConfigError, match=said):
             going_on(folder, terms=terms)
@@ -192,11 +196,15 @@ def test_added_elements_have_rows_in_all_tables(tmp_path: Path) -> None:
     assert start.elements == ("H", "O", "Na")
 
 
-def test_the_shipped_model_by_its_name(tmp_path: Path) -> None:
+def test_the_shipped_model_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a file of settings too, where no such folder lies beside it."""
     (tmp_path / "settings.toml").write_text(tomli_w.dumps({"training": {"initial_model": "so3lr"}}))
+    (tmp_path / "elsewhere" / "so3lr").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")  # which a file of settings knows nothing of
     config = RunConfig.load(tmp_path / "settings.toml")
-    assert config.training.initial_model == "so3lr" and initial_model("so3lr").elements == tuple(FREE_ATOMS)
+    assert config.training.initial_model == str(shipped()["so3lr"])
+    monkeypatch.chdir(tmp_path)
+    assert initial_model("so3lr").elements == tuple(FREE_ATOMS)
     assert config.model.features == 128 and config.terms["dispersion"]["radius_scale"] == 1.2
     assert config.data.charges_key == "charges"  # labels of charges are read where there are any
     (tmp_path / "so3lr").mkdir()

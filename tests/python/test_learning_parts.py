@@ -256,6 +256,10 @@ WRONG = {
     "no start": (('file = "data.extxyz"', ""), r"nothing to begin with"),
     "own key": (("[data]", "[data]\nn_train = 5"), r"data\.n_train: the loop itself parts"),
     "labels": (("save = 0.1", "save = 0.1\nmax_labels = 0"), r"learn\.max_labels = 0"),
+    "charges": (
+        ("[learn]", "[terms.electrostatics]\nform = 'predicted_charges'\n[learn]"),
+        r"tells no uncertainty yet",
+    ),
 }
 
 

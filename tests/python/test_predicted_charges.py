@@ -166,8 +166,16 @@ def test_a_run_learns_charges_dipoles_and_ratios(tmp_path: Path) -> None:
     assert table["charges"].rmse == pytest.approx(float(last["valid_charges_rmse"]), rel=1e-3)
     # By the calculator, in float64, one by one.
     runtime = ModelRuntime(model)
-    for atoms, ratios in zip(valid, evaluate(model, valid).ratios or (), strict=True):
-        np.testing.assert_allclose(runtime.evaluate(atoms)["hirshfeld_ratios"], ratios, atol=1e-4)
+    batches = evaluate(model, valid)
+    for k, atoms in enumerate(valid):
+        own = runtime.evaluate(atoms)
+        assert batches.ratios is not None and batches.charges is not None
+        for name, values in (
+            ("hirshfeld_ratios", batches.ratios),
+            ("charges", batches.charges),
+            ("forces", batches.forces),
+        ):
+            np.testing.assert_allclose(own[name], values[k], atol=1e-4)
     # And by the command, which takes the keys of the labels from the model.
     words = ["evaluate", str(tmp_path / "run"), str(tmp_path / "frames.extxyz")]
     found = CliRunner().invoke(cli.app, words, env={"COLUMNS": "150"})

@@ -173,12 +173,12 @@ def test_commands(calculator: So3kratesCalculator, tmp_path: Path) -> None:
         atoms.calc = SinglePointCalculator(atoms, **labels)
         frames.append(atoms)
     ase.io.write(tmp_path / "frames.extxyz", frames)
-    done = command("evaluate", FOLDER, tmp_path / "frames.extxyz", "--json", tmp_path / "errors.json")
+    done = command("evaluate", FOLDER, tmp_path / "frames.extxyz", "--float64", "--json", tmp_path / "errors.json")
     said = " ".join(done.stdout.split())
     assert done.exit_code == 0, done.stderr
     assert "0 e, multiplicity 1 (1); 0 e, multiplicity 2 (1); +1 e, multiplicity 2 (1)" in said
     errors = json.loads((tmp_path / "errors.json").read_text())["frames"]
-    assert errors["forces"]["rmse"] < 1e-2  # meV/A: in float32, of forces up to some eV/A
+    assert errors["forces"]["rmse"] < 1e-4  # meV/A
     frames[1].info = {}
     ase.io.write(tmp_path / "frames.extxyz", frames)
     done = command("evaluate", FOLDER, tmp_path / "frames.extxyz")

@@ -31,7 +31,7 @@ STRAIN = 0.01  # of its cell
 DIRECTIONS = 3  # random ones of each finite difference
 CUTOFF_STEP = 1e-4  # A, either side of the cutoff
 SHAKES = (0.05, 0.1, 0.15)  # A, displacements of the structures that are searched for abnormal forces
-STIFF = 1.9  # A: shorter bonds are stiffer, and their atoms are shaken less, in proportion
+STIFF = 1.9  # A: atoms with shorter bonds, which are stiffer, are shaken less, in proportion
 SQUEEZE = 0.97  # of the cell of such a structure
 TEMPERATURE = 300.0  # K
 TIME_STEP = 1.0  # fs; half of it with hydrogen
@@ -251,11 +251,12 @@ def _abnormal_forces(potential: Potential, atoms: Atoms, rng: np.random.Generato
     cell, positions = atoms.cell.array, atoms.positions
     first, second, shifts = directed_pairs(positions, cell, atoms.pbc, STIFF)
     distances = np.linalg.norm(positions[second] - positions[first] + shifts @ cell, axis=1)
-    share, largest = distances.min(initial=STIFF) / STIFF, 0.0
+    shortest, largest = np.full((len(atoms), 1), STIFF), 0.0
+    np.minimum.at(shortest[:, 0], first, distances)
     for shake in SHAKES:
         for scale in (1.0, SQUEEZE):
             moved = _strained(atoms, (scale - 1) * np.eye(3))
-            moved.positions += rng.normal(0, share * shake, moved.positions.shape)
+            moved.positions += shortest / STIFF * rng.normal(0, shake, moved.positions.shape)
             largest = max(largest, _largest(_far_away(potential, moved).forces))
     yield Check("largest force, shaken and squeezed", largest, LARGE_FORCE, "eV/A")
 

@@ -9,6 +9,7 @@ from typing import Any
 from so3krates.engines import ENGINES, PROCESSES
 from so3krates.model.config import ConfigError
 from so3krates.sampling.lammps_labels import GAN_TERSOFF
+from so3krates.training.charges import predicts_charges
 from so3krates.training.checks import is_int, is_number, require
 from so3krates.training.config import RunConfig, given_settings, section_of
 from so3krates.training.finetuning import SMALLER
@@ -54,7 +55,8 @@ class LearnConfig:
         check("save", is_number(self.save) and self.save > 0, "eV/A, above 0: frames above it are candidates")
         check("stop", is_number(self.stop) and self.stop > 0, "eV/A, above 0: a run ends there")
         check("stop", self.stop > self.save, f"more than learn.save = {self.save:g}, above which frames are saved")
-        for name in ("every", "starts", "committee", "labels_per_round", "check_every", "max_rounds"):
+        check("starts", is_int(self.starts, 1) and self.starts <= 10, "a whole number from 1 to 10")
+        for name in ("every", "committee", "labels_per_round", "check_every", "max_rounds"):
             check(name, is_int(getattr(self, name), 1), "a whole number of at least 1")
         for name in ("checks_per_round", "seed"):
             check(name, is_int(getattr(self, name)), "a whole number of at least 0")
@@ -204,6 +206,11 @@ class LearningSettings:
             section_of(LabelConfig, "label", label),
             tuple(section_of(RunSettings, "run", run) for run in runs),
         )
+        if predicts_charges(settings.training.terms):
+            raise ConfigError(
+                'terms.electrostatics.form = "predicted_charges": such a network tells no uncertainty yet, by which a '
+                "loop looks for frames; train it on data that are labelled already"
+            )
         if settings.training.data.file is None and settings.learn.structures is None:
             raise ConfigError(
                 "nothing to begin with: give data.file with labelled frames, or learn.structures with frames to label"

@@ -230,7 +230,7 @@ def predicted_sections(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         section: values
         for section, values in settings.items()
-        if isinstance(values, Mapping) and values.get("form") in INTERACTIONS.get(section, {})
+        if isinstance(values, Mapping) and str(values.get("form")) in INTERACTIONS.get(section, {})
     }
 
 

@@ -17,7 +17,7 @@ from so3krates.files import write_text
 from so3krates.lammps import run_deck
 from so3krates.overlay import overlay_lines
 from so3krates.runtime import baselines_of_bundle
-from so3krates.shipped import BUNDLE, located, shipped
+from so3krates.shipped import BUNDLE, shipped
 
 RUNS = re.compile(r"^\s*(run|minimize|rerun)\b")
 STRUCTURE, POTENTIAL = "planned.data", "potential.so3k"
@@ -86,10 +86,9 @@ def _of_deck(path: Path, variables: dict[str, str]) -> System:
         numbers = atoms.arrays.get("type")
         if numbers is not None and all(symbol != "NULL" for symbol in types.values()):
             atoms.set_chemical_symbols([types[int(number)] for number in numbers])
-    potential = Path(pairs[-1][0]) if pairs else None
-    if potential is not None:
-        beside = path.parent / potential
-        potential = beside if beside.is_file() else located(potential)
+    potential = path.parent / pairs[-1][0] if pairs else None
+    if potential is not None and not potential.is_file():
+        potential = shipped().get(pairs[-1][0].removesuffix(BUNDLE))
     return System(
         atoms,
         float(skin[-1]) if skin else 2.0,

@@ -151,7 +151,11 @@ def same_interactions(given: Mapping[str, Any], model: Model, source: str) -> di
     own = settings_of(model.interactions)
     for section in own.keys() | (given.keys() & INTERACTIONS.keys() if own else set()):
         values = given.get(section, {})
-        for key, value in values.items() if isinstance(values, Mapping) else ():
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                f"terms.{section} = {values!r}: leave it out, as training.initial_model = {source} has it"
+            )
+        for key, value in values.items():
             theirs = own.get(section, {}).get(key)
             if value != theirs:
                 raise ConfigError(

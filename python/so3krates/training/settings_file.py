@@ -38,9 +38,9 @@ def section_from(content: dict[str, Any], name: str, absent: dict[str, Any] | No
 
 
 def beside(folder: Path, name: str, is_model: bool = False) -> str:
-    """A path from where the settings lie, or the name of a model that comes with the package and does not lie there."""
+    """A path from where the settings lie, or of a model that comes with the package, if none of its name lies there."""
     place = folder / name
-    return name if is_model and not place.exists() and name in shipped() else str(place)
+    return str(shipped()[name] if is_model and not place.exists() and name in shipped() else place)
 
 
 def found_path(folder: Path, section: str, key: str, name: str | None) -> str | None:
