@@ -136,7 +136,9 @@ def test_a_run_that_ends_early_is_begun_again(
     def explored(_: RunSettings, folder: Path, bundle: Path, config: LearnConfig, seed: int) -> RunSummary:
         made.append((folder.name, seed))
         folder.mkdir(parents=True)
-        write(folder / "saved.extxyz", saved(frame(seed)))
+        atoms = frame(seed)
+        atoms.info |= {"step": 20, "look": 2, "largest_uncertainty": 1.5, "above": True, "check": False}
+        write(folder / "saved.extxyz", atoms)
         found = looks[len(made) - 1]
         return RunSummary(abs(found), 1, 2.0, ended="step 40" if found > 0 else "")
 
@@ -149,12 +151,6 @@ def test_a_run_that_ends_early_is_begun_again(
     candidates = read(part.folder / "candidates.extxyz", ":")
     assert [atoms.info["run"] for atoms in candidates] == ["run-1"] * len(starts)
     assert varies(run) == (len(looks) > 1 or looks == [1])
-
-
-def saved(atoms: Atoms) -> Atoms:
-    """As the pair style saves frames."""
-    atoms.info |= {"step": 20, "look": 2, "largest_uncertainty": 1.5, "above": True, "check": False}
-    return atoms
 
 
 # Decks
