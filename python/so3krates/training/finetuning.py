@@ -153,7 +153,7 @@ def same_interactions(given: Mapping[str, Any], model: Model, source: str) -> di
         values = given.get(section, {})
         if not isinstance(values, Mapping):
             raise ConfigError(
-                f"terms.{section} = {values!r}: leave it out, as training.initial_model = {source} has it"
+                f"terms.{section} = {values!r}: leave it out, as training.initial_model = {source} decides"
             )
         for key, value in values.items():
             theirs = own.get(section, {}).get(key)
