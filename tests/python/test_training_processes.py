@@ -43,6 +43,8 @@ patience = 0
 checkpoint_minutes = 1e-6
 """
 TALK = """
+import sys
+
 import numpy as np
 from so3krates.training.processes import agreed, is_first, joined, leave, of_all, of_first, place
 here = place()
@@ -51,7 +53,8 @@ with joined(here):
     words = here.rank, is_first(), found, of_first([here.rank])
     ends = agreed(f"of {here.rank}" if here.rank else None), agreed(None)
     leave()
-print(*words, *ends)
+# One write: the lines of two processes share a pipe, and print may write word by word.
+sys.stdout.write(" ".join(map(str, (*words, *ends))) + "\\n")
 """
 
 
