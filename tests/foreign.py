@@ -99,7 +99,9 @@ def write_mtp(folder: Path, frames: list[Atoms]) -> Path:
     return path
 
 
-def write_mlearn(folder: Path, frames: list[Atoms], order: Sequence[int] = VOIGT_OF_VASP) -> Path:
+def write_mlearn(
+    folder: Path, frames: list[Atoms], order: Sequence[int] = VOIGT_OF_VASP, stress: str = "virial_stress"
+) -> Path:
     entries = []
     for atoms in frames:
         sites = [
@@ -109,7 +111,7 @@ def write_mlearn(folder: Path, frames: list[Atoms], order: Sequence[int] = VOIGT
         outputs = {
             "energy": atoms.get_potential_energy(),
             "forces": atoms.get_forces().tolist(),
-            "virial_stress": (-atoms.get_stress() / KBAR)[list(order)].tolist(),
+            stress: (-atoms.get_stress() / KBAR)[list(order)].tolist(),
         }
         structure = {"lattice": {"matrix": atoms.cell.array.tolist()}, "sites": sites}
         entries.append({"structure": structure, "outputs": outputs, "num_atoms": len(atoms), "group": "Strained"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 import re
 from collections.abc import Callable
@@ -70,6 +71,24 @@ def test_the_order_of_mlearn_stresses_is_told_by_sheared_crystals(order: str, tm
     [source] = find_sources([write_mlearn(tmp_path, frames[:1], ORDERS[order])])
     [alone] = convert(source)
     assert set(alone.calc.results) == {"energy", "forces"}
+
+
+def test_stresses_of_pymatgen_by_other_names_and_shapes(tmp_path: Path) -> None:
+    """`stress` as the sets of SNAP have it; a matrix needs no sheared crystal; another shape is refused."""
+    frames = [compressed(0.2), *sheared()]
+    [source] = find_sources([write_mlearn(tmp_path, frames, stress="stress")])
+    for atoms, expected in zip(convert(source), frames, strict=True):
+        np.testing.assert_allclose(atoms.get_stress(), expected.get_stress(), atol=DIGITS)
+    path = write_mlearn(tmp_path, frames[:1], [0, 1, 2, 3, 4, 5, 5, 4, 3], stress="stress")
+    [entry] = json.loads(path.read_text())
+    flat = entry["outputs"]["stress"]  # xx yy zz yz xz xy xy xz yz
+    entry["outputs"]["stress"] = [[flat[0], *flat[6:8]], [flat[6], flat[1], flat[8]], [*flat[7:9], flat[2]]]
+    path.write_text(json.dumps([entry]))
+    [atoms] = convert(*find_sources([path]))
+    np.testing.assert_allclose(atoms.get_stress(), frames[0].get_stress(), atol=DIGITS)
+    path.write_text(json.dumps([entry | {"outputs": {"energy": 0.0, "stress": flat}}]))
+    with pytest.raises(DataError, match=r"frame 0: stress has the shape \(9,\): six components or a matrix"):
+        list(convert(*find_sources([path])))
 
 
 def test_runner_data_by_ase(tmp_path: Path) -> None:

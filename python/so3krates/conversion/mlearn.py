@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..data.errors import DataError
 from ..data.frames import labels
@@ -21,15 +22,18 @@ KBAR = stress_factor("kbar")
 # Orders of the shear components that files have: VASP's xy yz zx, and xy xz yz. As read by the first, and by the second
 # order, the component that belongs to the strains yz, xz, xy is found under these places (`LabelSlopes.shear_orders`).
 AS_VASP, TURNED = (0, 1, 2), (1, 0, 2)
+STRESSES = {"stress", "virial_stress"}
 SAME_SHEAR = 0.05 * KBAR  # shear components that differ by less may be exchanged
 
 
 def mlearn_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
-    """Frames, with the kind (`group`) of each. Energy in eV, forces in eV/A; `virial_stress` in kbar with VASP's sign.
+    """Frames, with the kind (`group`) of each. Energy in eV, forces in eV/A; `virial_stress` or `stress` in kbar with
+    VASP's sign, six numbers or a matrix.
 
     Some files have VASP's order of components, xx yy zz xy yz zx, and some xx yy zz xy xz yz, without a word of it: the
-    sheared crystals of a file tell. Where they do not, frames whose stress depends on it have none.
-    Raises DataError for JSON that is no such list.
+    sheared crystals of a file tell. Where they do not, frames whose stress depends on it have none. A matrix tells
+    itself.
+    Raises DataError for JSON that is no such list, and for labels of another shape.
     """
     try:
         content = json.loads(text_of(path))
@@ -37,7 +41,7 @@ def mlearn_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
         raise DataError(f"{path}: is not JSON ({error})") from error
     if not isinstance(content, list):
         raise DataError(f"{path}: is no list of structures with outputs, but {type(content).__name__}")
-    frames = []
+    frames, of_six = [], []
     for number, entry in enumerate(content):
         where = f"{path}, frame {number}"
         if not isinstance(entry, dict) or not {"structure", "outputs"} <= entry.keys():
@@ -46,11 +50,14 @@ def mlearn_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
         if isinstance(entry.get("group"), str):
             atoms.info["group"] = entry["group"]
         frames.append(atoms)
-    yield from _ordered(frames)
+        if not any(np.ndim(entry["outputs"].get(name, 0.0)) == 2 for name in STRESSES):
+            of_six.append(atoms)
+    _order(of_six)
+    yield from frames
 
 
-def _ordered(frames: list[Atoms]) -> Iterator[Atoms]:
-    """Frames, which are read in VASP's order, with their shear stresses in place, or without a stress."""
+def _order(frames: list[Atoms]) -> None:
+    """Puts the shear stresses of frames, which are read in VASP's order, in their places, or takes the stress away."""
     slopes = LabelSlopes()
     for atoms in frames:
         slopes.add(atoms, labels(atoms))
@@ -63,7 +70,6 @@ def _ordered(frames: list[Atoms]) -> Iterator[Atoms]:
                 results["stress"][3:5] = xz, yz
             elif abs(yz - xz) > SAME_SHEAR:
                 del results["stress"]
-        yield atoms
 
 
 def _frame(structure: dict[str, Any], outputs: dict[str, Any], where: str) -> Atoms:
@@ -85,8 +91,20 @@ def _frame(structure: dict[str, Any], outputs: dict[str, Any], where: str) -> At
         results["energy"] = float(outputs["energy"])
     if "forces" in outputs:
         results["forces"] = np.asarray(outputs["forces"], float)
-    if "virial_stress" in outputs:
-        xx, yy, zz, xy, yz, zx = np.asarray(outputs["virial_stress"], float)
-        results["stress"] = -KBAR * np.array([xx, yy, zz, yz, zx, xy])
+    for name in sorted(STRESSES & outputs.keys()):
+        results["stress"] = -KBAR * _voigt(outputs[name], f"{where}: {name}")
     atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
+
+
+def _voigt(value: Any, where: str) -> Any:
+    """Six components in ASE's order, of six in VASP's or of a matrix."""
+    try:
+        stress = np.asarray(value, float)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: {error}") from error
+    if stress.shape == (3, 3):
+        return full_3x3_to_voigt_6_stress(stress)
+    if stress.shape != (6,):
+        raise DataError(f"{where} has the shape {stress.shape}: six components or a matrix of three by three")
+    return stress[[0, 1, 2, 4, 5, 3]]
