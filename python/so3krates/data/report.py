@@ -91,7 +91,7 @@ def report_tables(report: DataReport) -> list[Table]:
     facts.add_row("shortest distances (A)", pairs or f"none below {NEAR}")
     facts.add_row("duplicate frames", str(len(report.duplicates)))
     for name, slope in report.slopes.items():
-        found = f"{slope.ratio:.3g} +- {slope.error:.1g}, from {slope.frames} frames; 1 is right"
+        found = f"{slope.ratio:.3g} +- {slope.error:.1g}, from {slope.differences} independent ones; 1 is right"
         facts.add_row(f"energy differences / work of {name}", found)
     ranges = Table(title="Ranges")
     for heading in ("label", "lowest", "highest", "mean", "std", "unit"):

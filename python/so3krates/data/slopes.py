@@ -18,6 +18,7 @@ KEPT = 32  # frames of one kind that are compared
 KINDS = 300
 PARTNERS = 8  # frames that each frame is compared with
 LEAST = 4  # frames of a kind
+FREE = 2  # independent differences of energies beyond those that ratios take: one may fit by chance
 LARGEST_STRAIN = 0.1  # between compared frames
 LARGEST_MOVE = 0.6  # A, of an atom between compared frames
 SOUND = {"forces": 0.4, "stress": 0.5}  # ratio's distance from 1 that energies without noise may have
@@ -50,7 +51,7 @@ class Slope(NamedTuple):
 
     ratio: float
     error: float  # standard error
-    frames: int
+    differences: int  # of energies, independent ones
 
     @property
     def wrong(self) -> float:
@@ -60,7 +61,7 @@ class Slope(NamedTuple):
     @property
     def scatter(self) -> float:
         """What energies do beside the ratio by what they do with it: rms over independent frames, whatever the unit."""
-        return self.error * math.sqrt(self.frames) / max(abs(self.ratio), 1e-300)
+        return self.error * math.sqrt(self.differences) / max(abs(self.ratio), 1e-300)
 
 
 class Finding(NamedTuple):
@@ -112,6 +113,8 @@ class _Pair(NamedTuple):
     moved: float  # A, of the atom that moved most beyond the strain
     strain: np.ndarray  # (3,) in the order of SHEARS
     change: np.ndarray  # (3,) of the stresses with these labels, eV/A^3
+    strained: bool  # whether their cells differ
+    frames: tuple[int, int] = (0, 1)  # which of a kind
 
 
 class LabelSlopes:
@@ -268,7 +271,7 @@ def _is_wrong(slope: Slope, name: str) -> bool:
     from scipy.stats import norm  # which takes a second to import
     from scipy.stats import t as student
 
-    sure = student.isf(norm.sf(SURE), max(slope.frames - len(SOUND), 1))
+    sure = student.isf(norm.sf(SURE), max(slope.differences - len(SOUND), 1))
     return not low < slope.ratio < high and slope.wrong > sure
 
 
@@ -297,10 +300,14 @@ def _fit(
     if len(frames) < LEAST:
         return {}
     pairs = list(_pairs(frames, pbc, generator))
+    if not all(math.isfinite(pair.stress) for pair in pairs):
+        # A strain does work of which no label tells.
+        pairs = [pair for pair in pairs if not pair.strained]
     table = np.array([pair[:3] for pair in pairs]).reshape(-1, 3)
     names = ("forces", "stress")
     known = [k for k in range(2) if len(table) and np.isfinite(table[:, k]).all() and table[:, k].std() > 1e-6]
-    if not known or len(table) < 2 * len(known):
+    independent = _independent(pairs)
+    if not known or independent < len(known) + FREE:
         return {}
     # What energies do beside such sums goes with the third power of the displacement.
     moved = np.array([max(pair.moved, LEAST_MOVE) for pair in pairs])
@@ -313,12 +320,20 @@ def _fit(
     inverse = np.linalg.inv(gram)
     ratios = inverse @ (x / scales).T @ y / scales
     residual = y - x @ ratios
-    # Pairs share frames: there are as many independent ones as frames.
-    errors = np.sqrt(residual @ residual / len(frames) * np.diag(inverse)) / scales
+    errors = np.sqrt(residual @ residual / (independent - len(known)) * np.diag(inverse)) / scales
     return {
-        names[k]: (float(r), max(float(e), 1e-6 * abs(float(r)), 1e-12), len(frames))
+        names[k]: (float(r), max(float(e), 1e-6 * abs(float(r)), 1e-12), independent)
         for k, r, e in zip(known, ratios, errors, strict=True)
     }
+
+
+def _independent(pairs: Sequence[_Pair]) -> int:
+    """How many differences of energies the pairs, which share frames, hold: the frames less one of each cluster."""
+    frames = sorted({frame for pair in pairs for frame in pair.frames})
+    links = np.zeros((len(pairs), len(frames)))
+    for link, pair in zip(links, pairs, strict=True):
+        link[[frames.index(frame) for frame in pair.frames]] = 1, -1
+    return int(np.linalg.matrix_rank(links)) if pairs else 0
 
 
 def _pairs(frames: Sequence[_Frame], pbc: np.ndarray, generator: np.random.Generator) -> Iterator[_Pair]:
@@ -326,13 +341,14 @@ def _pairs(frames: Sequence[_Frame], pbc: np.ndarray, generator: np.random.Gener
     for n, a in enumerate(frames):
         for m in generator.choice(len(frames), min(len(frames), PARTNERS), replace=False):
             if m != n and (pair := _compare(a, frames[m], pbc)) is not None:
-                yield pair
+                yield pair._replace(frames=(n, int(m)))
 
 
 def _compare(a: _Frame, b: _Frame, pbc: np.ndarray) -> _Pair | None:
     """What changes from b to a; None of frames too unlike."""
     strain = np.zeros((3, 3))
-    if not np.array_equal(a.cell, b.cell):
+    strained = not np.array_equal(a.cell, b.cell)
+    if strained:
         if not pbc.all():
             return None
         deformation = np.linalg.solve(b.cell, a.cell)
@@ -357,4 +373,5 @@ def _compare(a: _Frame, b: _Frame, pbc: np.ndarray) -> _Pair | None:
         farthest,
         strain[SHEAR_AXES],
         (a.values.stress - b.values.stress)[SHEAR_AXES],
+        strained,
     )
