@@ -201,8 +201,10 @@ def mpiexec_of(mpi: str) -> Path:
 def kind_of(mpi: str) -> str:
     """MPICH or Open MPI, as the header of a compiler says: plugins of one are refused by a LAMMPS of the other."""
     words = [str(found(mpi)), "-E", "-dM", "-x", "c++", "-include", "mpi.h", os.devnull]
-    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    return "Open MPI" if "#define OPEN_MPI " in said else "MPICH"
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{mpi} compiles nothing with mpi.h: {done.stderr.strip()[-300:]}")
+    return "Open MPI" if "#define OPEN_MPI " in done.stdout else "MPICH"
 
 
 def refusal(host: Lammps, headers: Headers, other: str, inputs: Path, folder: Path) -> str:
@@ -269,7 +271,9 @@ def main() -> int:
     if Path("/usr/include/lammps/pair.h").is_file():
         table.attempt(lambda: table.add(of_the_system(mpi, folder)))
     # A plugin of one MPI in a LAMMPS of the other, either way.
-    mixed = [(wheel, headers_of_the_wheel(), mpi)] if shutil.which(mpi) and kind_of(mpi) != "MPICH" else []
+    kinds = {each: table.attempt(partial(kind_of, each)) if shutil.which(each) else None for each in (mpi, other)}
+    differ = None not in kinds.values() and kinds[mpi] != kinds[other]
+    mixed = [(wheel, headers_of_the_wheel(), mpi)] if kinds[mpi] not in (None, "MPICH") else []
     for source in arguments.source:
         headers = find_headers(source)
         place = folder / headers.number
@@ -280,7 +284,7 @@ def main() -> int:
             host = table.attempt(partial(build, source, mpi, place, arguments.cmake))
             if host is not None:
                 table.attempt(partial(table.add, host))
-                mixed += [(host, headers, other)] if build is as_plugin and kind_of(mpi) != kind_of(other) else []
+                mixed += [(host, headers, other)] if build is as_plugin and differ else []
     for number, (host, headers, compiler) in enumerate(mixed):
         said = table.attempt(partial(refusal, host, headers, compiler, inputs, folder / f"refused-{number}"))
         print(f"{host.name}: {said}", flush=True)

@@ -37,6 +37,11 @@ MOST_WORKERS = 64  # on any machine; where there are many cores, four times as m
 ATTEMPTS = 2  # at each calculation
 HOPELESS = 3  # so many that failed before any succeeded: the others are not tried
 LISTED = 3  # failures that a message names
+ENDED_ALONE = (
+    "its process has ended {} times, the last with no other beside it: it takes more memory than there is, or its program "
+    "ends the process"
+)
+LOGGER = logging.getLogger(__name__)
 
 
 class EngineError(RuntimeError):
@@ -138,7 +143,11 @@ class _Processes(Executor):
         self._pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"))
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
-        return self._pool.submit(function, *arguments, **named)
+        try:
+            return self._pool.submit(function, *arguments, **named)
+        except BrokenExecutor:  # a process has ended since the last result
+            self.renew()
+            return self._pool.submit(function, *arguments, **named)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
@@ -197,10 +206,7 @@ def run_all(
             try:
                 running[pool.submit(function, *jobs[name])] = name
             except BrokenExecutor as gone:
-                if not running:
-                    raise EngineError(_ended(gone)) from gone
-                waiting.append(name)
-                break
+                raise EngineError(_ended(gone)) from gone
             tried[name] += 1
         done = wait(running, return_when=FIRST_COMPLETED).done
         if isinstance(pool, _Processes) and any(isinstance(future.exception(), BrokenExecutor) for future in done):
@@ -208,6 +214,8 @@ def run_all(
             pool.renew()
             lost = [running[future] for future in done if isinstance(future.exception(), BrokenExecutor)]
             alone.update(lost)
+            if len(lost) > 1:
+                LOGGER.warning("a process has ended: the %d that it may have been run again, one by one", len(lost))
         for future in done:
             name = running.pop(future)
             error = future.exception()
@@ -224,7 +232,7 @@ def run_all(
                     waiting.append(name)
                 else:
                     alone.discard(name)
-                    failed[name] = EngineError(_ended(error))
+                    failed[name] = EngineError(ENDED_ALONE.format(ATTEMPTS))
             elif not isinstance(error, Exception):
                 raise error
             elif tried[name] < ATTEMPTS:

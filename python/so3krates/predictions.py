@@ -25,8 +25,9 @@ from so3krates.storage import Model, ModelError
 from so3krates.system_evaluator import SystemEvaluator, system_outputs
 from so3krates.total_charge import Electrons, State, summary
 from so3krates.training import Properties, evaluate
+from so3krates.training.charges import ALL_KEYS
 from so3krates.training.evaluate import predict_batch, uncertainties_of
-from so3krates.training.sources import reading_of
+from so3krates.training.sources import own_reading, reading_of
 from so3krates.wording import counted
 
 
@@ -313,8 +314,13 @@ def training_record(path: str | Path) -> dict[str, Any]:
 
 
 def data_settings(path: str | Path) -> dict[str, Any]:
-    """Settings of section [data] by which the data of a potential were read; those that it does not know are absent."""
-    return reading_of(training_record(path))
+    """Settings of section [data] by which the data of a potential were read; those that it does not know are absent, but
+    keys of charges, dipoles and ratios where it predicts them."""
+    path = located(path)
+    if path.is_dir():
+        return own_reading(Model.load(path))
+    outputs = exporting.read_bundle(path).manifest.get("outputs", {}) if path.is_file() else {}
+    return {key: name for key, name in ALL_KEYS.items() if name in outputs} | reading_of(training_record(path))
 
 
 def common_data_settings(paths: Sequence[str | Path], given: Container[str] = ()) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import importlib.util
 import json
 import math
 import os
+import re
 import signal
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -209,14 +211,26 @@ def killed(folder: str, number: int) -> int:
 
 
 def test_a_process_that_ends_takes_no_other_calculation_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     results: dict[str, int] = {}
     with open_engine("processes", 2) as pool:
         failed = run_all(pool, 2, killed, {str(n): (str(tmp_path), n) for n in range(5)}, results.__setitem__)
     assert results == {"0": 0, "2": 2, "3": 3, "4": 4} and list(failed) == ["1"]
-    assert "a process of the engine has ended" in str(failed["1"]) and "want of memory" in str(failed["1"])
+    assert "its process has ended 2 times, the last with no other beside it" in str(failed["1"])
+    assert re.search(r"a process has ended: the [2-4] that it may have been run again, one by one", caplog.text)
+
+
+def test_a_process_that_ends_between_calculations_is_replaced() -> None:
+    results: dict[str, int] = {}
+    with open_engine("processes", 2) as pool:
+        gone = pool.submit(os.getpid).result()
+        os.kill(gone, signal.SIGKILL)
+        with pytest.raises(BrokenExecutor):
+            pool._pool.submit(time.sleep, 60).result()
+        assert run_all(pool, 2, math.factorial, {"3": (3,), "4": (4,)}, results.__setitem__) == {}
+    assert results == {"3": 6, "4": 24}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

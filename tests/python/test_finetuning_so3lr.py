@@ -24,7 +24,7 @@ from so3krates.storage import Model, ModelError
 from so3krates.training import RunConfig, TrainingError, evaluate, reference, train
 from so3krates.training.finetuning import FineTuningConfig, initial_model, rate_factors
 from so3krates.training.material import Material
-from so3krates.training.sources import Demands, load_frames, load_replay
+from so3krates.training.sources import Demands, data_config_of, load_frames, load_replay
 from training_runs import assert_same, quiet
 
 CONFIG = So3lrConfig(
@@ -194,6 +194,19 @@ def test_added_elements_have_rows_in_all_tables(tmp_path: Path) -> None:
     for name in ("charge_embedding", "spin_embedding", "hirshfeld"):
         np.testing.assert_array_equal(start.params[name]["query"][11], own.params[name]["query"][1])  # of hydrogen
     assert start.elements == ("H", "O", "Na")
+    gold = Atoms("AuOH", [[0, 0, 0], [0, 0, 2.2], [0, 0, 3.2]])
+    gold.calc = SinglePointCalculator(gold, energy=0.0, forces=np.zeros((3, 3)))
+    with pytest.raises(TrainingError, match=r"add_elements has Au: the tables of .* end at Cl"):
+        Material(going_on(source, finetuning={"add_elements": ["Au"]}), [gold], [])
+
+
+def test_files_of_a_model_that_no_training_here_made_are_read_with_charges(tmp_path: Path) -> None:
+    """What `evaluate so3lr FILE` and replayed labels of a file rest on."""
+    assert data_config_of(model()).keys.charges == "charges" and data_config_of(model()).keys.ratios is not None
+    alone = dataclasses.replace(model(), interactions=INTERACTIONS[:1])
+    assert (data_config_of(alone).keys.dipole, data_config_of(alone).keys.ratios) == ("dipole", None)
+    bare = dataclasses.replace(alone, training={"settings": {"data": {"charges_key": "q", "dipole_key": ""}}})
+    assert (data_config_of(bare).keys.charges, data_config_of(bare).keys.dipole) == ("q", None)
 
 
 def test_the_shipped_model_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from so3krates.lammps.environment import lmp_path, search_folders
 from so3krates.wording import counted
 
 from .estimate import Layout
+from .system import PlanError
 
 SCRIPT = """\
 #!/bin/bash
@@ -49,9 +50,13 @@ def _lammps() -> tuple[str, str]:
     does not see that, and ranks on other machines would wait until the job's time is over.
     """
     try:
-        program, folders = str(lmp_path()), search_folders()
+        program = str(lmp_path())
     except RuntimeError:  # of another kind than pip's
         return str(program_file("lmp") or "lmp"), ""
+    try:
+        folders = search_folders()
+    except RuntimeError as error:
+        raise PlanError(f"no script for {program}: {error}") from error
     return program, "".join(
         f'export {name}={shlex.quote(folder)}"${{{name}:+:${name}}}"\n' for name, folder in folders.items()
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,9 @@ def reads_ratios(terms: Mapping[str, Any]) -> bool:
     return Dispersion.section in predicted_sections(terms)
 
 
-def usual_keys(terms: Mapping[str, Any]) -> dict[str, str]:
-    """Keys of labels in section [data], where the settings give none."""
-    return (KEYS if predicts_charges(terms) else {}) | (KEYS_OF_DISPERSION if reads_ratios(terms) else {})
+def usual_keys(sections: Collection[str]) -> dict[str, str]:
+    """Keys of labels in section [data], where the settings give none: of interactions with these sections of [terms]."""
+    return (KEYS if SECTION in sections else {}) | (KEYS_OF_DISPERSION if Dispersion.section in sections else {})
 
 
 def interactions_of(terms: Mapping[str, Any], elements: Sequence[str] = ()) -> tuple[Interaction, ...]:

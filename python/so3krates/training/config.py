@@ -16,6 +16,7 @@ from so3krates.data import SHIFT_MODES, DataError, LabelKeys
 from so3krates.files import write_text
 from so3krates.model.config import PRESETS as MODEL_PRESETS
 from so3krates.model.config import ConfigError, ModelConfig
+from so3krates.model.long_range import predicted_sections
 from so3krates.model.terms import check_terms
 
 from . import charges as predicted
@@ -465,7 +466,7 @@ def _filled(named: str, given: dict[str, dict[str, Any]]) -> dict[str, dict[str,
     if base and "initial_model" in given["training"]:
         base["training"] = gentler(base["training"])
     if predicted.predicts_charges(given["terms"]):
-        base = {**base, "data": predicted.usual_keys(given["terms"]) | base.get("data", {})}
+        base = {**base, "data": predicted.usual_keys(predicted_sections(given["terms"])) | base.get("data", {})}
         if "model" in base:
             base["model"] = predicted.sizes_of_preset(base["model"])
     sections = {name: base.get(name, {}) | values for name, values in given.items()}

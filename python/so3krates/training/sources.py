@@ -33,6 +33,7 @@ from so3krates.data import (
 from so3krates.storage import Model
 from so3krates.wording import counted
 
+from .charges import usual_keys
 from .config import WEIGHTS, DataConfig, RunConfig
 from .evaluate import evaluate
 from .finetuning import initial_model
@@ -194,7 +195,13 @@ def _require_old(frames: Sequence[Atoms], file: str, model: Model, source: str) 
 
 def data_config_of(model: Model) -> DataConfig:
     """How the data of a model's training were read, for other files of the same kind."""
-    return DataConfig(**reading_of(model.training or {}))
+    return DataConfig(**own_reading(model))
+
+
+def own_reading(model: Model) -> dict[str, Any]:
+    """The settings of READING with which a model's training read its data, or that are usual for what it predicts."""
+    usual = usual_keys([interaction.section for interaction in model.interactions])
+    return usual | reading_of(model.training or {})
 
 
 def reading_of(record: Mapping[str, Any]) -> dict[str, Any]:

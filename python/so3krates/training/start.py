@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, chemical_symbols
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from so3krates.baselines import Baseline, baselines_from, pair_sections, settings_of_baselines
@@ -91,6 +91,9 @@ def start_of(config: RunConfig, present: Sequence[str]) -> Start | None:
         near = nearest(element, model.elements)
         for table in params.keys() & set(TABLES):
             rows = params[table]
+            if atomic_numbers[element] >= len(rows):
+                last = chemical_symbols[len(rows) - 1]
+                raise TrainingError(f"finetuning.add_elements has {element}: the tables of {name} end at {last}")
             rows[atomic_numbers[element]] = np.mean([rows[atomic_numbers[e]] for e in near], axis=0)
         said.append(f"{element} is new to {name} and begins as {' and '.join(near)}, nearest in the periodic table")
     return Start(model, elements, unflatten_dict(params, sep="/"), tuple(said))
