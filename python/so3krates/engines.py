@@ -38,8 +38,8 @@ ATTEMPTS = 2  # at each calculation
 HOPELESS = 3  # so many that failed before any succeeded: the others are not tried
 LISTED = 3  # failures that a message names
 ENDED_ALONE = (
-    "its process has ended {} times, the last with no other beside it: it takes more memory than there is, or its program "
-    "ends the process"
+    "its process has ended {} times, the last with no other beside it: it takes more memory than there is, or its "
+    "program ends the process"
 )
 LOGGER = logging.getLogger(__name__)
 

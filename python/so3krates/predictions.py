@@ -314,8 +314,10 @@ def training_record(path: str | Path) -> dict[str, Any]:
 
 
 def data_settings(path: str | Path) -> dict[str, Any]:
-    """Settings of section [data] by which the data of a potential were read; those that it does not know are absent, but
-    keys of charges, dipoles and ratios where it predicts them."""
+    """Settings of section [data] by which the data of a potential were read; those that it does not know are absent.
+
+    Keys of charges, dipoles and ratios are the usual ones where it predicts them and knows no others.
+    """
     path = located(path)
     if path.is_dir():
         return own_reading(Model.load(path))

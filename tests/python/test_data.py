@@ -29,6 +29,7 @@ from so3krates.data import (
     total_shift,
     with_labels,
 )
+from so3krates.data.buckets import COMPILATION, DRAWN, random_batches
 
 SHARED = Path(__file__).parents[3] / "shared"
 HARTREE = 27.2  # eV, what a last decimal in atomic units weighs, over less than one Bohr
@@ -396,19 +397,27 @@ def test_batches_take_few_shapes_and_pad_little(rng: np.random.Generator) -> Non
 
 
 def test_seldom_shapes_of_batches_are_not_compiled(rng: np.random.Generator) -> None:
-    """Of a training on many sizes: batches take far fewer shapes, hold their frames, and are hardly larger."""
-    sizes = rng.choice((2, 3, 4, 6, 8), 60, p=(0.02, 0.03, 0.05, 0.4, 0.5))
+    """Of a training on many sizes: programs and padding together cost least, and batches hold their frames."""
+    sizes = rng.choice((1, 2, 3, 4, 6, 8, 12), 60)
     mixed = frame_graphs([crystal(rng, n) for n in sizes], CUTOFF, {"Cu": 0.0})
-    exact, common = Buckets(mixed, 4), Buckets(mixed, 4, many=True)
     batches = [rng.choice(len(mixed), 4, replace=False) for _ in range(300)]
-    shapes = [[buckets.shape(rows) for rows in batches] for buckets in (exact, common)]
-    assert len(set(shapes[1])) < 0.8 * len(set(shapes[0])) and len(set(shapes[1])) > 1
-    pairs = [sum(shape.most_pairs for shape in found) for found in shapes]
-    assert pairs[1] < 1.05 * pairs[0]
-    for rows in batches[:30]:
-        collate([mixed[i] for i in rows], common.shape(rows))
-    again = Buckets(mixed, 4, many=True)
-    assert [again.shape(rows) for rows in batches] == shapes[1]
+    costs, programs = [], []
+    for own, times in (((), 1.0), (random_batches(60, 4), 1e9), (random_batches(60, 4), 200.0), (batches, 1e-6)):
+        buckets = Buckets(mixed, 4, own, times)
+        shapes = [buckets.shape(rows) for rows in batches]
+        padding = sum(shape.atoms * shape.neighbours + shape.most_pairs for shape in shapes) / len(batches)
+        costs.append(padding * 200.0 * DRAWN + COMPILATION * len(set(shapes)))
+        programs.append(len(set(shapes)))
+        for rows in batches[:30]:
+            collate([mixed[i] for i in rows], buckets.shape(rows))
+    assert programs[3] == 1 < programs[2] < programs[0] == programs[1]
+    assert costs[2] < 0.9 * min(costs[0], costs[3])
+    assert [Buckets(mixed, 4, random_batches(60, 4), 200.0).shape(rows) for rows in batches[:9]] == [
+        Buckets(mixed, 4, random_batches(60, 4), 200.0).shape(rows) for rows in batches[:9]
+    ]
+    # A batch that none of those to come is like.
+    few = Buckets(mixed, 4, [np.argsort(sizes)[:4]])
+    collate([mixed[i] for i in np.argsort(sizes)[-4:]], few.shape(np.argsort(sizes)[-4:]))
 
 
 def test_labels_are_of_the_structure_that_was_labelled() -> None:

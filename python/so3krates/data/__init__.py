@@ -2,7 +2,6 @@
 
 from .batches import (
     BatchShape,
-    Buckets,
     FrameGraph,
     Targets,
     collate,
@@ -10,6 +9,7 @@ from .batches import (
     frame_graphs,
     sizes_of,
 )
+from .buckets import Buckets
 from .charge_labels import ChargeLabels, charge_labels, known_labels, usable_dipole
 from .errors import DataError
 from .faults import Fault, LabelCheck, sound_frames, structure_faults

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -16,16 +15,8 @@ from .charge_labels import charge_labels, known_labels, usable_dipole
 from .errors import DataError
 from .frames import labels
 from .long_pairs import unordered_pairs
-from .neighbours import WIDTH_STEP, NeighbourTable, neighbour_table, round_up
+from .neighbours import NeighbourTable, neighbour_table
 from .shifts import total_shift
-
-# Room for pairs comes in this many parts of what the slots hold.
-PAIR_STEPS = 8
-# Ratio between neighbouring sizes of padded batches: more rungs waste less and compile more often.
-BUCKET_RATIO = 1.25
-# Share of batches below which a shape is not worth its compilation, and how many are drawn to tell it.
-SELDOM, DRAWN = 0.05, 400
-WASTE = 1.5  # times as many pairs that a seldom shape may take in place of that
 
 
 class FrameSystem(NamedTuple):
@@ -177,64 +168,6 @@ def sizes_of(graphs: Sequence[FrameGraph]) -> tuple[np.ndarray, np.ndarray, np.n
         return graphs.sizes, graphs.widths, graphs.pairs
     atoms = np.array([len(g.species) for g in graphs])
     return atoms, np.array([g.table.neighbours.shape[1] for g in graphs]), np.array([pairs_of(g) for g in graphs])
-
-
-class Buckets:
-    """The few padded shapes that batches of a set take, chosen from its largest batch downwards.
-
-    Frames of one size are padded by nothing but neighbour slots. With `many` batches to come, drawn at random, those of
-    a seldom shape take a common one that holds them, where there is one.
-    """
-
-    def __init__(self, graphs: Sequence[FrameGraph], batch_size: int, many: bool = False) -> None:
-        self._sizes = atoms, widths, _ = sizes_of(graphs)
-        self.structures = min(batch_size, len(graphs))
-        largest = np.sort(atoms)[::-1][: self.structures]
-        self._atoms = _rungs(int(largest.sum()), int(atoms.min()))
-        self._widths = _rungs(round_up(int(widths.max()), WIDTH_STEP), int(widths.min()))
-        # Room for the most that any batch has: these pairs cost little, and further shapes their compilation.
-        long_pairs = [] if isinstance(graphs, KnownSizes) else sorted(map(long_pairs_of, graphs), reverse=True)
-        self._long_pairs = sum(long_pairs[: self.structures])
-        self._common = self._drawn() if many else ()
-
-    def shape(self, rows: Sequence[int] | np.ndarray) -> BatchShape:
-        """The smallest shape that holds these graphs of the set, which are not read."""
-        exact = self._exact(rows)
-        larger = (
-            common for common in self._common if common.holds(exact) and common.most_pairs <= WASTE * exact.most_pairs
-        )
-        return next(larger, exact)
-
-    def _drawn(self) -> tuple[BatchShape, ...]:
-        """Shapes that are common among random batches, the smallest first; the same ones in each run."""
-        random = np.random.default_rng(0)
-        drawn = Counter(
-            self._exact(random.choice(len(self._sizes[0]), self.structures, replace=False)) for _ in range(DRAWN)
-        )
-        common = [shape for shape, times in drawn.items() if times >= SELDOM * DRAWN]
-        return tuple(sorted(common, key=lambda shape: (shape.most_pairs, shape.atoms * shape.neighbours)))
-
-    def _exact(self, rows: Sequence[int] | np.ndarray) -> BatchShape:
-        """The smallest shape that holds these graphs."""
-        sizes, widths, pairs = (known[np.asarray(rows)] for known in self._sizes)
-        atoms, width = sizes.sum(), widths.max()
-        shape = BatchShape(
-            self.structures,
-            min(rung for rung in self._atoms if rung >= atoms),
-            min(rung for rung in self._widths if rung >= width),
-        )
-        step = -(-shape.most_pairs // PAIR_STEPS)
-        return shape._replace(pairs=max(step, round_up(int(pairs.sum()), step)), long_pairs=self._long_pairs)
-
-
-def _rungs(top: int, bottom: int) -> list[int]:
-    """Sizes from `top` down to the first that just holds `bottom`, each a multiple of 8 but the top."""
-    rungs = [top]
-    while True:
-        below = round_up(int(np.ceil(rungs[-1] / BUCKET_RATIO)), 8)
-        if below < bottom or below >= rungs[-1]:
-            return rungs
-        rungs.append(below)
 
 
 def pairs_of(graph: FrameGraph) -> int:

@@ -40,7 +40,7 @@ def reads_ratios(terms: Mapping[str, Any]) -> bool:
 
 
 def usual_keys(sections: Collection[str]) -> dict[str, str]:
-    """Keys of labels in section [data], where the settings give none: of interactions with these sections of [terms]."""
+    """Keys of labels in section [data] where the settings give none, of interactions with these sections of [terms]."""
     return (KEYS if SECTION in sections else {}) | (KEYS_OF_DISPERSION if Dispersion.section in sections else {})
 
 

@@ -157,18 +157,19 @@ def reference(frames: Sequence[Atoms]) -> Properties:
 
 
 def ordered_batches(
-    graphs: Sequence[FrameGraph], batch_size: int, dtype: type, share: tuple[int, int] = (0, 1)
+    graphs: Sequence[FrameGraph], batch_size: int, dtype: type, share: tuple[int, int] = (0, 1), times: float = 1.0
 ) -> Iterator[tuple[np.ndarray, Batch, Targets]]:
     """Every graph once, as (indices, batch, targets); frames of like size share a batch, to pad little.
 
-    share: (k, n), only the k-th, (k + n)-th, ... of the batches, counted from 0.
+    share: (k, n), only the k-th, (k + n)-th, ... of the batches, counted from 0; times: how often they will be asked for.
     """
     if len(graphs) == 0:
         return
-    buckets = Buckets(graphs, batch_size)
     order = np.argsort(sizes_of(graphs)[0], kind="stable")
     # Parts of nearly equal length take fewer shapes than full ones and a remainder.
-    for indices in np.array_split(order, -(-len(graphs) // buckets.structures))[share[0] :: share[1]]:
+    parts = np.array_split(order, -(-len(graphs) // min(batch_size, len(graphs))))
+    buckets = Buckets(graphs, batch_size, parts, times)
+    for indices in parts[share[0] :: share[1]]:
         yield indices, *collate([graphs[i] for i in indices], buckets.shape(indices), dtype)
 
 

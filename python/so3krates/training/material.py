@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from ase import Atoms
 
-from so3krates.data import BatchShape, Buckets, StoredFrames, charge_labels, collate, shortest_distances
+from so3krates.data import Buckets, StoredFrames, charge_labels, collate, shortest_distances
+from so3krates.data.buckets import DRAWN, STEPS, random_batches
 from so3krates.model.long_range import longest
 from so3krates.model.network import Params
 from so3krates.model.terms import beside_terms
@@ -114,7 +115,8 @@ class Material:
         self._valid_batch_size = settings.valid_batch_size or self.batch_size
         self.said += require_parts(settings, self.batch_size)
         self._parts = settings.parts * jax.process_count()
-        self._buckets = Buckets(self.graphs, -(-self.batch_size // self._parts), many=True)
+        size = -(-self.batch_size // self._parts)
+        self._buckets = Buckets(self.graphs, size, random_batches(len(self.graphs), size), STEPS / DRAWN)
         self.steps_per_epoch = len(self.graphs) // self.batch_size
         self.eval_every = settings.eval_every or self.steps_per_epoch
         self._order: tuple[int, np.ndarray] | None = None
@@ -151,7 +153,7 @@ class Material:
             self._order = (epoch, generator.permutation(len(self.graphs)))
         rows = self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
         parts = np.array_split(rows, self._parts)
-        shape = BatchShape(*np.max(np.array([self._buckets.shape(part) for part in parts]), axis=0).tolist())
+        shape = self._buckets.shape(*parts)
         first = jax.process_index() * settings.parts
         own = parts[first : first + settings.parts]
         batches = [collate([self.graphs[i] for i in part], shape, self._dtype) for part in own]
@@ -162,7 +164,8 @@ class Material:
     def valid_batches(self) -> Iterator[tuple[Any, Any]]:
         """Batches of the validation frames and their targets: of several processes, those of this one."""
         share = (jax.process_index(), jax.process_count())
-        for _, batch, targets in ordered_batches(self.valid_graphs, self._valid_batch_size, self._dtype, share):
+        graphs, times = self.valid_graphs, STEPS / self.eval_every
+        for _, batch, targets in ordered_batches(graphs, self._valid_batch_size, self._dtype, share, times):
             yield batch, targets
 
     def refitted_shifts(self, params: Params) -> dict[str, float]:
