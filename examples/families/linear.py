@@ -9,6 +9,7 @@ import numpy as np
 from ase import Atoms
 
 PENALTIES = 10.0 ** np.arange(-12, -1.9)  # by the mean square of columns; that which validates best is taken
+SEEN = 1e-8  # of the largest column: smaller ones, as of triples that no frame has, get hardly any coefficient
 WEIGHTS = {"energy": 1.0, "forces": 1.0, "stress": 0.3}  # of rows, each over the spread of the labels
 
 
@@ -35,7 +36,8 @@ def ridge(train: Iterable[tuple[Atoms, Equations]], valid: Iterable[tuple[Atoms,
     for matrix, labels in (_rows(atoms, equations, spread) for atoms, equations in first):
         normal = normal + matrix.T @ matrix
         right = right + matrix.T @ labels
-    scale = np.sqrt(np.diag(normal)) + 1e-300
+    scale = np.sqrt(np.diag(normal))
+    scale = np.maximum(scale, SEEN * scale.max())
     values, vectors = np.linalg.eigh(normal / scale / scale[:, None])
     projected = vectors.T @ (right / scale)
     held = [_rows(atoms, equations, spread) for atoms, equations in valid]

@@ -38,6 +38,7 @@ EXACT = 1e-12  # float64 arithmetic of small numbers
 OFFSET = 1e-8  # eV, a total energy of 1e7 eV has digits to 2e-9
 DERIVATIVE = 1e-4  # eV, finite differences of EMT
 CUTOFF = 5.0
+TIMES = 3.0  # that a training sees as many batches as are drawn
 # First training and validation frames of mlff's own split of 100 frames, train_split 0.8, seed 0.
 MLFF_TRAIN, MLFF_VALID = [8, 43, 62, 3, 71, 45, 48, 6], [26, 86, 2, 55, 75, 93, 16, 73]
 
@@ -402,18 +403,18 @@ def test_seldom_shapes_of_batches_are_not_compiled(rng: np.random.Generator) -> 
     mixed = frame_graphs([crystal(rng, n) for n in sizes], CUTOFF, {"Cu": 0.0})
     batches = [rng.choice(len(mixed), 4, replace=False) for _ in range(300)]
     costs, programs = [], []
-    for own, times in (((), 1.0), (random_batches(60, 4), 1e9), (random_batches(60, 4), 200.0), (batches, 1e-6)):
+    for own, times in (((), 1.0), (random_batches(60, 4), 1e9), (random_batches(60, 4), TIMES), (batches, 1e-6)):
         buckets = Buckets(mixed, 4, own, times)
         shapes = [buckets.shape(rows) for rows in batches]
         padding = sum(shape.atoms * shape.neighbours + shape.most_pairs for shape in shapes) / len(batches)
-        costs.append(padding * 200.0 * DRAWN + COMPILATION * len(set(shapes)))
+        costs.append(padding * TIMES * DRAWN + COMPILATION * len(set(shapes)))
         programs.append(len(set(shapes)))
         for rows in batches[:30]:
             collate([mixed[i] for i in rows], buckets.shape(rows))
     assert programs[3] == 1 < programs[2] < programs[0] == programs[1]
     assert costs[2] < 0.9 * min(costs[0], costs[3])
-    assert [Buckets(mixed, 4, random_batches(60, 4), 200.0).shape(rows) for rows in batches[:9]] == [
-        Buckets(mixed, 4, random_batches(60, 4), 200.0).shape(rows) for rows in batches[:9]
+    assert [Buckets(mixed, 4, random_batches(60, 4), TIMES).shape(rows) for rows in batches[:9]] == [
+        Buckets(mixed, 4, random_batches(60, 4), TIMES).shape(rows) for rows in batches[:9]
     ]
     # A batch that none of those to come is like.
     few = Buckets(mixed, 4, [np.argsort(sizes)[:4]])

@@ -55,7 +55,7 @@ def train(job: Job) -> None:
 
     with contextlib.suppress(Enough):
         run(2 * MANY, "trial", timed)
-    step = statistics.median(ready() or taken)
+    step = statistics.fmean(ready() or taken)  # batches differ in size
     # An epoch has a validation, of which a batch costs no more than a step.
     share = len(frames[0]) / (len(frames[0]) + len(frames[1]))
     print(f"{step:.3f} CPU s for a step, {job.used:.0f} s so far", flush=True)

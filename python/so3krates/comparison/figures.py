@@ -45,7 +45,8 @@ def errors_figure(path: Path, groups: Mapping[tuple[str, int], list[dict[str, An
     labels = ("training (CPU s)", "atom-steps/s through ASE", "frames")
     for axes, label in zip(panels, labels, strict=False):
         axes.set(xlabel=label, ylabel="RMSE of forces (meV/Å)")
-        if any(np.isfinite(np.asarray(line.get_xdata(), float)).any() for line in axes.lines):
+        points = [np.array([line.get_xdata(), line.get_ydata()], float) for line in axes.lines]
+        if any((np.isfinite(xy) & (xy > 0)).all(axis=0).any() for xy in points):
             axes.set(xscale="log", yscale="log")
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -20,6 +20,7 @@ from .process import Server
 
 QUESTION, ANSWER = "question.extxyz", "answer.extxyz"
 PROPERTIES = ("energy", "forces", "stress")
+ABSURD = 1e12  # eV and eV/A, which no potential means
 
 
 class Seconds(NamedTuple):
@@ -71,10 +72,14 @@ class FamilyPotential:
             energies.append(float(results["energy"]))
             forces.append(np.asarray(results["forces"]))
             stresses.append(told.get_stress(voigt=False) if "stress" in results else unknown)
-        lost = [n for n in range(len(found)) if not (np.isfinite(energies[n]) and np.isfinite(forces[n]).all())]
+        sizes = [max(abs(e), np.abs(f).max(initial=0.0)) for e, f in zip(energies, forces, strict=True)]
+        lost = [n for n, size in enumerate(sizes) if not size < ABSURD]
         if lost:
             named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
-            raise FamilyError(f"its energy or forces are no numbers for {counted(len(lost), 'frame')} ({named})")
+            raise FamilyError(
+                f"its energy or forces are no numbers, or beyond {ABSURD:g} eV and eV/A, for "
+                f"{counted(len(lost), 'frame')} ({named})"
+            )
         times = [[float(second) for second in said.get(name, [])] for name in Seconds._fields]
         return Properties(np.array([len(a) for a in frames]), np.array(energies), forces, np.array(stresses)), Seconds(
             *times

@@ -115,12 +115,13 @@ class Material:
         self._valid_batch_size = settings.valid_batch_size or self.batch_size
         self.said += require_parts(settings, self.batch_size)
         self._parts = settings.parts * jax.process_count()
-        size = -(-self.batch_size // self._parts)
-        self._buckets = Buckets(self.graphs, size, random_batches(len(self.graphs), size), STEPS / DRAWN)
         self.steps_per_epoch = len(self.graphs) // self.batch_size
         self.eval_every = settings.eval_every or self.steps_per_epoch
         self._order: tuple[int, np.ndarray] | None = None
         self.plan(settings.epochs_for(self.steps_per_epoch))
+        self._foreseen = max(STEPS, self.epochs * self.steps_per_epoch)
+        size = -(-self.batch_size // self._parts)
+        self._buckets = Buckets(self.graphs, size, random_batches(len(self.graphs), size), self._foreseen / DRAWN)
 
     def plan(self, epochs: int) -> None:
         """Takes note of how many epochs the run has."""
@@ -164,7 +165,7 @@ class Material:
     def valid_batches(self) -> Iterator[tuple[Any, Any]]:
         """Batches of the validation frames and their targets: of several processes, those of this one."""
         share = (jax.process_index(), jax.process_count())
-        graphs, times = self.valid_graphs, STEPS / self.eval_every
+        graphs, times = self.valid_graphs, self._foreseen / self.eval_every
         for _, batch, targets in ordered_batches(graphs, self._valid_batch_size, self._dtype, share, times):
             yield batch, targets
 
