@@ -15,7 +15,7 @@ from ase.build import bulk
 from concerns import TESTS, concerns
 from long_tables import Many, many, summary
 from once import made_once
-from quick import quick_generator, quick_programs
+from quick import quick_exports, quick_figures, quick_generator, quick_programs
 from stand_ins import cuda_driver, other_plugin, waiting_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +25,7 @@ QUICK_COMPILATION = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
+MOST_MEMORY = 3e9  # bytes of a process, from where programs are forgotten
 SELDOM = 1_000, 20, 100  # Python looks for circles of references, of which traces of programs make few
 # What is compiled serves all tests of a run, and the programs that they start: set before anybody imports JAX.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -75,6 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
         gc.set_threshold(*SELDOM)
         _start_jax()
         _start_runtime()
+        quick_exports()
+        quick_figures()
 
 
 def _start_jax() -> None:
@@ -144,9 +147,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs() -> Iterator[None]:
-    """JAX keeps every program that a process has run: gigabytes, over all modules."""
+    """JAX keeps every program that a process has run: gigabytes, over all modules. The next may need the same ones."""
     yield
-    if "jax" in sys.modules:
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if "jax" in sys.modules and resident > MOST_MEMORY:
         sys.modules["jax"].clear_caches()
 
 

@@ -1,12 +1,14 @@
-"""XLA's flags with which programs are compiled soon and run slowly, as tests run each of them a few times."""
+"""What makes tests short: programs that are compiled soon and run slowly, exports that do no work twice."""
 
 from __future__ import annotations
 
 import functools
 import mmap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import jaxlib
+import jaxlib  # not JAX, whose variables are set later
 
 FLAG = "xla_cpu_use_fusion_emitters"
 
@@ -25,3 +27,50 @@ def quick_generator() -> str:
     with open(Path(jaxlib.__file__).with_name("libjax_common.so"), "rb") as library:
         words = mmap.mmap(library.fileno(), 0, prot=mmap.PROT_READ)
         return f"--{FLAG}=false" if words.find(b"\0" + FLAG.encode() + b"\0") >= 0 else ""
+
+
+def quick_exports() -> None:
+    """Exports of this process choose the tables of a network once, and compare two traces of a program for the first
+    network that has its name and kind of arguments, not for each."""
+    from so3krates_export import export, ladder
+
+    ladder._traced = _trace_once(ladder._traced, ladder._text, ladder._TRACED[0])
+    export.choose_tables = _remembered(export.choose_tables)
+
+
+def quick_figures() -> None:
+    """Figures of this process whose axes are not moved apart, which is half of their time."""
+    from so3krates import files
+
+    files.LAYOUT = None
+
+
+def _trace_once(own: Callable[..., str], text: Callable[..., str], sizes: Any) -> Callable[..., str]:
+    compared: set[Any] = set()
+
+    @functools.lru_cache(maxsize=128)
+    def traced(function: Any, arguments: Any, donated: Any, platform: str, products: str, is_x64: bool) -> str:
+        form = tuple((a.dtype, len(a.shape)) for a in arguments)
+        kind = getattr(function, "__name__", ""), form, donated, platform, products, is_x64
+        if kind in compared:
+            return text(function, arguments, donated, platform, products, sizes)
+        compared.add(kind)
+        return own(function, arguments, donated, platform, products, is_x64)
+
+    return traced
+
+
+def _remembered(choose: Callable[..., Any]) -> Callable[..., Any]:
+    import jax
+    import numpy as np
+
+    known: dict[Any, Any] = {}
+
+    def chosen(config: Any, params: Any, *more: Any) -> Any:
+        leaves, tree = jax.tree.flatten(params)
+        key = config, tree, more, *((np.asarray(leaf).dtype.str, np.asarray(leaf).tobytes()) for leaf in leaves)
+        if key not in known:
+            known[key] = choose(config, params, *more)
+        return known[key]
+
+    return chosen

@@ -120,13 +120,23 @@ def _traced(
     is_x64: bool,
 ) -> str:
     """The program's text for the first set of sizes; is_x64: jax's mode, on which a trace depends."""
-    texts = []
-    for rung in _TRACED:
-        specs = [jax.ShapeDtypeStruct(tuple(_size(d, rung) for d in a.shape), a.dtype) for a in arguments]
-        texts.append(lower_text(function, specs, donated, platform, products))
+    texts = [_text(function, arguments, donated, platform, products, rung) for rung in _TRACED]
     if _resized(texts[0], _TRACED[0], _TRACED[1]) != texts[1]:
         raise AssertionError("a program depends on its capacities by more than their values")
     return texts[0]
+
+
+def _text(
+    function: Callable[..., Any],
+    arguments: tuple[Array, ...],
+    donated: tuple[int, ...],
+    platform: str,
+    products: str,
+    rung: Rung,
+) -> str:
+    """The program's text for a rung."""
+    specs = [jax.ShapeDtypeStruct(tuple(_size(d, rung) for d in a.shape), a.dtype) for a in arguments]
+    return lower_text(function, specs, donated, platform, products)
 
 
 def sizes_key(arguments: Sequence[Array], rung: Rung) -> tuple[int, ...]:

@@ -50,9 +50,24 @@ def lines_in(message: str) -> str:
     return "".join(f"{line}\n" for line in re.findall(r"^  (\w.*)$", message, re.MULTILINE))
 
 
-@pytest.mark.parametrize("elements", [("Ga", "N"), ("N", "Ga", "Ga")])
+BASELINES = ((FIXED, {}, KSPACE), ({}, ZBL, SAME), ({}, TERSOFF, SAME), (FIXED, ZBL, KSPACE))
+ORDERS = (("Ga", "N"), ("N", "Ga", "Ga"))
+
+
+# What is beside the network does not see its body.
 @pytest.mark.parametrize(
-    ("terms", "baseline", "bound"), [(FIXED, {}, KSPACE), ({}, ZBL, SAME), ({}, TERSOFF, SAME), (FIXED, ZBL, KSPACE)]
+    ("gan_bundle64", "terms", "baseline", "bound", "elements"),
+    [
+        *(("fused", *baseline, order) for baseline in BASELINES for order in ORDERS),
+        ("xla", *BASELINES[-1], ORDERS[-1]),
+        *(
+            pytest.param("xla", *baseline, order, marks=pytest.mark.torture)
+            for baseline in BASELINES
+            for order in ORDERS
+            if (baseline, order) != (BASELINES[-1], ORDERS[-1])
+        ),
+    ],
+    indirect=["gan_bundle64"],
 )
 def test_the_lines_of_the_refusal_are_right(
     bench64: Bench, small_model_folder: Path, gan_cell: Atoms, terms, baseline, bound: float, elements

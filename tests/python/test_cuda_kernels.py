@@ -27,8 +27,8 @@ def crystal() -> Atoms:
     ("name", "channels", "make"),
     [
         ("two heads", 1, crystal),
-        ("two heads", 4, cluster),
-        ("four degrees", 4, tiny),
+        pytest.param("two heads", 4, cluster, marks=pytest.mark.torture),
+        ("four degrees", 4, cluster),
         pytest.param("three heads", 1, cluster, marks=pytest.mark.torture),
         pytest.param("one head", 1, tiny, marks=pytest.mark.torture),
         pytest.param("one layer", 4, tiny, marks=pytest.mark.torture),
@@ -50,7 +50,8 @@ def test_single_precision():
 
 
 def test_single_precision_with_more_quads_than_lanes():
-    expected = run_one(cluster(), "wide", "xla", 1)
+    expected = run_one(cluster(), "wide", "xla", 4)
+    del expected["atom_virials"]  # the kernels here are those of one channel
     close(run_one(cluster(), "wide", "cuda", 1, precision="float32"), expected, len(cluster()), WIDE_SINGLE)
 
 

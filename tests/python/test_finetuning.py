@@ -302,7 +302,8 @@ def test_the_command_tunes_and_says_what_is_forgotten(trained: tuple, tmp_path: 
     write(tmp_path / "old.extxyz", make_frames(4, seed=21))
     arguments = ["train", "--from", str(folder), "--data", str(tmp_path / "new.extxyz"), "-o", str(tmp_path / "run")]
     arguments.append("--no-physics")
-    for setting in ("data.n_train=6", "training.epochs=2", f"finetuning.old_test='{tmp_path / 'old.extxyz'}'",
+    for setting in ("data.n_train=6", "training.epochs=2", "training.optimiser=adam",
+                    f"finetuning.old_test='{tmp_path / 'old.extxyz'}'",
                     f"finetuning.replay='{tmp_path / 'old.extxyz'}'"):  # fmt: skip
         arguments += ["--set", setting]
     done = CliRunner().invoke(app, arguments)

@@ -74,7 +74,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def going_on(source: Path | str, **sections: Any) -> RunConfig:
-    training = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "initial_model": str(source)}
+    training = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "optimiser": "adam"}
+    training |= {"initial_model": str(source)}
     given: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "terms": {}, "baseline": {}, "finetuning": {}}
     given |= sections | {"training": training | sections.get("training", {})}
     return RunConfig.from_settings("fast", given)

@@ -158,7 +158,10 @@ def asymmetry(virials: np.ndarray) -> float:
     return np.abs(virials - virials.swapaxes(1, 2)).max()
 
 
-@pytest.mark.parametrize(("name", "layers"), [*((name, 3) for name in STRUCTURES), ("tiny", 2)])
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [*((name, 3) for name in STRUCTURES), pytest.param("tiny", 2, marks=pytest.mark.torture)],
+)
 def test_virials_equal_those_of_the_unfolded_system(name: str, layers: int, runtime_of: Callable[..., Runtime]) -> None:
     atoms = STRUCTURES[name]()
     expected = unfolded_virials(layers, atoms)
@@ -258,7 +261,7 @@ def pairwise_flux(layers: int, atoms: Atoms) -> np.ndarray:
     return -np.asarray(jnp.einsum("ika,ikb,ikb->a", vectors, slopes, velocities))
 
 
-@pytest.mark.parametrize("name", ["crystal", "cluster"])
+@pytest.mark.parametrize("name", ["crystal", pytest.param("cluster", marks=pytest.mark.torture)])
 def test_pairwise_formula_holds_for_one_layer_only(name: str, runtime_of: Callable[..., Runtime]) -> None:
     atoms = STRUCTURES[name]()
     for layers in (1, 3):

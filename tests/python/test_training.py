@@ -77,11 +77,17 @@ def test_the_saved_model_is_the_best_one(trained: tuple) -> None:
 
 
 @pytest.mark.parametrize(
-    ("every", "optimiser"),
-    [(0.0, "muon"), *(pytest.param(every, "adam", marks=pytest.mark.torture) for every in (0.0, 60.0))],
+    ("every", "optimiser", "repeat"),
+    [
+        (0.0, "muon", (1,)),  # each length of a batch is a program
+        *(pytest.param(0.0, o, (1, 2), marks=pytest.mark.torture) for o in ("muon", "adam")),
+        pytest.param(60.0, "adam", (1, 2), marks=pytest.mark.torture),
+    ],
 )
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, every: float, optimiser: str) -> None:
-    frames = make_frames(9, repeat=(1, 2))
+def test_a_killed_run_resumes_to_the_same_weights(
+    tmp_path: Path, every: float, optimiser: str, repeat: tuple[int, ...]
+) -> None:
+    frames = make_frames(9, repeat=repeat)
     course = {"epochs": 2, "ema_decay": 0.9, "eval_every": 2, "optimiser": optimiser}
     config = settings(checkpoint_minutes=every, **course)
     whole = train(settings(**course), frames[:7], frames[7:], tmp_path / "whole", quiet)

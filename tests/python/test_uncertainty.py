@@ -17,7 +17,9 @@ from so3krates.training.uncertainty import _chosen
 from so3krates.uncertainty import UncertaintyError, calibration
 from so3krates.uncertainty.density import Density, calibrated, density_of
 from so3krates_export.export import export_model
+from so3krates_export.ladder import Rung
 
+LADDER = [Rung(256, 4608, 192, 64)]
 RECOVERED = 0.1  # of floor, slope and power, from 20 000 atoms
 ROUNDING = 5e-3  # relative: environments are in float32, and close to data distances are small
 SIGNAL = 3.0  # how much more uncertain an environment far away must be
@@ -105,7 +107,7 @@ def test_a_bundle_tells_what_python_tells(
     body: str, precision: str, small_model_folder: Path, programs: Path, tmp_path: Path
 ) -> None:
     model = Model.load(small_model_folder)
-    export_model(model, tmp_path / "gan.so3k", precision=precision, body=body)
+    export_model(model, tmp_path / "gan.so3k", precision=precision, body=body, ladder=LADDER)
     runtime = Runtime(tmp_path / "gan.so3k", cache=str(programs), threads=1)
     assert runtime.outputs["uncertainty"].unit == "eV/A" and not runtime.outputs["uncertainty"].standard
     near, far = rattled_wurtzite((2, 2, 2)), rattled_wurtzite((2, 2, 2))
@@ -124,7 +126,7 @@ def test_a_model_without_says_how_to_get_it(
     small_model_folder: Path, programs: Path, tmp_path: Path, gan_cell: Atoms
 ) -> None:
     model = dataclasses.replace(Model.load(small_model_folder), uncertainty=None)
-    export_model(model, tmp_path / "gan.so3k", body="xla")
+    export_model(model, tmp_path / "gan.so3k", body="xla", ladder=LADDER)
     with pytest.raises(ValueError, match="uncertainty"):
         Runtime(tmp_path / "gan.so3k", cache=str(programs)).evaluate(gan_cell, ["uncertainty"])
 
