@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from ase import Atoms
 from ase.data import atomic_masses, chemical_symbols
 
 BAR_PER_EV_A3 = 1.6021765e6  # nktv2p of LAMMPS' units metal
 MASSES = dict(zip(chemical_symbols, atomic_masses, strict=True))  # u
+# Of tests of what LAMMPS does with forces, whoever computes them: portable programs with the long tables.
+any_body = pytest.mark.parametrize(
+    "gan_bundle64", ["fused", pytest.param("xla", marks=pytest.mark.torture)], indirect=True
+)
 VOIGT = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # order of LAMMPS' pressure
 
 

@@ -8,7 +8,7 @@ import pytest
 from ase import Atoms
 from ase.io import read
 from ase.neighborlist import neighbor_list
-from decks import Bench, lammps_instance
+from decks import Bench, any_body, lammps_instance
 from so3krates.lammps import LammpsError, run_deck
 from so3krates.lammps.thermo import read_log
 from so3krates.runtime import Runtime
@@ -215,6 +215,7 @@ SAYS = (
 )
 
 
+@any_body
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_uncertainty_ends_a_run_and_the_frame_is_written(bench64: Bench, gan_cell: Atoms, ranks: int) -> None:
     """The frame has ids, elements, forces and uncertainties, as Python computes them of it, and the reason."""
@@ -279,6 +280,7 @@ def test_refusals_of_thresholds(bench: Bench, gan_cell: Atoms, case: str) -> Non
         instance.commands_string(deck)
 
 
+@any_body
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_uncertain_frames_are_saved_until_the_upper_threshold(bench64: Bench, gan_cell: Atoms, ranks: int) -> None:
     """`save`: the run ends without an error, later ones are left out, and the log says what was seen."""

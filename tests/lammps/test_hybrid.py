@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from ase import Atoms
-from decks import Bench
+from decks import Bench, any_body
 from structures import structure
 
 SAME = 1e-9  # eV and eV/A
@@ -54,6 +54,7 @@ def test_overlay_of_charges_adds_up(bench64: Bench, gan_cell: Atoms) -> None:
     assert both.energy == pytest.approx(alone.energy + other.energy, abs=SAME * len(atoms))
 
 
+@any_body
 @pytest.mark.parametrize("style", ["hybrid", "hybrid/overlay"])
 @pytest.mark.parametrize("newton", ["on", "off"])
 def test_null_leaves_atoms_to_another_style(bench64: Bench, gan_cell: Atoms, style: str, newton: str) -> None:

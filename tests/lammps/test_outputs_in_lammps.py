@@ -1,10 +1,8 @@
 """Further outputs in decks: those of atoms by `fix pair`, those of the system by `compute pair`."""
 
-import dataclasses
 import re
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from ase import Atoms
@@ -13,8 +11,6 @@ from extra_outputs import NEWER, write_extra_bundle
 from so3krates.lammps import run_deck
 from so3krates.lammps.thermo import read_log
 from so3krates.runtime import Runtime
-from so3krates.storage import Model
-from so3krates_export.export import export_model
 from structures import structure
 
 SAME = 1e-10  # of a value
@@ -22,6 +18,13 @@ FRAME = 1e-8  # eV, and of a norm: positions are written with their digits, but 
 SIGNAL = 0.05
 MD = "velocity all create 1000 7 loop geom\nfix 1 all nve\n"
 FIELDS = ("feature_norm", "forces[2]", "atom_energies", "uncertainty")
+
+
+def on_ranks(*ranks: int) -> pytest.MarkDecorator:
+    """Portable programs on one rank in every run: rows of others go the same ways with both bodies."""
+    later = [pytest.param("xla", number, marks=pytest.mark.torture) for number in ranks[1:]]
+    cases = [*(("fused", number) for number in ranks), ("xla", 1), *later]
+    return pytest.mark.parametrize(("gan_bundle64", "ranks"), cases, indirect=["gan_bundle64"])
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def dumped(bench: Bench) -> np.ndarray:
     return np.loadtxt(bench.folder / "dump", skiprows=9, ndmin=2)[:, 1:]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@on_ranks(1, 2, 4)
 def test_outputs_of_atoms_are_those_of_python(bench64: Bench, gan_cell: Atoms, ranks: int) -> None:
     """And on several ranks those of one, also where one of them has no atoms."""
     name = "crystal" if ranks < 4 else "cluster"
@@ -61,7 +64,7 @@ def test_outputs_of_atoms_are_those_of_python(bench64: Bench, gan_cell: Atoms, r
     assert np.array_equal(found[:, 1], found[:, -1])  # fy
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@on_ranks(1, 2)
 def test_further_outputs_and_per_atom_virials_on_one_step(bench64: Bench, gan_cell: Atoms, ranks: int) -> None:
     """After a run in which atoms change their rank: of the last frame what Python has, and what LAMMPS' own compute."""
     atoms = structure("crystal", gan_cell)
@@ -171,21 +174,15 @@ def test_other_kinds_of_runs(
 
 
 @pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("gan_bundle64", ["fused"], indirect=True)
 def test_a_committee_in_a_deck(
-    small_model_folder: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms, ranks: int
+    committee: Path, gan_bundle64: Path, program_cache: Path, tmp_path: Path, gan_cell: Atoms, ranks: int
 ) -> None:
     """Deviations of atoms and energies of members, as Python has them; the other members do not move the atoms."""
-    model, others = Model.load(small_model_folder), []
-    for seed in range(2):
-        random = np.random.default_rng(seed)
-        params = jax.tree.map(lambda p, r=random: p * (1 + 0.01 * r.normal(size=p.shape)), model.params)
-        others.append(dataclasses.replace(model, params=params))
-    export_model(model, tmp_path / "committee.so3k", precision="float64", others=others)
-    export_model(model, tmp_path / "alone.so3k", precision="float64")
     atoms = structure("slab", gan_cell)[:-1]
     energies = {}
-    for name in ("alone", "committee"):
-        bench = Bench(tmp_path / f"{name}.so3k", program_cache, tmp_path)
+    for name, bundle in (("alone", gan_bundle64), ("committee", committee)):
+        bench = Bench(bundle, program_cache, tmp_path)
         deck = bench.deck(atoms).replace("box tilt large", "box tilt large\nprocessors 1 1 *") + MD + "thermo 1\n"
         if name == "committee":
             deck += "compute p all pair so3krates\nthermo_style custom step pe c_p[1] c_p[2] c_p[3]\n"
@@ -198,7 +195,7 @@ def test_a_committee_in_a_deck(
     assert np.array_equal(energies["alone"]["PotEng"], energies["committee"]["PotEng"])
     assert np.ptp(energies["alone"]["PotEng"]) > 1e-3
     names = ["committee_forces", "member_energies"]
-    expected = Runtime(tmp_path / "committee.so3k", threads=1).evaluate(atoms, names)
+    expected = Runtime(committee, threads=1).evaluate(atoms, names)
     assert expected["committee_forces"].max() > 1e-3 and np.ptp(expected["member_energies"]) > SIGNAL
     largest = expected["committee_forces"].max()
     np.testing.assert_allclose(dumped(bench)[:, 0], expected["committee_forces"], rtol=0, atol=1e-8 * largest)

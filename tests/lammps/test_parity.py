@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
-from decks import Bench, Evaluation, python_evaluation
+from decks import Bench, Evaluation, any_body, python_evaluation
 from structures import KINDS, structure
 
 FORCE_64 = 1e-9  # eV/A
@@ -30,7 +30,11 @@ def assert_same(found: Evaluation, expected: Evaluation, tolerance: float = SAME
     assert np.abs(found.atom_energies - expected.atom_energies).max() < tolerance
 
 
-@pytest.mark.parametrize("newton", ["on", "off"])
+@pytest.mark.parametrize(
+    ("gan_bundle64", "newton"),
+    [("fused", "on"), ("fused", "off"), ("xla", "on"), pytest.param("xla", "off", marks=pytest.mark.torture)],
+    indirect=["gan_bundle64"],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_float64(bench64: Bench, gan_cell: Atoms, kind: str, newton: str) -> None:
     atoms = structure(kind, gan_cell)
@@ -41,6 +45,8 @@ def test_float64(bench64: Bench, gan_cell: Atoms, kind: str, newton: str) -> Non
     assert np.abs(found.atom_energies - expected.atom_energies).max() < ENERGY_64
     assert abs(found.energy - expected.energy) < ENERGY_64 * len(atoms)
     assert np.abs(found.gradient - expected.gradient).max() < GRADIENT_64
+    assert abs(found.energy) > SIGNAL
+    assert found.atom_energies.sum() == pytest.approx(found.energy, rel=1e-13)
 
 
 @pytest.mark.parametrize("kind", ["crystal", "tiny"])
@@ -52,13 +58,6 @@ def test_float32(bench32: Bench, gan_cell: Atoms, kind: str) -> None:
     assert np.abs(found.forces - expected.forces).max() < FORCE_32 * np.abs(expected.forces).max()
     assert abs(found.energy - expected.energy) < ENERGY_32 * np.abs(expected.atom_energies).sum()
     assert np.abs(found.gradient - expected.gradient).max() < GRADIENT_32 * np.abs(expected.gradient).max()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_atomic_energies_sum_to_the_total(bench64: Bench, gan_cell: Atoms, kind: str) -> None:
-    found = bench64.evaluate(structure(kind, gan_cell))
-    assert abs(found.energy) > SIGNAL
-    assert found.atom_energies.sum() == pytest.approx(found.energy, rel=1e-13)
 
 
 @pytest.mark.parametrize("elements", [("N", "Ga"), ("Ga", "N", "Ga"), ("N", "N", "Ga")])
@@ -75,6 +74,7 @@ def test_supercell_has_the_forces_of_its_cell(bench64: Bench, gan_cell: Atoms) -
     assert np.abs(many.gradient - 27 * one.gradient).max() < 1000 * SAME
 
 
+@any_body
 @pytest.mark.parametrize("line", ["neighbor 0.0 bin", "neighbor 2.5 nsq", "comm_style tiled", "atom_modify sort 0 0"])
 def test_lists_of_any_make_give_the_same(bench64: Bench, gan_cell: Atoms, line: str) -> None:
     atoms = structure("crystal", gan_cell)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from decks import Bench, Evaluation, by_tag, in_lammps_frame, lammps_instance, python_evaluation, results_of
+from decks import Bench, Evaluation, any_body, by_tag, in_lammps_frame, lammps_instance, python_evaluation, results_of
 from so3krates.lammps import run_deck
 from so3krates.lammps.thermo import read_log
 from structures import structure
@@ -62,6 +62,7 @@ def test_several_runs_are_one_run(bench64: Bench, gan_cell: Atoms) -> None:
     assert np.abs(ends[2] - ends[0]).max() < SAME
 
 
+@any_body
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_rerun_has_the_forces_of_the_run(bench64: Bench, gan_cell: Atoms, ranks: int) -> None:
     atoms = structure("triclinic", gan_cell)
@@ -76,6 +77,7 @@ def test_rerun_has_the_forces_of_the_run(bench64: Bench, gan_cell: Atoms, ranks:
     assert np.abs(found[:, :, 5:] - expected[:, :, 5:]).max() < SAME
 
 
+@any_body
 def test_minimize(bench64: Bench, gan_cell: Atoms) -> None:
     with lammps_instance() as instance:
         instance.commands_string(bench64.deck(structure("crystal", gan_cell)) + "run 0\n")
@@ -85,6 +87,7 @@ def test_minimize(bench64: Bench, gan_cell: Atoms) -> None:
         assert np.abs(by_tag(instance, "f")).max() < 0.1 * force
 
 
+@any_body
 def test_box_relaxes_to_zero_pressure(bench64: Bench, gan_cell: Atoms) -> None:
     """fix box/relax needs a virial that is the energy's derivative."""
     with lammps_instance() as instance:
@@ -98,6 +101,7 @@ def test_box_relaxes_to_zero_pressure(bench64: Bench, gan_cell: Atoms) -> None:
         assert np.abs(np.diag(results_of(instance).gradient)).max() < 0.01 * np.abs(before).max()
 
 
+@any_body
 def test_clear_and_two_instances(bench64: Bench, gan_cell: Atoms) -> None:
     """Unloading the plugin in one instance leaves the other one alone."""
     atoms = structure("tiny", gan_cell)
@@ -157,6 +161,7 @@ def test_box_flips_under_npt(bench64: Bench, gan_cell: Atoms) -> None:
     assert np.abs(found.gradient - expected.gradient).max() < 100 * SAME
 
 
+@any_body
 def test_atoms_come_and_go_and_change(bench64: Bench, gan_cell: Atoms) -> None:
     """Without a word to the pair style: deleted, created and renamed atoms, and a box that shrinks."""
     atoms = structure("crystal", gan_cell)
@@ -170,6 +175,7 @@ def test_atoms_come_and_go_and_change(bench64: Bench, gan_cell: Atoms) -> None:
     assert np.abs(found.forces - expected.forces).max() < SAME * max(1.0, np.abs(expected.forces).max())
 
 
+@any_body
 def test_swapped_types_are_noticed_between_rebuilds(bench64: Bench, gan_cell: Atoms) -> None:
     """fix atom/swap exchanges types without a new list."""
     atoms = structure("crystal", gan_cell)
