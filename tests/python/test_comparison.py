@@ -132,7 +132,12 @@ def test_a_training_that_fails_says_why_and_others_go_on(
 
 
 @pytest.mark.parametrize(
-    ("fails", "words"), [("nan", "are no numbers for 3 frames (0, 1, 2)"), ("dies", "it ended with exit status 3")]
+    ("fails", "words"),
+    [
+        ("nan", "are no numbers, or beyond 1e+12 eV and eV/A, for 3 frames (0, 1, 2)"),
+        ("absurd", "are no numbers, or beyond 1e+12 eV and eV/A, for 3 frames (0, 1, 2)"),
+        ("dies", "it ended with exit status 3"),
+    ],
 )
 def test_predictions_that_fail_say_why_and_training_is_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch, fails: str, words: str

@@ -85,3 +85,23 @@ def test_a_runner_trains_and_predicts(name: str, tmp_path: Path) -> None:
     laws = {check["name"]: check for check in row["laws"] if check["name"].startswith(LAWS)}
     assert len(laws) == 9
     assert [name for name, check in laws.items() if check["passed"] is False] == []
+
+
+def test_descriptors_that_no_frame_has_get_no_coefficient(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """As those of three elements, where all frames have two: their columns are zero but for rounding."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "families"))
+    import linear
+
+    sizes = np.array([1.0, 10.0, 1e-15, 0.0])
+    true = np.array([0.5, -0.2, 0.0, 0.0])
+    pairs = []
+    for _ in range(9):
+        atoms = bulk("Cu", cubic=True)
+        own = linear.Equations(sizes * rng.normal(size=4), sizes * rng.normal(size=(12, 4)), None)
+        results = {"energy": own.energy @ true, "forces": (own.forces @ true).reshape(4, 3)}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        pairs.append((atoms, own))
+    found = linear.ridge(pairs[:6], pairs[6:])
+    np.testing.assert_allclose(found, true, atol=1e-6)

@@ -72,8 +72,8 @@ class FamilyPotential:
             energies.append(float(results["energy"]))
             forces.append(np.asarray(results["forces"]))
             stresses.append(told.get_stress(voigt=False) if "stress" in results else unknown)
-        sizes = [max(abs(e), np.abs(f).max(initial=0.0)) for e, f in zip(energies, forces, strict=True)]
-        lost = [n for n, size in enumerate(sizes) if not size < ABSURD]
+        sizes = [np.abs(np.append(f, e)).max() for e, f in zip(energies, forces, strict=True)]
+        lost = [n for n, size in enumerate(sizes) if not size < ABSURD]  # NaN is in no order
         if lost:
             named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
             raise FamilyError(

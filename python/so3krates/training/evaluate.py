@@ -161,7 +161,8 @@ def ordered_batches(
 ) -> Iterator[tuple[np.ndarray, Batch, Targets]]:
     """Every graph once, as (indices, batch, targets); frames of like size share a batch, to pad little.
 
-    share: (k, n), only the k-th, (k + n)-th, ... of the batches, counted from 0; times: how often they will be asked for.
+    share: (k, n), only the k-th, (k + n)-th, ... of the batches, counted from 0; times: how often they will be asked
+    for.
     """
     if len(graphs) == 0:
         return

@@ -42,6 +42,8 @@ class Toy(Calculator):
             self.results["stress"] = full[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
         if os.environ.get("TOY_FAILS") == "nan":
             self.results["forces"] = forces * np.nan
+        if os.environ.get("TOY_FAILS") == "absurd":
+            self.results["forces"] = forces * 1e200
         if os.environ.get("TOY_FAILS") == "dies":
             sys.exit(3)
 
