@@ -212,6 +212,40 @@ def test_a_label_that_is_a_word_is_refused(blocks: Blocks, tmp_path: Path) -> No
             said(write(tmp_path / "b.xyz", there))
 
 
+VASP = "xx yy zz xy yz zx"
+STRESS = {"xx": 0.01, "yy": 0.02, "zz": 0.03, "xy": 0.004, "yz": 0.005, "zx": 0.006}  # eV/A^3
+SIX, NINE = "xx yy zz yz zx xy", "xx xy zx xy yy yz zx yz zz"
+STRESSES = {  # the order in the file and what surrounds it, and the voigt_order that is set
+    "six": (SIX, '""', SIX),
+    "six in another order": (VASP, '""', VASP),
+    "six in brackets": (SIX, "[]", SIX),
+    "nine": (NINE, '""', SIX),
+    "nine and an order of six": (NINE, '""', VASP),
+}
+
+
+@pytest.mark.parametrize("key", ["stress", "virial", "mine"])
+@pytest.mark.parametrize("name", STRESSES)
+def test_stresses_of_an_extxyz(name: str, key: str, blocks: Blocks, tmp_path: Path) -> None:
+    order, (start, end), voigt = STRESSES[name]
+    value = " ".join(str(STRESS[component]) for component in order.split())
+    line = re.sub('stress="[^"]*"', f'note="a stress=1 b" stresses=2 {key}={start}{value}{end}', blocks[0][1])
+    path = write(tmp_path / "b.xyz", [[blocks[0][0], line, *blocks[0][2:]]])
+    keys = LabelKeys(stress=key, virial="virial" if key == "virial" else None, voigt_order=voigt)
+    (atoms,) = read_frames(path, keys)
+    factor = -atoms.cell.volume if key == "virial" else 1.0
+    found = factor * labels(atoms).stress
+    for component, (a, b) in {"xx": (0, 0), "yy": (1, 1), "zz": (2, 2), "xy": (0, 1), "yz": (1, 2), "zx": (2, 0)}.items():
+        assert abs(found[a, b] - STRESS[component]) < TEXT
+        assert found[a, b] == found[b, a]
+    assert (atoms.info["note"], atoms.info["stresses"]) == ("a stress=1 b", 2)
+    # Rows that are no stress, and other numbers, are refused by the frame.
+    for wrong, words in (("1 9 0 0 2 0 0 0 3", "is not symmetric"), ("1 2 3", r"has shape \(3,\), expected 6")):
+        write(path, [[blocks[0][0], line.replace(value, wrong), *blocks[0][2:]]])
+        with pytest.raises(DataError, match=f"frame 0: '{key}' {words}"):
+            read_frames(path, keys)
+
+
 def test_damaged_archives_are_refused_with_the_frame(blocks: Blocks, tmp_path: Path) -> None:
     path = compressed(tmp_path / "b.xyz", blocks)
     path.write_bytes(path.read_bytes()[:-60])

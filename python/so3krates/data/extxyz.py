@@ -22,6 +22,11 @@ PLAIN = "species:S:1:pos:R:3"  # columns where the file names none
 # The keys of a comment, once what is quoted or in brackets is taken out.
 QUOTED = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\{[^{}]*\}|\[[^\[\]]*\]")
 KEYS = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
+# Entries that ASE takes for three rows of three, whatever stands there: they are read under another name.
+MATRICES = ("stress", "virial")
+MATRIX_KEY = re.compile(rf"(?:(?<=\s)|^)(?=(?:{'|'.join(MATRICES)})\s*=)")
+READ_AS = "written_"
+ASYMMETRY = 1e-6  # of a stress, relative to its largest component, that rounding leaves
 NUMBERS: dict[str, Callable[[str], Any]] = {"R": float, "I": int}
 
 
@@ -119,7 +124,12 @@ def _frame(lines: _Lines, count: int, where: str) -> Atoms:
             )
     try:
         content = StringIO(f"{count}\n" + "".join(text) + ("" if text[-1].endswith("\n") else "\n"))
-        return next(read_xyz(content, 0, properties_parser=lambda _: dict(info)))
+        found = {key: value for key, value in info.items() if key != "stress" or _is_symmetric(value)}
+        atoms = next(read_xyz(content, 0, properties_parser=lambda _: found))
+        if "stress" in info and not _is_symmetric(info["stress"]):
+            # ASE keeps six numbers in an order of its own, which these are not in or cannot be.
+            atoms.info["stress"] = info["stress"]
+        return atoms
     except Exception as error:
         _require_numbers(text[1 : count + 1], columns, where, first + 2)
         reason = f"{type(error).__name__}: {error}"
@@ -129,7 +139,11 @@ def _frame(lines: _Lines, count: int, where: str) -> Atoms:
 def _comment(text: str, where: str) -> dict[str, Any]:
     """Entries of the second line, keys of the structure as ASE spells them."""
     try:
-        found = key_val_str_to_dict(text.strip()) if text.strip() else {}
+        found = key_val_str_to_dict(_renamed(text.strip())) if text.strip() else {}
+        for key in MATRICES:
+            if READ_AS + key in found:
+                value = found.pop(READ_AS + key)
+                found[key] = value.reshape((3, 3)) if np.shape(value) == (9,) else value
     except Exception as error:
         raise DataError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
     names = [STRUCTURE_KEYS.get(key.lower(), key) for key in KEYS.findall(QUOTED.sub("", text))]
@@ -144,6 +158,21 @@ def _comment(text: str, where: str) -> dict[str, Any]:
     if cell.shape != (3, 3) or cell.dtype.kind not in "if":
         raise DataError(f"{where}: Lattice is not made of nine numbers: {str(info['Lattice'])[:60]!r}")
     return info
+
+
+def _renamed(text: str) -> str:
+    """The comment with other names of the entries in MATRICES, what is quoted or in brackets left as it is."""
+    plain = re.split(f"({QUOTED.pattern})", text)
+    return "".join(part if n % 2 else MATRIX_KEY.sub(READ_AS, part) for n, part in enumerate(plain))
+
+
+def _is_symmetric(value: Any) -> bool:
+    """Whether six numbers hold a stress of three rows."""
+    rows = np.asarray(value)
+    if rows.shape != (3, 3) or rows.dtype.kind not in "if":
+        return False
+    largest = np.abs(rows[np.isfinite(rows)]).max(initial=0.0)
+    return bool(np.allclose(rows, rows.T, rtol=0.0, atol=ASYMMETRY * largest, equal_nan=True))
 
 
 def _columns(properties: str, where: str) -> list[_Column]:

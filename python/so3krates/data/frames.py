@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # Rows and columns of the components of a stress.
 AXES = {"xx": (0, 0), "yy": (1, 1), "zz": (2, 2), "yz": (1, 2), "xz": (0, 2), "xy": (0, 1)}
+ASE_ORDER = " ".join(AXES)
 AXES |= {"zy": (1, 2), "zx": (0, 2), "yx": (0, 1)}
 # Arrays of the mlff layout for the default keys, which are looked for themselves where these are absent.
 MLFF_NAMES = {"energy": "E", "forces": "F", "stress": "stress", "virial": "virial"}
@@ -58,7 +59,7 @@ class LabelKeys:
     forces_unit: str = ""  # empty: energy_unit/length_unit
     stress_unit: str = ""  # empty: energy_unit/length_unit^3
     stress_sign: int = 1  # 1: stress is +dE/d(strain)/V as in ASE, virial -dE/d(strain); -1: the other way round
-    voigt_order: str = "xx yy zz yz xz xy"  # of six components
+    voigt_order: str = ASE_ORDER  # of six components, results of a calculator apart
     charges: str | None = None  # of atoms, in e
     dipole: str | None = None
     ratios: str | None = None  # Hirshfeld's, of atoms
@@ -220,7 +221,9 @@ def labels(atoms: Atoms, keys: LabelKeys | None = None, where: str = "frame") ->
     if stress is None:
         stress = np.full((3, 3), np.nan)
     else:
-        stress = keys.stress_sign * _full_stress(stress, stress_key, keys.voigt_order, where)
+        # Results of a calculator are in ASE's order, whatever that of the file.
+        order = ASE_ORDER if stress_key in _results(atoms) else keys.voigt_order
+        stress = keys.stress_sign * _full_stress(stress, stress_key, order, where)
         if np.isfinite(stress).any() and not (np.all(atoms.pbc) and atoms.cell.rank == 3):
             raise DataError(
                 f"{where}: has a stress under {stress_key!r} but is not periodic in three directions (pbc "
@@ -280,7 +283,7 @@ def _find(atoms: Atoms, key: str | None, where: str) -> np.ndarray | None:
     if not key:
         return None
     value = None
-    if atoms.calc is not None and key in getattr(atoms.calc, "results", {}):
+    if atoms.calc is not None and key in _results(atoms):
         # ASE compares with a tolerance, which takes as long as reading the frame.
         own = atoms.calc.results[key] if _is_of(atoms.calc, atoms) else None
         value = atoms.calc.get_property(key, atoms, allow_calculation=False) if own is None else own
@@ -294,6 +297,10 @@ def _find(atoms: Atoms, key: str | None, where: str) -> np.ndarray | None:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: {key!r} is not made of numbers: {str(value)[:60]!r}") from error
+
+
+def _results(atoms: Atoms) -> Mapping[str, Any]:
+    return getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
 
 
 def _is_of(calculator: Calculator, atoms: Atoms) -> bool:
@@ -379,8 +386,7 @@ def _keys_to_find(keys: LabelKeys) -> dict[str, str]:
 
 
 def _names(atoms: Atoms) -> set[str]:
-    results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
-    return {*results, *atoms.info, *atoms.arrays} - {"numbers", "positions"}
+    return {*_results(atoms), *atoms.info, *atoms.arrays} - {"numbers", "positions"}
 
 
 def _read_mlff(path: Path, keys: LabelKeys) -> tuple[Iterator[Atoms], LabelKeys]:
