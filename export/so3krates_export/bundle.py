@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 from so3krates import _harness
-from so3krates.files import write_bytes
+from so3krates.files import WriteError, write_bytes
 
 FORMAT: str = _harness.BUNDLE_FORMAT
 VERSION: int = _harness.BUNDLE_VERSION
+START = b'{"__metadata__":{"so3krates":'  # behind the length of the header
 
 
 class BundleError(ValueError):
@@ -66,6 +67,17 @@ def assembled(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     return len(head).to_bytes(8, "little") + head + data
+
+
+def require_no_other_file(path: Path) -> None:
+    """Raises WriteError where a file that is no bundle would be lost: data, or the weights of a model."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8 + len(START))
+    except OSError:
+        return
+    if start and start[8:] != START:
+        raise WriteError(f"{path} is there and no bundle, and would be lost: choose another name, or remove it")
 
 
 def read_bundle(path: str | Path) -> Bundle:

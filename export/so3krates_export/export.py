@@ -21,7 +21,7 @@ from so3krates.model.rows import GPU_ROW_BLOCK, ROW_BLOCK
 from so3krates.storage import Model
 from so3krates.total_charge import State
 
-from .bundle import write_bundle
+from .bundle import require_no_other_file, write_bundle
 from .committee import MOVERS, Committee, check_members, mean_shifts, shift_weights
 from .cuda import KERNEL_VERSION as GPU_KERNEL_VERSION
 from .cuda import check_cuda, kernel_shared_bytes, kernel_sizes
@@ -114,6 +114,7 @@ def export_model(
         raise ValueError(f"tables = {tables!r}: give {', '.join(TABLES)} or the allowed change of a force in eV/A")
     path = Path(path)
     require_place(path)
+    require_no_other_file(path)
     if electrons is not None or any(isinstance(member.config, So3lrConfig) for member in (model, *others)):
         model = checked_so3lr(model, others, cutoff_long)
         electrons = electrons or State(0, 1)

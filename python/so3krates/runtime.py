@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
-from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list
 
 from ._harness import Evaluator, check_positions
 from .baselines import Baseline, Baselines, baselines_from
 from .files import require_text
+from .lattice import collapsed, compact_cell
 from .outputs import Output, bundle_outputs, results_of, sources_of, wanted
 from .total_charge import Electrons, State
 
@@ -299,7 +299,9 @@ def _require_own_process() -> None:
 
 
 def require_structure(atoms: Atoms) -> None:
-    """Raises ValueError for an atom that is not finite or beyond FARTHEST, and for a cell that cannot be."""
+    """Raises ValueError for no atom, one that is not finite or beyond FARTHEST, and for a cell that cannot be."""
+    if len(atoms) == 0:
+        raise ValueError("the structure has no atoms")
     check_positions(atoms.positions, atoms.get_chemical_symbols())
     largest = np.abs(atoms.positions).max(axis=1)
     if largest.max() > FARTHEST:
@@ -314,6 +316,8 @@ def require_structure(atoms: Atoms) -> None:
     cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
     if np.linalg.matrix_rank(cell) < atoms.pbc.sum():
         raise ValueError(f"the structure is periodic along {atoms.pbc}, but its cell vectors {cell} do not span that")
+    if words := collapsed(atoms):
+        raise ValueError(words)
 
 
 def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -322,11 +326,11 @@ def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
         return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3), np.int32), np.zeros(0)
     require_structure(atoms)
     # Along the other directions a box of our own, 1 A wider than the atoms, takes the place of the cell.
-    cell = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
+    cell, made_by = compact_cell(atoms.cell.array, atoms.pbc)
     scaled = atoms.positions @ np.linalg.inv(cell)
     low = np.where(atoms.pbc, 0.0, scaled.min(axis=0) - 1.0)
     width = np.where(atoms.pbc, 1.0, scaled.max(axis=0) + 1.0 - low)
-    return neighbour_list(
+    centres, others, shifts, distances = neighbour_list(
         "ijSd",
         positions=atoms.positions,
         cell=cell * width[:, None],
@@ -334,3 +338,4 @@ def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarr
         pbc=atoms.pbc,
         cutoff=reach,
     )
+    return centres, others, shifts @ made_by, distances

@@ -11,6 +11,11 @@ import numpy as np
 from ase import Atoms
 
 CHARGE, MULTIPLICITY = "charge", "multiplicity"
+# Other names that files have for them, without case, underscores and blanks.
+OTHER_NAMES = {
+    CHARGE: ("charge", "totalcharge", "netcharge", "molecularcharge", "systemcharge", "chargetotal"),
+    MULTIPLICITY: ("multiplicity", "spin", "spinmultiplicity", "totalspin", "mult"),
+}
 
 
 class ChargeError(ValueError):
@@ -40,7 +45,8 @@ def state_said(charge: int | None, multiplicity: int | None) -> State:
 def state_of(atoms: Atoms, charge: Any = None, multiplicity: Any = None, usual: State = NEUTRAL) -> State:
     """By the arguments or by `atoms.info`, which must not contradict them; else `usual`.
 
-    Raises ChargeError for what is no whole number, and where the electrons cannot be paired so.
+    Raises ChargeError for what is no whole number, for what is said under another name alone (`total_charge`, `spin`),
+    and where the electrons cannot be paired so.
     """
     total, multiplicity = state_said(
         _said(atoms, CHARGE, charge, usual.charge), _said(atoms, MULTIPLICITY, multiplicity, usual.multiplicity)
@@ -110,6 +116,8 @@ def summary(states: Iterable[State]) -> str:
 
 def _said(atoms: Atoms, name: str, given: Any, default: int) -> int:
     found = atoms.info.get(name)
+    if given is None and found is None:
+        _require_unsaid(atoms, name, default)
     values = [_whole(name, value) for value in (given, found) if value is not None]
     if len(set(values)) > 1:
         raise ChargeError(
@@ -117,6 +125,24 @@ def _said(atoms: Atoms, name: str, given: Any, default: int) -> int:
             "say it in one place"
         )
     return values[0] if values else default
+
+
+def _require_unsaid(atoms: Atoms, name: str, default: int) -> None:
+    """Raises ChargeError where something else than the default stands under another name."""
+    for key, value in atoms.info.items():
+        plain = str(key).lower().replace("_", "").replace(" ", "").replace("-", "")
+        if plain not in OTHER_NAMES[name] or value is None:
+            continue
+        try:
+            is_default = bool(float(value) == default)
+        except (TypeError, ValueError):
+            is_default = False
+        if not is_default:
+            raise ChargeError(
+                f"atoms.info['{key}'] is {value}, and the {name} is read under '{name}' alone (now {default}): "
+                f"rename it, or say atoms.info['{name}'], whole numbers of e for a charge, of unpaired electrons + 1 "
+                "for a multiplicity"
+            )
 
 
 def _whole(name: str, value: Any) -> int:

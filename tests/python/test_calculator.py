@@ -20,7 +20,7 @@ from ase.optimize import BFGS
 from ase.stress import full_3x3_to_voigt_6_stress
 from so3krates._harness import Error
 from so3krates.calculator import So3kratesCalculator
-from so3krates.runtime import Runtime
+from so3krates.runtime import Runtime, require_structure
 from toy_bundle import (
     ENERGY_SHIFTS,
     reference_energies,
@@ -174,6 +174,24 @@ def test_size_of_the_cell_does_not_matter(calculator):
     assert np.abs(small.get_stress()).max() > STRESS_SIGNAL
 
 
+def test_skew_of_the_cell_does_not_matter(calculator):
+    atoms = gan()
+    results = []
+    for turn in (np.eye(3), np.array([[1, 0, 0], [37, 1, 0], [11, 55, 1]])):
+        same = atoms.copy()
+        same.set_cell(turn @ atoms.cell.array)
+        same.calc = calculator
+        results.append((same.get_potential_energy(), same.get_forces()))
+    assert np.abs(results[0][1]).max() > SIGNAL
+    assert abs(results[0][0] - results[1][0]) < SAME * len(atoms)
+    assert np.abs(results[0][1] - results[1][1]).max() < SAME
+
+
+def test_no_atom_is_said():
+    with pytest.raises(ValueError, match="the structure has no atoms"):
+        require_structure(Atoms())
+
+
 def test_finite_displacements(calculator):
     """As phonopy does it: displaced supercells, each a new structure; force constants obey their symmetries."""
     perfect = bulk("GaN", "wurtzite", a=3.19, c=5.19).repeat((2, 2, 1))
@@ -228,6 +246,10 @@ REFUSALS: dict[str, tuple[Callable[[], Atoms], str]] = {
     ),
     "lost atom": (infinite, r"the position of atom 2 \(.*\) is not finite: \("),
     "no cell": (lambda: square(pbc=True), "periodic along .* but its cell vectors"),
+    "collapsed cell": (
+        lambda: square(cell=[[3, 0, 0], [3, 0.05, 0], [0, 0, 3]], pbc=True),
+        "0.05 A from its own image",
+    ),
     "flat cell": (lambda: square(cell=[[3, 0, 0], [0, 3, 0], [3, 3, 0]], pbc=True), "but its cell vectors"),
 }
 

@@ -282,6 +282,22 @@ def test_neighbours_agree_with_another_list(
     assert np.all(table.neighbours[~used] == np.nonzero(~used)[0])
 
 
+def test_a_skewed_cell_has_the_lists_of_its_lattice(rng: np.random.Generator) -> None:
+    """In seconds, and with the shifts of the cell that was given."""
+    positions, pbc = rng.uniform(0, 2, (3, 3)), np.ones(3, bool)
+    skewed = np.array([[1, 0, 0], [37, 1, 0], [11, 55, 1]]) @ TRICLINIC
+    found = []
+    for cell in (TRICLINIC, skewed):
+        table = neighbour_table(positions, cell, pbc, CUTOFF)
+        centre = np.nonzero(table.used)[0]
+        vectors = positions[table.neighbours[table.used]] + table.shifts[table.used] @ cell - positions[centre]
+        found.append(np.column_stack([centre, vectors]))
+        assert np.abs(np.linalg.norm(vectors, axis=1)).max() < CUTOFF
+    assert len(found[0]) == len(found[1]) > 50
+    plain, other = (rows[np.lexsort(rows.round(6).T[::-1])] for rows in found)
+    np.testing.assert_allclose(plain, other, atol=1e-9)
+
+
 def test_split_is_that_of_the_original() -> None:
     split = fraction_split(100, 0.8, 0)
     assert split.train[:8].tolist() == MLFF_TRAIN

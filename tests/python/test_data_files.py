@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import atomic_numbers
 from so3krates import cli
 from so3krates.data import DataError, LabelCheck, LabelKeys, data_report, iter_frames, labels, read_frames
 from so3krates.storage import ModelError
@@ -101,6 +102,12 @@ def moved(line: str) -> str:
     return " ".join([*words[:3], symbol, *words[3:]])
 
 
+def numbered(block: list[str]) -> list[str]:
+    """The lines of a frame's atoms with atomic numbers, of which the third is wrong."""
+    lines = [re.sub(r"^(\w+)", lambda symbol: f"{symbol[1]} {atomic_numbers[symbol[1]]}", line) for line in block[2:]]
+    return [*lines[:2], lines[2].replace(" 29 ", " 7 "), *lines[3:]]
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_files_are_read_whole(name: str, frames: list[Atoms], blocks: Blocks, tmp_path: Path) -> None:
     found = read_frames(WHOLE[name](tmp_path / "b.xyz", blocks))
@@ -159,6 +166,10 @@ REFUSED: dict[str, tuple[Callable[[Blocks], Blocks], str]] = {
     "two energies": (
         lambda b: changed(b, 1, 1, lambda line: line + " energy=-3"),
         "frame 1, line 8: energy stands there twice",
+    ),
+    "a symbol and another number": (
+        lambda b: [[b[0][0], b[0][1].replace("species:S:1", "species:S:1:Z:I:1"), *numbered(b[0])], *b[1:]],
+        "frame 0, line 5: species is Cu and Z is 7",
     ),
     "no element": (
         lambda b: entry(b, 2, 0, 0, "D"),
@@ -235,8 +246,9 @@ def test_stresses_of_an_extxyz(name: str, key: str, blocks: Blocks, tmp_path: Pa
     (atoms,) = read_frames(path, keys)
     factor = -atoms.cell.volume if key == "virial" else 1.0
     found = factor * labels(atoms).stress
-    for component, (a, b) in {"xx": (0, 0), "yy": (1, 1), "zz": (2, 2), "xy": (0, 1), "yz": (1, 2), "zx": (2, 0)}.items():
-        assert abs(found[a, b] - STRESS[component]) < TEXT
+    for component, value_there in STRESS.items():
+        a, b = ("xyz".index(axis) for axis in component)
+        assert abs(found[a, b] - value_there) < TEXT
         assert found[a, b] == found[b, a]
     assert (atoms.info["note"], atoms.info["stresses"]) == ("a stress=1 b", 2)
     # Rows that are no stress, and other numbers, are refused by the frame.
@@ -366,6 +378,10 @@ FAULTS: dict[str, tuple[Callable[[Blocks], Blocks], str]] = {
         "frame 2: atoms 0 and 1 are 0 A apart",
     ),
     "X": (lambda b: entry(b, 2, 1, 0, "X"), "frame 2: atom 1 is X"),
+    "cell of nothing": (
+        lambda b: changed(b, 4, 1, lambda s: re.sub('Lattice="[^"]*"', 'Lattice="0.01 0 0 0 9 0 0 0 9"', s)),
+        "frame 4: every atom is 0.01 A from its own image",
+    ),
 }
 
 

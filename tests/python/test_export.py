@@ -12,6 +12,7 @@ import pytest
 from helpers import drawn
 from jax.interpreters.mlir import make_ir_context
 from jaxlib.mlir.dialects import stablehlo
+from so3krates.files import WriteError
 from so3krates.model.config import ModelConfig
 from so3krates.storage import Model
 from so3krates_export.bundle import read_bundle
@@ -135,6 +136,18 @@ def test_a_tolerance_is_kept(tmp_path: Path, body: str) -> None:
     assert [choice.body for choice in choices] == [body, body]
     loose, tight = (choice.tables["force_error"] for choice in choices)
     assert 0 < tight < 1e-6 < loose < 1e-2
+
+
+def test_a_file_that_is_no_bundle_is_not_overwritten(tmp_path: Path) -> None:
+    for name, content in (("train.extxyz", b"2\nenergy=1\nGa 0 0 0\nN 0 0 2\n"), ("weights", b"\x08\0\0\0\0\0\0\0{}")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WriteError, match=f"{name} is there and no bundle, and would be lost"):
+            export_model(model(), tmp_path / name, ladder=LADDER)
+        assert (tmp_path / name).read_bytes() == content
+    (tmp_path / "a.so3k").touch()  # of mktemp
+    for _ in range(2):
+        export_model(model(), tmp_path / "a.so3k", ladder=LADDER)
+    assert read_bundle(tmp_path / "a.so3k").manifest["body"] == "fused"
 
 
 def test_what_is_asked_for_and_impossible_is_an_error(tmp_path: Path) -> None:

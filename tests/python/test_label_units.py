@@ -13,7 +13,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from scipy.spatial.transform import Rotation
 from so3krates.data import DataError, LabelCheck, LabelKeys, Labels, iter_frames, labels, with_labels
-from so3krates.data.slopes import LabelSlopes
+from so3krates.data.slopes import SCATTERED, LabelSlopes
 from so3krates.training import DataConfig, Demands, load_frames
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -130,6 +130,27 @@ def test_mistakes_are_recognised_and_stop_a_training(name: str, mixed: list[Atom
     notes: list[str] = []
     assert len(load_frames(config, Demands(force=True, say=notes.append))[0]) == 10
     assert words in notes[0]
+
+
+HARD = {  # of energies that scatter about the work of the forces
+    "gradients": ({"forces": -1.0}, "they have the sign of gradients"),
+    "energy in kcal/mol": ({"energy": units.mol / units.kcal}, 'energy_unit = "kcal/mol" and forces_unit = "eV/A"'),
+    "no energies": ({"energy": 0.0}, 'they are none; leave them out with energy_key = ""'),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_mistakes_of_scattered_labels_stop_a_training_too(name: str) -> None:
+    factors, words = HARD[name]
+    frames, rng = crystals(0.0, 0.1, 32), np.random.default_rng(3)
+    noise = 0.35 * np.std([labels(atoms).energy for atoms in frames])
+    frames = [with_labels(a, labels(a)._replace(energy=labels(a).energy + float(rng.normal(0, noise)))) for a in frames]
+    slopes = LabelSlopes()
+    for atoms in frames:
+        slopes.add(atoms, labels(atoms))
+    assert slopes.slopes()["forces"].scatter > SCATTERED
+    (found,) = findings(scaled(frames, **factors))
+    assert words in found[0] and found[1]
 
 
 def test_pascals_are_recognised(mixed: list[Atoms], tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ def with_info(atoms: Atoms, **info: Any) -> Atoms:
         (with_info(METHYL, charge=-1.0, multiplicity=1.0), {}, (-1, 1)),
         (with_info(Atoms("H"), charge=1), {}, (1, 1)),
         (with_info(Atoms("H"), multiplicity=2), {}, (0, 2)),
+        (with_info(WATER, total_charge=0, spin=1), {}, (0, 1)),
+        (with_info(WATER, total_charge=2, spin=5, charge=0, multiplicity=1), {}, (0, 1)),
+        (with_info(WATER, total_charge=2), {"charge": 0}, (0, 1)),
     ],
 )
 def test_state(atoms: Atoms, given: dict[str, Any], expected: tuple[int, int]) -> None:
@@ -56,6 +59,10 @@ def test_state(atoms: Atoms, given: dict[str, Any], expected: tuple[int, int]) -
         (WATER, {"charge": float("inf")}, "charge is inf"),
         (WATER, {"multiplicity": [1]}, r"multiplicity is \[1\]"),
         (with_info(WATER, charge=np.zeros(3)), {}, "charge is array"),
+        (with_info(WATER, total_charge=2), {}, r"info\['total_charge'\] is 2, and the charge is read under 'charge'"),
+        (with_info(WATER, Charge=2.0), {}, "'Charge'"),
+        (with_info(WATER, spin=3), {}, r"info\['spin'\] is 3, .* multiplicity .* \(now 1\)"),
+        (with_info(WATER, charge=1, spin_multiplicity=2), {}, "'spin_multiplicity'"),
         (with_info(WATER, charge=1, multiplicity=2), {"charge": 0}, r"info\['charge'\] is 1, .* charge = 0"),
         (with_info(WATER, multiplicity=3), {"multiplicity": 1}, r"info\['multiplicity'\] is 3"),
     ],

@@ -122,10 +122,11 @@ def _frame(lines: _Lines, count: int, where: str) -> Atoms:
                 f"{where}, line {number}: {found} columns, but {named} {len(columns)} "
                 f"({' '.join(dict.fromkeys(column.name for column in columns))})"
             )
+    _require_one_element(text[1 : count + 1], columns, where, first + 2)
     try:
         content = StringIO(f"{count}\n" + "".join(text) + ("" if text[-1].endswith("\n") else "\n"))
-        found = {key: value for key, value in info.items() if key != "stress" or _is_symmetric(value)}
-        atoms = next(read_xyz(content, 0, properties_parser=lambda _: found))
+        entries = {key: value for key, value in info.items() if key != "stress" or _is_symmetric(value)}
+        atoms = next(read_xyz(content, 0, properties_parser=lambda _: entries))
         if "stress" in info and not _is_symmetric(info["stress"]):
             # ASE keeps six numbers in an order of its own, which these are not in or cannot be.
             atoms.info["stress"] = info["stress"]
@@ -202,6 +203,22 @@ def _require_whole(text: list[str], where: str) -> None:
             f"{decimals[-1]} decimals where the lines before have {decimals[0]}: it was cut; "
             "if it is whole, end its last line"
         )
+
+
+def _require_one_element(text: list[str], columns: list[_Column], where: str, first: int) -> None:
+    """Raises DataError where an atom has a symbol and another element's number: ASE would take the number."""
+    names = [column.name for column in columns]
+    symbol = next((k for k, name in enumerate(names) if name in ("species", "symbols")), None)
+    atomic = next((k for k, name in enumerate(names) if name in ("Z", "numbers")), None)
+    if symbol is None or atomic is None:
+        return
+    for number, line in enumerate(text, start=first):
+        words = line.split()
+        if str(atomic_numbers.get(words[symbol].capitalize())) != words[atomic]:
+            raise DataError(
+                f"{where}, line {number}: {names[symbol]} is {words[symbol]} and {names[atomic]} is {words[atomic]}: "
+                "keep the column that is right"
+            )
 
 
 def _require_numbers(text: list[str], columns: list[_Column], where: str, first: int) -> None:

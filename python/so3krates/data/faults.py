@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
-from ase.geometry import complete_cell
-from matscipy.neighbours import neighbour_list
 
+from so3krates.lattice import collapsed
 from so3krates.wording import counted
 
 from .charge_labels import charge_faults
 from .errors import DataError
 from .frames import LabelKeys, Labels, iter_frames, labels
 from .names import QUANTITIES, OtherNames
+from .neighbours import near_pairs
 from .slopes import Finding, LabelSlopes
 
 TOUCHING = 0.1  # A, atoms that are nearer are at one place
@@ -106,12 +106,14 @@ def structure_faults(atoms: Atoms, most: int = len(chemical_symbols) - 1) -> Ite
         yield f"the cell is {_numbers(cell.ravel())}"
     elif np.linalg.matrix_rank(cell) < atoms.pbc.sum():
         yield f"it is periodic along {atoms.pbc.tolist()}, but its cell vectors do not span that"
+    elif fault := collapsed(atoms):
+        yield fault
     elif not len(lost):
-        yield from _touching(atoms, complete_cell(cell))
+        yield from _touching(atoms)
 
 
-def _touching(atoms: Atoms, cell: np.ndarray) -> Iterator[str]:
-    i, j, d = neighbour_list("ijd", positions=atoms.positions, cell=cell, pbc=atoms.pbc, cutoff=NEAR)
+def _touching(atoms: Atoms) -> Iterator[str]:
+    i, j, d = near_pairs(atoms, NEAR)
     if len(d) and (nearest := int(d.argmin())) >= 0 and d[nearest] < TOUCHING:
         yield f"atoms {min(i[nearest], j[nearest])} and {max(i[nearest], j[nearest])} are {d[nearest]:.3g} A apart"
 

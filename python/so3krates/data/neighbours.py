@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from ase.geometry import complete_cell
+from ase import Atoms
 from matscipy.neighbours import neighbour_list
+
+from so3krates.lattice import compact_cell
 
 # Rows are padded to multiples of this, so that frames of one material share a width.
 WIDTH_STEP = 8
@@ -26,6 +28,13 @@ class NeighbourTable(NamedTuple):
         return np.arange(self.neighbours.shape[1]) < self.counts[:, None]
 
 
+def near_pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs i, j (E,) within `reach` (A) in both directions, and their distances (E,) in A."""
+    cell, _ = compact_cell(atoms.cell.array, atoms.pbc)
+    found = neighbour_list("ijd", positions=atoms.positions, cell=cell, pbc=atoms.pbc, cutoff=reach)
+    return found[0], found[1], found[2]
+
+
 def directed_pairs(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -36,8 +45,9 @@ def directed_pairs(
     """
     pbc = np.asarray(pbc, bool)
     # The list needs an invertible cell: added vectors belong to open directions.
-    cell = complete_cell(np.where(pbc[:, None], cell, 0.0) if not pbc.all() else cell)
-    i, j, shift = neighbour_list("ijS", positions=np.asarray(positions), cell=cell, pbc=pbc, cutoff=cutoff)
+    short, made_by = compact_cell(cell, pbc)
+    i, j, shift = neighbour_list("ijS", positions=np.asarray(positions), cell=short, pbc=pbc, cutoff=cutoff)
+    shift = shift @ made_by
     # Before matscipy 1.3 an atom beyond the cell of an open direction was shifted along it, in one direction of a pair.
     shift[:, ~pbc] = 0
     return i, j, shift

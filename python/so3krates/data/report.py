@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
-from ase.geometry import complete_cell
 from ase.units import GPa
-from matscipy.neighbours import neighbour_list
 from rich.table import Table
 
 from .faults import SHOWN, LabelCheck
 from .frames import LabelKeys, Labels, labels
+from .neighbours import near_pairs
 from .plain import finite
 from .slopes import Slope
 
@@ -179,8 +178,7 @@ class _Seen:
             self.suspects["forces that are exactly zero, as only a perfect crystal has them"].append(index)
 
     def _add_distances(self, index: int, atoms: Atoms) -> None:
-        cell = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
-        i, j, d = neighbour_list("ijd", positions=atoms.positions, cell=cell, pbc=atoms.pbc, cutoff=NEAR)
+        i, j, d = near_pairs(atoms, NEAR)
         if len(atoms) == 1 and not len(d):
             self.free.append(index)
         first, second = np.minimum(atoms.numbers[i], atoms.numbers[j]), np.maximum(atoms.numbers[i], atoms.numbers[j])

@@ -24,6 +24,10 @@ LARGEST_MOVE = 0.6  # A, of an atom between compared frames
 SOUND = {"forces": 0.4, "stress": 0.5}  # ratio's distance from 1 that energies without noise may have
 SURE = 4.0  # standard errors, of many frames; few tell less (Student's t)
 SCATTERED = 0.4  # of what energies do beside a ratio by what they do with it: above it, molecules may have turned
+# Of labels whose ratio is that of gradients, or larger than turning molecules have any.
+MOST_SCATTERED = 1.0
+FAR = 5.0
+NOTHING = 1e-6  # a ratio of energies that do not change
 MATCH = 0.2  # of the logarithm, from the ratio of a known mistake
 SHEARS = ("yz", "xz", "xy")
 SHEAR_AXES = tuple(np.array([AXES[name] for name in SHEARS]).T)
@@ -209,7 +213,14 @@ class LabelSlopes:
 
     def _forces_finding(self, slope: Slope) -> Finding:
         said = f"energies change {slope.ratio:.3g} +- {slope.error:.1g} times as much as the forces say"
-        if slope.scatter > SCATTERED:
+        if abs(slope.ratio) < NOTHING:
+            return Finding(
+                f"{said}: energies of frames whose forces differ are the same, so they are none; leave them out with "
+                'energy_key = "", or mend them',
+                stops=True,
+            )
+        is_plain = slope.ratio > FAR or (slope.ratio < 0 and _is_near(-slope.ratio, 1.0, slope))
+        if slope.scatter > (MOST_SCATTERED if is_plain else SCATTERED):
             unless = "unless molecules turn or atoms come close"
             return Finding(f"{said}: look at their units and signs, {unless}", stops=False)
         if slope.ratio < 0:
