@@ -8,6 +8,7 @@
 #include <lammps/group.h>
 #include <lammps/modify.h>
 #include <lammps/neighbor.h>
+#include <lammps/pair.h>
 
 #include <algorithm>
 #include <cmath>
@@ -57,6 +58,29 @@ std::vector<double> masses_of_types(LAMMPS* lmp) {
   for (std::size_t type = 1; type < masses.size(); type++)
     if (all[2 * type + 1] > 0.0) masses[type] = all[2 * type] / all[2 * type + 1];
   return masses;
+}
+
+constexpr double HALF_AN_ELECTRON = 0.5;
+constexpr const char* DOUBLED =
+    "a part of hybrid/overlay ({}) adds {} to a potential that has its own ({}), for the same types of atoms. Leave it "
+    "out";
+
+// Whether a part of hybrid/overlay, which the potential does not ask for, treats pairs of types that the potential has.
+bool is_beside(LAMMPS* lmp, const Bundle& bundle, const Pair& own, const char* word) {
+  for (const Baseline& baseline : bundle.baselines)
+    if (baseline.pair_style.find(word) != std::string::npos) return false;
+  const auto overlaps = [&](const Pair& part) {
+    for (int i = 1; i <= lmp->atom->ntypes; i++)
+      for (int j = i; j <= lmp->atom->ntypes; j++)
+        if (own.setflag[i][j] != 0 && part.setflag[i][j] != 0) return true;
+    return false;
+  };
+  // With 0 LAMMPS gives the one whose name has the word, and none of several.
+  const Pair* only = lmp->force->pair_match(word, 0, 0);
+  if (only != nullptr) return overlaps(*only);
+  for (int nth = 1; const Pair* part = lmp->force->pair_match(word, 0, nth); nth++)
+    if (overlaps(*part)) return true;
+  return false;
 }
 
 bool has_atoms(LAMMPS* lmp, int group) {
@@ -127,11 +151,31 @@ std::string missing_ghosts(LAMMPS* lmp, const Bundle& bundle) {
       lmp->group->names[group], left_out, lmp->atom->natoms);
 }
 
-std::string second_coulomb(LAMMPS* lmp, const Bundle& bundle) {
-  if (lmp->force->kspace == nullptr || bundle.outputs.count("energy_electrostatics") == 0) return "";
+std::string second_coulomb(LAMMPS* lmp, const Bundle& bundle, const Pair& own) {
+  const bool has_coulomb = bundle.outputs.count("energy_electrostatics") > 0;
+  if (lmp->force->kspace != nullptr && has_coulomb)
+    return fmt::format(
+        "kspace_style {} adds electrostatics to a potential that has its own ({}). Write: kspace_style none",
+        lmp->force->kspace_style, bundle.path);
+  const bool has_dispersion = bundle.outputs.count("energy_dispersion") > 0;
+  if (has_coulomb && is_beside(lmp, bundle, own, "coul"))
+    return fmt::format(DOUBLED, "coul", "electrostatics", bundle.path);
+  if (has_dispersion && is_beside(lmp, bundle, own, "dispersion"))
+    return fmt::format(DOUBLED, "dispersion", "dispersion", bundle.path);
+  return "";
+}
+
+std::string other_charges(LAMMPS* lmp, const Bundle& bundle) {
+  const Atom& atom = *lmp->atom;
+  if (!atom.q_flag || bundle.electrons.protons.empty()) return "";
+  double own = 0.0, all = 0.0;
+  for (int i = 0; i < atom.nlocal; i++) own += atom.q[i];
+  MPI_Allreduce(&own, &all, 1, MPI_DOUBLE, MPI_SUM, lmp->world);
+  if (std::abs(all - bundle.electrons.charge) < HALF_AN_ELECTRON) return "";
   return fmt::format(
-      "kspace_style {} adds electrostatics to a potential that has its own ({}). Write: kspace_style none",
-      lmp->force->kspace_style, bundle.path);
+      "the charges of the atoms add up to {:.4g} e, and the potential computes {} e. Write: pair_style so3krates "
+      "charge {:.0f}, with the multiplicity, or set the charges of the atoms to those of its system",
+      all, bundle.electrons.charge, all);
 }
 
 std::string charged_cell(LAMMPS* lmp, const Bundle& bundle) {

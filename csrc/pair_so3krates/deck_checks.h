@@ -9,6 +9,10 @@
 
 #include "bundle.h"
 
+namespace LAMMPS_NS {
+class Pair;
+}
+
 namespace so3krates::deck {
 
 using LAMMPS_NS::LAMMPS;
@@ -23,8 +27,11 @@ std::string hidden_atoms(LAMMPS* lmp);
 // Commands that leave atoms out of what ranks know of each other. All ranks come here, and have the same answer.
 std::string missing_ghosts(LAMMPS* lmp, const Bundle& bundle);
 
-// Electrostatics by LAMMPS beside those of the potential. All ranks have the same answer.
-std::string second_coulomb(LAMMPS* lmp, const Bundle& bundle);
+// Electrostatics and dispersion by LAMMPS beside those of the potential. All ranks have the same answer.
+std::string second_coulomb(LAMMPS* lmp, const Bundle& bundle, const LAMMPS_NS::Pair& own);
+
+// Charges of the atoms that are not those of the potential's system. All ranks come here, and have the same answer.
+std::string other_charges(LAMMPS* lmp, const Bundle& bundle);
 
 // A charge that is repeated without end. All ranks have the same answer.
 std::string charged_cell(LAMMPS* lmp, const Bundle& bundle);

@@ -15,6 +15,7 @@
 namespace so3krates::deck {
 namespace {
 
+constexpr const char* kColumnsOfAll = "Properties=species:S:1:pos:R:3:id:I:1:";
 constexpr int kColumns = 9;  // of an atom: id, type, position, force, output
 
 std::vector<double> own_rows(LAMMPS* lmp, const Computed& computed, const double* output) {
@@ -61,8 +62,9 @@ std::string head(LAMMPS* lmp, const std::string& comment, const std::string& for
   const double* h = box.h;  // xx yy zz yz xz xy
   std::string text = fmt::format(
       "Lattice=\"{:.16g} 0 0 {:.16g} {:.16g} 0 {:.16g} {:.16g} {:.16g}\" "
-      "Properties=species:S:1:pos:R:3:id:I:1:{}:R:3",
-      h[0], box.triclinic ? h[5] : 0.0, h[1], box.triclinic ? h[4] : 0.0, box.triclinic ? h[3] : 0.0, h[2], forces);
+      "{}{}:R:3",
+      h[0], box.triclinic ? h[5] : 0.0, h[1], box.triclinic ? h[4] : 0.0, box.triclinic ? h[3] : 0.0, h[2],
+      kColumnsOfAll, forces);
   if (!output.empty()) text += fmt::format(":{}:R:1", output);
   text += fmt::format(" step={} pbc=\"{} {} {}\"", lmp->update->ntimestep, box.xperiodic ? "T" : "F",
                       box.yperiodic ? "T" : "F", box.zperiodic ? "T" : "F");
@@ -89,6 +91,15 @@ std::string write_frame(LAMMPS* lmp, const Computed& computed, const std::string
   file << text << std::flush;
   if (file) return {};
   return errno != 0 ? std::strerror(errno) : "no reason is known";
+}
+
+bool takes_frames(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string count, comment;
+  std::getline(file, count);
+  if (!file.is_open() || (count.empty() && file.eof())) return true;
+  std::getline(file, comment);
+  return count.find_first_not_of("0123456789") == std::string::npos && comment.find(kColumnsOfAll) != std::string::npos;
 }
 
 }  // namespace so3krates::deck

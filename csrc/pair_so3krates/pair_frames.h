@@ -28,4 +28,7 @@ struct Computed {
 std::string write_frame(LAMMPS* lmp, const Computed& computed, const std::string& path, bool append,
                         const std::string& comment, const std::string& output = "");
 
+// Whether there is no file of this name, or one of such frames.
+bool takes_frames(const std::string& path);
+
 }  // namespace so3krates::deck

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "deck_checks.h"
+#include "ranks.h"
 
 namespace so3krates::deck {
 
@@ -45,6 +46,15 @@ void PairSave::read(const Bundle& bundle) {
       "pair_style so3krates: save {}: {} has no output {} with a number for each atom. It has: {}. For uncertainty "
       "export a newly trained model, so3krates export MODEL -o potential.so3k; for committee_forces a committee",
       path_, bundle.path, output_, known);
+}
+
+void PairSave::begin_run() const {
+  if (path_.empty()) return;
+  ranks::reported_together(lmp_, [&] {
+    if (lmp_->comm->me == 0 && !takes_frames(path_))
+      throw Error(fmt::format(
+          "save {}: a file of this name is there, and it is none of frames that were saved. Give another name", path_));
+  });
 }
 
 bool PairSave::is_due() const {

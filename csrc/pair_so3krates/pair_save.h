@@ -27,6 +27,8 @@ class PairSave {
   // Ends the run where the bundle has no such output.
   void read(const Bundle& bundle);
 
+  // Ends the run where another file of that name is there. All ranks come here.
+  void begin_run() const;
   // Adds the output that a step needs.
   void request(std::vector<std::string>& outputs) const;
   // Of a step. All ranks come here.

@@ -144,6 +144,7 @@ void PairSo3krates::init_style() {
   reported(lmp, [&] {
     guard_.begin_run();
     deviation_.begin_run();
+    save_.begin_run();
     if (!evaluator_) choose_electrons();
     check_deck();
     neighbor->add_request(this, NeighConst::REQ_FULL);
@@ -155,13 +156,13 @@ void PairSo3krates::init_style() {
 
 void PairSo3krates::check_deck() {
   for (const std::string& reason :
-       {so3krates::deck::missing_ghosts(lmp, *bundle_), so3krates::deck::second_coulomb(lmp, *bundle_),
+       {so3krates::deck::missing_ghosts(lmp, *bundle_), so3krates::deck::second_coulomb(lmp, *bundle_, *this),
         so3krates::deck::missing_baselines(lmp, *bundle_, {words_, file_, symbol_of_type_})})
     if (!reason.empty()) error->all(FLERR, "pair_style so3krates: {}", reason);
 
   for (const std::string& doubt :
        {so3krates::deck::hidden_atoms(lmp), so3krates::deck::contradicting_masses(lmp, symbol_of_type_),
-        so3krates::deck::charged_cell(lmp, *bundle_)})
+        so3krates::deck::charged_cell(lmp, *bundle_), so3krates::deck::other_charges(lmp, *bundle_)})
     if (!doubt.empty() && warned_.insert(doubt).second && comm->me == 0)
       error->warning(FLERR, "pair_style so3krates: {}", doubt);
 }

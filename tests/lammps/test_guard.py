@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.io import read
+from ase.io import read, write
 from ase.neighborlist import neighbor_list
 from decks import Bench, any_body, lammps_instance
 from so3krates.lammps import LammpsError, run_deck
@@ -299,3 +299,11 @@ def test_uncertain_frames_are_saved_until_the_upper_threshold(bench64: Bench, ga
     assert f"So3krates: step {last}: uncertainty is " in log and "after" in log
     words = f"uncertainty was above 2 eV/A in {sum(above)} of {last // 5 + 1} frames, at most "
     assert words in log and "Loop time" in log
+    # Another run adds its own; a file of something else is left as it is.
+    run_deck(deck_with(bench64, crystal(gan_cell), options, f"{HEATED}run 10\n"), bench64.folder, ranks=ranks)
+    assert len(read(bench64.folder / "kept.extxyz", index=":")) > len(frames)
+    write(bench64.folder / "kept.extxyz", gan_cell)
+    before = (bench64.folder / "kept.extxyz").read_bytes()
+    with pytest.raises(LammpsError, match="save kept.extxyz: a file of this name is there, and it is none of frames"):
+        run_deck(deck_with(bench64, crystal(gan_cell), options, run), bench64.folder, ranks=ranks)
+    assert (bench64.folder / "kept.extxyz").read_bytes() == before

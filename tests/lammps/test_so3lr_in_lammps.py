@@ -414,6 +414,25 @@ def test_kspace_is_refused_beside_its_own(bench: Bench) -> None:
     ).replace("pair_coeff * *", "pair_coeff * * coul/long\npair_coeff * * so3krates")
     with pytest.raises(LammpsError, match="kspace_style ewald adds electrostatics to a potential that has its own"):
         run_deck(deck, bench.folder)
+    deck = deck.replace("coul/long", "coul/cut").replace("kspace_style ewald 1e-4\n", "")
+    with pytest.raises(LammpsError, match=r"a part of hybrid/overlay \(coul\) adds electrostatics to a potential"):
+        run_deck(deck, bench.folder)
+
+
+def test_charges_of_atoms_that_are_another_system_are_said(bench: Bench) -> None:
+    cell = water((2, 1, 1))
+    cell.write(
+        bench.folder / "water.data", format="lammps-data", specorder=list(ELEMENTS), atom_style="charge", masses=True
+    )
+    for charge, is_said in ((0.4, False), (0.1, True)):
+        deck = (
+            "units metal\natom_style charge\nbox tilt large\nread_data water.data\n"
+            f"set type {1 + ELEMENTS.index('O')} charge -0.8\nset type {1 + ELEMENTS.index('H')} charge {charge}\n"
+        )
+        log = run_deck(f"{deck}{bench.pair(ELEMENTS)}run 0\n", bench.folder)
+        total = len(cell) / 3 * (2 * charge - 0.8)
+        words = f"the charges of the atoms add up to {total:.4g} e, and the potential computes 0 e"
+        assert (words in " ".join(log.split())) == is_said
 
 
 @pytest.mark.parametrize("moves", [False, True], ids=["in place", "as on GPUs"])
