@@ -304,6 +304,6 @@ def test_uncertain_frames_are_saved_until_the_upper_threshold(bench64: Bench, ga
     assert len(read(bench64.folder / "kept.extxyz", index=":")) > len(frames)
     write(bench64.folder / "kept.extxyz", gan_cell)
     before = (bench64.folder / "kept.extxyz").read_bytes()
-    with pytest.raises(LammpsError, match="save kept.extxyz: a file of this name is there, and it is none of frames"):
+    with pytest.raises(LammpsError, match=r"save kept\.extxyz: a file of this name is there, and it is none of frames"):
         run_deck(deck_with(bench64, crystal(gan_cell), options, run), bench64.folder, ranks=ranks)
     assert (bench64.folder / "kept.extxyz").read_bytes() == before
