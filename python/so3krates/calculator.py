@@ -143,8 +143,11 @@ class So3kratesCalculator(Calculator):
         text = f"{self.runtime.path}: {'; '.join(said)}. "
         advice = "use a smaller timestep, look at the structure, or train on such structures"
         if self._guard == "stop":
-            written = self._write_frame(found, "; ".join(said))
-            raise StructureError(f'{text}The frame is in {written}. To go on regardless: guard="warn"; else {advice}')
+            try:
+                written = f"The frame is in {self._write_frame(found, '; '.join(said))}"
+            except OSError as error:
+                written = f"The frame could not be written ({error})"
+            raise StructureError(f'{text}{written}. To go on regardless: guard="warn"; else {advice}')
         self._has_warned = True
         warnings.warn(f'{text}Said once; to end there: guard="stop"; if it is not meant so, {advice}', stacklevel=2)
 
