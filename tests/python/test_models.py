@@ -62,8 +62,7 @@ def test_it_says_where_it_extrapolates(tmp_path: Path) -> None:
     words = r"atom 0 \(Ga\) and atom 1 \(N\) are 1\.3 A apart, nearer than 0\.9 of the 1\.62 A"
     with pytest.raises(StructureError, match=words):
         dimer.get_potential_energy()
-    (tmp_path / "file").touch()
-    calculator.directory = str(tmp_path / "file")  # in which nothing can be written
+    (tmp_path / "guard-evaluation-4.extxyz").mkdir()  # so that no file of that name can be written
     with pytest.raises(StructureError, match=rf"{words}.*The frame could not be written \("):
         dimer.get_potential_energy()
 
