@@ -78,7 +78,8 @@ def _worth_compiling(counts: Counter[BatchShape], times: float) -> tuple[BatchSh
     shapes = list(counts)
     weights = times * np.array([counts[shape] for shape in shapes])
     costs = np.array([_cost(shape) for shape in shapes])
-    holds = np.array([[one.holds(other) for other in shapes] for one in shapes])
+    sizes = np.array([(shape.atoms, shape.neighbours, shape.most_pairs, shape.long_pairs) for shape in shapes])
+    holds = (sizes[:, None] >= sizes).all(axis=2)
     kept = [_joined(shapes)]
     paid = np.full(len(shapes), _cost(kept[0]))
     while True:
