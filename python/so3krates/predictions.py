@@ -20,7 +20,7 @@ from so3krates.hints import command
 from so3krates.model.config import So3lrConfig
 from so3krates.outputs import COMMON, Output, wanted
 from so3krates.runtime import Runtime, require_structure
-from so3krates.shipped import located
+from so3krates.shipped import located, missing
 from so3krates.storage import Model, ModelError
 from so3krates.system_evaluator import SystemEvaluator, system_outputs
 from so3krates.total_charge import Electrons, State, summary
@@ -220,7 +220,7 @@ def _with_baselines(baselines: Baselines, found: Properties, frames: Sequence[At
 def _located_potential(path: str | Path) -> Path:
     path = located(path)
     if not path.is_dir() and not path.is_file():
-        raise ModelError(f"{path}: no such model folder or bundle")
+        raise ModelError(missing(path))
     return path
 
 

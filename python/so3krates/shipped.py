@@ -21,6 +21,11 @@ def located(path: str | Path) -> Path:
     return shipped().get(path.name.removesuffix(BUNDLE), path)
 
 
+def missing(path: str | Path) -> str:
+    """What to say of a potential that is not there."""
+    return f"{path}: no such model folder or bundle, and the potentials of the package are {', '.join(shipped())}"
+
+
 def decks() -> dict[str, Path]:
     """Decks that come with the package, by the name of their folder among the examples."""
     return {path.parent.name: path for path in sorted((Path(__file__).parent / "decks").glob("*/in.green_kubo"))}

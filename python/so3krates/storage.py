@@ -115,7 +115,8 @@ class Model:
         folder = located(folder)
         path = folder / CONFIG_FILE
         if not path.is_file():
-            raise ModelError(f"{folder} is not a model folder: {CONFIG_FILE} is missing")
+            advice = ": give the folder that the training made, not a bundle" if folder.is_file() else ""
+            raise ModelError(f"{folder} is not a model folder: {CONFIG_FILE} is missing{advice}")
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -13,7 +13,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from so3krates import exporting
 from so3krates.predictions import ModelRuntime
-from so3krates.shipped import located
+from so3krates.shipped import located, missing
 from so3krates.storage import ModelError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def open_potential(path: str | Path) -> Potential:
     if path.is_dir():
         return _OnDisk(ModelRuntime(path, shifts=False), "float64")
     if not path.is_file():
-        raise ModelError(f"{path}: no such model folder or bundle")
+        raise ModelError(missing(path))
     from so3krates.runtime import Runtime
 
     return _OnDisk(Runtime(path, shifts=False), exporting.read_bundle(path).manifest["precision"])

@@ -79,7 +79,7 @@ def _worth_compiling(counts: Counter[BatchShape], times: float) -> tuple[BatchSh
     weights = times * np.array([counts[shape] for shape in shapes])
     costs = np.array([_cost(shape) for shape in shapes])
     sizes = np.array([(shape.atoms, shape.neighbours, shape.most_pairs, shape.long_pairs) for shape in shapes])
-    holds = (sizes[:, None] >= sizes).all(axis=2)
+    holds = np.asarray((sizes[:, None] >= sizes).all(axis=2))
     kept = [_joined(shapes)]
     paid = np.full(len(shapes), _cost(kept[0]))
     while True:
