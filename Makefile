@@ -31,8 +31,12 @@ demo: setup
 	-@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ nvidia-cuda-nvrtc-cu12 nvidia-cuda-nvcc-cu12 \
 	  jax-cuda12-pjrt==$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("jax"))')
 
+# The suite, and what is too long for it. An -m of ARGS takes the place of that of the suite: all tests of a concern.
 test: setup .venv/cuda
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long" $(ARGS)
+
+test-long: setup .venv/cuda
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m long $(ARGS)
 
 # What can be said of GPUs without one: registers, spills, shared memory, instructions; releases of XLA's plugin, which
 # are downloaded.

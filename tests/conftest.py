@@ -15,7 +15,7 @@ from ase.build import bulk
 from concerns import TESTS, concerns
 from long_tables import Many, many, summary
 from once import made_once
-from quick import quick_exports, quick_figures, quick_generator, quick_programs
+from quick import kept_programs, quick_exports, quick_figures, quick_generator, quick_programs
 from stand_ins import cuda_driver, other_plugin, waiting_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,11 +27,12 @@ QUICK_COMPILATION = {
 }
 MOST_MEMORY = 3e9  # bytes of a process, from where programs are forgotten
 SELDOM = 1_000, 20, 100  # Python looks for circles of references, of which traces of programs make few
-# What is compiled serves all tests of a run, and the programs that they start: set before anybody imports JAX.
+# What is compiled serves all tests of this run and of the next, and the programs that they start: set before anybody
+# imports JAX.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _compiled = tempfile.TemporaryDirectory(prefix="so3krates-tests-")
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": f"{_compiled.name}/jax", **QUICK_COMPILATION}
-    os.environ["SO3KRATES_CACHE"] = f"{_compiled.name}/so3krates"
+    _compiled = kept_programs(ROOT / ".pytest_cache")
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": f"{_compiled}/jax", **QUICK_COMPILATION}
+    os.environ["SO3KRATES_CACHE"] = f"{_compiled}/so3krates"
 # Where Python is not to write beside sources, each of the hundreds of programs would compile JAX's modules again.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     _modules = Path(sys.prefix) / "modules"  # of the environment: the next run finds them there
@@ -41,27 +42,38 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of small matrices: further threads o
 # Files of more than twenty seconds of a processor, the longest first.
 LONGEST = (
     "docs/test_blocks",
-    "python/test_training",
     "gpu/test_kit",
-    "docs/test_notebooks",
+    "python/test_sampling",
+    "python/test_training",
+    "python/test_comparison",
+    "gpu/test_compile",
+    "python/test_cuda_kernels",
     "python/test_fused",
     "lammps/test_so3lr_in_lammps",
-    "runtime/test_kernels",
-    "python/test_cuda_kernels",
-    "python/test_export",
-    "python/test_learning",
-    "python/test_training_processes",
-    "lammps/test_ranks",
-    "python/test_terms",
-    "gpu/test_compile",
-    "python/test_stages",
-    "lammps/test_outputs_in_lammps",
-    "python/test_committee_bundle",
+    "docs/test_notebooks",
+    "python/test_predicted_charges",
     "python/test_tables",
+    "python/test_export",
+    "lammps/test_ranks",
+    "runtime/test_kernels",
+    "python/test_learning",
+    "lammps/test_outputs_in_lammps",
+    "python/test_finetuning_so3lr",
+    "python/test_training_processes",
+    "python/test_so3lr",
+    "python/test_terms",
+    "python/test_pair_potential",
+    "python/test_baselines",
+    "python/test_phonons",
+    "python/test_stages",
     "gpu/test_host_kernels",
-    "python/test_sampling",
-    "python/test_comparison",
+    "python/test_cli",
+    "lammps/test_predicted_charges_in_lammps",
+    "python/test_finetuning",
     "lammps/test_memory",
+    "python/test_training_loss",
+    "python/test_evaluate",
+    "python/test_run_folder",
 )
 SMALL_MODEL = ROOT / "tests" / "models" / "gan-small"  # trained by `so3krates demo`
 
@@ -110,10 +122,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--scale", type=float, default=1.0, help="so many times the cases of these tables")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for concern in concerns(item.path):
+        item.add_marker(concern)
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k have chosen
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        for concern in concerns(item.path):
-            item.add_marker(concern)
     wanted = config.getoption("--torture")
     left_out = [item for item in items if (item.get_closest_marker("torture") is not None) != wanted]
     config.hook.pytest_deselected(items=left_out)

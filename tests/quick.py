@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import mmap
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jaxlib  # not JAX, whose variables are set later
 
+MOST_KEPT = 2e9  # bytes of programs
 FLAG = "xla_cpu_use_fusion_emitters"
+
+
+def kept_programs(folder: Path) -> Path:
+    """Where compiled programs are kept from one run of tests to the next, for processors like this one.
+
+    JAX and the runtime name programs by all that they depend on but the processor. Old ones go, all together, where
+    they have become too many.
+    """
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    features = sorted({line for line in lines if line.startswith(("flags", "Features"))})  # as x86-64 and aarch64 say
+    place = folder / f"programs-{hashlib.sha256(str(features).encode()).hexdigest()[:12]}"
+    if sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) > MOST_KEPT:
+        shutil.rmtree(place)
+    return place
 
 
 def quick_programs() -> str:

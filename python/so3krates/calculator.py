@@ -95,6 +95,12 @@ class So3kratesCalculator(Calculator):
         )
         self._outputs = self.runtime.require(outputs) if outputs else []
         self._limit = self._checked_limit(guard_uncertainty)
+        if guard == "stop" and self._limit is None and not self.runtime.knows_limits:
+            warnings.warn(
+                f'{self.runtime.path}: guard="stop" ends nothing, as the file does not say how near atoms are in its '
+                "training data: export a newly trained model, or give guard_uncertainty",
+                stacklevel=2,
+            )
         self.implemented_properties = list(dict.fromkeys([*type(self).implemented_properties, *self.runtime.outputs]))
 
     @staticmethod

@@ -126,7 +126,9 @@ def evaluate(
         require_folder(output)
     if plot is not None:
         require_figure_name(plot)
+    from so3krates.data import DataError
     from so3krates.predictions import charges_said, predictions_of, require_finite
+    from so3krates.shipped import is_potential
     from so3krates.training import (
         Committee,
         Results,
@@ -139,6 +141,8 @@ def evaluate(
         write_results,
     )
 
+    if is_potential(data):
+        raise DataError(f"{data} is a potential: give potentials first, and a file of labelled frames as the last")
     console = _console()
     members = [member for model in models for member in member_folders(model)]
     settings = _data_config(setting, energy_key, forces_key, stress_key, members, console)

@@ -71,6 +71,11 @@ class ModelRuntime:
     def forget_structure(self) -> None:
         """Nothing is kept from one structure to the next."""
 
+    @property
+    def knows_limits(self) -> bool:
+        """As `Runtime.knows_limits`."""
+        return bool((self.model.training or {}).get("distances"))
+
     def extrapolations(self) -> list[str]:
         """As `Runtime.extrapolations`."""
         return self._extrapolations

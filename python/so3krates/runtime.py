@@ -12,6 +12,7 @@ import numpy as np
 from ase import Atoms
 from matscipy.neighbours import neighbour_list
 
+from . import exporting
 from ._harness import Evaluator, check_positions
 from .baselines import Baseline, Baselines, baselines_from
 from .files import require_text
@@ -167,6 +168,11 @@ class Runtime:
         """Device, capacities, memory and compile times of the evaluator."""
         with self._turns:
             return self._evaluator.report()
+
+    @property
+    def knows_limits(self) -> bool:
+        """Whether the bundle says how near atoms are in its training data, so that `extrapolations` can find any."""
+        return "guard" in exporting.read_bundle(self.path).manifest
 
     def extrapolations(self) -> list[str]:
         """What of the last evaluation is beyond the training data, in words: the nearest pair, the largest force.

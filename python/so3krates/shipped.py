@@ -21,6 +21,12 @@ def located(path: str | Path) -> Path:
     return shipped().get(path.name.removesuffix(BUNDLE), path)
 
 
+def is_potential(path: str | Path) -> bool:
+    """Whether a folder or a bundle, by its name, is at `path` or among the potentials of the package."""
+    found = located(path)
+    return found.is_dir() or (found.is_file() and found.name.endswith(BUNDLE))
+
+
 def missing(path: str | Path) -> str:
     """What to say of a potential that is not there."""
     return f"{path}: no such model folder or bundle, and the potentials of the package are {', '.join(shipped())}"

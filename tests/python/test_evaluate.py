@@ -139,6 +139,9 @@ def test_what_the_user_wrote_is_printed_as_written(potentials: tuple[Path, Path,
     assert "under '[/nokey]'" in error
     _, _, error = run("evaluate", model, data_file.parent / "none].xyz")
     assert "[/none].xyz: no such file" in error
+    for swapped in (bundle, model, "gan-pbesol"):
+        code, _, error = run("evaluate", data_file, swapped)
+        assert code == 1 and f"{swapped} is a potential: give potentials first" in error
     _, output, _ = run("evaluate", bundle, data_file)
     assert "t]" in output and "[/bulk] :smile:" in output
 

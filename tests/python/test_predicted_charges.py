@@ -141,6 +141,7 @@ def settings(**changes: dict[str, Any]) -> RunConfig:
     return RunConfig.from_dict({"preset": "none", **merged, **changes})
 
 
+@pytest.mark.long
 def test_a_run_learns_charges_dipoles_and_ratios(tmp_path: Path) -> None:
     """Read from a file, through a training with dispersion, to the errors of the model on disk."""
     write(tmp_path / "frames.extxyz", labelled(20))

@@ -221,6 +221,7 @@ def copper() -> Atoms:
     return bulk("Cu", "fcc", a=3.6)
 
 
+@pytest.mark.long
 def test_dynamics_has_its_temperature_and_pressure(copper: Atoms) -> None:
     times = {"timestep": 5.0, "equilibration": 1.0, "interval": 0.1}
     count, volumes = 20, {}

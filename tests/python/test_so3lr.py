@@ -297,7 +297,7 @@ def test_import_of_the_published_weights(model: Model) -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize(("cutoff", "number"), [(12, 10), (10, 8)])
+@pytest.mark.parametrize(("cutoff", "number"), [pytest.param(12, 10, marks=pytest.mark.long), (10, 8)])
 def test_reference_structures_as_the_original(cutoff: int, number: int) -> None:
     runtime = ModelRuntime(import_so3lr(SHARED / "params", float(cutoff)))
     frames = sorted(ase.io.read(SHARED / "structures.extxyz", ":"), key=len)[:number]

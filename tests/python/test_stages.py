@@ -113,6 +113,7 @@ def optimised() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.mark.long
 def test_scratch_memory_does_not_grow_with_the_number_of_atoms(optimised: None) -> None:
     """Temporary bytes of every compiled program at 1k and 64k rows."""
     weights = {k: np.asarray(v, "float32") for k, v in weight_arrays(init_params(SMALL, 0), [31, 7]).items()}

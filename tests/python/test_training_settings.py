@@ -141,6 +141,7 @@ def test_keys_of_the_original_are_understood(tmp_path: Path) -> None:
         ({"training": {"energy_weight": 0, "force_weight": 0, "stress_weight": 0}}, "at least one weight"),
         ({"training": {"float64": 1}}, "training.float64 = 1: give true or false"),
         ({"data": {"energy_shift": "median"}}, "data.energy_shift = 'median'"),
+        ({"data": {"energy_shift": {"Ga": -1.5, "Nn": 2.0}}}, "data.energy_shift = {'Ga': -1.5, 'Nn': 2.0}"),
         ({"data": {"file": "a", "train_file": "b"}}, "either file or train_file"),
         ({"data": {"n_valid": 3}}, "n_train with it"),
         ({"training": {"patience": 1.5}}, "a share of all below 1"),

@@ -177,6 +177,9 @@ def test_the_guard_of_the_calculator(guarded: Path, tmp_path: Path) -> None:
         assert np.abs(near.get_forces()).max() > SIGNAL
     with pytest.raises(ValueError, match="guard is 'maybe': give one of off, warn, stop"):
         So3kratesCalculator(guarded, guard="maybe")
+    blind = write_toy_bundle(tmp_path / "blind.so3k")
+    with pytest.warns(UserWarning, match='blind.so3k: guard="stop" ends nothing, as the file does not say'):
+        So3kratesCalculator(blind, threads=1, guard="stop")
 
 
 def test_the_guard_of_a_model_folder(small_model_folder: Path, tmp_path: Path) -> None:

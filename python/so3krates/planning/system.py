@@ -56,7 +56,10 @@ def read_system(path: Path, variables: dict[str, str] | None = None) -> System:
     try:
         atoms = ase.io.read(path, format="lammps-data" if path.suffix == ".data" else None)
     except Exception as error:  # ASE raises what it likes
-        raise PlanError(f"{path} is no structure that ASE reads: {error}") from error
+        raise PlanError(
+            f"{path} is no structure that ASE reads ({error}), and no deck by its name: in.NAME, NAME.in, NAME.lmp or "
+            "NAME.lammps"
+        ) from error
     assert isinstance(atoms, Atoms)
     return System(atoms)
 

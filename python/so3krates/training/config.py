@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from ase.data import chemical_symbols
 
 from so3krates.baselines import baselines_from, pair_sections
 from so3krates.data import SHIFT_MODES, DataError, LabelKeys
@@ -33,6 +34,7 @@ FILES = {
     "training": ("initial_model",),
     "finetuning": ("replay", "old_test"),
 }
+ELEMENTS = frozenset(chemical_symbols[1:])
 SCHEDULES = ("exponential", "cosine", "constant")
 OPTIMISERS = ("adam", "amsgrad", "muon")
 WEIGHTS = {"energy": "energy_weight", "forces": "force_weight", "stress": "stress_weight"}  # settings of the loss
@@ -115,7 +117,7 @@ class DataConfig:
         require(is_int(self.seed), "data", "seed", self.seed, "a whole number of at least 0")
         shift = self.energy_shift
         valid = (isinstance(shift, str) and shift in SHIFT_MODES) or (
-            isinstance(shift, dict) and len(shift) > 0 and all(is_number(v) for v in shift.values())
+            isinstance(shift, dict) and bool(shift) and shift.keys() <= ELEMENTS and all(map(is_number, shift.values()))
         )
         require(valid, "data", "energy_shift", shift, f"{', '.join(SHIFT_MODES)} or a table of eV per element")
 
