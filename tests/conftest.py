@@ -15,7 +15,7 @@ from ase.build import bulk
 from concerns import TESTS, concerns
 from long_tables import Many, many, summary
 from once import made_once
-from quick import kept_programs, quick_exports, quick_figures, quick_generator, quick_programs
+from quick import kept_programs, quick_exports, quick_generator, quick_programs
 from stand_ins import cuda_driver, other_plugin, waiting_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,7 +89,6 @@ def pytest_configure(config: pytest.Config) -> None:
         _start_jax()
         _start_runtime()
         quick_exports()
-        quick_figures()
 
 
 def _start_jax() -> None:

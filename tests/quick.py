@@ -55,13 +55,6 @@ def quick_exports() -> None:
     export.choose_tables = _remembered(export.choose_tables)
 
 
-def quick_figures() -> None:
-    """Figures of this process whose axes are not moved apart, which is half of their time."""
-    from so3krates import files
-
-    files.LAYOUT = None
-
-
 def _trace_once(own: Callable[..., str], text: Callable[..., str], sizes: Any) -> Callable[..., str]:
     compared: set[Any] = set()
 

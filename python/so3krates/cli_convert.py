@@ -27,6 +27,8 @@ def convert(
     elements: Annotated[str, typer.Option(help="Elements of numbered types, as in Ga,N.")] = "",
 ) -> None:
     """Labelled structures of other programs as extended XYZ in eV and A, with ASE's sign of the stress."""
+    import warnings
+
     import ase.io
 
     from so3krates.conversion import convert as frames_of
@@ -40,7 +42,14 @@ def convert(
     counts = dict.fromkeys((s.format for s in sources), 0)
     cut: list[tuple[Path, int]] = []
     labels = {"energy": 0, "forces": 0, "stress": 0}
-    with progress_display(screen) as report, replacing(output) as part, part.open("w") as file:
+    with (
+        warnings.catch_warnings(record=True) as doubts,
+        progress_display(screen) as report,
+        replacing(output) as part,
+        part.open("w") as file,
+    ):
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
         for done, found in enumerate(sources, 1):
             number = counts[found.format]
             for atoms in frames_of(found, words(elements)):
@@ -51,11 +60,12 @@ def convert(
             if is_cut(found):
                 cut.append((found.path, counts[found.format] - number))
             report("files", done, len(sources))
-    for path, number in cut:
-        warning = (
-            f"{path}: was cut, or its program still runs: what it has whole is taken, {counted(number, 'frame')}. "
-            "Convert again if there is more to come"
-        )
+    said = [
+        f"{path}: was cut, or its program still runs: what it has whole is taken, {counted(number, 'frame')}. "
+        "Convert again if there is more to come"
+        for path, number in cut
+    ]
+    for warning in (*dict.fromkeys(str(doubt.message) for doubt in doubts), *said):
         screen.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=True)
     total = sum(counts.values())
     parts = ", ".join(f"{count} from {name}" for name, count in counts.items())

@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -24,8 +24,6 @@ ADVICE = {
     errno.EFBIG: "raise the limit on the size of files: ulimit -f",
     errno.EROFS: "write elsewhere",
 }
-
-LAYOUT: Literal["constrained"] | None = "constrained"  # of figures
 
 
 class WriteError(OSError):
@@ -85,7 +83,7 @@ def empty_figure(width: float, height: float) -> Figure:
     """A figure of so many inches, whose axes keep clear of each other."""
     from matplotlib.figure import Figure  # half a second of each start, and most commands draw nothing
 
-    return Figure(figsize=(width, height), layout=LAYOUT)
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def write_figure(path: str | Path, figure: Figure) -> Path:

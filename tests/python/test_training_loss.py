@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ase import Atoms
 from so3krates.data import Buckets, DataError, Labels, collate, energy_shifts, frame_graphs, labels
 from so3krates.data import with_labels as label
 from so3krates.model.network import init_params
@@ -212,3 +213,26 @@ def test_weights_that_nobody_gave_follow_the_labels(tmp_path: Path) -> None:
         Material(settings(**absent), stress_alone, bare)
     left_out = dataclasses.replace(settings(**absent), data=DataConfig(stress_key=""))
     assert Material(left_out, bare, []).said == []
+
+
+def test_energies_that_hardly_differ_weigh_little() -> None:
+    """Their variance beside that of the forces times (0.3 A)^2, to two digits; at most 1, and what is given stands."""
+    frames = make_frames(5)
+    near = [label(a, labels(a)._replace(energy=len(a) * 0.001 * n)) for n, a in enumerate(frames)]
+    far = [label(a, labels(a)._replace(energy=len(a) * 10.0 * n)) for n, a in enumerate(frames)]
+    own = settings(energy_weight=None, force_weight=None, per_atom=True, epochs=1)
+
+    def found(frames: list[Atoms], **changes: float | bool) -> tuple[float, list[str]]:
+        config = dataclasses.replace(own, training=dataclasses.replace(own.training, **changes))
+        material = Material(dataclasses.replace(config, data=DataConfig(energy_shift="none")), frames, [])
+        return material.config.training.weights["energy_weight"], material.said
+
+    forces = np.concatenate([labels(a).forces for a in frames])
+    expected = np.var([0.001 * n for n in range(5)]) / (0.3**2 * np.var(forces))
+    weight, said = found(near)
+    assert weight == pytest.approx(expected, rel=0.05) and 1e-6 < weight < 0.1
+    assert [line for line in said if line.startswith(f"energy_weight is {weight:.2g}: energies of the training frames")]
+    assert found(far) == (1.0, [])
+    for changes in ({"energy_weight": 1.0}, {"per_atom": False}, {"variance_scaling": False}):
+        assert found(near, **changes) == (1.0, []), changes
+    assert found(near, energy_weight=0.0)[0] == 0.0

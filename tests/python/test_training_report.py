@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from ase import Atoms
 from matplotlib.figure import Figure
-from so3krates import files
 from so3krates.training import (
     Committee,
     CommitteeError,
@@ -223,7 +222,6 @@ def test_bars_of_elements_stand_above_their_names(tmp_path: Path, monkeypatch: p
 
 def test_the_legend_lies_beside_the_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sets and elements in any number: no bar is hidden by their names."""
-    monkeypatch.setattr(files, "LAYOUT", "constrained")  # as users have it
     figures: list[Figure] = []
     monkeypatch.setattr(plots, "write_figure", lambda path, figure: figures.append(figure) or path)
     symbols = ["Cu", "Ag", "Au", "Ga", "N", "In", "As", "Sb", "P", "O"]

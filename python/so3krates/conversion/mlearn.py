@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..data.errors import DataError
 from ..data.frames import labels
 from ..data.slopes import LabelSlopes
 from ..data.units import stress_factor
+from ..wording import counted
 from .texts import text_of
 
 KBAR = stress_factor("kbar")
@@ -52,15 +54,24 @@ def mlearn_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
         frames.append(atoms)
         if not any(np.ndim(entry["outputs"].get(name, 0.0)) == 2 for name in STRESSES):
             of_six.append(atoms)
-    _order(of_six)
+    if lost := _order(of_six):
+        warnings.warn(
+            f"{path}: no stress is taken from {lost} of {counted(len(frames), 'frame')}, as nothing in the file tells "
+            "the order of the last three components: put all lists of a set, its sheared crystals too, into one file",
+            stacklevel=2,
+        )
     yield from frames
 
 
-def _order(frames: list[Atoms]) -> None:
-    """Puts the shear stresses of frames, which are read in VASP's order, in their places, or takes the stress away."""
+def _order(frames: list[Atoms]) -> int:
+    """Puts the shear stresses of frames, which are read in VASP's order, in their places, or takes the stress away.
+
+    Returns of how many frames it was taken away.
+    """
     slopes = LabelSlopes()
     for atoms in frames:
         slopes.add(atoms, labels(atoms))
+    lost = 0
     possible = [order for order in slopes.shear_orders() if order in (AS_VASP, TURNED)]
     for atoms in frames:
         results = atoms.calc.results
@@ -70,6 +81,8 @@ def _order(frames: list[Atoms]) -> None:
                 results["stress"][3:5] = xz, yz
             elif abs(yz - xz) > SAME_SHEAR:
                 del results["stress"]
+                lost += 1
+    return lost
 
 
 def _frame(structure: dict[str, Any], outputs: dict[str, Any], where: str) -> Atoms:

@@ -17,6 +17,9 @@ from .config import TrainingConfig
 
 # A component whose variance is below this share of the largest one is constant but for rounding.
 DEGENERATE_VARIANCE = 1e-12
+# Displacements for which an energy counts as much as a force: where energies per atom of the training frames differ by
+# less than such moves change them, forces say more (docs/training_study.md).
+ENERGY_LENGTH = 0.3  # A
 UNITS = np.array([1000.0, 1000.0, 1000.0, 1.0, 1.0, 1.0])  # of eV/atom, eV/A, eV/A^3, e, e A, 1: errors are shown so
 
 
@@ -77,6 +80,20 @@ def variance_scales(graphs: Sequence[FrameGraph], per_atom: bool = False) -> Sca
         return scales
     charges, dipoles, ratios = (_inverse(_variance(np.concatenate(values))) for values in zip(*more, strict=True))
     return scales._replace(charges=charges, dipoles=dipoles, ratios=ratios)
+
+
+def usual_energy_weight(config: TrainingConfig, scales: Scales) -> float | None:
+    """The weight of energies beside forces of weight 1: their variance over ENERGY_LENGTH^2 that of forces, at most 1.
+
+    A crystal's frames at one temperature differ by a few meV per atom: errors divided by so little would outweigh all
+    forces from the first step on. None where the loss has no errors per atom over standard deviations, no forces or no
+    energies, or where energies do not differ.
+    """
+    is_scaled = config.variance_scaling and config.per_atom and scales.energy != 1.0
+    if not is_scaled or config.weights["energy_weight"] == 0 or config.weights["force_weight"] == 0:
+        return None
+    weight = scales.forces / (ENERGY_LENGTH**2 * scales.energy)
+    return min(1.0, float(f"{weight:.2g}"))
 
 
 def labels_of(graphs: Sequence[FrameGraph]) -> Iterable[tuple[float, np.ndarray, np.ndarray]]:

@@ -21,7 +21,7 @@ from so3krates.storage import require_elements
 from .charges import interactions_of, unused_dipoles, with_neighbours
 from .config import RunConfig
 from .evaluate import ordered_batches, precision
-from .loss import unit_scales, variance_scales
+from .loss import unit_scales, usual_energy_weight, variance_scales
 from .preparation import (
     differences,
     distances_in,
@@ -111,6 +111,15 @@ class Material:
             if settings.variance_scaling
             else unit_scales(settings.per_atom)
         )
+        if config.training.energy_weight is None and (weight := usual_energy_weight(settings, self.scales)):
+            settings = dataclasses.replace(settings, energy_weight=weight)
+            self.config = dataclasses.replace(self.config, training=settings)
+            if weight < 1:
+                self.said.append(
+                    f"energy_weight is {weight:.2g}: energies of the training frames differ by "
+                    f"{1e3 / math.sqrt(self.scales.energy):.3g} meV/atom, less than forces of "
+                    f"{1 / math.sqrt(self.scales.forces):.3g} eV/A say"
+                )
         self.batch_size = settings.batch_size_for(len(self.graphs))
         self._valid_batch_size = settings.valid_batch_size or self.batch_size
         self.said += require_parts(settings, self.batch_size)
