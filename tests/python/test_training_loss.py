@@ -21,7 +21,15 @@ from so3krates.training import (
     train,
 )
 from so3krates.training.config import LABELLED_WEIGHTS
-from so3krates.training.loss import error_sums, loss_of, normalised_weights, unit_scales, variance_scales
+from so3krates.training.loss import (
+    centre_of,
+    error_sums,
+    loss_of,
+    normalised_weights,
+    unit_scales,
+    variance_scales,
+    without_mean,
+)
 from so3krates.training.material import Material
 from so3krates.training.step import initial_state, make_step
 from training_runs import SMALL, make_frames, quiet, rows_of, settings
@@ -69,6 +77,49 @@ def test_loss_is_the_formula(per_atom: bool) -> None:
         assert 0 < np.isnan(difference).sum() < difference.size
         loss += weight * np.nanmean(difference)
     assert float(got) == pytest.approx(loss, rel=FORMULA)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_centred_loss_and_its_gradient(number: int) -> None:
+    """Of energies less their mean error m, n/(n - 1) times, and 0.01 m^2; an energy alone is compared as it is."""
+    _, batch, targets = random_case(np.random.default_rng(6))
+    energies = np.random.default_rng(7).normal(size=3)
+    labelled = np.where(np.arange(3) < number, energies, np.nan)
+    atoms = np.array([4.0, 8.0, 2.0])
+    targets = targets._replace(energies=labelled, atoms=atoms)
+    zero = Prediction(np.zeros(3), np.zeros((16, 3)), np.zeros((3, 3, 3)), np.zeros(16))
+
+    def loss(predicted: jax.Array) -> jax.Array:
+        centre = jax.lax.stop_gradient(centre_of(predicted, targets))
+        sums = error_sums(zero._replace(energies=predicted), batch, targets, unit_scales(True), centre)
+        return sums.scaled[0]
+
+    def expected(predicted: np.ndarray) -> float:
+        e = ((predicted - labelled) / atoms)[:number]
+        if number == 1:
+            return float(e[0] ** 2)
+        return float(np.var(e, ddof=1) * number + number * 0.01 * e.mean() ** 2)
+
+    at = np.array([0.3, -1.2, 0.8])
+    value, gradient = jax.value_and_grad(loss)(at)
+    assert float(value) == pytest.approx(expected(at), rel=FORMULA) and value > 1e-3
+    steps = 1e-5 * np.eye(3)
+    finite = [(expected(at + step) - expected(at - step)) / 2e-5 for step in steps]
+    np.testing.assert_allclose(gradient, finite, rtol=1e-4, atol=1e-6)
+    assert np.abs(finite).max() > 1e-3
+
+
+def test_a_validation_leaves_out_what_goes_into_the_shifts() -> None:
+    prediction, batch, targets = random_case(np.random.default_rng(8))
+    graphs = frame_graphs(make_frames(4), SMALL.cutoff, {"Cu": 0.0})
+    sums = error_sums(prediction, batch, targets, variance_scales(graphs, per_atom=True))
+    errors = (prediction.energies - targets.energies)[:2] / [4, 8]
+    found = without_mean(sums)
+    assert found.squared[0] == pytest.approx(2 * np.var(errors), rel=FORMULA)
+    share = found.squared[0] / float(sums.squared[0])
+    assert found.scaled[0] == pytest.approx(share * float(sums.scaled[0]), rel=FORMULA)
+    assert 0.01 < share < 0.99
+    np.testing.assert_array_equal(found.squared[1:], np.asarray(sums.squared)[1:])
 
 
 def test_shown_errors_are_per_atom_and_volume() -> None:
@@ -137,11 +188,13 @@ def test_a_batch_has_the_gradient_of_its_structures() -> None:
         np.testing.assert_allclose(a, b, atol=GRADIENT * largest)
 
 
-def test_a_batch_in_parts_takes_the_same_step() -> None:
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_batch_in_parts_takes_the_same_step(centred: bool) -> None:
+    usual = TrainingConfig(per_atom=centred, refit_shift=centred)
     frames = make_frames(3, repeat=(1, 3, 2))
     frames[1] = label(frames[1], labels(frames[1])._replace(stress=np.full((3, 3), np.nan)))
     graphs = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "lse"))
-    params, scales = jax.device_get(init_params(SMALL, 1)), variance_scales(graphs)
+    params, scales = jax.device_get(init_params(SMALL, 1)), variance_scales(graphs, centred)
     shape = Buckets(graphs, 2).shape([1, 2])
     pieces = [collate(graphs[:2], shape), collate(graphs[2:], shape)]
     stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *pieces)
@@ -150,12 +203,12 @@ def test_a_batch_in_parts_takes_the_same_step() -> None:
         state, result = make_step(SMALL, config)(initial_state(config, params), *batch, scales, 10)
         return jax.tree.leaves(state.moments), result.loss, result.sums.counts
 
-    whole = moments(TrainingConfig(), collate(graphs, Buckets(graphs, 3).shape([0, 1, 2])))
+    whole = moments(usual, collate(graphs, Buckets(graphs, 3).shape([0, 1, 2])))
     largest = max(np.abs(leaf).max() for leaf in whole[0])
     assert largest > 1e-3
-    configs = [TrainingConfig(accumulate=2)]
+    configs = [dataclasses.replace(usual, accumulate=2)]
     if jax.default_backend() == "cpu" or jax.device_count() > 1:  # a machine may have a single GPU
-        configs.append(TrainingConfig(devices=2))
+        configs.append(dataclasses.replace(usual, devices=2))
     for config in configs:
         split = moments(config, stacked)
         assert float(split[1]) == pytest.approx(float(whole[1]), rel=FORMULA)

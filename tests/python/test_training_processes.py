@@ -101,6 +101,7 @@ def test_a_killed_process_ends_the_others_and_one_process_goes_on(folder: Path, 
     metrics = output / "metrics.csv"
     while started.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < 4):
         time.sleep(0.1)
+    assert started.poll() is None, said.read_text()
     children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
     assert len(children) == 2, said.read_text()
     os.kill(int(children[1]), signal.SIGKILL)

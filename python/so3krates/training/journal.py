@@ -10,7 +10,7 @@ import numpy as np
 from .clock import Clock
 from .config import TrainingConfig
 from .loggers import Logger
-from .loss import ErrorSums, loss_of, normalised_weights, root_mean_squares
+from .loss import ErrorSums, is_centred, loss_of, normalised_weights, root_mean_squares, without_mean
 from .material import Material
 from .progress import ProgressCallback, Status
 from .run_folder import RunFolder, columns
@@ -46,9 +46,9 @@ class Journal:
         return self._loss(self._sums)
 
     def valid_loss(self, sums: ErrorSums) -> float:
-        """Takes note of a validation, and gives its loss."""
-        self._valid_sums = sums
-        return self._loss(sums)
+        """Takes note of a validation, and gives its loss: without what goes into the shifts in the end."""
+        self._valid_sums = without_mean(sums) if is_centred(self._settings) else sums
+        return self._loss(self._valid_sums)
 
     def _loss(self, sums: ErrorSums) -> float:
         return float(loss_of(sums, self._weights)) if sums.counts.any() else math.nan

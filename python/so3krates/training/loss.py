@@ -20,6 +20,8 @@ DEGENERATE_VARIANCE = 1e-12
 # Displacements for which an energy counts as much as a force: where energies per atom of the training frames differ by
 # less than such moves change them, forces say more (docs/training_study.md).
 ENERGY_LENGTH = 0.3  # A
+# Of the mean error of a batch's energies that a centred loss keeps: enough that the energy of all atoms does not drift.
+MEAN_SHARE = 0.1
 UNITS = np.array([1000.0, 1000.0, 1000.0, 1.0, 1.0, 1.0])  # of eV/atom, eV/A, eV/A^3, e, e A, 1: errors are shown so
 
 
@@ -44,6 +46,14 @@ class ErrorSums(NamedTuple):
     scaled: jax.Array  # (Q,) of s (y - y*)^2, what the loss is made of
     squared: jax.Array  # (Q,) of squared errors in (eV/atom)^2, (eV/A)^2, (eV/A^3)^2, e^2, (e A)^2, 1
     counts: jax.Array  # (Q,) entries with a label
+    offsets: jax.Array  # (Q,) of errors of energies in eV/atom, with their signs; 0 of all others
+
+
+class Centre(NamedTuple):
+    """Of the errors of a batch's energies, of all its parts together."""
+
+    total: jax.Array  # () sum of errors in eV/atom
+    number: jax.Array  # () energies with a label
 
 
 def normalised_weights(config: TrainingConfig) -> np.ndarray:
@@ -145,8 +155,40 @@ def _inverse(variance: np.ndarray | float) -> np.ndarray:
     return 1.0 / np.where(variance > 0, variance, 1.0)
 
 
-def error_sums(prediction: Prediction, batch: Batch, targets: Targets, scales: Scales) -> ErrorSums:
-    """Sums of squared errors of one batch; entries without a finite label, and padding, are skipped."""
+def is_centred(config: TrainingConfig) -> bool:
+    """Whether energies are compared less the mean error of their batch, as it goes into the shifts in the end.
+
+    Each step of the optimiser moves the energy of all atoms by some meV, to which forces are blind. Where the energies
+    of the training frames differ by little more, that would be most of the gradient (docs/training_study.md).
+    """
+    return config.refit_shift and config.per_atom
+
+
+def centre_of(energies: jax.Array, targets: Targets) -> Centre:
+    """Of predicted energies (S,) in eV."""
+    error, known = _difference(energies, targets.energies)
+    return Centre(jnp.sum(error / targets.atoms), jnp.sum(known))
+
+
+def _centred(error: jax.Array, centre: Centre) -> jax.Array:
+    """Squares of errors (S,) less their mean m, n/(n - 1) times, and MEAN_SHARE^2 m^2, as sums over a batch of n.
+
+    Written so that m may be a constant: the gradient of the sum is the same. One energy alone is not centred.
+    """
+    mean = centre.total / centre.number.clip(1)
+    is_alone = centre.number <= 1
+    spread = jnp.where(is_alone, 0.0, centre.number / (centre.number - 1).clip(1))
+    share = jnp.where(is_alone, 1.0, MEAN_SHARE**2)
+    return spread * (error - mean) ** 2 + share * (2 * mean * error - mean**2)
+
+
+def error_sums(
+    prediction: Prediction, batch: Batch, targets: Targets, scales: Scales, centre: Centre | None = None
+) -> ErrorSums:
+    """Sums of squared errors of one batch; entries without a finite label, and padding, are skipped.
+
+    `centre`: of the whole batch, where the loss is centred; scales are per atom then.
+    """
     energy, has_energy = _difference(prediction.energies, targets.energies)
     forces, has_forces = _difference(prediction.forces, targets.forces)
     has_forces &= batch.atom_mask[:, None]
@@ -155,8 +197,10 @@ def error_sums(prediction: Prediction, batch: Batch, targets: Targets, scales: S
     dtype = energy.dtype
     scale = jax.tree.map(lambda s: jnp.asarray(s, dtype), scales)
     size = jnp.asarray(targets.atoms, dtype) ** scale.per_atom
+    per_atom = energy / size
+    squares = per_atom**2 if centre is None else jnp.where(has_energy, _centred(per_atom, centre), 0.0)
     scaled = [
-        jnp.sum(scale.energy * (energy / size) ** 2),
+        jnp.sum(scale.energy * squares),
         jnp.sum(scale.forces * forces**2),
         jnp.sum(scale.virial * (virial / size[:, None, None]) ** 2),
     ]
@@ -180,7 +224,17 @@ def error_sums(prediction: Prediction, batch: Batch, targets: Targets, scales: S
         scaled=jnp.stack(scaled),
         squared=jnp.stack(squared),
         counts=jnp.stack([jnp.sum(mask).astype(dtype) for mask in masks]),
+        offsets=jnp.zeros(len(masks), dtype).at[0].set(jnp.sum(energy / targets.atoms)),
     )
+
+
+def without_mean(sums: ErrorSums) -> ErrorSums:
+    """Sums over all frames of a set, on the host, of errors of energies less their mean, scaled per atom."""
+    scaled, squared, counts, offsets = (np.array(values, np.float64) for values in sums)
+    whole = squared[0]
+    squared[0] -= offsets[0] ** 2 / max(1.0, counts[0])
+    scaled[0] *= squared[0] / whole if whole > 0 else 1.0
+    return ErrorSums._make((scaled, squared, counts, offsets))
 
 
 def _difference(value: jax.Array, label: jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:

@@ -20,7 +20,7 @@ from so3krates.model.network import Params
 from so3krates.model.potential import Batch
 
 from .config import TrainingConfig
-from .loss import ErrorSums, Scales, error_sums, loss_of, normalised_weights
+from .loss import Centre, ErrorSums, Scales, centre_of, error_sums, is_centred, loss_of, normalised_weights
 from .optimiser import make_optimiser, make_schedule
 from .pair_potential import predict_pairs
 from .processes import mesh
@@ -33,7 +33,6 @@ COURSE = (
     "batch_size",
     "valid_batch_size",
     "variance_scaling",
-    "refit_shift",
     "eval_every",
     "patience",
     "checkpoint_minutes",
@@ -106,16 +105,31 @@ def _step_of(
     weights = normalised_weights(config)
     optimiser = make_optimiser(config)
 
+    has_centre = is_centred(config)
+
     def objective(
-        params: Params, batch: Batch, targets: Targets, scales: Scales, counts: jax.Array | None = None
+        params: Params,
+        batch: Batch,
+        targets: Targets,
+        scales: Scales,
+        counts: jax.Array | None = None,
+        centre: Centre | None = None,
     ) -> tuple[jax.Array, ErrorSums]:
         params = {k: part if factor_of(k, 1.0) else jax.lax.stop_gradient(part) for k, part in params.items()}
-        sums = error_sums(predict_pairs(model, params, batch, points, interactions), batch, targets, scales)
+        prediction = predict_pairs(model, params, batch, points, interactions)
+        if has_centre:
+            own = centre_of(prediction.energies, targets) if centre is None else centre
+            centre = jax.lax.stop_gradient(own)
+        sums = error_sums(prediction, batch, targets, scales, centre)
         return loss_of(sums if counts is None else sums._replace(counts=counts), weights), sums
 
     gradient_of = jax.value_and_grad(objective, has_aux=True)
     if config.parts * jax.process_count() > 1:
-        gradient_of = _in_parts(gradient_of, config.devices)
+
+        def centre_in(params: Params, batch: Batch, targets: Targets) -> Centre:
+            return centre_of(predict_pairs(model, params, batch, points, interactions).energies, targets)
+
+        gradient_of = _in_parts(gradient_of, config.devices, centre_in if has_centre else None)
 
     def moved(params: Params, updates: Params, rate: jax.Array, factor: float) -> Params:
         if factor == 0:
@@ -138,10 +152,13 @@ def _step_of(
     return jax.jit(step, donate_argnums=0)
 
 
-def _in_parts(gradient_of: Callable[..., Any], devices: int) -> Callable[..., Any]:
+def _in_parts(
+    gradient_of: Callable[..., Any], devices: int, centre_in: Callable[..., Centre] | None
+) -> Callable[..., Any]:
     """`gradient_of` for a batch in parts: shared out to the devices of all processes, each takes its own in turn.
 
-    The loss is a mean over the labels of the whole batch, so that every part is divided by the labels of all.
+    The loss is a mean over the labels of the whole batch, so that every part is divided by the labels of all; and
+    errors of energies are less the mean of all, which takes the energies of all parts (`centre_in`) beforehand.
     """
 
     is_shared = devices * jax.process_count() > 1
@@ -150,14 +167,17 @@ def _in_parts(gradient_of: Callable[..., Any], devices: int) -> Callable[..., An
         counts = _label_counts(targets)
         counts = jax.lax.psum(counts, "devices") if is_shared else counts
 
-        def add(total: Any, part: tuple[Batch, Targets]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradient_of(params, *part, scales, counts)), None
+        def of_all(function: Callable[..., Any], *more: Any) -> Any:
+            def add(total: Any, part: tuple[Batch, Targets]) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, total, function(params, *part, *more)), None
 
-        first = jax.tree.map(lambda x: x[0], (batch, targets))
-        shapes = jax.eval_shape(gradient_of, params, *first, scales, counts)
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total, _ = jax.lax.scan(add, zero, (batch, targets))
-        return jax.lax.psum(total, "devices") if is_shared else total
+            first = jax.tree.map(lambda x: x[0], (batch, targets))
+            shapes = jax.eval_shape(function, params, *first, *more)
+            zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            total, _ = jax.lax.scan(add, zero, (batch, targets))
+            return jax.lax.psum(total, "devices") if is_shared else total
+
+        return of_all(gradient_of, scales, counts, None if centre_in is None else of_all(centre_in))
 
     if not is_shared:
         return gradient
@@ -210,7 +230,7 @@ def batch_energies(
 
 def zero_sums(quantities: int = 3) -> ErrorSums:
     """Nothing added up yet, in float64 on the host."""
-    return ErrorSums._make(np.zeros((3, quantities)))
+    return ErrorSums._make(np.zeros((4, quantities)))
 
 
 def add_sums(total: ErrorSums, more: ErrorSums) -> ErrorSums:
