@@ -22,6 +22,7 @@ from so3krates.training import (
 )
 from so3krates.training.config import LABELLED_WEIGHTS
 from so3krates.training.loss import (
+    ErrorSums,
     centre_of,
     error_sums,
     loss_of,
@@ -120,6 +121,10 @@ def test_a_validation_leaves_out_what_goes_into_the_shifts() -> None:
     assert found.scaled[0] == pytest.approx(share * float(sums.scaled[0]), rel=FORMULA)
     assert 0.01 < share < 0.99
     np.testing.assert_array_equal(found.squared[1:], np.asarray(sums.squared)[1:])
+    alone = ErrorSums(*(np.array([value, 1.0, 1.0]) for value in (2.0, 0.5, 1.0, math.sqrt(0.5))))
+    assert without_mean(alone).squared[0] == 0.5  # one energy
+    equal = ErrorSums(*(np.array([value, 1.0, 1.0]) for value in (2.0, 0.5, 2.0, 1.0 + 1e-9)))
+    assert without_mean(equal).squared[0] == without_mean(equal).scaled[0] == 0.0  # but for rounding
 
 
 def test_shown_errors_are_per_atom_and_volume() -> None:

@@ -232,7 +232,8 @@ def without_mean(sums: ErrorSums) -> ErrorSums:
     """Sums over all frames of a set, on the host, of errors of energies less their mean, scaled per atom."""
     scaled, squared, counts, offsets = (np.array(values, np.float64) for values in sums)
     whole = squared[0]
-    squared[0] -= offsets[0] ** 2 / max(1.0, counts[0])
+    if counts[0] > 1:  # an energy alone is compared as it is
+        squared[0] = max(0.0, squared[0] - offsets[0] ** 2 / counts[0])
     scaled[0] *= squared[0] / whole if whole > 0 else 1.0
     return ErrorSums._make((scaled, squared, counts, offsets))
 
