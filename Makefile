@@ -7,7 +7,7 @@ SOURCES := CMakeLists.txt $(shell find csrc python export -type f ! -name '*.so'
 CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("%s is Python %s, and 3.11 or newer is needed: \
   make PYTHON=/path/to/python3.13 ..." % (sys.executable, sys.version.split()[0]))
 
-.PHONY: setup demo test torture matrix wheel bench bench-peers gpu-static gpu-plugins hip-static lint sanitize site notebooks
+.PHONY: setup demo test test-long torture matrix wheel bench bench-peers gpu-static gpu-plugins hip-static lint sanitize site notebooks
 
 setup: .venv/ready
 
