@@ -117,8 +117,8 @@ class Material:
             if weight < 1:
                 self.said.append(
                     f"energy_weight is {weight:.2g}: energies of the training frames differ by "
-                    f"{1e3 / math.sqrt(self.scales.energy):.3g} meV/atom, less than forces of "
-                    f"{1 / math.sqrt(self.scales.forces):.3g} eV/A say"
+                    f"{1e3 / math.sqrt(self.scales.energy):.3g} meV/atom, little beside forces of "
+                    f"{1 / math.sqrt(self.scales.forces):.3g} eV/A; training.energy_weight sets another"
                 )
         self.batch_size = settings.batch_size_for(len(self.graphs))
         self._valid_batch_size = settings.valid_batch_size or self.batch_size
