@@ -11,6 +11,7 @@
 #include <lammps/pair.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -168,10 +169,14 @@ std::string second_coulomb(LAMMPS* lmp, const Bundle& bundle, const Pair& own) {
 std::string other_charges(LAMMPS* lmp, const Bundle& bundle) {
   const Atom& atom = *lmp->atom;
   if (!atom.q_flag || bundle.electrons.protons.empty()) return "";
-  double own = 0.0, all = 0.0;
-  for (int i = 0; i < atom.nlocal; i++) own += atom.q[i];
-  MPI_Allreduce(&own, &all, 1, MPI_DOUBLE, MPI_SUM, lmp->world);
-  if (std::abs(all - bundle.electrons.charge) < HALF_AN_ELECTRON) return "";
+  std::array<double, 2> own{}, sums{};  // of the charges, and of their sizes: 0 where nobody has set them
+  for (int i = 0; i < atom.nlocal; i++) {
+    own[0] += atom.q[i];
+    own[1] += std::abs(atom.q[i]);
+  }
+  MPI_Allreduce(own.data(), sums.data(), 2, MPI_DOUBLE, MPI_SUM, lmp->world);
+  const double all = sums[0];
+  if (sums[1] == 0.0 || std::abs(all - bundle.electrons.charge) < HALF_AN_ELECTRON) return "";
   return fmt::format(
       "the charges of the atoms add up to {:.4g} e, and the potential computes {} e. Write: pair_style so3krates "
       "charge {:.0f}, with the multiplicity, or set the charges of the atoms to those of its system",

@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 
 CHARGE, MULTIPLICITY = "charge", "multiplicity"
+HALF_AN_ELECTRON = 0.5  # by which sums of charges of atoms may be off
 # Other names that files have for them, without case, underscores and blanks.
 OTHER_NAMES = {
     CHARGE: ("charge", "totalcharge", "netcharge", "molecularcharge", "systemcharge", "chargetotal"),
@@ -75,23 +76,34 @@ class Electrons:
     def __init__(self, name: str, charge: int | None, multiplicity: int | None, usual: State = NEUTRAL) -> None:
         """name: of the potential, for messages. None: what `atoms.info` says, else `usual`."""
         self._name, self._charge, self._multiplicity, self._usual = name, charge, multiplicity, usual
-        self._has_warned = False
+        self._warned: set[str] = set()
 
     def of(self, atoms: Atoms) -> State:
         """Of a structure. Raises ChargeError as `state_of` does."""
         return state_of(atoms, self._charge, self._multiplicity, self._usual)
 
     def warn(self, atoms: Atoms, state: State) -> None:
-        """Says, once, that there is a charge in a periodic cell."""
-        if state.charge == 0 or not atoms.pbc.any() or self._has_warned:
-            return
-        self._has_warned = True
-        warnings.warn(
-            f"{self._name}: the total charge is {state.charge:+d} e in a periodic cell. Charges act on each other up "
-            "to the cutoff alone, with no background: energies of cells of other sizes or charges cannot be compared. "
-            "Said once; if no charge is meant, set atoms.info['charge'] = 0",
-            stacklevel=4,
-        )
+        """Says, each once, that there is a charge in a periodic cell, and that atoms have charges of another one."""
+        if state.charge and atoms.pbc.any():
+            self._warn(
+                "cell",
+                f"the total charge is {state.charge:+d} e in a periodic cell. Charges act on each other up to the "
+                "cutoff alone, with no background: energies of cells of other sizes or charges cannot be compared. "
+                "Said once; if no charge is meant, set atoms.info['charge'] = 0",
+            )
+        charges = atoms.get_initial_charges()
+        if charges.any() and abs(charges.sum() - state.charge) >= HALF_AN_ELECTRON:
+            self._warn(
+                "atoms",
+                f"the initial charges of the atoms add up to {charges.sum():.4g} e, and the structure is computed with "
+                f"{state.charge} e. Set atoms.info['charge'], with the multiplicity, or the charges of the atoms to "
+                "those of its system. Said once",
+            )
+
+    def _warn(self, what: str, text: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            warnings.warn(f"{self._name}: {text}", stacklevel=5)
 
 
 def with_lowest_multiplicity(atoms: Atoms) -> Atoms:

@@ -433,6 +433,8 @@ def test_charges_of_atoms_that_are_another_system_are_said(bench: Bench) -> None
         total = len(cell) / 3 * (2 * charge - 0.8)
         words = f"the charges of the atoms add up to {total:.4g} e, and the potential computes 0 e"
         assert (words in " ".join(log.split())) == is_said
+    unset = f"{deck.split('set type')[0]}{bench.pair(ELEMENTS, ' charge 2 multiplicity 1')}run 0\n"
+    assert "add up to" not in run_deck(unset, bench.folder)  # charges that nobody has set
 
 
 @pytest.mark.parametrize("moves", [False, True], ids=["in place", "as on GPUs"])

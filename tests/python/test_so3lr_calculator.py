@@ -130,6 +130,25 @@ def test_a_charged_cell_is_said_once(methyl: Atoms) -> None:
         methyl.get_stress()
 
 
+def test_charges_of_the_atoms_that_are_of_another_system(methyl: Atoms) -> None:
+    """A warning, said once; charges that nobody has set say nothing, and those of the system fit."""
+    methyl.info |= {"charge": -1, "multiplicity": 1}
+    methyl.calc = So3kratesCalculator(FOLDER)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        methyl.get_potential_energy()
+        methyl.set_initial_charges([-0.7, -0.1, -0.1, -0.1])
+        methyl.get_potential_energy()
+    methyl.set_initial_charges([0.7, 0.1, 0.1, 0.1])
+    with pytest.warns(
+        UserWarning, match="initial charges of the atoms add up to 1 e, and .* computed with -1 e"
+    ) as caught:
+        for _ in range(2):
+            methyl.rattle(0.01, seed=1)
+            methyl.get_potential_energy()
+    assert len([one for one in caught if one.category is UserWarning]) == 1
+
+
 def test_unknown_elements_and_nothing(calculator: So3kratesCalculator) -> None:
     with pytest.raises(ValueError, match=r"knows the elements H, C, N, O, F, P, S, Cl, but the structure has Na"):
         calculator.get_property("energy", Atoms("NaCl", [[0, 0, 0], [2.4, 0, 0]]))
