@@ -161,8 +161,8 @@ class TrainingConfig:
     A file of settings begins with a preset's values instead (`PRESETS`).
     """
 
-    energy_weight: float | None = None  # normalised to a sum of 1; absent: LABELLED_WEIGHTS, or 0 without labels
-    force_weight: float | None = None
+    energy_weight: float | None = None  # normalised to a sum of 1; absent: `usual_energy_weight`, or 0
+    force_weight: float | None = None  # absent: LABELLED_WEIGHTS, or 0 without labels
     stress_weight: float | None = None
     charge_weight: float | None = None  # of charges that the network predicts; absent: 1, or 0 without labels
     dipole_weight: float | None = None
@@ -186,7 +186,7 @@ class TrainingConfig:
     optimiser: str = "adam"  # adam, amsgrad, muon
     weight_decay: float = 0.0  # decoupled, as in AdamW
     ema_decay: float = 0.0  # weight of the past in the running average of weights that is validated and kept; 0: none
-    refit_shift: bool = False  # at the end, take the mean energy error per atom of the training frames into the shifts
+    refit_shift: bool = False  # the mean energy error per atom goes into the shifts in the end (`is_centred`)
     eval_every: int | None = None  # steps between validations; absent: one epoch
     patience: float = 0  # validations without a lower loss after which the run ends; below 1: their share; 0: never
     checkpoint_minutes: float = 2.0  # wall time between checkpoints; a resumed run repeats at most this much
