@@ -26,7 +26,7 @@ from foreign import (
     write_mlearn,
     write_mtp,
 )
-from so3krates.conversion import FORMATS, convert, find_sources, is_cut
+from so3krates.conversion import FORMATS, Source, convert, find_sources, is_cut
 from so3krates.data.errors import DataError
 from typer.testing import CliRunner
 
@@ -239,3 +239,26 @@ def test_files_that_are_not_packed_as_named_are_said(name: str, packing: str, tm
         path.write_bytes(damaged)
         with pytest.raises(DataError, match=re.escape(path.name)):
             list(convert(*find_sources([path], source.format)))
+
+
+def test_keys_of_gpumd_count_in_any_case(tmp_path: Path) -> None:
+    """A label under another name is not lost without a word."""
+    path = tmp_path / "train.xyz"
+    text = (
+        '1\nLattice="3 0 0 0 3 0 0 0 3" Energy=-2.5 VIRIAL="27 0 0 0 0 0 0 0 0" '
+        "Properties=species:S:1:pos:R:3:Force:R:3\nGa 0 0 0 0.1 0.2 0.3\n"
+    )
+    path.write_text(text)
+    (atoms,) = convert(Source(path, "nep"))
+    assert atoms.get_potential_energy() == -2.5
+    np.testing.assert_array_equal(atoms.get_forces(), [[0.1, 0.2, 0.3]])
+    np.testing.assert_allclose(atoms.get_stress(), [-1, 0, 0, 0, 0, 0], atol=1e-12)
+    path.write_text(text.replace("Energy=", "dft_energy="))
+    with pytest.raises(DataError, match="frame 0: has no energy as GPUMD writes it, but 'dft_energy'"):
+        list(convert(Source(path, "nep")))
+
+
+def test_names_that_are_no_elements_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.cfg").write_text("BEGIN_CFG\nEND_CFG\n")
+    with pytest.raises(DataError, match="--elements: 'Nx': no symbol of an element"):
+        list(convert(Source(tmp_path / "a.cfg", "mtp"), ("Ga", "Nx")))

@@ -18,7 +18,7 @@ from so3krates.analysis import energy_drift
 from so3krates.baselines import BaselineError
 from so3krates.data import structure_faults
 from so3krates.data.neighbours import directed_pairs
-from so3krates.data.report import LARGE_FORCE
+from so3krates.data.suspects import LARGE_FORCE
 from so3krates.progress import Callback
 from so3krates.storage import ModelError
 

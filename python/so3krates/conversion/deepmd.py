@@ -11,6 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..data.errors import DataError
+from .texts import require_symbols
 
 
 def deepmd_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
@@ -23,6 +24,7 @@ def deepmd_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
     symbols = names.read_text().split() if names.is_file() else elements
     if not symbols:
         raise DataError(f"{path}: has no type_map.raw: say which elements its types are, as in --elements Ga,N")
+    require_symbols(symbols, names if names.is_file() else "--elements")
     if types.min(initial=0) < 0:
         raise DataError(f"{path}: has atoms of type {types.min()}; types are 0, 1, ...")
     if types.max(initial=0) >= len(symbols):
@@ -66,6 +68,8 @@ def _frames(folder: Path, symbols: list[str], is_open: bool) -> Iterator[Atoms]:
         if forces is not None:
             results["forces"] = forces[k]
         if virials is not None and cell is not None:
+            if atoms.cell.rank < 3:
+                raise DataError(f"{folder}, frame {k}: has a virial, and its box {np.asarray(cell).tolist()} no volume")
             stress = -0.5 * (virials[k] + virials[k].T) / atoms.get_volume()
             results["stress"] = full_3x3_to_voigt_6_stress(stress)
         atoms.calc = SinglePointCalculator(atoms, **results)

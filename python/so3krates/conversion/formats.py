@@ -16,13 +16,14 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..data.errors import DAMAGED, DataError
 from ..data.extxyz import extxyz_frames
+from ..data.names import candidates
 from ..data.tags import NAME_KEY, TAG_KEYS, TEMPERATURE_KEYS
 from ..hints import command, pip_install
 from .deepmd import deepmd_frames
 from .ml_ab import ml_ab_frames
 from .mlearn import mlearn_frames
 from .mtp import mtp_frames
-from .texts import PACKED, last_lines, text_of, unpacked, unpacked_name
+from .texts import PACKED, last_lines, require_symbols, text_of, unpacked, unpacked_name
 
 VIRIAL = "virial"  # -dE/d(strain) in eV: GPUMD's name in train.xyz, as of other users of extended XYZ
 LABELS = ("energy", "forces", "stress")
@@ -61,18 +62,39 @@ def _by_ase(name: str) -> Callable[[Path, Sequence[str]], Iterator[Atoms]]:
 
 
 def _extxyz(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
-    """Extended XYZ with `virial` and `force`, as GPUMD writes them."""
-    for atoms in extxyz_frames(path):
+    """Extended XYZ with `energy`, `virial` and `force` in any case, as GPUMD reads and writes them."""
+    for number, atoms in enumerate(extxyz_frames(path)):
         results = dict(getattr(atoms.calc, "results", {}))
-        results |= {name: float(atoms.info[name]) for name in ("energy",) if name in atoms.info}
+        entries = {name.lower(): value for name, value in (atoms.info | atoms.arrays).items()}
+        if "energy" in entries:
+            results["energy"] = float(entries["energy"])
         for name in ("forces", "force"):
-            if name in atoms.arrays:
-                results["forces"] = atoms.arrays[name]
-        found = {name.lower(): value for name, value in atoms.info.items()}
-        if VIRIAL in found and "stress" not in results:
-            virial = np.asarray(found[VIRIAL], float).reshape(3, 3)
-            results["stress"] = full_3x3_to_voigt_6_stress(-0.5 * (virial + virial.T) / atoms.get_volume())
+            if name in entries:
+                results["forces"] = entries[name]
+        if "stress" in entries and "stress" not in results:
+            results["stress"] = _rows(entries["stress"], f"{path}, frame {number}: stress")
+        if VIRIAL in entries and "stress" not in results:
+            virial = _rows(entries[VIRIAL], f"{path}, frame {number}: {VIRIAL}")
+            if atoms.cell.rank < 3:
+                raise DataError(f"{path}, frame {number}: has a {VIRIAL} and no cell (Lattice)")
+            results["stress"] = -virial / atoms.get_volume()
+        for name in LABELS:
+            others = [] if name in results else list(candidates(atoms, name))
+            if others:
+                raise DataError(
+                    f"{path}, frame {number}: has no {name} as GPUMD writes it, but {', '.join(map(repr, others))}: "
+                    "rename it, or train on the file as it is with the key of that name (so3krates data says which)"
+                )
         yield labelled(atoms, results)
+
+
+def _rows(value: Any, where: str) -> np.ndarray:
+    """Six components in ASE's order of nine numbers."""
+    try:
+        full = np.asarray(value, float).reshape(3, 3)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where} is {str(value)[:60]!r}: nine numbers are read") from error
+    return full_3x3_to_voigt_6_stress(0.5 * (full + full.T))
 
 
 FORMATS: dict[str, Format] = {
@@ -154,6 +176,7 @@ def convert(source: Source, elements: Sequence[str] = ()) -> Iterator[Atoms]:
         frames = _by_dpdata(source.path, source.format.removeprefix(DPDATA))
     else:
         kind = FORMATS[source.format]
+        require_symbols(elements, "--elements")
         if kind.needs_elements and not elements:
             example = command("so3krates", "convert", source.path, "--elements", "Ga,N", "-o", "frames.extxyz")
             raise DataError(f"{source.path}: numbers its elements: say which they are, as in {example}")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ase.data import atomic_numbers
 from ase.io.formats import open_with_compression
+
+from ..data.errors import DataError
 
 PACKED = (".gz", ".bz2", ".xz")
 
@@ -40,3 +43,10 @@ def unpacked(path: Path) -> Iterator[Path]:
         plain = Path(folder) / path.stem
         plain.write_text(text_of(path))
         yield plain
+
+
+def require_symbols(names: Sequence[str], where: object) -> None:
+    """Raises DataError for a name that is no element's symbol."""
+    unknown = [name for name in names if atomic_numbers.get(name, 0) < 1]
+    if unknown:
+        raise DataError(f"{where}: {', '.join(map(repr, unknown))}: no symbol of an element, as in Ga,N")

@@ -152,6 +152,8 @@ def _comment(text: str, where: str) -> dict[str, Any]:
     if twice is not None:
         raise DataError(f"{where}: {twice} stands there twice: keep the one that is right")
     info = {STRUCTURE_KEYS.get(key.lower(), key): value for key, value in found.items()}
+    if "pbc" in info:
+        _require_pbc(info["pbc"], where)
     cell = np.asarray(info.get("Lattice", np.eye(3)))
     if cell.shape == (9,):
         # As ASE does it where the key has its spelling.
@@ -159,6 +161,13 @@ def _comment(text: str, where: str) -> dict[str, Any]:
     if cell.shape != (3, 3) or cell.dtype.kind not in "if":
         raise DataError(f"{where}: Lattice is not made of nine numbers: {str(info['Lattice'])[:60]!r}")
     return info
+
+
+def _require_pbc(value: Any, where: str) -> None:
+    """Raises DataError for another entry than one or three of true and false: ASE takes any other word for true."""
+    flags = np.asarray(value)
+    if flags.dtype.kind not in "bi" or not np.isin(flags, (0, 1)).all() or flags.size not in (1, 3):
+        raise DataError(f"{where}: pbc is {str(value)[:60]!r}: give three of T and F, or of 1 and 0")
 
 
 def _renamed(text: str) -> str:

@@ -19,6 +19,7 @@ from .frames import LabelKeys, Labels, iter_frames, labels
 from .names import QUANTITIES, OtherNames
 from .neighbours import near_pairs
 from .slopes import Finding, LabelSlopes
+from .suspects import Suspects
 
 TOUCHING = 0.1  # A, atoms that are nearer are at one place
 NEAR = 1.0  # A, reach of the list that is searched for them
@@ -127,6 +128,7 @@ class LabelCheck:
         """`keys` by which the frames are read, `most` the largest atomic number, `quantities` those that are wanted."""
         self.names = OtherNames(keys, quantities)
         self.slopes = LabelSlopes(keys)
+        self.suspects = Suspects()
         self.faults: list[Fault] = []
         self.sound: list[int] = []  # frames without fault
         self.periodic = self.frames = 0
@@ -145,7 +147,8 @@ class LabelCheck:
         self.periodic += bool(atoms.pbc.all())
         if not found:
             self.sound.append(self.frames - 1)
-            self.slopes.add(atoms, values)
+            self.suspects.add(self.frames - 1, atoms, values)
+            self.slopes.add(atoms, values, self.frames - 1)
         return found
 
     def findings(self) -> list[Finding]:

@@ -35,6 +35,8 @@ LEAST_SHEAR = 1e-3  # strain between two frames that tell the order of shear str
 LEAST_MOVE = 0.1  # A, of an atom between such frames beyond the strain, at most
 FOLLOWED = 0.8  # correlation of shear stresses with strains from which on their order is told
 EXCLUDED = 0.7  # of the best order's correlation: an order below is excluded
+# eV/atom, between like frames and so many times the work of their labels: two references of the energy, or units.
+GAIN, LARGEST_GAIN, BEYOND_WORK = 0.5, 20.0, 20.0
 LARGEST_WORK = 50.0  # eV/atom, stress times volume: ten times what bonds hold
 # Units that go together in files, energy and forces.
 COMMON_UNITS = (
@@ -79,6 +81,7 @@ class _Frame(NamedTuple):
     cell: np.ndarray
     positions: np.ndarray
     values: Labels
+    number: int = -1  # in its file
 
 
 class _Sample:
@@ -131,8 +134,11 @@ class LabelSlopes:
         self._kinds: dict[tuple[bytes, bytes], _Kind] = {}
         self._works: list[float] = []
 
-    def add(self, atoms: Atoms, values: Labels) -> None:
-        """Keeps a frame whose numbers are finite, or not: of each kind a random sample of KEPT."""
+    def add(self, atoms: Atoms, values: Labels, number: int = -1) -> None:
+        """Keeps a frame whose numbers are finite, or not: of each kind a random sample of KEPT.
+
+        `number`: of the frame in its file.
+        """
         if not (np.isfinite(values.energy) and np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell).all()):
             return
         has_stress = bool(np.isfinite(values.stress).all())
@@ -144,7 +150,7 @@ class LabelSlopes:
         if kind not in self._kinds and len(self._kinds) == KINDS:
             return
         cell = complete_cell(np.where(atoms.pbc[:, None], atoms.cell.array, 0.0))
-        self._kinds.setdefault(kind, _Kind(self._random)).add(_Frame(cell, atoms.positions.copy(), values))
+        self._kinds.setdefault(kind, _Kind(self._random)).add(_Frame(cell, atoms.positions.copy(), values, number))
 
     def slopes(self) -> dict[str, Slope]:
         """Ratios of energy differences to the work of the forces and of the stresses, where labels tell them.
@@ -194,10 +200,16 @@ class LabelSlopes:
 
     def findings(self) -> list[Finding]:
         """What the ratios, cells of other shape and the size of the stresses say of units, signs and order."""
-        slopes = self.slopes()
+        if (zeros := self._zero_forces()) is not None:
+            return [zeros]
+        slopes, told = self.slopes(), []
         if "forces" in slopes and _is_wrong(slopes["forces"], "forces"):
             # Stresses are held against energies: those first.
-            return [self._forces_finding(slopes["forces"])]
+            told = [self._forces_finding(slopes["forces"])]
+        if not any(finding.stops for finding in told) and (mixed := self._mixed_energies()) is not None:
+            return [mixed]
+        if told:
+            return told
         orders = self.shear_orders()
         if (0, 1, 2) not in orders:
             return [self._order_finding(orders)]
@@ -210,6 +222,48 @@ class LabelSlopes:
         if self.keys.virial:
             advice = "look at energy_unit, or name a stress by stress_key"
         return [Finding(f"stress times volume is {work:.3g} eV/atom (median), more than matter bears: {advice}", True)]
+
+    def _zero_forces(self) -> Finding | None:
+        """Zeros in place of forces that were never computed; they are right in perfect crystals, which do not move."""
+        generator, zero, known, farthest = np.random.default_rng(0), set(), 0, 0.0
+        for (_, pbc), kind in self._kinds.items():
+            frames = [frame for frame in kind.any.frames if np.isfinite(frame.values.forces).all()]
+            known += len(frames)
+            still = [frame for frame in frames if not frame.values.forces.any()]
+            for pair in _pairs(still, np.frombuffer(pbc, bool), generator):
+                if pair.moved > LEAST_MOVE:
+                    zero |= {id(still[k]) for k in pair.frames}
+                    farthest = max(farthest, pair.moved)
+        if not zero:
+            return None
+        which = "all forces are zero" if len(zero) == known else f"in {len(zero)} of {known} frames all forces are zero"
+        return Finding(
+            f"{which}, though atoms are moved by up to {farthest:.2g} A between them: they are none; leave them out "
+            'with forces_key = "", or mend them',
+            stops=len(zero) == known,
+        )
+
+    def _mixed_energies(self) -> Finding | None:
+        """Energies of like frames that differ by far more than what their labels say, or than matter bears."""
+        generator = np.random.default_rng(0)
+        found: list[tuple[float, set[int]]] = []  # of pairs: eV/atom, and the two frames
+        for (_, pbc), kind in self._kinds.items():
+            frames = kind.any.frames
+            for pair in _pairs(frames, np.frombuffer(pbc, bool), generator):
+                work = abs(pair.forces) + (abs(pair.stress) if pair.strained else 0.0)
+                if math.isfinite(work) and abs(pair.energy) > max(GAIN, BEYOND_WORK * work):
+                    found.append((abs(pair.energy), {frames[k].number for k in pair.frames}))
+        if not found:
+            return None
+        largest, numbers = max(found, key=lambda pair: pair[0])
+        named = " and ".join(map(str, sorted(numbers)))
+        is_one_frame = bool(set.intersection(*(pair for _, pair in found)))  # one energy is wrong, not half of them
+        return Finding(
+            f"energies of frames that are alike differ by {largest:.3g} eV/atom (frames {named}), and forces and "
+            f"stresses say less than {1 / BEYOND_WORK:g} of it: two units, or two settings of the program that made "
+            "them, are mixed, or some energies are wrong",
+            stops=largest > LARGEST_GAIN and not is_one_frame,
+        )
 
     def _forces_finding(self, slope: Slope) -> Finding:
         said = f"energies change {slope.ratio:.3g} +- {slope.error:.1g} times as much as the forces say"

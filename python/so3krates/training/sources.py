@@ -242,8 +242,8 @@ def _sound_frames(config: DataConfig, file: str, demands: Demands, check: LabelC
     stops = [finding.text for finding in findings if finding.stops]
     if stops and not demands.force:
         raise DataError(f"{file}: {'; '.join(stops)}; --force trains on the labels as they are")
-    for finding in findings:
-        demands.say(f"{file}: {finding.text}")
+    for text in [finding.text for finding in findings] + check.suspects.lines(with_perfect=False):
+        demands.say(f"{file}: {text}")
 
 
 def _stored(config: DataConfig, file: str, cutoff: float, folder: Path, demands: Demands) -> StoredFrames:
