@@ -83,7 +83,7 @@ def _extxyz(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
             if others:
                 raise DataError(
                     f"{path}, frame {number}: has no {name} as GPUMD writes it, but {', '.join(map(repr, others))}: "
-                    "rename it, or train on the file as it is with the key of that name (so3krates data says which)"
+                    f"rename it, or train on the file as it is, with the key by {command('so3krates', 'data', path)}"
                 )
         yield labelled(atoms, results)
 
