@@ -167,7 +167,7 @@ def test_train_and_evaluate(data_file: Path, tmp_path: Path) -> None:
 
 def test_frames_and_hours_are_all_that_a_training_needs() -> None:
     config = cli_train.run_config(None, None, Path("x.extxyz"), [], 2.0)
-    assert (config.training.hours, config.training.epochs, config.model.features) == (2.0, None, 72)
+    assert (config.training.hours, config.training.epochs, config.model.features) == (2.0, None, 64)
     config = cli_train.run_config(None, "gan", Path("x.extxyz"), ["training.epochs=3"], 2.0)
     assert (config.training.hours, config.training.epochs, config.model.features) == (2.0, 3, 132)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from ase import Atoms
 from so3krates.data import Buckets, DataError, Labels, collate, energy_shifts, frame_graphs, labels
@@ -32,7 +33,7 @@ from so3krates.training.loss import (
     without_mean,
 )
 from so3krates.training.material import Material
-from so3krates.training.step import initial_state, make_step
+from so3krates.training.step import GAIN_BELOW, energy_gain, initial_state, make_step
 from training_runs import SMALL, make_frames, quiet, rows_of, settings
 
 FORMULA = 1e-5  # relative, float32 against float64 numpy
@@ -220,6 +221,33 @@ def test_a_batch_in_parts_takes_the_same_step(centred: bool) -> None:
         np.testing.assert_array_equal(split[2], whole[2])
         for a, b in zip(split[0], whole[0], strict=True):
             np.testing.assert_allclose(a, b, atol=GRADIENT * largest)
+
+
+def test_energies_weigh_more_where_the_learning_rate_has_fallen() -> None:
+    """The gradient of energies by their gain; losses of a run stay those of one weight."""
+    falling = TrainingConfig(schedule="cosine", learning_rate=1e-3, learning_rate_stop=0, warmup_steps=2, energy_gain=4)
+    half = GAIN_BELOW * falling.learning_rate / 2
+    gains = [float(energy_gain(falling, step, rate)) for step, rate in ((5, 1e-3), (5, half), (5, 0.0), (1, 0.0))]
+    assert gains == pytest.approx([1, 2, 4, 1], rel=FORMULA)
+    frames = make_frames(2)
+    graphs = frame_graphs(frames, SMALL.cutoff, energy_shifts(frames, "lse"))
+    batch = collate(graphs, Buckets(graphs, 2).shape([0, 1]))
+    params = jax.device_get(init_params(SMALL, 1))
+
+    def last_step(gain: float) -> tuple[list[np.ndarray], float]:
+        config = dataclasses.replace(falling, energy_gain=gain)
+        state = initial_state(config, params)._replace(step=np.int32(10))
+        state, result = make_step(SMALL, config)(state, *batch, variance_scales(graphs, False), 10)
+        means = jax.tree.leaves(optax.tree.get(state.moments, "mu"))
+        return [np.asarray(leaf, np.float64) for leaf in means], float(result.loss)
+
+    (once, loss), (thrice, loss_of_three), (five, loss_of_five) = (last_step(gain) for gain in (1.0, 3.0, 5.0))
+    assert loss > 0.1
+    assert [loss_of_three, loss_of_five] == pytest.approx([loss, loss], rel=FORMULA)
+    largest = max(np.abs(b - a).max() for a, b in zip(once, five, strict=True))
+    assert largest > 0.01 * max(np.abs(leaf).max() for leaf in once)
+    for a, b, c in zip(once, thrice, five, strict=True):
+        np.testing.assert_allclose(c - a, 2 * (b - a), atol=10 * GRADIENT * largest)
 
 
 def test_a_run_splits_its_batches(tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ from so3krates.model.long_range import Dispersion, Electrostatics, Interaction, 
 from so3krates.model.network import Params
 
 SECTION = Electrostatics.section
-# Of a preset's network: what one of the architecture so3lr takes over, and sizes that the fused kernels compute.
+# Of a preset's network: what one of the architecture so3lr takes over.
 TAKEN_OVER = ("cutoff", "features", "heads", "layers", "degrees", "embeddings")
-FITTING = {72: {"features": 64, "degrees": [1, 2, 3, 4]}, 132: {"features": 128, "degrees": [1, 2, 3, 4]}}
 # Settings of the loss.
 WEIGHTS = {"charges": "charge_weight", "dipole": "dipole_weight", "ratios": "ratio_weight"}
 KEYS = {"charges_key": "charges", "dipole_key": "dipole"}  # of [data], where the settings give none
@@ -77,8 +76,7 @@ def network_of(settings: Mapping[str, Any], terms: Mapping[str, Any]) -> ModelCo
 
 def sizes_of_preset(model: Mapping[str, Any]) -> dict[str, Any]:
     """What a network that predicts charges takes of section [model] of a preset."""
-    taken = {key: model[key] for key in TAKEN_OVER if key in model}
-    return taken | FITTING.get(taken.get("features", 0), {})
+    return {key: model[key] for key in TAKEN_OVER if key in model}
 
 
 def require_fitting(model: ModelConfig, terms: Mapping[str, Any], sections: Mapping[str, Any]) -> None:

@@ -162,6 +162,7 @@ class TrainingConfig:
     """
 
     energy_weight: float | None = None  # normalised to a sum of 1; absent: `usual_energy_weight`, or 0
+    energy_gain: float = 1.0  # by what the weight of energies has grown where the learning rate has fallen to 0
     force_weight: float | None = None  # absent: LABELLED_WEIGHTS, or 0 without labels
     stress_weight: float | None = None
     charge_weight: float | None = None  # of charges that the network predicts; absent: 1, or 0 without labels
@@ -220,7 +221,7 @@ class TrainingConfig:
             optional=True,
         )
         check(("warmup_steps", "seed_model", "seed_training"), is_int, "a whole number of at least 0")
-        check(("learning_rate",), lambda v: is_number(v) and v > 0, "a number above 0")
+        check(("learning_rate", "energy_gain"), lambda v: is_number(v) and v > 0, "a number above 0")
         check(("learning_rate_stop", "checkpoint_minutes"), lambda v: is_number(v) and v >= 0, "at least 0")
         check(("decay_factor",), lambda v: is_number(v) and 0 < v <= 1, "above 0 and up to 1")
         check(("ema_decay",), lambda v: is_number(v) and 0 <= v < 1, "0 for none, or below 1, for instance 0.999")
@@ -395,6 +396,7 @@ def _recommended(features: int, layers: int, degrees: tuple[int, ...], steps: in
             refit_shift=True,
             patience=0.5,
             per_atom=True,
+            energy_gain=5.0,
         ),
     )
 
@@ -402,8 +404,8 @@ def _recommended(features: int, layers: int, degrees: tuple[int, ...], steps: in
 # Beside them the published GaN run: tools.mlff's settings of docs/model.md, energies shifted by their mean.
 PRESETS: dict[str, RunConfig] = {
     "fast": _recommended(32, 2, (1, 2), 2000),
-    "balanced": _recommended(72, 2, (1, 2, 3), 4000),
-    "accurate": _recommended(132, 3, (1, 2, 3), 12_000),
+    "balanced": _recommended(64, 2, (1, 2, 3, 4), 4000),
+    "accurate": _recommended(128, 3, (1, 2, 3, 4), 12_000),
     "gan": RunConfig(MODEL_PRESETS["gan"], DataConfig(energy_shift="mean"), TrainingConfig(**ORIGINAL)),
 }
 DEFAULT_PRESET = "balanced"

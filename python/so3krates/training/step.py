@@ -42,6 +42,7 @@ COURSE = (
     "seed_model",
     "seed_training",
 )
+GAIN_BELOW = 0.35  # of the highest learning rate: from there on the weight of energies grows
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(TrainingConfig)}
 
 
@@ -140,16 +141,28 @@ def _step_of(
     def step(
         state: TrainState, batch: Batch, targets: Targets, scales: Scales, total_steps: int | jax.Array
     ) -> tuple[TrainState, StepResult]:
-        (loss, sums), gradient = gradient_of(state.params, batch, targets, scales)
+        rate = jnp.asarray(make_schedule(config, total_steps)(state.step), jnp.float32)
+        gain = energy_gain(config, state.step, rate)
+        grown = scales._replace(energy=scales.energy * gain)
+        (loss, sums), gradient = gradient_of(state.params, batch, targets, grown)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         updates, moments = optimiser.update(gradient, state.moments, state.params)
-        rate = jnp.asarray(make_schedule(config, total_steps)(state.step), jnp.float32)
         params = {k: moved(part, updates[k], rate, factor_of(k, 1.0)) for k, part in state.params.items()}
         new = TrainState(state.step, params, moments, _averaged(config, state, params))
         kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
-        return kept._replace(step=state.step + 1), StepResult(loss, sums, rate, finite)
+        sums = sums._replace(scaled=sums.scaled.at[0].divide(gain))  # losses of a run can be compared
+        return kept._replace(step=state.step + 1), StepResult(loss_of(sums, weights), sums, rate, finite)
 
     return jax.jit(step, donate_argnums=0)
+
+
+def energy_gain(config: TrainingConfig, step: int | jax.Array, rate: jax.Array) -> jax.Array:
+    """Factor of the weight of energies in a step (): 1 at a high learning rate, `energy_gain` where it has fallen to 0.
+
+    A high rate moves the energies of all atoms by meV in each step, which no weight mends (docs/training_study.md).
+    """
+    fallen = jnp.clip(1 - rate / (GAIN_BELOW * config.learning_rate), 0, 1)
+    return jnp.where(step < config.warmup_steps, 1.0, config.energy_gain**fallen)
 
 
 def _in_parts(
