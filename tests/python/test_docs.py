@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tomli_w
 from so3krates import checks
-from so3krates.data import report, units
+from so3krates.data import suspects, units
 from so3krates.learning import LabelConfig, LearnConfig, RunSettings
 from so3krates.model.config import ModelConfig
 from so3krates.training import DataConfig, FineTuningConfig, RunConfig, TrainingConfig
@@ -86,7 +86,7 @@ def test_bounds_are_those_of_the_code() -> None:
     assert bounds("drift") == [checks.DRIFT] * 2
     assert bounds("test error") == [checks.TEST_RATIO] * 2
     assert f"{checks.STEPS} steps" in PAGE
-    assert f"above {report.LARGE_FORCE:g} eV" in PAGE
-    assert f"further than {report.OUTLIER:g} median" in PAGE
-    assert f"below {report.SHORT_DISTANCE:g} of" in PAGE
-    assert f"above {100 * report.NET_FORCE[0]:g} % of the rms force and {1000 * report.NET_FORCE[1]:g} meV" in PAGE
+    assert f"above {suspects.LARGE_FORCE:g} eV" in PAGE
+    assert f"further than {suspects.OUTLIER:g} median" in PAGE
+    assert f"below {suspects.SHORT_DISTANCE:g} of" in PAGE
+    assert f"above {100 * suspects.NET_FORCE[0]:g} % of the rms force and {1000 * suspects.NET_FORCE[1]:g} meV" in PAGE
