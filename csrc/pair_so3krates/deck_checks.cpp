@@ -9,6 +9,7 @@
 #include <lammps/modify.h>
 #include <lammps/neighbor.h>
 #include <lammps/pair.h>
+#include <lammps/update.h>
 
 #include <algorithm>
 #include <array>
@@ -62,6 +63,7 @@ std::vector<double> masses_of_types(LAMMPS* lmp) {
 }
 
 constexpr double HALF_AN_ELECTRON = 0.5;
+constexpr double SHORTEST_STEP = 0.01, LONGEST_STEP = 20.0;  // fs, of atoms that vibrate in 10 to 100 fs
 constexpr const char* DOUBLED =
     "a part of hybrid/overlay ({}) adds {} to a potential that has its own ({}), for the same types of atoms. Leave it "
     "out";
@@ -119,6 +121,20 @@ std::string contradicting_masses(LAMMPS* lmp, const std::vector<std::string>& el
   if (found.empty()) return {};
   return "mass and pair_coeff contradict each other: " + found +
          ". Give the elements of pair_coeff in the order of the atom types, or mend mass";
+}
+
+std::string odd_timestep(LAMMPS* lmp) {
+  const auto& fixes = lmp->modify->get_fix_list();
+  const bool moves_atoms = std::any_of(fixes.begin(), fixes.end(), [](const Fix* fix) { return fix->time_integrate; });
+  if (lmp->update->whichflag != 1 || !moves_atoms || !lmp->modify->get_fix_by_style("^dt/reset").empty()) return {};
+  const bool is_real = std::string(lmp->update->unit_style) == "real";
+  const double step = lmp->update->dt, of_a_femtosecond = is_real ? 1.0 : 0.001;
+  const double femtoseconds = step / of_a_femtosecond;
+  if (step == 0.0 || (femtoseconds >= SHORTEST_STEP && femtoseconds <= LONGEST_STEP)) return {};
+  return fmt::format(
+      "timestep {:g} is {:g} fs, as times are in {} in units {}. Atoms vibrate in 10 to 100 fs: write timestep {:g} for "
+      "1 fs, and the damping times of fixes in the same unit",
+      step, femtoseconds, is_real ? "fs" : "ps", lmp->update->unit_style, of_a_femtosecond);
 }
 
 std::string hidden_atoms(LAMMPS* lmp) {

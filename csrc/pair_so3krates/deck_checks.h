@@ -21,6 +21,9 @@ using LAMMPS_NS::LAMMPS;
 // here, and have the same answer.
 std::string contradicting_masses(LAMMPS* lmp, const std::vector<std::string>& element_of_type);
 
+// A time step that is meant in another unit, where atoms move. All ranks have the same answer.
+std::string odd_timestep(LAMMPS* lmp);
+
 // Commands that leave atoms out of neighbour lists. All ranks come here, and have the same answer.
 std::string hidden_atoms(LAMMPS* lmp);
 

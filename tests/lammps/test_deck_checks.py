@@ -93,6 +93,32 @@ def test_standard_masses_are_those_of_ase(request: pytest.FixtureRequest, gan_bu
     assert all(float(mass) == pytest.approx(MASSES[symbol], rel=1e-4) for symbol, mass in table.items())
 
 
+# ---- time steps
+
+TIMESTEPS = {
+    "femtoseconds in units metal": ("timestep 1.0", "timestep 1 is 1000 fs, as times are in ps in units metal"),
+    "long": ("timestep 0.02", ""),
+    "usual": ("timestep 0.001", ""),
+    "too short": ("timestep 5e-6", "timestep 5e-06 is 0.005 fs"),
+    "changed by a fix": ("timestep 5e-6\nfix 2 all dt/reset 1 NULL 0.002 0.1", ""),
+}
+
+
+def test_time_steps_in_another_unit_are_said(bench64: Bench, gan_cell: Atoms) -> None:
+    deck = bench64.deck(structure("tiny", gan_cell))
+    runs = {name: (f"{line}\nfix 1 all nve\nrun 0\nrun 0", words) for name, (line, words) in TIMESTEPS.items()}
+    runs["nothing moves"] = ("timestep 1.0\nrun 0", "")
+    runs["a minimisation"] = ("timestep 1.0\nfix 1 all nve\nminimize 0 0 1 1", "")
+    text = "".join(f'clear\n{deck}{lines}\nprint "next case"\n' for lines, _ in runs.values())
+    parts = run_deck(text, bench64.folder).split('next case"')
+    for (name, (_, words)), part in zip(runs.items(), parts[:-1], strict=True):
+        assert part.count("WARNING: pair_style so3krates: timestep") == (1 if words else 0), name
+        assert words in part
+        assert ("write timestep 0.001 for 1 fs" in part) == bool(words)
+    real = run_deck(f"{deck.replace('units metal', 'units real')}fix 1 all nve\nrun 0\n", bench64.folder)
+    assert "timestep 0.001 is 0.001 fs, as times are in fs in units real" in real
+
+
 # ---- bonds
 
 
