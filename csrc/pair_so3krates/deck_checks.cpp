@@ -132,7 +132,8 @@ std::string odd_timestep(LAMMPS* lmp) {
   const double femtoseconds = step / of_a_femtosecond;
   if (step == 0.0 || (femtoseconds >= SHORTEST_STEP && femtoseconds <= LONGEST_STEP)) return {};
   return fmt::format(
-      "timestep {:g} is {:g} fs, as times are in {} in units {}. Atoms vibrate in 10 to 100 fs: write timestep {:g} for "
+      "timestep {:g} is {:g} fs, as times are in {} in units {}. Atoms vibrate in 10 to 100 fs: write timestep {:g} "
+      "for "
       "1 fs, and the damping times of fixes in the same unit",
       step, femtoseconds, is_real ? "fs" : "ps", lmp->update->unit_style, of_a_femtosecond);
 }

@@ -161,8 +161,9 @@ void PairSo3krates::check_deck() {
     if (!reason.empty()) error->all(FLERR, "pair_style so3krates: {}", reason);
 
   for (const std::string& doubt :
-       {so3krates::deck::odd_timestep(lmp), so3krates::deck::hidden_atoms(lmp), so3krates::deck::contradicting_masses(lmp, symbol_of_type_),
-        so3krates::deck::charged_cell(lmp, *bundle_), so3krates::deck::other_charges(lmp, *bundle_)})
+       {so3krates::deck::odd_timestep(lmp), so3krates::deck::hidden_atoms(lmp),
+        so3krates::deck::contradicting_masses(lmp, symbol_of_type_), so3krates::deck::charged_cell(lmp, *bundle_),
+        so3krates::deck::other_charges(lmp, *bundle_)})
     if (!doubt.empty() && warned_.insert(doubt).second && comm->me == 0)
       error->warning(FLERR, "pair_style so3krates: {}", doubt);
 }
