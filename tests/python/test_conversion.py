@@ -253,6 +253,12 @@ def test_keys_of_gpumd_count_in_any_case(tmp_path: Path) -> None:
     assert atoms.get_potential_energy() == -2.5
     np.testing.assert_array_equal(atoms.get_forces(), [[0.1, 0.2, 0.3]])
     np.testing.assert_allclose(atoms.get_stress(), [-1, 0, 0, 0, 0, 0], atol=1e-12)
+    path.write_text(text.replace("Force:R:3", "Force:R:3:energy:R:1").replace("0.3\n", "0.3 7.0\n"))
+    (atoms,) = convert(Source(path, "nep"))
+    assert atoms.get_potential_energy() == -2.5  # not the column of atoms' own
+    path.write_text(text.replace("-2.5", "none"))
+    with pytest.raises(DataError, match="frame 0: energy is 'none': a number is read"):
+        list(convert(Source(path, "nep")))
     path.write_text(text.replace("Energy=", "dft_energy="))
     with pytest.raises(DataError, match="frame 0: has no energy as GPUMD writes it, but 'dft_energy'"):
         list(convert(Source(path, "nep")))

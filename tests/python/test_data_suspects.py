@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import ase.io
@@ -78,13 +79,13 @@ def test_zeros_are_no_forces(frames: list[Atoms], tmp_path: Path) -> None:
 def test_two_zeros_of_the_energy_are_seen(frames: list[Atoms], tmp_path: Path, energy: float, stops: bool) -> None:
     """Halves of a set that belong to different programs, or units."""
     wrong = changed(frames, range(0, 10, 2), energy=energy)
-    size = abs(energy) / 4
-    words = rf"energies of frames that are alike differ by {size:.3g}\S* eV/atom \(frames \d and \d\)"
+    size = re.escape(f"{abs(energy) / 4:.3g}")
+    words = rf"energies of frames that are alike differ by {size}\S* eV/atom \(frames \d and \d\)"
     if stops:
-        with pytest.raises(DataError, match=words.replace(f"{size:.3g}", "1e\\+03")):
+        with pytest.raises(DataError, match=words):
             said(wrong, tmp_path)
     else:
-        assert any("energies of frames that are alike differ by 2" in line for line in said(wrong, tmp_path))
+        assert any(re.search(words, line) for line in said(wrong, tmp_path))
 
 
 @pytest.mark.parametrize(("unit", "size"), [("Bohr", 1 / units.Bohr), ("nm", 0.1), ("", 1.0)])

@@ -65,12 +65,13 @@ def _extxyz(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
     """Extended XYZ with `energy`, `virial` and `force` in any case, as GPUMD reads and writes them."""
     for number, atoms in enumerate(extxyz_frames(path)):
         results = dict(getattr(atoms.calc, "results", {}))
-        entries = {name.lower(): value for name, value in (atoms.info | atoms.arrays).items()}
+        entries = {name.lower(): value for name, value in atoms.info.items()}
+        columns = {name.lower(): value for name, value in atoms.arrays.items()}
         if "energy" in entries:
-            results["energy"] = float(entries["energy"])
+            results["energy"] = _number(entries["energy"], f"{path}, frame {number}: energy")
         for name in ("forces", "force"):
-            if name in entries:
-                results["forces"] = entries[name]
+            if name in columns:
+                results["forces"] = columns[name]
         if "stress" in entries and "stress" not in results:
             results["stress"] = _rows(entries["stress"], f"{path}, frame {number}: stress")
         if VIRIAL in entries and "stress" not in results:
@@ -86,6 +87,13 @@ def _extxyz(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
                     f"rename it, or train on the file as it is, with the key by {command('so3krates', 'data', path)}"
                 )
         yield labelled(atoms, results)
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where} is {str(value)[:60]!r}: a number is read") from error
 
 
 def _rows(value: Any, where: str) -> np.ndarray:
