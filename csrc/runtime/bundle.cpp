@@ -455,7 +455,7 @@ Bundle Bundle::read(const std::string& given) {
     throw Error(path + ": cannot be read: Is a directory; of a model folder `so3krates export " + path +
                 "` makes a bundle");
   const auto size = std::filesystem::file_size(path, error);
-  if (error) throw Error(path + ": cannot be read: " + error.message());
+  if (error) throw Error(path + ": cannot be read: " + error.message() + looked_for(path));
   std::ifstream stream(path, std::ios::binary);
   if (!stream) throw Error(path + ": cannot be read: " + std::strerror(errno));
   Bytes bytes(size);

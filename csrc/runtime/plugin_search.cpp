@@ -165,6 +165,17 @@ std::string shipped_potential(const std::string& name) {
   return {};
 }
 
+std::string looked_for(const std::string& path) {
+  std::error_code error;
+  const fs::path given(path), here = fs::current_path(error);
+  if (path.empty() || error || fs::exists(given, error)) return {};
+  const fs::path folder = (here / given).lexically_normal().parent_path();
+  if (!fs::is_directory(folder, error)) return "; there is no folder " + folder.string();
+  if (given.is_absolute()) return {};
+  return "; looked for in " + folder.string() +
+         (given.has_parent_path() ? "" : ", and among the potentials of the package");
+}
+
 std::string platform_of(const std::string& device) {
   const std::string name = device.substr(0, device.find(':'));
   for (const Kind& kind : kinds())

@@ -26,6 +26,9 @@ PluginChoice find_plugin(const std::string& device, const std::string& plugin = 
 // Empty where there is none, and for what is more than a name.
 std::string shipped_potential(const std::string& name);
 
+// Where a file that is not there was looked for, to end a message with; empty where it is there.
+std::string looked_for(const std::string& path);
+
 // The command that adds a Python package to the environment which this library is part of.
 std::string pip_install(const std::string& what);
 

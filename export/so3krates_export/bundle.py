@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 from so3krates import _harness
-from so3krates.files import WriteError, write_bytes
+from so3krates.files import WriteError, looked_for, write_bytes
 
 FORMAT: str = _harness.BUNDLE_FORMAT
 VERSION: int = _harness.BUNDLE_VERSION
@@ -89,7 +89,7 @@ def read_bundle(path: str | Path) -> Bundle:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise BundleError(f"{path}: cannot be read: {error.strerror or error}{looked_for(path)}") from None
     return parse_bundle(data, str(path))
 
 

@@ -137,6 +137,7 @@ def evaluate(
         member_folders,
         parity_plot,
         reference,
+        require_different,
         write_json,
         write_results,
     )
@@ -155,6 +156,7 @@ def evaluate(
         predicted = [predictions_of(member, frames, float64) for member in members]
     for member, found in zip(members, predicted, strict=True):
         require_finite(member, data, found)
+    require_different(predicted, [str(member) for member in members])
     committees = {name: Committee(predicted, labels)} if len(predicted) > 1 else {}
     both = committees[name].mean if committees else predicted[0], labels
     sets = {name: Results(frames, *both, settings.tag_key)}

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from .files import ADVICE
+from .files import ADVICE, looked_for
 
 OUR_PACKAGES = ("so3krates", "so3krates_export")
 TRACEBACK = "SO3KRATES_TRACEBACK"  # the environment variable that asks for a traceback, as --debug does
@@ -66,7 +66,8 @@ def describe(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         names = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
-        return f"{names}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+        place = looked_for(os.fsdecode(error.filename)) if isinstance(error, FileNotFoundError) else ""
+        return f"{names}: {error.strerror[:1].lower()}{error.strerror[1:]}{place}"
     if isinstance(error, OSError) and error.errno in ADVICE:
         return f"what this command prints could not be written: {error.strerror} ({ADVICE[error.errno]})"
     if isinstance(error, MemoryError):

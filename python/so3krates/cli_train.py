@@ -135,7 +135,8 @@ def run_config(
 ) -> RunConfig:
     """Settings of a run from what was given on the command line. Raises ConfigError, ModelError for no model."""
     from so3krates.model.config import ConfigError
-    from so3krates.training.config import DEFAULT_PRESET, PRESETS, SECTIONS, RunConfig, read_settings
+    from so3krates.training.checks import LENGTHS, require_one_length
+    from so3krates.training.config import DEFAULT_PRESET, NO_PRESET, PRESETS, SECTIONS, RunConfig, read_settings
 
     if config is not None and preset is not None:
         raise ConfigError(f'{config} and --preset {preset}: write preset = "{preset}" into the file instead')
@@ -145,8 +146,12 @@ def run_config(
     content: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     if config is not None:
         named, content = read_settings(config)
+    lengths = {name for name in LENGTHS if any(one.partition("=")[0].strip() == f"training.{name}" for one in settings)}
+    lengths |= set() if hours is None else {"hours"}
+    # A length on the command line takes the place of that in the file; epochs may have hours as their limit.
+    for name in LENGTHS if lengths - {"epochs"} else LENGTHS[:1] if lengths else ():
+        content["training"].pop(name, None)
     if hours is not None:
-        content["training"].pop("epochs", None)
         content["training"]["hours"] = hours
     for setting in settings:
         set_value(content, setting)
@@ -159,6 +164,7 @@ def run_config(
     if added:
         content["finetuning"]["add_elements"] = list(added)
     try:
+        require_one_length({} if named == NO_PRESET else content["training"])
         return RunConfig.from_settings(named, content)
     except ConfigError as error:
         source = f"{config}: " if config is not None and not settings else ""

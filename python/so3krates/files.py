@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -168,6 +169,41 @@ def require_folder(path: str | Path) -> None:
 def plain_text(name: str) -> str:
     """The name of a file without bytes that are no text, for figures and tables."""
     return os.fsencode(name).decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def only_user(folder: str | Path) -> Iterator[None]:
+    """Takes a folder for this process, until the block or the process ends. Raises WriteError where another has it.
+
+    Nothing is left in the folder. File systems that know no such locks are taken as they are.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise WriteError(
+            f"{folder}: another command is at work in it: wait for it, or end it, or give another folder"
+        ) from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)  # which a forked process would hold
+        os.close(handle)
+
+
+def looked_for(path: str | Path) -> str:
+    """Where a file that is not there was looked for, to end a message with; empty where the path says it itself."""
+    path = Path(path)
+    if os.path.lexists(path):
+        return "" if path.exists() else f": a link to {os.path.realpath(path)}, which is not there"
+    place = Path(os.path.normpath(path.absolute())).parent
+    if not place.is_dir():
+        return f"; there is no folder {place}"
+    return "" if path.is_absolute() else f"; looked for in {place}"
 
 
 def require_text(path: str | Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .files import looked_for
+
 FOLDER = Path(__file__).parent / "potentials"
 BUNDLE = ".so3k"
 
@@ -29,7 +31,8 @@ def is_potential(path: str | Path) -> bool:
 
 def missing(path: str | Path) -> str:
     """What to say of a potential that is not there."""
-    return f"{path}: no such model folder or bundle, and the potentials of the package are {', '.join(shipped())}"
+    named = ", ".join(shipped())
+    return f"{path}: no such model folder or bundle{looked_for(path)}; the potentials of the package are {named}"
 
 
 def decks() -> dict[str, Path]:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from .baselines import Baseline, baselines_from, pair_sections, settings_of_baselines
-from .files import make_folder, write_bytes, write_text
+from .files import looked_for, make_folder, write_bytes, write_text
 from .model.config import ConfigError, ModelConfig, So3lrConfig, config_from
 from .model.long_range import INTERACTIONS, Interaction, interactions_from, longest
 from .model.network import Params
@@ -115,6 +115,8 @@ class Model:
         folder = located(folder)
         path = folder / CONFIG_FILE
         if not path.is_file():
+            if not folder.exists():
+                raise ModelError(f"{folder}: no such model folder{looked_for(folder)}")
             advice = ": give the folder that the training made, not a bundle" if folder.is_file() else ""
             raise ModelError(f"{folder} is not a model folder: {CONFIG_FILE} is missing{advice}")
         try:

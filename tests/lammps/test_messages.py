@@ -33,7 +33,7 @@ REFUSALS = {
     "many elements": (" Ga N\n", " Ga N N\n", ["for each of the 2 atom types, not 3"]),
     "NULL alone": (" Ga N\n", " Ga NULL\n", ["type 2 is NULL", "pair_style hybrid"]),
     "no file": ("pair_coeff * *", "pair_coeff * *\npair_coeff * *", ["pair_coeff * * FILE.so3k"]),
-    "missing file": ("potential.so3k", "missing.so3k", ["missing.so3k"]),
+    "missing file": ("potential.so3k", "missing.so3k", ["missing.so3k", "cannot be read: No such file"]),
 }
 
 

@@ -143,7 +143,13 @@ def test_what_the_user_wrote_is_printed_as_written(potentials: tuple[Path, Path,
     for swapped in (bundle, model, "gan-pbesol"):
         code, _, error = run("evaluate", data_file, swapped)
         assert code == 1 and f"{swapped} is a potential: give potentials first" in error
+    frames = ase.io.read(data_file, ":")
+    frames[3].info["E"] += 50.0
+    ase.io.write(data_file.parent / "high.extxyz", frames)
+    _, output, _ = run("evaluate", bundle, data_file.parent / "high.extxyz")
+    assert "high.extxyz: frame 3: energies more than 20 median deviations from the median" in output
     _, output, _ = run("evaluate", bundle, data_file)
+    assert "median deviations" not in output
     assert "t]" in output and "[/bulk] :smile:" in output
 
 

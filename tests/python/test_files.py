@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import resource
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +19,18 @@ from ase.build import bulk
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file, save_file
 from so3krates import files
-from so3krates.files import WriteError, append_line, make_folder, replacing, write_bytes, write_frames, write_text
+from so3krates._harness import Error, Evaluator
+from so3krates.files import (
+    WriteError,
+    append_line,
+    looked_for,
+    make_folder,
+    only_user,
+    replacing,
+    write_bytes,
+    write_frames,
+    write_text,
+)
 
 LIMIT = 4096  # bytes that a file may have in `small_files`
 OLD = "what was there before"
@@ -154,6 +167,41 @@ def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"figures are written as .*png"):
         files.require_figure_name(tmp_path / "plot.extxyz")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_has_one_user(tmp_path: Path) -> None:
+    code = f"from so3krates.files import only_user\nwith only_user({str(tmp_path)!r}):\n    print('has it')"
+
+    def other() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    with only_user(tmp_path):
+        refused = other()
+        assert (
+            refused.returncode == 1 and f"{tmp_path}: another command is at work in it: wait for it" in refused.stderr
+        )
+    assert other().stdout == "has it\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_a_file_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "link").symlink_to("gone")
+    (tmp_path / "there").touch()
+    assert looked_for("there") == "" and looked_for(tmp_path / "none") == ""  # which the path says itself
+    assert looked_for("none") == f"; looked for in {tmp_path}"
+    assert looked_for("runs/../none") == f"; looked for in {tmp_path}"
+    assert looked_for("absent/none") == f"; there is no folder {tmp_path / 'absent'}"
+    assert looked_for("link") == f": a link to {tmp_path / 'gone'}, which is not there"
+    for name, place in (
+        ("none.so3k", f"looked for in {tmp_path}, and among the potentials of the package"),
+        ("runs/none.so3k", f"looked for in {tmp_path / 'runs'}"),
+        ("absent/none.so3k", f"there is no folder {tmp_path / 'absent'}"),
+    ):
+        with pytest.raises(Error) as refused:
+            Evaluator(name)
+        assert str(refused.value) == f"{name}: cannot be read: No such file or directory; {place}"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -497,4 +497,4 @@ def test_the_command_waits_for_a_batch_system(settings: Callable[..., Path], tmp
         (place / "failed").touch()
     ended = CliRunner().invoke(app, words)
     assert ended.exit_code == 1
-    assert "0 labelled frames to begin with, and 2 are needed" in ended.stderr and "named failed" in ended.stderr
+    assert "failed, and none was ever made" in ended.stderr and "named failed" in ended.stderr

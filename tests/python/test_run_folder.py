@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from ase import Atoms
 from rich.console import Console
-from so3krates.files import WriteError
+from so3krates.files import WriteError, only_user
 from so3krates.storage import Model
 from so3krates.training import TrainingError, run_folder, run_session, train
 from so3krates.training import report as report_module
@@ -24,6 +24,7 @@ from so3krates.training.checkpoints import CheckpointError, Checkpoints
 from so3krates.training.clock import Clock
 from so3krates.training.progress import Status, describe
 from so3krates.training.report import ReportError
+from so3krates.training.run_folder import RunFolder
 from test_files import small_files
 from training_runs import assert_same, make_frames, quiet, settings
 
@@ -295,6 +296,14 @@ def test_files_of_others_are_left_alone(tmp_path: Path, name: str) -> None:
         train(settings(), frames, [], tmp_path, quiet)
     assert (tmp_path / name).read_text() == "mine"
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_that_another_run_works_in_is_refused(tmp_path: Path) -> None:
+    with only_user(tmp_path), pytest.raises(WriteError, match="another command is at work in it"):
+        RunFolder(tmp_path, settings(), "data", resume=False)
+    assert not list(tmp_path.iterdir())
+    RunFolder(tmp_path, settings(), "data", resume=False).close()
+    assert (tmp_path / "run.json").is_file()
 
 
 def test_metrics_that_are_not_of_the_run(finished: tuple, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from so3krates import cli
-from so3krates.data import DataError, atom_values
+from so3krates.data import DataError, Labels, atom_values
+from so3krates.data import with_labels as label
 from so3krates.model.config import ModelConfig
 from so3krates.model.network import init_params
 from so3krates.predictions import predictions_of
@@ -230,7 +231,9 @@ def test_the_most_uncertain_frames_by_folder_and_bundle(
         select_frames(pool, 3, "uncertainty", [members[0]])
 
 
-def test_what_cannot_be_chosen_is_refused(labelled: Path, tmp_path: Path, crystals: list[Atoms]) -> None:
+def test_what_cannot_be_chosen_is_refused(
+    labelled: Path, tmp_path: Path, crystals: list[Atoms], members: list[Path]
+) -> None:
     ase.io.write(tmp_path / "bare.extxyz", crystals, format="extxyz")
     with pytest.raises(DataError, match=r"6 of 6 frames have no finite force, the first is frame 0: .* a model"):
         select_frames(tmp_path / "bare.extxyz", 2, "force")
@@ -240,6 +243,14 @@ def test_what_cannot_be_chosen_is_refused(labelled: Path, tmp_path: Path, crysta
         atom_values(Atoms("CuAg", info={"charges": [1.0, 2.0, 3.0]}), "charges")
     with pytest.raises(SelectionError, match="--by committee with 1 models: give at least two models"):
         select_frames(labelled, 2, "committee", ["one"])
+    with pytest.raises(SelectionError, match="say the same forces of every frame: name models of different seeds"):
+        select_frames(tmp_path / "bare.extxyz", 2, "committee", [members[0], members[0]])
+    still = [label(atoms.copy(), Labels(0.0, np.zeros((len(atoms), 3)), np.zeros((3, 3)))) for atoms in crystals]
+    ase.io.write(tmp_path / "still.extxyz", still, format="extxyz")
+    with pytest.raises(
+        SelectionError, match="every force of 6 frames is 0 eV/A, so that it tells no frame from another"
+    ):
+        select_frames(tmp_path / "still.extxyz", 2, "force")
     with pytest.raises(SelectionError, match="--by force with 2 models: give one model, or none for the labels"):
         select_frames(labelled, 2, "force", ["one", "two"])
     with pytest.raises(SelectionError, match="seed -1, limit None: give a seed of at least 0"):

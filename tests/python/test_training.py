@@ -12,10 +12,21 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.io import write
 from rich.console import Console
 from so3krates.cli import app
-from so3krates.data import Buckets, collate, energy_shifts, frame_graphs, labels, read_frames
+from so3krates.data import (
+    Buckets,
+    DataError,
+    Labels,
+    collate,
+    data_report,
+    energy_shifts,
+    frame_graphs,
+    labels,
+    read_frames,
+)
 from so3krates.data import with_labels as label
 from so3krates.model.config import ConfigError
 from so3krates.model.network import init_params
@@ -291,6 +302,17 @@ def test_a_uniform_basis_begins_where_the_data_do(tmp_path: Path) -> None:
     assert Material(config, near, []).config.model.radial_start < first.config.radial_start
     standing = dataclasses.replace(config.training, initial_model=str(tmp_path / "a"))
     assert Material(dataclasses.replace(config, training=standing), near, []).config.model == first.config
+
+
+def test_isolated_atoms_alone_teach_nothing(tmp_path: Path) -> None:
+    far = [label(Atoms("Cu", cell=[9.0] * 3, pbc=True), Labels(-1.0, np.zeros((1, 3)), np.zeros((3, 3))))] * 3
+    with pytest.raises(
+        DataError, match=r"no two atoms of 3 training frames are within model.cutoff = 4 A of each other"
+    ):
+        Material(settings(), far, [])
+    assert Material(settings(), [*far, *make_frames(1)], []).distances
+    report = data_report(far)
+    assert "no frame has two atoms within 4 A of each other" in " ".join(report.warnings)
 
 
 def test_weights_that_were_never_validated_are_not_called_the_best(tmp_path: Path) -> None:

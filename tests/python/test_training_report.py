@@ -20,6 +20,7 @@ from so3krates.training import (
     error_table,
     evaluate,
     plots,
+    require_different,
     write_report,
 )
 from so3krates.training.overfitting import overfitting
@@ -199,6 +200,9 @@ def test_committee() -> None:
     assert equal["disagreement"]["rms"] == 0.0
     with pytest.raises(CommitteeError, match="at least 2"):
         Committee([truth], truth)
+    require_different(guesses, [f"seed-{m}" for m in range(members)])
+    with pytest.raises(CommitteeError, match="seed-0 and again say the same of every frame"):
+        require_different([*guesses, guesses[0]], [*(f"seed-{m}" for m in range(members)), "again"])
 
 
 def test_bars_of_elements_stand_above_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

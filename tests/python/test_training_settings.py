@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ase.io import write
+from so3krates.cli_train import run_config
 from so3krates.data import DataError
 from so3krates.model.config import ConfigError
 from so3krates.training import (
@@ -146,6 +147,8 @@ def test_keys_of_the_original_are_understood(tmp_path: Path) -> None:
         ({"data": {"n_valid": 3}}, "n_train with it"),
         ({"training": {"patience": 1.5}}, "a share of all below 1"),
         ({"training": {"hours": 0}}, "training.hours = 0"),
+        ({"training": {"steps": 5, "epochs": 3}}, "training.steps = 5 and training.epochs = 3: each says how long"),
+        ({"preset": "gan", "training": {"steps": 5, "hours": 1}}, "training.steps = 5 and training.hours = 1"),
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate = inf"),
         ({"training": {"seed_model": 10**20}}, "training.seed_model = 100000000000000000000"),
         ({"model": {"radial_start": -1}}, "radial_start = -1"),
@@ -159,6 +162,29 @@ def test_bad_settings_are_refused_by_name(given: dict, words: str) -> None:
     with pytest.raises(ConfigError) as error:
         RunConfig.from_dict(given)
     assert words in str(error.value)
+
+
+def test_the_length_that_is_given_last_counts(tmp_path: Path) -> None:
+    file, frames = tmp_path / "s.toml", Path("x.extxyz")
+    file.write_text("[training]\nepochs = 3\n")
+
+    def length(*given: str, hours: float | None = None, config: Path | None = file) -> tuple[object, ...]:
+        t = run_config(config, None if config else "gan", frames, given, hours).training
+        return t.epochs, t.hours, t.steps if t.epochs is None and t.hours is None else None
+
+    assert length() == (3, None, None)
+    assert length("training.steps=50") == (None, None, 50)
+    assert length("training.steps=50", config=None) == (None, None, 50)  # the preset has epochs
+    assert length("training.epochs=5") == (5, None, None)
+    assert length(hours=2.0) == (None, 2.0, None)
+    assert length("training.epochs=5", hours=2.0) == (5, 2.0, None)  # at most so long
+    for given in (("training.steps=5", "training.epochs=3"), ("training.steps=5", "training.hours=1")):
+        with pytest.raises(ConfigError, match="each says how long the run is: give one of them"):
+            length(*given)
+    with pytest.raises(ConfigError, match=r"training.steps = 5 and training.hours = 2.0"):
+        length("training.steps=5", hours=2.0)
+    preset("gan").save(file)  # which names all keys
+    assert length("training.steps=50") == (None, None, 50) and length()[0] == 2000
 
 
 def test_frames_come_from_the_files_of_the_settings(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from so3krates.data import (
     total_shift,
     with_labels,
 )
-from so3krates.files import make_folder, write_frames, write_text
+from so3krates.files import make_folder, only_user, write_frames, write_text
 from so3krates.physics import crystal_of
 from so3krates.terminal import said
 from so3krates.training import as_json as errors_json
@@ -64,6 +64,11 @@ def compare(settings: CompareSettings, output: Path, screen: Console) -> list[di
     family that fails has a row that says why.
     """
     output = make_folder(output).absolute()
+    with only_user(output):
+        return _compare(settings, output, screen)
+
+
+def _compare(settings: CompareSettings, output: Path, screen: Console) -> list[dict[str, Any]]:
     material = _material(settings, screen)
     sizes = settings.compare.sizes or (len(material.train),)
     rows: list[dict[str, Any]] = []

@@ -18,6 +18,7 @@ from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from so3krates.files import looked_for
 from so3krates.wording import counted
 
 from .charge_labels import CHARGES, DIPOLE, RATIOS, ChargeLabels, charge_labels, known_labels, shaped, shaped_dipole
@@ -175,7 +176,7 @@ def raw_frames(path: str | Path) -> Iterator[Atoms]:
 def require_file(path: Path) -> None:
     """Raises DataError where there is no file to read."""
     if not path.is_file():
-        raise DataError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
+        raise DataError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file' + looked_for(path)}")
 
 
 def last_frame(path: str | Path) -> Atoms:

@@ -82,6 +82,10 @@ class Suspects:
                 "without"
             )
         bond = float(np.median(self._bonds)) if self._bonds else 1.0
+        if self._free and len(self._free) == sum(self._charges.values()):
+            found.append(
+                f"no frame has two atoms within {NEAR:g} A of each other: there is nothing to learn but shifts"
+            )
         if not BONDS[0] < bond < BONDS[1]:
             unit = "nm" if bond < 1 else "Bohr"
             size = f"{bond:.2g} times" if np.isfinite(bond) else f"above {NEAR:g} A and so far beyond"

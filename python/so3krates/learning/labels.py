@@ -26,6 +26,7 @@ from so3krates.progress import Callback
 from so3krates.sampling import Recipe, Workers
 from so3krates.sampling.calculators import computed, work_in
 from so3krates.sampling.workers import TEACHER
+from so3krates.wording import counted
 
 from .config import LabelConfig
 
@@ -37,6 +38,10 @@ ENERGY, FORCES, STRESS = "energy", "forces", "stress"
 
 class LabelsAwaited(RuntimeError):
     """Labels that a batch system has not made yet; the message says how many, and where."""
+
+
+class LabelsFailed(RuntimeError):
+    """A labeller that has never worked; the message says why, and the next call asks it again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +79,22 @@ def label(frames: Sequence[Atoms], settings: LabelConfig, folder: Path, on_progr
         copy.calc = SinglePointCalculator(copy, **values)
         labelled.append(copy)
     return Labelled(labelled, failed)
+
+
+def require_some(made: Labelled, folder: Path) -> None:
+    """Raises LabelsFailed where all labels of a folder have failed: what failed is then made again by the next call."""
+    if made.frames or not made.failed:
+        return
+    for path in [*folder.glob("label-*.npz"), *folder.glob("again-*.npz")]:
+        with np.load(path) as content:
+            has_failed = FAILED in content
+        if has_failed:
+            path.unlink()
+    first = next(iter(made.failed.values()))
+    raise LabelsFailed(
+        f"each of {counted(len(made.failed), 'label')} failed, and none was ever made; the first: {first}: mend "
+        "[label] of the settings, and the same command makes them again (remove a file named failed)"
+    )
 
 
 def _doubt(found: dict[str, np.ndarray], max_force: float) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from ase import Atoms
 from rich.console import Console
 
-from so3krates.files import make_folder, replacing, write_text
+from so3krates.files import make_folder, only_user, replacing, write_text
 from so3krates.progress import progress_display
 from so3krates.storage import CONFIG_FILE
 from so3krates.terminal import said
@@ -22,10 +22,11 @@ from so3krates.wording import counted
 
 from .config import LearningSettings
 from .explore import check_decks
-from .labels import recipe
+from .labels import LabelsFailed, recipe
 from .report import write_learning_report
 from .rounds import POTENTIAL, Round
 
+LABELLER = "labeller"  # of the record; None: none has worked yet
 RECORD, CLOCK = "learn.json", "clock.json"
 FINAL = "final"
 
@@ -55,9 +56,15 @@ def learn(settings: LearningSettings, output: str | Path, console: Console) -> O
     check_decks(settings.runs)
     if settings.label.calculator is not None:
         recipe(settings.label).make()  # a wrong name is seen before anything is trained
-    _claim(output, settings)
-    with _clock(output) as hours:
-        return _learn(settings, output, console, hours)
+    make_folder(output)
+    with only_user(output), _claimed(output, settings) as hours:
+        try:
+            return _learn(settings, output, console, hours)
+        except LabelsFailed:  # of which nothing is kept: another labeller may take the folder
+            path = output / RECORD
+            record = {**json.loads(path.read_text(encoding="utf-8")), LABELLER: None}
+            write_text(path, json.dumps(record, indent=1) + "\n")
+            raise
 
 
 def _learn(settings: LearningSettings, output: Path, console: Console, hours: Any) -> Outcome:
@@ -84,7 +91,7 @@ def _learn(settings: LearningSettings, output: Path, console: Console, hours: An
                 one = dataclasses.replace(one, on_progress=on_progress)
                 runs = one.explore(bundle)
                 chosen = one.choose(bundle, [atoms for part in frames for atoms in part], most)
-                failed = one.label(chosen)
+                failed = one.label(chosen, any(earlier["labels"] for earlier in summaries))
                 summary = one.conclude(bundle, runs, failed)
         summaries.append(summary)
         _say(console, _words(summary))
@@ -99,6 +106,8 @@ def _learn(settings: LearningSettings, output: Path, console: Console, hours: An
             break
         if not frames[-1]:
             found = f"round {one.number} found no new frames to label"
+            if summary["failed"]:
+                found = f"each of {counted(len(summary['failed']), 'label')} of round {one.number} failed"
             reason = _budget(settings, _spent(summaries), hours()) or found
             break
         reason = f"{learn.max_rounds} rounds were done (learn.max_rounds)"
@@ -179,6 +188,14 @@ def _words(summary: dict[str, Any]) -> str:
     return f"Round {summary['round']}: " + "; ".join(parts)
 
 
+@contextlib.contextmanager
+def _claimed(output: Path, settings: LearningSettings) -> Iterator[Any]:
+    """The hours of the loop that this folder belongs to."""
+    _claim(output, settings)
+    with _clock(output) as hours:
+        yield hours
+
+
 def _claim(output: Path, settings: LearningSettings) -> None:
     """Takes the folder for this loop. What its data and network depend on may not change; budgets and targets may."""
     label = settings.label
@@ -188,14 +205,16 @@ def _claim(output: Path, settings: LearningSettings) -> None:
         "data": settings.training.data.file,
         "structures": settings.learn.structures,
         "committee": settings.learn.committee,
-        "labeller": str(recipe(label)) if label.calculator is not None else (label.command or "batch"),
+        LABELLER: str(recipe(label)) if label.calculator is not None else (label.command or "batch"),
     }
     record = json.loads(json.dumps(record))
     path = output / RECORD
     if path.is_file():
         begun = json.loads(path.read_text(encoding="utf-8"))
         for key in record:
-            if begun.get(key) != record[key]:
+            if key == LABELLER and begun.get(key, "") is None:
+                write_text(path, json.dumps(begun | {key: record[key]}, indent=1) + "\n")
+            elif begun.get(key) != record[key]:
                 raise LearningError(
                     f"{output} belongs to a loop with {key} = {begun.get(key)!r}, not {record[key]!r}: go on with the "
                     "same, or choose another output"

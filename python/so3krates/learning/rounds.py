@@ -30,7 +30,7 @@ from so3krates.wording import counted
 from .choose import choose, distinct, spread
 from .config import LearningSettings
 from .explore import RunSummary, explore, saved_frames, varies
-from .labels import label
+from .labels import label, require_some
 
 POTENTIAL, SUMMARY = "potential.so3k", "summary.json"
 CANDIDATES, CHOSEN, LABELLED = "candidates.extxyz", "chosen.extxyz", "labelled.extxyz"
@@ -88,6 +88,7 @@ class Round:
                 )
             write_frames(self.folder / CHOSEN, structures)
             made = label(structures, self.settings.label, self.folder / "labels", self.on_progress)
+            require_some(made, self.folder / "labels")
             frames += made.frames
             failed = made.failed
         write_frames(self.folder / LABELLED, frames)
@@ -187,9 +188,15 @@ class Round:
         write_frames(path, chosen)
         return chosen
 
-    def label(self, chosen: Sequence[Atoms]) -> list[str]:
-        """Labels of the chosen frames; returns what became of those that failed."""
+    def label(self, chosen: Sequence[Atoms], has_worked: bool = True) -> list[str]:
+        """Labels of the chosen frames; returns what became of those that failed.
+
+        `has_worked`: whether the labeller has made any label before; where not, LabelsFailed is raised if it makes
+        none.
+        """
         made = label(chosen, self.settings.label, self.folder / "labels", self.on_progress)
+        if not has_worked:
+            require_some(made, self.folder / "labels")
         if not (self.folder / LABELLED).is_file():
             write_frames(self.folder / LABELLED, made.frames)
         return list(made.failed.values())

@@ -13,7 +13,7 @@ import numpy as np
 from ase import Atoms
 
 from so3krates import exporting
-from so3krates.files import write_text
+from so3krates.files import looked_for, write_text
 from so3krates.lammps import run_deck
 from so3krates.overlay import overlay_lines
 from so3krates.runtime import baselines_of_bundle
@@ -50,7 +50,7 @@ def read_system(path: Path, variables: dict[str, str] | None = None) -> System:
     A deck is run up to its first `run`, which is left out. Raises PlanError, OSError, LammpsError.
     """
     if not path.is_file():
-        raise PlanError(f"{path}: no such file. Give a deck, or a structure in any format of ASE")
+        raise PlanError(f"{path}: no such file{looked_for(path)}. Give a deck, or a structure in any format of ASE")
     if is_deck(path):
         return _of_deck(path, variables or {})
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,7 +17,7 @@ from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from so3krates.engines import PROCESSES
-from so3krates.files import make_folder, require_place, write_frames, write_text
+from so3krates.files import make_folder, only_user, require_place, write_frames, write_text
 from so3krates.progress import Callback
 
 from .calculators import computed
@@ -57,8 +58,9 @@ def sample(
         raise SamplingError(f"{output} exists already: delete it, or choose another output")
     make_folder(output.parent)
     require_place(output)
-    with Workers(teacher, driver, folder, processes, on_progress, engine) as workers:
+    with Workers(teacher, driver, folder, processes, on_progress, engine) as workers, contextlib.ExitStack() as stack:
         _claim(folder, _record(plan, crystal, relax, workers.names))
+        stack.enter_context(only_user(folder))
         if relax:
             (found,) = workers.run("lattice", DRIVER, _relax_lattice, {"lattice": (crystal,)})
             crystal = crystal.copy()

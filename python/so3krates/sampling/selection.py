@@ -80,6 +80,11 @@ def select_frames(
             raise SelectionError("a random choice looks at no values: leave out the limit and the model")
         return Selection(choose_random(len(frames), n, random), len(frames), None)
     measure = _measure_of(by, frames, models, pool, keys or LabelKeys(), key)
+    if n < len(frames) and len(frames) > 1 and np.ptp(measure.values) == 0:
+        raise SelectionError(
+            f"every {measure.name} of {len(frames)} frames is {measure.values[0]:.4g} {measure.unit}, so that it tells "
+            "no frame from another: choose by something else, or --by random"
+        )
     allowed = measure if limit is None else values_below(measure, limit)
     chosen = choose_largest(allowed, n) if by in LARGEST else choose_uniform(allowed, n, random, bins)
     return Selection(chosen, len(frames), measure)
@@ -218,7 +223,13 @@ def _measure_of(
     if (by == "committee") != (len(models) > 1) or (by == "uncertainty" and not models):
         raise SelectionError(f"--by {by} with {len(models)} models: give {needed}")
     if by == "committee":
-        return committee_measure([predictions_of(model, frames).forces for model in models])
+        measure = committee_measure([predictions_of(model, frames).forces for model in models])
+        if not measure.values.any():
+            raise SelectionError(
+                f"{', '.join(map(str, models))} say the same forces of every frame: name models of different seeds, "
+                "each once"
+            )
+        return measure
     if models:
         found = predictions_of(models[0], frames)
         if by == "uncertainty" and found.uncertainties is None:

@@ -1,7 +1,7 @@
 """Training: settings, loss, optimiser, the course of a run, and what it reports."""
 
 from .breakdown import Breakdown, breakdown
-from .committee import Committee, CommitteeError, committee_table, disagreement, member_folders
+from .committee import Committee, CommitteeError, committee_table, disagreement, member_folders, require_different
 from .config import PRESETS, DataConfig, RunConfig, TrainingConfig, preset
 from .evaluate import Properties, evaluate, reference
 from .finetuning import FineTuningConfig
@@ -48,6 +48,7 @@ __all__ = [
     "preset",
     "progress_display",
     "reference",
+    "require_different",
     "result_tables",
     "rich_table",
     "run_session",

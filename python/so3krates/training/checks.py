@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from so3krates.model.config import ConfigError
 
+LENGTHS = ("steps", "epochs", "hours")  # of a run; with the first there is no other
 LARGEST = 2**31 - 1  # of whole numbers: seeds and counters of steps are held in 32 bits
 
 
@@ -14,6 +16,14 @@ def require(condition: bool, section: str, key: str, value: Any, advice: str) ->
     """Raises ConfigError with the key, its value and what to give, unless the condition holds."""
     if not condition:
         raise ConfigError(f"{section}.{key} = {value!r}: give {advice}")
+
+
+def require_one_length(training: Any) -> None:
+    """Refuses `steps` beside `epochs` or `hours`, which would decide alone. Raises ConfigError."""
+    own = [name for name in LENGTHS if isinstance(training, Mapping) and training.get(name) is not None]
+    if len(own) > 1 and own[0] == "steps":
+        both = " and ".join(f"training.{name} = {training[name]!r}" for name in own)
+        raise ConfigError(f"{both}: each says how long the run is: give one of them")
 
 
 def is_int(value: Any, least: int = 0) -> bool:

@@ -80,6 +80,17 @@ class Committee:
         return content
 
 
+def require_different(members: Sequence[Properties], names: Sequence[str]) -> None:
+    """Refuses a model that is named twice, which agrees with itself. Raises CommitteeError with both names."""
+    for k, own in enumerate(members):
+        for n, other in enumerate(members[:k]):
+            if np.array_equal(own.energies, other.energies) and all(map(np.array_equal, own.forces, other.forces)):
+                raise CommitteeError(
+                    f"{names[n]} and {names[k]} say the same of every frame, so that they never differ: name models of "
+                    "different seeds, each once"
+                )
+
+
 def disagreement(forces: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Disagreement of a committee about each frame (M,), eV/A; `forces[k][m]` (n, 3) in eV/A are member k's of frame m.
 

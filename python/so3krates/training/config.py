@@ -14,14 +14,14 @@ from ase.data import chemical_symbols
 
 from so3krates.baselines import baselines_from, pair_sections
 from so3krates.data import SHIFT_MODES, DataError, LabelKeys
-from so3krates.files import write_text
+from so3krates.files import looked_for, write_text
 from so3krates.model.config import PRESETS as MODEL_PRESETS
 from so3krates.model.config import ConfigError, ModelConfig
 from so3krates.model.long_range import predicted_sections
 from so3krates.model.terms import check_terms
 
 from . import charges as predicted
-from .checks import is_int, is_number, require
+from .checks import is_int, is_number, require, require_one_length
 from .finetuning import FineTuningConfig, gentler, of_model, rate_factors, require_start
 from .loggers import PACKAGES
 from .original_keys import sections_from_original
@@ -345,11 +345,8 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values without those that are absent; with NO_PRESET `from_dict` makes the same of them."""
-        sections = {
-            "model": self.model.to_dict(),
-            "data": dataclasses.asdict(self.data),
-            "training": dataclasses.asdict(self.training),
-        }
+        sections = {"model": self.model.to_dict(), "data": dataclasses.asdict(self.data)}
+        sections["training"] = dataclasses.asdict(self.training)
         for name, values in (("terms", self.terms), ("baseline", self.baseline)):
             if values:
                 sections[name] = copy.deepcopy(values)
@@ -432,7 +429,7 @@ def read_settings(path: str | Path) -> tuple[str, dict[str, dict[str, Any]]]:
         if not isinstance(settings, dict):
             raise ValueError("it holds no keys with values")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
+        raise ConfigError(f"{path}: cannot be read ({error}{looked_for(path)})") from error
     try:
         named, sections = given_settings(settings)
     except ConfigError as error:
@@ -449,6 +446,7 @@ def given_settings(settings: dict[str, Any]) -> tuple[str, dict[str, dict[str, A
     settings = dict(settings)
     named = settings.pop("preset", None)
     given = {name: settings.pop(name, {}) for name in SECTIONS}
+    require_one_length({} if named == NO_PRESET else given["training"])
     sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     if settings and named is None:
         named = ORIGINAL_PRESET
@@ -474,7 +472,7 @@ def _filled(named: str, given: dict[str, dict[str, Any]]) -> dict[str, dict[str,
         if "model" in base:
             base["model"] = predicted.sizes_of_preset(base["model"])
     sections = {name: base.get(name, {}) | values for name, values in given.items()}
-    if "hours" in given["training"] and "epochs" not in given["training"]:
+    if base and "epochs" not in given["training"] and {"steps", "hours"} & given["training"].keys():
         sections["training"].pop("epochs", None)  # of a preset
     return sections
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ase.data import atomic_numbers
 
+from so3krates.files import looked_for
 from so3krates.model.config import ConfigError, ModelConfig
 from so3krates.model.long_range import INTERACTIONS
 from so3krates.model.terms import settings_of
@@ -79,7 +80,9 @@ def rate_factors(settings: FineTuningConfig, model: ModelConfig) -> dict[str, fl
     layers = [f"layers_{k}" for k in range(model.layers)]
     parts = ["embedding", *layers, "readout"]
     if settings.strategy == "last-layers" and settings.last_layers > model.layers:
-        raise ConfigError(f"finetuning.last_layers = {settings.last_layers}: the model has {model.layers} layers")
+        raise ConfigError(
+            f"finetuning.last_layers = {settings.last_layers}: the model has {counted(model.layers, 'layer')}"
+        )
     first = {"full": 0, "last-layers": len(parts) - 1 - settings.last_layers, "readout": len(parts) - 1}
     learning = parts[first[settings.strategy] :]
     given = settings.rate_factors or {}
@@ -204,7 +207,9 @@ def initial_model(path: str | Path) -> Model:
             "(a bundle has tables and products of weights in place of the weights)"
         )
     if not path.is_dir():
-        raise ModelError(f"{path}: no such folder: give the model folder to go on from, which a training wrote")
+        raise ModelError(
+            f"{path}: no such folder{looked_for(path)}: give the model folder to go on from, which a training wrote"
+        )
     members = member_folders(path)
     if len(members) > 1:
         raise ModelError(f"{path} holds {len(members)} models: give the one to go on from, as in {members[0]}")

@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from ase import Atoms
 
-from so3krates.data import Buckets, StoredFrames, charge_labels, collate, shortest_distances
+from so3krates.data import Buckets, DataError, StoredFrames, charge_labels, collate, shortest_distances
 from so3krates.data.buckets import DRAWN, STEPS, random_batches
 from so3krates.model.long_range import longest
 from so3krates.model.network import Params
 from so3krates.model.terms import beside_terms
 from so3krates.storage import require_elements
+from so3krates.wording import counted
 
 from .charges import interactions_of, unused_dipoles, with_neighbours
 from .config import RunConfig
@@ -71,6 +72,12 @@ class Material:
         old = list(graphs_of(replay, cutoff, self.shifts, "replayed data", reach))
         self.distances = distances_in(whole) if not old else shortest_distances([*whole, *old])
         self.largest_force = largest_force_in(whole) if not old else largest_force_in([*whole, *old])
+        if not self.distances and not self.interactions and self.start is None:
+            raise DataError(
+                f"no two atoms of {counted(len(whole) + len(old), 'training frame')} are within model.cutoff = "
+                f"{cutoff:g} A of each other, so that there is nothing to learn: give frames of atoms that bind, whose "
+                "lengths are in A (data.length_unit); isolated atoms may be among them"
+            )
         nearest = min(self.distances.values(), default=math.inf)
         self.shortest = nearest if self.distances else 1.0  # A
         self.terms = terms_of(config, self.start, self.elements, self.distances)

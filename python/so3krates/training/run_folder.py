@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from so3krates.files import append_line, make_folder, require_text, write_text
+from so3krates.files import append_line, make_folder, only_user, require_text, write_text
 from so3krates.model.config import ConfigError
 from so3krates.storage import CONFIG_FILE, WEIGHTS_FILE
 
@@ -91,9 +92,17 @@ class RunFolder:
             _require_same(self.path / RUN_FILE, self._record)
         self._lacks_states = not (self.path / CHECKPOINT_FOLDER).is_dir()
         make_folder(self.path)
-        if not resume:
-            self._write_record()
-        self.checkpoints = Checkpoints(self.path / CHECKPOINT_FOLDER)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(only_user(self.path))
+            if not resume:
+                self._write_record()
+            self.checkpoints = Checkpoints(self.path / CHECKPOINT_FOLDER)
+            self._mine = stack.pop_all()
+
+    def close(self) -> None:
+        """Lets others have the folder."""
+        self.checkpoints.close()
+        self._mine.close()
 
     @property
     def metrics_file(self) -> Path:

@@ -222,8 +222,8 @@ def evaluated_frames(file: str | Path, config: DataConfig, say: Callable[[str], 
         asked = ", ".join(f"{name} {key!r}" for name, key in check.names.wanted.items())
         found = "; ".join(check.names.lines() + check.names.guesses()) or "nothing like a label was found"
         raise DataError(f"{file}: none of {counted(check.frames, 'frame')} has a label ({asked}): {found}")
-    for finding in check.findings():
-        say(f"{file}: {finding.text}")
+    for text in [finding.text for finding in check.findings()] + check.suspects.lines(with_perfect=False):
+        say(f"{file}: {text}")
     return frames
 
 

@@ -123,7 +123,7 @@ def train(
             progress = stack.enter_context(progress_display())
         run = _Run(config, frames_train, frames_valid, Path(folder), progress, resume, replay)
         if run.place is not None:
-            stack.callback(run.place.checkpoints.close)
+            stack.callback(run.place.close)
         for logger in run.loggers:
             stack.callback(logger.close)
         return run.go(stack.enter_context(polite_interrupts()))
@@ -171,11 +171,16 @@ class _Run:
         self.step = 0
         self.fall: _Fall | None = None
         self.learning_rate = math.nan
-        if resume:
-            self.said += self._restore()
         self.loggers = []
-        if self.place is not None:
-            self.loggers = open_loggers(settings.log_to, self.folder, config.to_dict(), self.step)
+        try:
+            if resume:
+                self.said += self._restore()
+            if self.place is not None:
+                self.loggers = open_loggers(settings.log_to, self.folder, config.to_dict(), self.step)
+        except BaseException:
+            if self.place is not None:
+                self.place.close()
+            raise
         self.journal = Journal(settings, material, self.place, self.loggers, progress, self.clock)
         self.journal.end = self._end
         self.saved = time.monotonic()
