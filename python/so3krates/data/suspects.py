@@ -161,6 +161,19 @@ class Suspects:
         return [int(number) for number in numbers[deviation > OUTLIER * scale]] if scale > 0 else []
 
 
+def overlap(atoms: Atoms) -> str:
+    """What pair of atoms is nearer than SHORT_DISTANCE of its covalent radii, the nearest by them; empty: none."""
+    if not len(atoms):
+        return ""
+    i, j, d = near_pairs(atoms, 2 * SHORT_DISTANCE * float(covalent_radii[atoms.numbers].max()))
+    shares = d / (covalent_radii[atoms.numbers[i]] + covalent_radii[atoms.numbers[j]])
+    if not len(d) or shares.min() >= SHORT_DISTANCE:
+        return ""
+    k = int(shares.argmin())
+    first, second = (chemical_symbols[z] for z in sorted((atoms.numbers[i[k]], atoms.numbers[j[k]])))
+    return f"{first} and {second} are {d[k]:.3g} A apart, {shares[k]:.2g} of the sum of their covalent radii"
+
+
 def shifted_energies(energies: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Energies per atom (M,), eV, of frames with `counts` (M, elements) atoms, less what a sum over elements explains.
 

@@ -40,11 +40,12 @@ def choose(frames: Sequence[Atoms], predicted: Properties, by: str, number: int,
     """Indices of at most `number` frames by one of CHOICES, from what the potential predicts of them.
 
     Each deck has the same share, and what one has not, others take: a deck that ended at its first step would else
-    never be learnt. Frames above `stop`, where a potential's own numbers mean little, only where a deck has no others.
+    never be learnt; chance says which comes first, so that it is not the same in all rounds. Frames above `stop`, where
+    a potential's own numbers mean little, only where a deck has no others.
     """
     random = np.random.default_rng(seed)
     orders = []
-    for run in dict.fromkeys(str(atoms.info["run"]) for atoms in frames):
+    for run in random.permutation(list(dict.fromkeys(str(atoms.info["run"]) for atoms in frames))):
         own = [k for k, atoms in enumerate(frames) if atoms.info["run"] == run]
         own = [k for k in own if frames[k].info["largest"] <= stop] or own
         orders.append(_ordered([frames[k] for k in own], predicted, by, min(number, len(own)), own, random))

@@ -13,6 +13,7 @@ from typing import Any
 import ase.io
 from ase import Atoms
 
+from so3krates.data.suspects import overlap
 from so3krates.files import make_folder, write_text
 from so3krates.lammps import LammpsError, run_deck
 from so3krates.model.config import ConfigError
@@ -112,7 +113,7 @@ def explore(run: RunSettings, folder: Path, potential: Path, learn: LearnConfig,
         run_deck(folder / DECK, folder, variables, run.ranks, lines.append)
     except LammpsError as problem:
         error = " ".join(str(problem).split())
-    summary = _summary(lines, saved_frames(folder), error)
+    summary = _summary(lines, _read(folder), error)
     if summary.looks == 0:
         raise LammpsError(
             f"{error}; no frame was looked at before it" if error else f"{run.deck} ran no steps: see {folder}"
@@ -122,7 +123,22 @@ def explore(run: RunSettings, folder: Path, potential: Path, learn: LearnConfig,
 
 
 def saved_frames(folder: Path) -> list[Atoms]:
-    """The frames that a run saved: structures alone, with what is known of each in `info`."""
+    """Structures that a run saved before atoms overlapped, if they did, with what is known of each in `info`."""
+    return _before_overlap(_read(folder))[0]
+
+
+def _before_overlap(frames: Sequence[Atoms]) -> tuple[list[Atoms], str]:
+    """Frames before the first in which atoms overlap, and that; what a young potential does from then on is no physics.
+
+    Its uncertainty says so late or never, and a labeller would give such frames forces that nothing is learnt from.
+    """
+    for number, atoms in enumerate(frames):
+        if found := overlap(atoms):
+            return list(frames[:number]), f"step {atoms.info['step']}: {found}"
+    return list(frames), ""
+
+
+def _read(folder: Path) -> list[Atoms]:
     path = folder / SAVED
     if not path.is_file():
         return []
@@ -159,5 +175,11 @@ def _summary(lines: Sequence[str], frames: Sequence[Atoms], error: str) -> RunSu
         above = max(above, sum(bool(atoms.info["above"]) for atoms in frames))
         looks = max(looks, max(int(atoms.info["look"]) for atoms in frames))
         largest = max(largest, max(float(atoms.info["largest"]) for atoms in frames))
+    sound, overlapping = _before_overlap(frames)
+    if overlapping:
+        above = sum(bool(atoms.info["above"]) for atoms in sound)
+        looks = int(frames[len(sound)].info["look"])
+        largest = max((float(atoms.info["largest"]) for atoms in sound), default=0.0)
+        ended = overlapping
     found = RunSummary(looks, above, largest, ended or ("an error of LAMMPS" if error else ""), error)
     return dataclasses.replace(found, ended=f"{ended} ({AT_ONCE})") if ended and found.at_once else found

@@ -122,8 +122,10 @@ class Material:
             settings = dataclasses.replace(settings, energy_weight=weight)
             self.config = dataclasses.replace(self.config, training=settings)
             if weight < 1:
+                gain = settings.energy_gain
+                grows = f", {gain:g} times that in the end (training.energy_gain)" if gain != 1 else ""
                 self.said.append(
-                    f"energy_weight is {weight:.2g}: energies of the training frames differ by "
+                    f"energy_weight is {weight:.2g}{grows}: energies of the training frames differ by "
                     f"{1e3 / math.sqrt(self.scales.energy):.3g} meV/atom, little beside forces of "
                     f"{1 / math.sqrt(self.scales.forces):.3g} eV/A; training.energy_weight sets another"
                 )
