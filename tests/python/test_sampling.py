@@ -49,6 +49,7 @@ COVARIANCE_TOLERANCE = 0.12  # of the norm of a matrix of 12 x 12 over DRAWS dra
 SIGMAS = 4.0
 EXPANSION = 0.006  # around the thermal expansion of copper from 0 to 150 K by EMT, and the error of a mean volume
 LONGEST_JOB = 15  # evaluations of a piece of dynamics or a relaxation
+COULOMB = 14.399645  # eV A of two unit charges, as LAMMPS has it
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,15 @@ def test_free_cluster(teacher: LammpsCalculator) -> None:
     assert abs(force) > 0.1
     assert abs((high - low) / (2 * STEP) - force) < FORCE_TOLERANCE
     assert "stress" not in teacher.results
+
+
+def test_charges_of_types_are_lines_of_the_deck() -> None:
+    """Two ions in vacuum have the energy and the force of Coulomb's law."""
+    lines = ("set type 1 charge 1.0", "set type 2 charge -0.5", "pair_style coul/cut 10.0", "pair_coeff * *")
+    ions = Atoms("NaCl", positions=[[0, 0, 0], [0, 0, 3.0]])
+    ions.calc = LammpsCalculator(lines, ("Na", "Cl"))
+    assert ions.get_potential_energy() == pytest.approx(-0.5 * COULOMB / 3.0, rel=1e-6)
+    assert ions.get_forces()[0] == pytest.approx([0, 0, 0.5 * COULOMB / 3.0**2], rel=1e-6, abs=1e-12)
 
 
 def test_force_constants(crystal: Atoms, teacher: LammpsCalculator) -> None:
