@@ -38,7 +38,6 @@ POOL, TEST = (1, 2, 3, 4), (11, 12)  # seeds of the teacher's runs that random l
 EVERY = 20  # steps between frames of a run, as between looks of the loop
 TEST_EVERY = 5  # of these frames
 LEARNT, RANDOM = (24, 48), (24, 48, 96)  # labels, those that a loop begins with included
-WAYS: dict[str, dict[str, Any]] = {"learn": {}, "own": {"save": 1e-6, "choose": "random"}}  # what a loop labels
 SEEDS = (0, 1, 2)
 ALL = "all"  # of the pool
 MOST_VALID = 40  # frames that validate
@@ -81,7 +80,7 @@ def pool(folder: Path, material: str) -> None:
 
 def frames_of(folder: Path, config: LearningSettings, variables: dict[str, Any]) -> list[Atoms]:
     """The structures of a run of the teacher, without labels."""
-    teacher = recipe(config.label).make()
+    teacher: Any = recipe(config.label).make()
     deck = re.sub("(?m)^pair_coeff .*", "\n".join(teacher.deck), Path(config.runs[0].deck).read_text())
     deck = re.sub("(?m)^pair_style +so3krates.*\n", "", deck)
     deck = deck.replace("run  ", f"dump 1 all custom {EVERY} pool.dump id type x y z\ndump_modify 1 sort id\nrun  ")
@@ -93,32 +92,45 @@ def frames_of(folder: Path, config: LearningSettings, variables: dict[str, Any])
 
 
 def loop(folder: Path, seed: int) -> None:
-    """The loops with that seed of their decks, choices and weights, in WAY-loop-SEED."""
-    for way, changes in WAYS.items():
-        settings = tomllib.loads((folder / SETTINGS).read_text())
-        settings["learn"] |= changes | {"seed": seed}
-        settings["training"] |= {"seed_model": 1000 * seed, "seed_training": 1000 * seed}
-        name = f"{way}-loop-{seed}"
-        (folder / f"{name}.toml").write_text(tomli_w.dumps(settings))
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(folder.absolute() / CACHE), "PYTHONPATH": str(folder.absolute())}
-        subprocess.run(
-            ["so3krates", "learn", f"{name}.toml", "-o", name], cwd=folder, env=os.environ | cache, check=True
-        )
+    """The loop with that seed of its decks, choices and weights, in loop-SEED."""
+    settings = tomllib.loads((folder / SETTINGS).read_text())
+    settings["learn"]["seed"] = seed
+    settings["training"] |= {"seed_model": 1000 * seed, "seed_training": 1000 * seed}
+    name = f"loop-{seed}"
+    (folder / f"{name}.toml").write_text(tomli_w.dumps(settings))
+    more = {"JAX_COMPILATION_CACHE_DIR": str(folder.absolute() / CACHE), "PYTHONPATH": str(folder.absolute())}
+    subprocess.run(["so3krates", "learn", f"{name}.toml", "-o", name], cwd=folder, env=os.environ | more, check=True)
 
 
 def compare(folder: Path, seed: int) -> None:
-    """Trainings from scratch with the same settings and steps: on the first labels of the loops, and on random ones."""
-    others = list(read_frames(folder / "pool.extxyz"))
-    order = np.random.default_rng(seed).permutation(len(others))
-    for way, size in itertools.product(WAYS, LEARNT):
+    """Trainings from scratch with the same settings and steps: on the first labels of the loop, and on random ones."""
+    ways = {"learn": list[list[Atoms]](), "own": list[list[Atoms]]()}
+    random = np.random.default_rng(seed)
+    for place in sorted((folder / f"loop-{seed}").glob("round-*")):
+        ways["learn"].append(list(read_frames(place / "labelled.extxyz")))
+        ways["own"].append(of_runs(place, len(ways["learn"][-1]), random) or ways["learn"][-1])
+    for (way, rounds), size in itertools.product(ways.items(), LEARNT):
         parts, left = [], size
-        for path in sorted((folder / f"{way}-loop-{seed}").glob("round-*/labelled.extxyz")):
-            parts.append(list(read_frames(path))[:left])
+        for part in rounds:
+            parts.append(part[:left])
             left -= len(parts[-1])
         one(folder, f"{way}-{size}-{seed}", parts, seed)
+    others = list(read_frames(folder / "pool.extxyz"))
+    order = np.random.default_rng(seed).permutation(len(others))
     for size in RANDOM:
         one(folder, f"random-{size}-{seed}", [[others[k] for k in order[:size]]], seed)
     one(folder, f"random-{ALL}-{seed}", [others], seed)
+
+
+def of_runs(place: Path, number: int, random: np.random.Generator) -> list[Atoms]:
+    """So many frames of a round's runs at random, labelled: of those that were kept whatever their uncertainty."""
+    candidates = place / "candidates.extxyz"
+    if not candidates.exists():
+        return []  # the labels to begin with
+    config = LearningSettings.load(place.parents[1] / SETTINGS)
+    looked = [atoms for atoms in ase.io.read(candidates, ":") if atoms.info["check"]]
+    taken = [looked[k] for k in random.permutation(len(looked))[:number]]
+    return label(taken, config.label, place / "labels-own", None).frames
 
 
 def one(folder: Path, name: str, frames: Sequence[Sequence[Atoms]], seed: int) -> None:
