@@ -23,6 +23,8 @@ from so3krates.model.config import ConfigError
 from so3krates.training import Properties, RunConfig
 from teachers import STYLE, copper
 
+ROUNDED = 1e-6  # A, of files with eight digits
+
 # Choices
 
 
@@ -201,3 +203,27 @@ def test_frames_from_an_overlap_on_are_none(tmp_path: Path) -> None:
     found = _summary(lines, _read(tmp_path), "")
     assert (found.looks, found.above, found.largest) == (3, 1, 0.7)
     assert found.ended == "step 40: Cu and Cu are 0.9 A apart, 0.34 of the sum of their covalent radii"
+
+
+def test_where_the_guard_ended_a_run_comes_first(tmp_path: Path) -> None:
+    """Its frame is a candidate like those that were saved before it, and the end of the run is no error."""
+    frames = [copper(k) for k in range(6)]
+    for k, atoms in enumerate(frames[:5]):
+        atoms.info |= {"step": 20 * k, "look": k + 1, "largest_uncertainty": 0.6, "above": True, "check": False}
+    frames[5].info |= {"step": 87, "reason": "near"}
+    write(tmp_path / "saved.extxyz", frames[:5])
+    write(tmp_path / "guard-step-87.extxyz", frames[5])
+    found = saved_frames(tmp_path)
+    assert [(atoms.info["step"], atoms.info["guard"]) for atoms in found][4:] == [(80, False), (87, True)]
+    assert np.abs(found[5].positions - frames[5].positions).max() < ROUNDED
+    words = (
+        "ERROR: Pair style so3krates: step 87: Cu and Cu are 1.9 A apart. The frame is in guard-step-87.extxyz. Look"
+    )
+    told = _summary([], found, words)
+    assert (told.looks, told.above, told.error) == (6, 6, "") and told.ended == "step 87: Cu and Cu are 1.9 A apart"
+    count = len(frames[0])
+    of_atoms = [np.full(count, float(k)) for k in range(6)]
+    predicted = Properties(np.full(6, count), np.arange(6.0), [np.zeros((count, 3))] * 6, np.zeros((6, 3, 3)), of_atoms)
+    for by in ("random", "atomic-energy"):
+        chosen = choose(found, predicted, by, 3, 1.0, 1)
+        assert chosen[0] == 5 and len(set(chosen)) == 3

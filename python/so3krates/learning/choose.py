@@ -41,14 +41,18 @@ def choose(frames: Sequence[Atoms], predicted: Properties, by: str, number: int,
 
     Each deck has the same share, and what one has not, others take: a deck that ended at its first step would else
     never be learnt; chance says which comes first, so that it is not the same in all rounds. Frames above `stop`, where
-    a potential's own numbers mean little, only where a deck has no others.
+    a potential's own numbers mean little, only where a deck has no others. Those at which the guard ended a run come
+    first: they are just beyond what the potential knows, and right up to there.
     """
     random = np.random.default_rng(seed)
     orders = []
     for run in random.permutation(list(dict.fromkeys(str(atoms.info["run"]) for atoms in frames))):
         own = [k for k, atoms in enumerate(frames) if atoms.info["run"] == run]
         own = [k for k in own if frames[k].info["largest"] <= stop] or own
-        orders.append(_ordered([frames[k] for k in own], predicted, by, min(number, len(own)), own, random))
+        first = [k for k in own if frames[k].info.get("guard", False)][:number]
+        own = [k for k in own if k not in first]
+        left = min(number - len(first), len(own))
+        orders.append(first + _ordered([frames[k] for k in own], predicted, by, left, own, random))
     mixed = [k for layer in itertools.zip_longest(*orders) for k in layer if k is not None]
     return mixed[:number]
 

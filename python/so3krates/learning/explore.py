@@ -28,6 +28,7 @@ COEFF = re.compile(r'^(\s*pair_coeff\s+\S+\s+\S+\s+(?:so3krates\s+)?)("[^"]*"|\S
 HYBRID_COEFF = re.compile(r"^\s*pair_coeff\s+\S+\s+\S+\s+so3krates\s")
 SEEN = re.compile(r"^So3krates: \S+ was above \S+ \S+ in (\d+) of (\d+) frames, at most (\S+);")
 ENDED = re.compile(r"^So3krates: (step \d+: .* above \S+): the run ends here$")
+GUARDED = re.compile(r"(step \d+: .*?)\. The frame is in (guard-step-\d+\.extxyz)")
 AT_ONCE = "of its first structure: begin with labelled frames of that kind, or with a larger learn.stop"
 
 
@@ -103,7 +104,9 @@ def explore(run: RunSettings, folder: Path, potential: Path, learn: LearnConfig,
     make_folder(folder)
     for name in run.files:
         shutil.copyfile(name, folder / Path(name).name)
-    options = f"save {SAVED} {learn.output} {learn.save:g} {learn.stop:g} every {learn.every} check {learn.check_every}"
+    # The first frame beyond the distances and forces of the training data is the last that is no guess.
+    limits = f"{learn.output} {learn.save:g} {learn.stop:g}"
+    options = f"guard stop save {SAVED} {limits} every {learn.every} check {learn.check_every}"
     place = f"../{potential.name}" if potential.parent == folder.parent else str(potential)
     write_text(folder / DECK, prepared(_text(run), run.deck, place, options))
     lines: list[str] = []
@@ -139,24 +142,25 @@ def _before_overlap(frames: Sequence[Atoms]) -> tuple[list[Atoms], str]:
 
 
 def _read(folder: Path) -> list[Atoms]:
-    path = folder / SAVED
-    if not path.is_file():
-        return []
-    frames = []
-    for read in ase.io.iread(path, index=":"):
-        if "X" in read.get_chemical_symbols():
-            raise LammpsError(f"{path}: some atoms are of another pair style, so that frames cannot be labelled")
-        atoms = Atoms(read.numbers, read.positions, cell=read.cell, pbc=read.pbc)
-        largest = next(float(value) for key, value in read.info.items() if key.startswith("largest_"))
-        atoms.info = {
-            "run": folder.name.partition(".")[0],  # of all starts of a deck
-            "step": int(read.info["step"]),
-            "look": int(read.info["look"]),
-            "largest": largest,
-            "above": bool(read.info["above"]),
-            "check": bool(read.info["check"]),
-        }
-        frames.append(atoms)
+    frames: list[Atoms] = []
+    saved = [folder / SAVED] if (folder / SAVED).is_file() else []
+    for path in [*saved, *folder.glob("guard-step-*.extxyz")]:  # the guard's, if there is one, is the last
+        for read in ase.io.iread(path, index=":"):
+            if "X" in read.get_chemical_symbols():
+                raise LammpsError(f"{path}: some atoms are of another pair style, so that frames cannot be labelled")
+            atoms = Atoms(read.numbers, read.positions, cell=read.cell, pbc=read.pbc)
+            is_guards = "reason" in read.info
+            largest = next((float(value) for key, value in read.info.items() if key.startswith("largest_")), 0.0)
+            atoms.info = {
+                "run": folder.name.partition(".")[0],  # of all starts of a deck
+                "step": int(read.info["step"]),
+                "look": int(read.info.get("look", frames[-1].info["look"] + 1 if frames else 1)),
+                "largest": largest,
+                "above": is_guards or bool(read.info["above"]),
+                "check": bool(read.info.get("check", False)),
+                "guard": is_guards,
+            }
+            frames.append(atoms)
     return frames
 
 
@@ -171,7 +175,9 @@ def _summary(lines: Sequence[str], frames: Sequence[Atoms], error: str) -> RunSu
     above = sum(int(match[1]) for match in seen)
     looks = sum(int(match[2]) for match in seen)
     largest = max((float(match[3].rstrip(".")) for match in seen), default=0.0)
-    if error and frames:
+    if guarded := GUARDED.search(error):
+        ended, error = guarded[1], ""
+    if (error or guarded) and frames:
         above = max(above, sum(bool(atoms.info["above"]) for atoms in frames))
         looks = max(looks, max(int(atoms.info["look"]) for atoms in frames))
         largest = max(largest, max(float(atoms.info["largest"]) for atoms in frames))
