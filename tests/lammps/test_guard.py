@@ -11,6 +11,8 @@ from ase.neighborlist import neighbor_list
 from decks import Bench, any_body, lammps_instance
 from so3krates.lammps import LammpsError, run_deck
 from so3krates.lammps.thermo import read_log
+from so3krates.learning import LearnConfig, RunSettings
+from so3krates.learning.explore import explore, saved_frames
 from so3krates.runtime import Runtime
 from so3krates_export import read_bundle, write_bundle
 from structures import structure
@@ -258,6 +260,24 @@ def test_a_close_pair_leaves_its_frame(bench: Bench, gan_cell: Atoms, ranks: int
     expected = Runtime(bench.bundle, threads=1).evaluate(atoms)["forces"]
     assert np.abs(expected).max() > 1.0
     np.testing.assert_allclose(frame.get_forces(), expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("own", ["", "guard off"])
+def test_a_deck_of_a_learning_loop_ends_there(bench32: Bench, gan_cell: Atoms, own: str) -> None:
+    """With that frame as a candidate, and without an error; unless the deck's own line says otherwise."""
+    bundle, folder = read_bundle(bench32.bundle), bench32.folder
+    limits = {"distances": [[SEEN["Ga-Ga"], SEEN["Ga-N"]], [SEEN["Ga-N"], None]], "largest_force": None}
+    write_bundle(folder / "limits.so3k", {**bundle.manifest, "guard": limits}, bundle.tensors)
+    still = "timestep 1e-6\nfix 1 all nve\nrun 4\n"
+    (folder / "in.deck").write_text(deck_with(bench32, crystal(gan_cell, 0.85), own, still))
+    learn = LearnConfig(save=1e-6, stop=1e9, every=2)
+    run = RunSettings(str(folder / "in.deck"))
+    summary = explore(run, folder / "run-1", folder / "limits.so3k", learn, 1)
+    frames = saved_frames(folder / "run-1")
+    assert summary.error == "" and [atoms.info["guard"] for atoms in frames] == ([False] * 3 if own else [True])
+    assert summary.looks == len(frames) and summary.ended.startswith("" if own else "step 0: atom ")
+    assert (summary.ended == "") == bool(own)
+    np.testing.assert_allclose(frames[0].cell.array, 0.85 * structure("crystal", gan_cell).cell.array, atol=1e-9)
 
 
 REFUSALS = {

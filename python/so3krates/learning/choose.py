@@ -48,9 +48,9 @@ def choose(frames: Sequence[Atoms], predicted: Properties, by: str, number: int,
     orders = []
     for run in random.permutation(list(dict.fromkeys(str(atoms.info["run"]) for atoms in frames))):
         own = [k for k, atoms in enumerate(frames) if atoms.info["run"] == run]
-        own = [k for k in own if frames[k].info["largest"] <= stop] or own
         first = [k for k in own if frames[k].info.get("guard", False)][:number]
         own = [k for k in own if k not in first]
+        own = [k for k in own if frames[k].info["largest"] <= stop] or own
         left = min(number - len(first), len(own))
         orders.append(first + _ordered([frames[k] for k in own], predicted, by, left, own, random))
     mixed = [k for layer in itertools.zip_longest(*orders) for k in layer if k is not None]

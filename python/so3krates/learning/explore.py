@@ -150,6 +150,9 @@ def _read(folder: Path) -> list[Atoms]:
                 raise LammpsError(f"{path}: some atoms are of another pair style, so that frames cannot be labelled")
             atoms = Atoms(read.numbers, read.positions, cell=read.cell, pbc=read.pbc)
             is_guards = "reason" in read.info
+            if is_guards and frames and frames[-1].info["step"] == read.info["step"]:  # saved already
+                frames[-1].info |= {"above": True, "guard": True}
+                continue
             largest = next((float(value) for key, value in read.info.items() if key.startswith("largest_")), 0.0)
             atoms.info = {
                 "run": folder.name.partition(".")[0],  # of all starts of a deck
