@@ -13,7 +13,10 @@ from ase.io import write
 from rich.console import Console
 from so3krates.files import WriteError, only_user
 from so3krates.learning import LabelConfig, LearningError, LearningSettings, learn
+from so3krates.learning.config import RunSettings
+from so3krates.learning.explore import check_decks
 from so3krates.learning.labels import LabelsFailed, label, require_some
+from so3krates.model.config import ConfigError
 from teachers import FAILED, asked
 
 SETTINGS = """
@@ -47,6 +50,15 @@ def test_a_labeller_that_never_worked_is_asked_again(tmp_path: Path) -> None:
     assert len(again.frames) == 2 and not again.failed
     require_some(again, tmp_path / "labels")
     assert [outcome for _, outcome in asked(notes)] == [FAILED] * 4
+
+
+def test_a_variable_that_the_deck_does_not_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in.copper").write_text(DECK + "variable steps index 400\ninclude more\n")
+    (tmp_path / "more").write_text("run ${hot}\n")
+    deck, files = str(tmp_path / "in.copper"), (str(tmp_path / "more"),)
+    check_decks([RunSettings(deck, files, {"steps": 5, "hot": 3})])
+    with pytest.raises(ConfigError, match=r"in\.copper uses no variable step \(run\.variables\); it has steps"):
+        check_decks([RunSettings(deck, files, {"step": 5})])
 
 
 def test_another_labeller_takes_a_folder_in_which_none_worked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,12 @@ def check_decks(runs: Sequence[RunSettings]) -> None:
     """Raises ConfigError for a deck that cannot be run, before anything is trained."""
     for run in runs:
         prepared(_text(run), run.deck, "potential.so3k", "")
+        others = (Path(name).read_text(encoding="utf-8", errors="replace") for name in run.files)
+        text = "\n".join([_text(run), *others])
+        for name in run.variables:
+            if not re.search(rf"\b{re.escape(name)}\b", text):
+                known = ", ".join(dict.fromkeys(re.findall(r"^\s*variable\s+(\S+)", text, re.MULTILINE))) or "none"
+                raise ConfigError(f"{run.deck} uses no variable {name} (run.variables); it has {known}")
 
 
 def explore(run: RunSettings, folder: Path, potential: Path, learn: LearnConfig, seed: int) -> RunSummary:
