@@ -8,4 +8,5 @@ from so3krates.sampling import LammpsCalculator
 def teacher() -> LammpsCalculator:
     """The calculator of the study's settings."""
     lines = Path(__file__).with_name("tosi_fumi.in").read_text().splitlines()
-    return LammpsCalculator([line for line in lines if line and not line.startswith("#")], ("Na", "Cl"))
+    charged = ["fix q all property/atom q ghost yes", *(line for line in lines if line and not line.startswith("#"))]
+    return LammpsCalculator(charged, ("Na", "Cl"))

@@ -125,7 +125,8 @@ def test_free_cluster(teacher: LammpsCalculator) -> None:
 
 def test_charges_of_types_are_lines_of_the_deck() -> None:
     """Two ions in vacuum have the energy and the force of Coulomb's law."""
-    lines = ("set type 1 charge 1.0", "set type 2 charge -0.5", "pair_style coul/cut 10.0", "pair_coeff * *")
+    charges = ("fix q all property/atom q ghost yes", "set type 1 charge 1.0", "set type 2 charge -0.5")
+    lines = (*charges, "pair_style coul/cut 10.0", "pair_coeff * *")
     ions = Atoms("NaCl", positions=[[0, 0, 0], [0, 0, 3.0]])
     ions.calc = LammpsCalculator(lines, ("Na", "Cl"))
     assert ions.get_potential_energy() == pytest.approx(-0.5 * COULOMB / 3.0, rel=1e-6)

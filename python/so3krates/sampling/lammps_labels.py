@@ -27,9 +27,10 @@ _MARGIN = 1.0  # A around a free cluster
 class LammpsCalculator(Calculator):
     """Energy (eV), forces (eV/A) and stress (eV/A^3, ASE's sign, no kinetic part) of a pair style in units metal.
 
-    `deck` holds the lines that define the interaction, charges (`set type 1 charge 1`) included. Types are numbered in
-    the order of `elements`. Potential files are looked for in the working directory, in LAMMPS_POTENTIALS and among
-    those that come with LAMMPS. Structures are periodic in all directions or in none.
+    `deck` holds the lines that define the interaction, fixed charges included (`fix q all property/atom q ghost yes`,
+    `set type 1 charge 1`). Types are numbered in the order of `elements`. Potential files are looked for in the working
+    directory, in LAMMPS_POTENTIALS and among those that come with LAMMPS. Structures are periodic in all directions or
+    in none.
 
     Raises so3krates.lammps.LammpsError with LAMMPS' own words for lines or structures that it refuses.
     """
@@ -78,7 +79,7 @@ class LammpsCalculator(Calculator):
         lammps.commands_list(
             [
                 "units metal",
-                "atom_style charge",
+                "atom_style atomic",
                 "atom_modify map array",
                 "box tilt large",
                 "boundary p p p" if periodic else "boundary f f f",
