@@ -31,6 +31,7 @@ from so3krates.lammps import run_deck
 from so3krates.learning import LearningSettings
 from so3krates.learning.labels import label, recipe
 from so3krates.learning.rounds import parted
+from so3krates.storage import Model
 from so3krates.training import DataConfig, evaluate, train
 
 HERE = Path(__file__).parent
@@ -144,36 +145,44 @@ def one(folder: Path, name: str, frames: Sequence[Sequence[Atoms]], seed: int) -
     shutil.rmtree(folder / name, ignore_errors=True)
     share = min(config.learn.valid_share, MOST_VALID / sum(map(len, frames)))
     found = train(run, *parted(frames, share), folder / name, progress=lambda *_, **__: None)
-    test = list(read_frames(folder / "test.extxyz"))
-    predicted = evaluate(found.model, test)
-    off = [own - atoms.get_forces() for own, atoms in zip(predicted.forces, test, strict=True)]
-    errors = {}
-    for kind in (*KINDS, ALL):
-        rows = [forces for forces, atoms in zip(off, test, strict=True) if kind in (atoms.info["kind"], ALL)]
-        errors[kind] = MILLI * float(np.sqrt(np.mean(np.square(np.concatenate(rows)))))
-    line = {"name": name, "labels": sum(map(len, frames)), "rmse": errors}
+    line = {"name": name, "labels": sum(map(len, frames)), **errors_of(found.model, folder / "test.extxyz")}
     with results.open("a") as file:
         file.write(json.dumps(line) + "\n")
     print(json.dumps(line), flush=True)
 
 
+def errors_of(model: Model, path: Path) -> dict[str, dict[str, float]]:
+    """Of forces, in meV/A, by kind: rms, median over frames of their rms, largest of an atom."""
+    test = list(read_frames(path))
+    predicted = evaluate(model, test)
+    off = [own - atoms.get_forces() for own, atoms in zip(predicted.forces, test, strict=True)]
+    found: dict[str, dict[str, float]] = {"rmse": {}, "median": {}, "largest": {}}
+    for kind in (*KINDS, ALL):
+        rows = [forces for forces, atoms in zip(off, test, strict=True) if kind in (atoms.info["kind"], ALL)]
+        found["rmse"][kind] = MILLI * float(np.sqrt(np.mean(np.square(np.concatenate(rows)))))
+        found["median"][kind] = MILLI * float(np.median([np.sqrt(np.mean(forces**2)) for forces in rows]))
+        found["largest"][kind] = MILLI * float(max(np.linalg.norm(forces, axis=1).max() for forces in rows))
+    return found
+
+
 def report(folder: Path) -> None:
-    """A table of the errors that are there, mean over seeds (least to most), and the figure learning.png."""
+    """Tables of the errors that are there, mean over seeds (least to most), and the figure learning.png."""
     from matplotlib.figure import Figure
 
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     figure = Figure(figsize=(8.4, 3.8), layout="constrained")
     panels = dict(zip((*KINDS, ALL), figure.subplots(1, 3), strict=True))
-    runs: dict[str, list[dict[str, float]]] = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
     for line in sorted(lines, key=lambda line: (line["name"].split("-")[0], line["labels"])):
-        runs.setdefault(line["name"].rpartition("-")[0], []).append(line["rmse"] | {"labels": line["labels"]})
-    for name, found in runs.items():
-        print("|", " | ".join([name, *(spread([own[kind] for own in found]) for kind in panels)]), "|")
+        runs.setdefault(line["name"].rpartition("-")[0], []).append(line)
+    for what, (name, found) in itertools.product(("rmse", "median", "largest"), runs.items()):
+        cells = [spread([own[what][kind] for own in found]) for kind in panels]
+        print("|", " | ".join([what, name, *cells]), "|")
     for kind, axes in panels.items():
         for way, colour in (("learn", "C0"), ("own", "C2"), ("random", "C1")):
             own = [found for name, found in runs.items() if name.startswith(way)]
             sizes = [found[0]["labels"] for found in own]
-            values = [[run[kind] for run in found] for found in own]
+            values = [[run["rmse"][kind] for run in found] for found in own]
             means = np.array([np.mean(of) for of in values])
             reach = np.abs(np.array([(min(of), max(of)) for of in values]).T - means)
             axes.errorbar(sizes, means, reach, fmt="o-", markersize=4, capsize=3, color=colour, label=way)
@@ -183,8 +192,9 @@ def report(folder: Path) -> None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean, and least and largest in brackets."""
-    return f"{np.mean(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+    """Mean, and where there are several least and largest in brackets."""
+    mean = f"{np.mean(values):.3g}"
+    return f"{mean} ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":
