@@ -27,6 +27,7 @@ from foreign import (
     write_mtp,
 )
 from so3krates.conversion import FORMATS, Source, convert, find_sources, is_cut
+from so3krates.data import read_frames
 from so3krates.data.errors import DataError
 from typer.testing import CliRunner
 
@@ -176,11 +177,172 @@ def test_a_run_is_taken_once(tmp_path: Path) -> None:
     assert sorted(found) == [("ML_ABN", "ML_AB"), ("OUTCAR.2", "OUTCAR"), ("vasprun.xml", "vasprun.xml")]
 
 
-def test_mixed_types_are_refused(tmp_path: Path) -> None:
-    folder = write_deepmd(tmp_path, [compressed()])
-    np.save(folder / "system/set.000/real_atom_types.npy", np.zeros((1, 4), int))
-    with pytest.raises(DataError, match="dpdata:deepmd/npy/mixed"):
-        list(convert(*find_sources([folder / "system/type.raw"], "deepmd")))
+def test_mixed_types_of_deepmd_are_those_of_each_frame(tmp_path: Path) -> None:
+    """Frames of unlike compositions and numbers of atoms in one set: -1 is no atom."""
+    frames = [compressed(), compressed(0.1)]
+    folder = write_deepmd(tmp_path, frames) / "system"
+    (folder / "type.raw").write_text("0 0 0 0")
+    np.save(folder / "set.000/real_atom_types.npy", np.array([[0, 1, 1, 1], [1, -1, 0, 0]]))
+    first, second = convert(*find_sources([folder / "type.raw"], "deepmd"))
+    assert first.get_chemical_symbols() == ["Al", "Cu", "Cu", "Cu"]
+    assert second.get_chemical_symbols() == ["Cu", "Al", "Al"]
+    np.testing.assert_allclose(second.positions, frames[1].positions[[0, 2, 3]], atol=DIGITS)
+    np.testing.assert_allclose(second.get_forces(), frames[1].get_forces()[[0, 2, 3]], atol=DIGITS)
+    np.save(folder / "set.000/real_atom_types.npy", np.array([[0, 1, 1, 1], [1, -1, 0, 2]]))
+    with pytest.raises(DataError, match=r"atoms of type 2, and only the elements Al, Cu"):
+        list(convert(*find_sources([folder / "type.raw"], "deepmd")))
+
+
+@pytest.mark.parametrize("name", ["forces", "stress", "total_energy"])
+def test_labels_of_deepmd_by_other_names_are_refused(name: str, tmp_path: Path) -> None:
+    folder = write_deepmd(tmp_path, [compressed()]) / "system/set.000"
+    own = {"forces": "force", "stress": "virial", "total_energy": "energy"}[name]
+    (folder / f"{own}.npy").rename(folder / f"{name}.npy")
+    with pytest.raises(DataError, match=rf"has no .* as DeePMD-kit writes it .*, but {name}\.npy"):
+        list(convert(*find_sources([tmp_path])))
+
+
+@pytest.mark.parametrize("name", ["OUTCAR", "vasprun.xml", "espresso"])
+def test_runs_one_after_the_other_have_their_own_elements(name: str, tmp_path: Path) -> None:
+    """As `cat run-*/OUTCAR` makes them."""
+    [source] = find_sources([WRITERS[name](tmp_path, [compressed()])])
+    text = source.path.read_text()
+    source.path.write_text(text + text.replace("Al", "Ga"))
+    first, second = convert(source)
+    assert first.get_chemical_symbols() == ["Al", "Cu", "Cu", "Cu"]
+    assert second.get_chemical_symbols() == ["Ga", "Cu", "Cu", "Cu"]
+    np.testing.assert_array_equal(first.get_forces(), second.get_forces())
+
+
+UNCONVERGED: dict[str, tuple[str, str]] = {  # what stands in a file, and what is written in its place
+    "OUTCAR": ("Iteration    2(   1)", "Iteration    2(   1)\nIteration    2(   2)"),
+    "vasprun.xml": ("<scstep>", "<scstep></scstep><scstep>"),
+    "espresso": ("!    total", "     convergence NOT achieved after 100 iterations: stopping\n!    total"),
+}
+
+
+@pytest.mark.parametrize("name", UNCONVERGED)
+def test_frames_of_unconverged_electrons_are_left_out(name: str, tmp_path: Path) -> None:
+    """The second of two; pw.x' writer has one."""
+    [source] = find_sources([WRITERS[name](tmp_path, [compressed(), compressed(0.1)])])
+    text = source.path.read_text()
+    before, after = UNCONVERGED[name]
+    place = text.rindex(before)
+    changed = text[:place] + text[place:].replace(before, after, 1)
+    if name == "espresso":
+        source.path.write_text(changed)
+        with pytest.raises(DataError, match=r"holds no frame .* whose electrons converged \(1 did not\)"):
+            list(convert(source))
+        return
+    most = "   NELM   =      2;   NELMIN=  2" if name == "OUTCAR" else '<i type="int" name="NELM">     2</i>'
+    changed = (
+        changed.replace("\n", f"\n{most}\n", 1)
+        if name == "OUTCAR"
+        else changed.replace("<kpoints>", most + "<kpoints>")
+    )
+    source.path.write_text(changed)
+    with pytest.warns(UserWarning, match=r"electrons of 1 of 2 frames did not converge \(1\): left out"):
+        [atoms] = convert(source)
+    np.testing.assert_allclose(atoms.get_forces(), compressed().get_forces(), atol=DIGITS)
+    if name == "OUTCAR":  # the last of the steps that are allowed was enough
+        source.path.write_text(changed.replace("2(   2)", "2(   2)\n aborting loop because EDIFF is reached"))
+        assert len(list(convert(source))) == 2
+
+
+def test_whole_frames_of_a_cut_run_of_pw_are_taken(tmp_path: Path) -> None:
+    path = WRITERS["espresso"](tmp_path, [compressed()])
+    text = path.read_text().replace("JOB DONE", "")
+    path.write_text(text + text[: text.index("atom    3 type")])
+    [atoms] = convert(*find_sources([path]))
+    np.testing.assert_allclose(atoms.get_forces(), compressed().get_forces(), atol=DIGITS)
+    path.write_text(text[: text.index("atom    3 type")])
+    with pytest.raises(DataError, match=r"frame 0: cannot be read as espresso .*is the run complete\?"):
+        list(convert(*find_sources([path])))
+
+
+RUNNER = "begin\natom 0 0 0 Al 0 0 0.1 0 0\natom 4 0 0 Cu 0 0 -0.1 0 0\nenergy -1.0\ncharge 0.0\nend\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (RUNNER + RUNNER[: RUNNER.index("atom 4")], "ends within the frame of line 7"),
+        (RUNNER.replace("end\n", "") + RUNNER, "line 6: begin within the frame of line 1"),
+    ],
+)
+def test_cut_frames_of_runner_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "input.data").write_text(RUNNER)
+    assert len(list(convert(*find_sources([tmp_path])))) == 1
+    (tmp_path / "input.data").write_text(text)
+    with pytest.raises(DataError, match=message):
+        list(convert(*find_sources([tmp_path])))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("PlusStress", "Virial", "has 'virial', whose sign and unit are not known"),
+        ("xz          xy", "xz          yx", "PlusStress has the components"),
+        (" 0.0", "", r"AtomData: .* is no line of 8 numbers"),
+        (" Size\n    4\n", "", "has no atoms"),
+    ],
+)
+def test_entries_of_mtp_that_are_not_understood_are_said(before: str, after: str, message: str, tmp_path: Path) -> None:
+    path = write_mtp(tmp_path, [compressed()])
+    text = path.read_text()
+    assert before in text
+    start = text.index("AtomData") if before == " 0.0" else 0
+    path.write_text(text[:start] + text[start:].replace(before, after, 1))
+    with pytest.raises(DataError, match=message):
+        list(convert(*find_sources([path]), ["Al", "Cu"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda entry: entry["outputs"]["forces"].pop(), r"frame 1: forces has the shape \(3, 3\), expected \(4, 3\)"),
+        (lambda entry: entry["outputs"].update(energy=[1.0]), r"frame 1: energy has the shape \(1,\)"),
+        (
+            lambda entry: entry["structure"]["sites"][0]["species"][0].update(element="Al3+"),
+            "frame 1: 'Al3\\+': no symbol",
+        ),
+    ],
+)
+def test_entries_of_pymatgen_are_named(change: Callable[[dict], object], message: str, tmp_path: Path) -> None:
+    path = write_mlearn(tmp_path, sheared())
+    content = json.loads(path.read_text())
+    change(content[1])
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        list(convert(*find_sources([path])))
+
+
+def test_a_null_of_json_is_no_label(tmp_path: Path) -> None:
+    path = write_mlearn(tmp_path, sheared())
+    content = json.loads(path.read_text())
+    content[0]["outputs"] |= {"energy": None, "virial_stress": None}
+    path.write_text(json.dumps(content))
+    first, *others = convert(*find_sources([path]))
+    assert set(first.calc.results) == {"forces"} and all("energy" in atoms.calc.results for atoms in others)
+
+
+def test_of_two_labels_of_the_stress_the_virial_is_that_of_gpumd(tmp_path: Path) -> None:
+    path = WRITERS["nep"](tmp_path, [compressed()])
+    path.write_text(path.read_text().replace("virial=", 'stress="0 0 0 0 0 0 0 0 0" virial='))
+    [atoms] = convert(*find_sources([tmp_path]))
+    np.testing.assert_allclose(atoms.get_stress(), compressed().get_stress(), atol=DIGITS)
+
+
+@pytest.mark.parametrize("name", ["OUTCAR.extxyz", "vasprun.xml.xyz", "POSCAR-all.extxyz.gz"])
+def test_what_was_written_is_read_whatever_its_name(name: str, tmp_path: Path) -> None:
+    source = WRITERS["OUTCAR"](tmp_path, [compressed()])
+    path = tmp_path / name
+    result = CliRunner().invoke(app, ["convert", str(source), "-o", str(path)])
+    assert result.exit_code == 0, result.output
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    [atoms] = read_frames(path)
+    np.testing.assert_allclose(atoms.get_forces(), compressed().get_forces(), atol=DIGITS)
 
 
 def test_a_frame_cut_by_the_next_and_types_below_zero_are_said(tmp_path: Path) -> None:

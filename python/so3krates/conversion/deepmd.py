@@ -11,6 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from ..data.errors import DataError
+from ..data.names import is_named
 from .texts import require_symbols
 
 
@@ -32,17 +33,14 @@ def deepmd_frames(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
     sets = sorted(folder for folder in path.glob("set.*") if folder.is_dir())
     if not sets:
         raise DataError(f"{path}: has no folder set.000")
-    mixed = [folder for folder in sets if (folder / "real_atom_types.npy").is_file()]
-    if mixed:
-        raise DataError(
-            f"{mixed[0]}: is of mixed types (real_atom_types.npy): read it with --from dpdata:deepmd/npy/mixed"
-        )
     is_open = (path / "nopbc").exists()
     for folder in sets:
-        yield from _frames(folder, [symbols[t] for t in types], is_open)
+        yield from _frames(folder, types, symbols, is_open)
 
 
-def _frames(folder: Path, symbols: list[str], is_open: bool) -> Iterator[Atoms]:
+def _frames(folder: Path, types: np.ndarray, names: Sequence[str], is_open: bool) -> Iterator[Atoms]:
+    count = len(types)
+
     def load(name: str, width: tuple[int, ...]) -> np.ndarray | None:
         file = folder / f"{name}.npy"
         if not file.is_file():
@@ -52,21 +50,34 @@ def _frames(folder: Path, symbols: list[str], is_open: bool) -> Iterator[Atoms]:
             raise DataError(f"{file}: has {values.size} numbers, no multiple of {int(np.prod(width))} a frame")
         return values.reshape(-1, *width)
 
-    coordinates, boxes = load("coord", (len(symbols), 3)), None if is_open else load("box", (3, 3))
+    coordinates, boxes = load("coord", (count, 3)), None if is_open else load("box", (3, 3))
     if coordinates is None or (boxes is None and not is_open):
         raise DataError(f"{folder}: has no coord.npy or no box.npy, and there is no file nopbc beside it")
-    energies, forces, virials = load("energy", ()), load("force", (len(symbols), 3)), load("virial", (3, 3))
-    for name, values in (("box", boxes), ("energy", energies), ("force", forces), ("virial", virials)):
+    energies, forces, virials = load("energy", ()), load("force", (count, 3)), load("virial", (3, 3))
+    mixed = load("real_atom_types", (count,))  # of each frame; -1 where it has fewer atoms
+    found = {"box": boxes, "energy": energies, "force": forces, "virial": virials, "real_atom_types": mixed}
+    for name, values in found.items():
         if values is not None and len(values) != len(coordinates):
             raise DataError(f"{folder}: {name}.npy has {len(values)} frames, and coord.npy {len(coordinates)}")
+    for name, values in (("energy", energies), ("forces", forces), ("stress", virials)):
+        others = [] if values is not None else sorted(f.stem for f in folder.glob("*.npy") if is_named(f.stem, name))
+        if others:
+            raise DataError(
+                f"{folder}: has no {name} as DeePMD-kit writes it (energy.npy, force.npy, virial.npy), but "
+                f"{', '.join(others)}.npy: rename it"
+            )
     for k, positions in enumerate(coordinates):
+        own = types if mixed is None else mixed[k].astype(int)
+        if own.max(initial=0) >= len(names):
+            raise DataError(f"{folder}: has atoms of type {own.max()}, and only the elements {', '.join(names)}")
+        there = own >= 0
         cell = None if boxes is None else boxes[k]
-        atoms = Atoms(symbols, positions=positions, cell=cell, pbc=not is_open)
+        atoms = Atoms([names[t] for t in own[there]], positions=positions[there], cell=cell, pbc=not is_open)
         results = {}
         if energies is not None:
             results["energy"] = float(energies[k])
         if forces is not None:
-            results["forces"] = forces[k]
+            results["forces"] = forces[k][there]
         if virials is not None and cell is not None:
             if atoms.cell.rank < 3:
                 raise DataError(f"{folder}, frame {k}: has a virial, and its box {np.asarray(cell).tolist()} no volume")

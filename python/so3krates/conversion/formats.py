@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +15,22 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from ..data.errors import DAMAGED, DataError
+from ..data.errors import DAMAGED, DataError, unreadable
 from ..data.extxyz import extxyz_frames
 from ..data.names import candidates
 from ..data.tags import NAME_KEY, TAG_KEYS, TEMPERATURE_KEYS
 from ..hints import command, pip_install
+from ..wording import counted
+from .convergence import unconverged
 from .deepmd import deepmd_frames
 from .ml_ab import ml_ab_frames
 from .mlearn import mlearn_frames
 from .mtp import mtp_frames
-from .texts import PACKED, last_lines, require_symbols, text_of, unpacked, unpacked_name
+from .runner import require_blocks
+from .texts import PACKED, last_lines, require_symbols, runs_of, text_of, unpacked, unpacked_name
 
 VIRIAL = "virial"  # -dE/d(strain) in eV: GPUMD's name in train.xyz, as of other users of extended XYZ
+SHOWN = 5  # numbers of frames in a message
 LABELS = ("energy", "forces", "stress")
 KINDS = (*TAG_KEYS, NAME_KEY, *TEMPERATURE_KEYS)  # entries of a frame that are kept
 
@@ -48,17 +53,26 @@ class Source(NamedTuple):
     format: str
 
 
-def _by_ase(name: str) -> Callable[[Path, Sequence[str]], Iterator[Atoms]]:
+def _by_ase(name: str, head: bytes) -> Callable[[Path, Sequence[str]], Iterator[Atoms]]:
+    """head: stands in the first line of what a run writes."""
+
     def read(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
-        with unpacked(path) as plain:
-            for atoms in ase.io.iread(str(plain), index=":", format=name):
-                results = dict(getattr(atoms.calc, "results", {}))
-                # Forces are derivatives of the free energy, not of its extrapolation to zero smearing.
-                if "free_energy" in results:
-                    results["energy"] = results["free_energy"]
-                yield labelled(atoms, results)
+        with unpacked(path) as plain, runs_of(plain, head) as runs:
+            for run in runs:
+                for atoms in ase.io.iread(str(run), index=":", format=name):
+                    results = dict(getattr(atoms.calc, "results", {}))
+                    # Forces are derivatives of the free energy, not of its extrapolation to zero smearing.
+                    if "free_energy" in results:
+                        results["energy"] = results["free_energy"]
+                    yield labelled(atoms, results)
 
     return read
+
+
+def _runner(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
+    require_blocks(text_of(path).splitlines(), path)
+    with unpacked(path) as plain:
+        yield from ase.io.iread(str(plain), index=":", format="runnerdata")
 
 
 def _extxyz(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
@@ -74,7 +88,7 @@ def _extxyz(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
                 results["forces"] = columns[name]
         if "stress" in entries and "stress" not in results:
             results["stress"] = _rows(entries["stress"], f"{path}, frame {number}: stress")
-        if VIRIAL in entries and "stress" not in results:
+        if VIRIAL in entries:  # which GPUMD takes where both are there
             virial = _rows(entries[VIRIAL], f"{path}, frame {number}: {VIRIAL}")
             if atoms.cell.rank < 3:
                 raise DataError(f"{path}, frame {number}: has a {VIRIAL} and no cell (Lattice)")
@@ -106,14 +120,16 @@ def _rows(value: Any, where: str) -> np.ndarray:
 
 
 FORMATS: dict[str, Format] = {
-    "vasprun.xml": Format("VASP", ("vasprun*.xml",), _by_ase("vasp-xml"), end="</modeling>"),
-    "OUTCAR": Format("VASP", ("OUTCAR*",), _by_ase("vasp-out"), end="General timing and accounting"),
+    "vasprun.xml": Format("VASP", ("vasprun*.xml",), _by_ase("vasp-xml", b"<?xml"), end="</modeling>"),
+    "OUTCAR": Format("VASP", ("OUTCAR*",), _by_ase("vasp-out", b" vasp."), end="General timing and accounting"),
     "ML_AB": Format("VASP's machine-learned force fields", ("ML_AB", "ML_ABN"), ml_ab_frames),
-    "espresso": Format("Quantum ESPRESSO, output of pw.x", ("*.pwo",), _by_ase("espresso-out"), end="JOB DONE"),
+    "espresso": Format(
+        "Quantum ESPRESSO, output of pw.x", ("*.pwo",), _by_ase("espresso-out", b"Program PWSCF"), end="JOB DONE"
+    ),
     "mtp": Format("MLIP, *.cfg", ("*.cfg",), mtp_frames, needs_elements=True),
     "deepmd": Format("DeePMD-kit, a system of npy files", ("type.raw",), deepmd_frames, is_folder=True),
     "mlearn": Format("pymatgen and mlearn, JSON", ("*.json",), mlearn_frames),
-    "runner": Format("RuNNer and n2p2, input.data", ("input.data*",), _by_ase("runnerdata")),
+    "runner": Format("RuNNer and n2p2, input.data", ("input.data*",), _runner),
     "nep": Format("GPUMD, train.xyz", ("train.xyz", "test.xyz"), _extxyz),
 }
 DPDATA = "dpdata:"  # any format of that package, as dpdata:cp2k/output
@@ -191,20 +207,40 @@ def convert(source: Source, elements: Sequence[str] = ()) -> Iterator[Atoms]:
         frames = kind.read(source.path, elements)
     count = 0
     try:
+        wrong = unconverged(source.path, source.format)
         for atoms in frames:
+            if not len(atoms):
+                raise DataError(f"{source.path}, frame {count}: has no atoms")
             results = getattr(atoms.calc, "results", {})
             if not any(name in results for name in LABELS):
                 raise DataError(f"{source.path}, frame {count}: has neither energy nor forces: is the run complete?")
-            yield labelled(atoms, results)
+            if count not in wrong:
+                yield labelled(atoms, results)
             count += 1
     except DataError:
         raise
+    except UnicodeDecodeError as error:
+        raise unreadable(f"{source.path}, frame {count}", error) from error
     except Exception as error:  # readers of other packages raise what they like
+        cut = not isinstance(error, DAMAGED) and is_cut(source)
+        if not (cut and count):  # else what comes before the cut is whole
+            raise DataError(
+                f"{source.path}, frame {count}: cannot be read as {source.format} ({type(error).__name__}: {error})"
+                f"{': is the run complete?' if cut else ''}"
+            ) from error
+    wrong &= set(range(count))
+    if count == len(wrong):
         raise DataError(
-            f"{source.path}, frame {count}: cannot be read as {source.format} ({type(error).__name__}: {error})"
-        ) from error
-    if count == 0:
-        raise DataError(f"{source.path}: holds no frame that {source.format} has: is the run complete?")
+            f"{source.path}: holds no frame that {source.format} has"
+            f"{f' and whose electrons converged ({count} did not)' if wrong else ''}: is the run complete?"
+        )
+    if wrong:
+        first = ", ".join(map(str, sorted(wrong)[:SHOWN])) + ", ..." * (len(wrong) > SHOWN)
+        warnings.warn(
+            f"{source.path}: the electrons of {len(wrong)} of {counted(count, 'frame')} did not converge ({first}): "
+            "left out",
+            stacklevel=2,
+        )
 
 
 def is_cut(source: Source) -> bool:

@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from ..data.errors import DataError
 from ..data.units import stress_factor
-from .texts import text_of
+from .texts import table, text_of
 
 KBAR = stress_factor("kbar")
 RULES = set("*-=")
@@ -46,11 +46,8 @@ def _frame(lines: list[str], where: str) -> Atoms:
                     return found
         raise DataError(f"{where}: {title!r} is missing or cut short")
 
-    def numbers(title: str, count: int) -> np.ndarray:
-        try:
-            return np.array([[float(x) for x in line.split()] for line in after(title, count)])
-        except ValueError as error:
-            raise DataError(f"{where}: {title!r} is not made of numbers ({error})") from error
+    def numbers(title: str, count: int, width: int = 3) -> np.ndarray:
+        return table(after(title, count), count, width, f"{where}: {title!r}")
 
     count = int(after("the number of atoms", 1)[0])
     kinds = int(after("the number of atom types", 1)[0])
@@ -65,8 +62,12 @@ def _frame(lines: list[str], where: str) -> Atoms:
         pbc=True,
     )
     # Two lines of titles and two of numbers: XX YY ZZ, XY YZ ZX.
-    first, second = (np.array([float(x) for x in line.split()]) for line in after("stress (kbar)", 4)[1::2])
+    first, second = table(after("stress (kbar)", 4)[1::2], 2, 3, f"{where}: 'stress (kbar)'")
     stress = -KBAR * np.array([*first, second[1], second[2], second[0]])
-    results = {"energy": float(after("total energy", 1)[0]), "forces": numbers("forces", count), "stress": stress}
+    results = {
+        "energy": float(numbers("total energy", 1, 1).item()),
+        "forces": numbers("forces", count),
+        "stress": stress,
+    }
     atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms

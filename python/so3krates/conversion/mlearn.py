@@ -18,7 +18,7 @@ from ..data.frames import labels
 from ..data.slopes import LabelSlopes
 from ..data.units import stress_factor
 from ..wording import counted
-from .texts import text_of
+from .texts import require_symbols, text_of
 
 KBAR = stress_factor("kbar")
 # Orders of the shear components that files have: VASP's xy yz zx, and xy xz yz. As read by the first, and by the second
@@ -91,8 +91,10 @@ def _frame(structure: dict[str, Any], outputs: dict[str, Any], where: str) -> At
         for site in sites:
             if len(site["species"]) != 1 or site["species"][0]["occu"] != 1:
                 raise DataError(f"{where}: a site is shared by {site['species']}: give ordered structures")
+        symbols = [site["species"][0]["element"] for site in sites]
+        require_symbols(symbols, where)
         atoms = Atoms(
-            [site["species"][0]["element"] for site in sites],
+            symbols,
             scaled_positions=[site["abc"] for site in sites],
             cell=structure["lattice"]["matrix"],
             pbc=True,
@@ -100,14 +102,23 @@ def _frame(structure: dict[str, Any], outputs: dict[str, Any], where: str) -> At
     except (KeyError, TypeError) as error:
         raise DataError(f"{where}: its structure is not pymatgen's: {error} is missing") from error
     results: dict[str, Any] = {}
-    if "energy" in outputs:
-        results["energy"] = float(outputs["energy"])
-    if "forces" in outputs:
-        results["forces"] = np.asarray(outputs["forces"], float)
-    for name in sorted(STRESSES & outputs.keys()):
+    for name, shape in (("energy", ()), ("forces", (len(atoms), 3))):
+        if outputs.get(name) is not None:
+            results[name] = _shaped(outputs[name], shape, f"{where}: {name}")
+    for name in sorted(name for name in STRESSES if outputs.get(name) is not None):
         results["stress"] = -KBAR * _voigt(outputs[name], f"{where}: {name}")
     atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
+
+
+def _shaped(value: Any, shape: tuple[int, ...], where: str) -> Any:
+    try:
+        array = np.asarray(value, float)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: is not made of numbers ({error})") from error
+    if array.shape != shape:
+        raise DataError(f"{where} has the shape {array.shape}, expected {shape}")
+    return array if shape else float(array)
 
 
 def _voigt(value: Any, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from ..data.errors import DataError
-from .texts import text_of
+from .texts import table, text_of
 
 POSITIONS = (("cartes_x", "cartes_y", "cartes_z"), ("direct_x", "direct_y", "direct_z"))
 FORCES = ("fx", "fy", "fz")
+LABEL = re.compile("^(?!.*weight).*(energ|forc|stress|virial)")  # of a section that is not read
 VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")  # ASE's order
 
 
@@ -50,30 +52,37 @@ def _frame(lines: list[str], elements: Sequence[str], where: str) -> Atoms:
     stress: np.ndarray | None = None
     k = 0
 
-    def numbers(first: int, count: int) -> np.ndarray:
-        return np.array([[float(x) for x in line.split()] for line in lines[first : first + count]])
+    def numbers(title: str, count: int, width: int) -> np.ndarray:
+        return table(lines[k : k + count], count, width, f"{where}: {title}")
 
     while k < len(lines):
         word, *rest = lines[k].split()
         word = word.rstrip(":").lower()
         k += 1
         if word == "size":
-            size = int(lines[k])
+            size = int(numbers("Size", 1, 1).item())
             k += 1
         elif word == "supercell":
-            cell = numbers(k, 3)
+            cell = numbers("Supercell", 3, 3)
             k += 3
         elif word == "atomdata":
             columns = rest if rest else lines[k - 1].split(":", 1)[1].split()
-            rows = numbers(k, size)
+            rows = numbers("AtomData", size, len(columns))
             k += size
         elif word == "energy":
-            results["energy"] = float(lines[k])
+            results["energy"] = float(numbers("Energy", 1, 1).item())
             k += 1
         elif word == "plusstress":
-            named = dict(zip(rest, numbers(k, 1)[0], strict=True))
+            if sorted(rest) != sorted(VOIGT):
+                raise DataError(f"{where}: PlusStress has the components {' '.join(rest)}; {' '.join(VOIGT)} are read")
+            named = dict(zip(rest, numbers("PlusStress", 1, len(VOIGT))[0], strict=True))
             stress = np.array([named[axes] for axes in VOIGT])
             k += 1
+        elif LABEL.search(word):
+            raise DataError(
+                f"{where}: has {word!r}, whose sign and unit are not known: write it as Energy, PlusStress (-V times "
+                "the stress, eV) or columns fx fy fz of AtomData, or take it out"
+            )
     if rows.shape != (size, len(columns)) or "type" not in columns:
         raise DataError(f"{where}: has {len(rows)} lines of atoms with the columns {columns}, and Size says {size}")
     of = {name: rows[:, place] for place, name in enumerate(columns)}

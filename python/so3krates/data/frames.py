@@ -39,6 +39,7 @@ MLFF_NAMES = {"energy": "E", "forces": "F", "stress": "stress", "virial": "viria
 CELL_NAMES = re.compile(
     r"^(unit|sim|super)?_?(cell|box|lat(t(ice)?)?)(_?(vec(tor)?s?|par(am(eter)?)?s?))?$", re.IGNORECASE
 )
+EXTXYZ = re.compile(r"\.(ext)?xyz(\.(gz|bz2|xz))?$")
 # Larger asymmetry of a stress label, relative to its largest component, means a wrong array.
 STRESS_ASYMMETRY = 0.02
 
@@ -367,7 +368,8 @@ def _file_frames(path: Path) -> Iterator[Atoms]:
     """Frames of any file but an npz; what reads them is chosen as ASE does it."""
     count = 0
     try:
-        if ase.io.formats.filetype(str(path)) == "extxyz":
+        # The ending goes before names that ASE knows: OUTCAR.extxyz is none of VASP.
+        if EXTXYZ.search(path.name) or ase.io.formats.filetype(str(path)) == "extxyz":
             yield from extxyz_frames(path)
             return
         for atoms in ase.io.iread(path, index=":"):

@@ -107,17 +107,22 @@ def setting(name: str, key: str) -> str:
     return f'{kind}_key = "{key}"'
 
 
+def is_named(key: str, name: str) -> bool:
+    """Whether a key looks like that of a quantity."""
+    return bool(NAMES[name].search(key)) and not OTHER.search(key)
+
+
 def candidates(atoms: Atoms, name: str) -> Iterator[str]:
     """Keys of `info`, arrays and results of a frame that look like a quantity by name and shape."""
     for key, value in _entries(atoms):
-        if NAMES[name].search(key) and not OTHER.search(key) and _fits(value, name, len(atoms)):
+        if is_named(key, name) and _fits(value, name, len(atoms)):
             yield key
 
 
 def alike(atoms: Atoms, name: str) -> Iterator[str]:
     """Keys that look like a quantity by shape, and like nothing else by name."""
     for key, value in _entries(atoms):
-        other = NO_LABEL.search(key) or any(NAMES[n].search(key) and not OTHER.search(key) for n in QUANTITIES)
+        other = NO_LABEL.search(key) or any(is_named(key, n) for n in QUANTITIES)
         if not other and not isinstance(value, str | int | np.integer) and _fits(value, name, len(atoms)):
             yield key
 
