@@ -25,6 +25,7 @@ from .frames import (
     require_file,
     with_labels,
 )
+from .held_out import held_out_doubts
 from .neighbours import NeighbourTable, neighbour_table
 from .pair_terms import shortest_distances, terms_of_atoms, without_terms
 from .plain import finite
@@ -66,6 +67,7 @@ __all__ = [
     "fraction_split",
     "frame_graph",
     "frame_graphs",
+    "held_out_doubts",
     "iter_frames",
     "known_labels",
     "labels",

@@ -127,7 +127,7 @@ class Suspects:
                 self.frames[f"{pair} pairs closer than {SHORT_DISTANCE:g} of their covalent radii"].append(index)
 
     def _add_hashes(self, index: int, atoms: Atoms, found: Labels) -> None:
-        structure = _structure_hash(atoms)
+        structure = structure_hash(atoms)
         answer = None
         if np.isfinite(found.energy) and np.isfinite(found.forces).all() and found.forces.any():
             answer = _hash(np.round(np.append(found.forces.ravel(), found.energy), 6))
@@ -197,7 +197,7 @@ def _some(frames: Sequence[int]) -> str:
     return f"frame {named}" if len(frames) == 1 else f"{len(frames)} frames ({named})"
 
 
-def _structure_hash(atoms: Atoms) -> bytes:
+def structure_hash(atoms: Atoms) -> bytes:
     """The same for structures that differ by a translation, by lattice vectors or in digits beyond SAME."""
     positions = atoms.positions - atoms.positions[:1]
     if atoms.pbc.all() and atoms.cell.rank == 3:

@@ -22,6 +22,7 @@ from so3krates.data import (
     StoredFrames,
     count_split,
     fraction_split,
+    held_out_doubts,
     known_labels,
     labels,
     require_file,
@@ -75,6 +76,7 @@ def load_frames(config: DataConfig, demands: Demands | None = None) -> tuple[lis
         train, _ = _read(config, config.train_file, demands)
         valid, numbers = _read(config, config.valid_file, demands) if config.valid_file else ([], [])
         _require_elements(train, valid, config.valid_file, numbers)
+        _say_of_held_out(train, valid, config.valid_file, demands)
         return train, valid
     if not config.file:
         raise DataError("no data: name data.file, or data.train_file and data.valid_file")
@@ -82,6 +84,7 @@ def load_frames(config: DataConfig, demands: Demands | None = None) -> tuple[lis
     split = _split(config, len(frames), tags_of(frames, config.tag_key))
     train, valid = ([frames[i] for i in part] for part in (split.train, split.valid))
     _require_elements(train, valid, config.file, [numbers[i] for i in split.valid])
+    _say_of_held_out(train, valid, config.file, demands)
     return train, valid
 
 
@@ -112,6 +115,7 @@ def load_test(
     """Frames for the error table only, which the model of the training frames must know. Raises as `load_frames`."""
     frames, numbers = _read(config, str(file), demands)
     _require_elements(frames_train, frames, str(file), numbers)
+    _say_of_held_out(frames_train, frames, str(file), demands)
     return frames
 
 
@@ -263,6 +267,14 @@ def _split(config: DataConfig, count: int, kinds: Sequence[str | None] | None = 
         return fraction_split(count, config.train_split, config.seed, kinds)
     n_valid = count - config.n_train if config.n_valid is None else config.n_valid
     return count_split(count, config.n_train, n_valid, config.seed, kinds)
+
+
+def _say_of_held_out(
+    train: Sequence[Atoms] | StoredFrames, held_out: Sequence[Atoms], file: str | None, demands: Demands
+) -> None:
+    if not isinstance(train, StoredFrames):
+        for text in held_out_doubts(train, held_out):
+            demands.say(f"{file}: {text}")
 
 
 def _require_elements(
