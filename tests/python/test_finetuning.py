@@ -228,6 +228,21 @@ def test_a_committee_goes_on_from_a_committee(trained: tuple, tmp_path: Path) ->
     assert [run.training.initial_model for run in committee(alone, 2).values()] == [str(folder)] * 2
 
 
+def test_the_command_goes_on_from_a_committee(trained: tuple, tmp_path: Path) -> None:
+    result, frames, _ = trained
+    for seed in range(2):
+        moved = jax.tree.map(lambda p, seed=seed: p * (1 + 0.1 * seed), result.model.params)
+        dataclasses.replace(result.model, params=moved).save(tmp_path / "several" / f"seed-{seed}")
+    write(tmp_path / "new.extxyz", frames)
+    arguments = ["train", "--from", str(tmp_path / "several"), "--data", str(tmp_path / "new.extxyz"), "--no-physics"]
+    arguments += ["-o", str(tmp_path / "run"), "--committee", "2", "--set", "training.epochs=1"]
+    done = CliRunner().invoke(app, [*arguments, "--set", "training.optimiser=adam"])
+    assert done.exit_code == 0, done.output
+    for seed in range(2):
+        start = Model.load(tmp_path / "run" / f"seed-{seed}").training["settings"]["training"]["initial_model"]
+        assert start.endswith(f"seed-{seed}")
+
+
 def test_the_repulsion_is_kept(trained: tuple, tmp_path: Path) -> None:
     model, frames = trained[0].model, other_level(trained[1])
     terms = terms_from({"repulsion": {}}, ("Cu",), {"Cu-Cu": 2.0})

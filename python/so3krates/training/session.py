@@ -90,7 +90,8 @@ def run_session(
     output = Path(output)
     runs = committee(config, members)
     _require_place([output / name for name in runs], output, resume)
-    demands = Demands.of(config, force or resume, lambda text: said(console, "Note:", text))
+    first = next(iter(runs.values()))  # the members' models to go on from share their baselines
+    demands = Demands.of(first, force or resume, lambda text: said(console, "Note:", text))
     _require_own_lammps(demands)
     frames_train: StoredFrames | list[Atoms]
     frames_valid: StoredFrames | list[Atoms]
@@ -109,7 +110,7 @@ def run_session(
     _say(
         console, f"{counted(len(frames_train), 'frame')} to train, {len(frames_valid)} to validate; writing to {output}"
     )
-    old_test = load_old_test(next(iter(runs.values())), demands)
+    old_test = load_old_test(first, demands)
     sets = {"train": reported(frames_train), "valid": reported(frames_valid), "test": test_frames}
     results: list[TrainingResult] = []
     unwritten: dict[str, Exception] = {}
