@@ -70,6 +70,9 @@ def test_the_error_table_is_its_formulas() -> None:
     table = error_table(guess, truth)
     assert (table["energy"].mae, table["energy"].rmse) == pytest.approx((4.0, np.sqrt(17)))
     assert table["energy, means removed"].mae == pytest.approx(1.0)
+    lone = [Properties(p.atoms[:1], p.energies[:1], p.forces[:1], p.stresses[:1]) for p in (guess, truth)]
+    assert error_table(*lone)["energy"].rmse == pytest.approx(5.0)
+    assert error_table(*lone)["energy, means removed"].count == 0  # the mean of one is no small error
     assert table["forces"].count == 18
     rmse, std = 1000 * np.sqrt((6 * 0.01 + 12 * 0.04) / 18), 1000 * np.sqrt(2) / 3
     assert table["forces"].rmse == pytest.approx(rmse)

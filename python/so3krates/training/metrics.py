@@ -39,7 +39,8 @@ class Errors:
 def pairs(predicted: Properties, labels: Properties) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Property -> (predicted, label), flat, where there is a label, in the units of `ROWS` and `CHARGE_ROWS`.
 
-    Energies are per atom. With the means removed, prediction and label each lose their own mean (docs/model.md).
+    Energies are per atom. With the means removed, prediction and label each lose their own mean (docs/model.md);
+    of a single frame there is none.
     """
     found = {
         "energy": (predicted.energies / predicted.atoms, labels.energies / labels.atoms),
@@ -48,7 +49,8 @@ def pairs(predicted: Properties, labels: Properties) -> dict[str, tuple[np.ndarr
     }
     known = {name: (MILLI * p[np.isfinite(t)], MILLI * t[np.isfinite(t)]) for name, (p, t) in found.items()}
     p, t = known["energy"]
-    known["energy, means removed"] = (p - p.mean(), t - t.mean()) if len(t) else (p, t)
+    # Of a lone frame nothing is left, which is no small error.
+    known["energy, means removed"] = (p - p.mean(), t - t.mean()) if len(t) > 1 else (p[:0], t[:0])
     rows = {name: known[name] for name in ROWS}
     both = zip(
         CHARGE_ROWS,
