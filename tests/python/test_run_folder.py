@@ -260,6 +260,8 @@ def test_progress_says_what_its_columns_are() -> None:
     assert describe(status) == "epoch 1/2  61 s left  train: loss 0.0066  energy 1.25 meV/atom  forces 30 meV/A"
     begun = Status(0, 10, 0, 2, 1e-3, np.nan, np.full(3, np.nan), None, None, 0.0, np.inf)
     assert describe(begun) == "epoch 0/2  unknown time left"
+    over = Status(10, 10, 2, 2, 1e-3, np.nan, np.full(3, np.nan), None, None, 10.0, 0.0)  # resumed at its end
+    assert describe(over) == "epoch 2/2  0 s left"
     both = Status(5, 10, 1, 2, 1e-3, 0.0066, errors, 0.0053, 2 * errors, 10.0, 61.0)
     assert describe(both).endswith("train|valid: loss 0.0066|0.0053  energy 1.25|2.5 meV/atom  forces 30|60 meV/A")
 

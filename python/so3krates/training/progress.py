@@ -90,7 +90,8 @@ def describe(status: Status, gap: str = "  ") -> str:
     """Where the run is and the time left; after the gap loss and root mean square errors, training|validation."""
     known = status.valid_errors is not None
     place = f"epoch {status.epoch}/{status.epochs}  {duration(status.seconds_left)} left"
-    if status.step == 0 and not known:  # there are no errors yet
+    # There are no errors yet: of a run that begins, or that goes on where it had ended.
+    if not known and (status.step == 0 or math.isnan(status.loss)):
         return place
     parts = [f"{'train|valid' if known else 'train'}: loss " + _both(status.loss, status.valid_loss if known else None)]
     for index, (name, unit) in enumerate(SHOWN[: len(status.errors)]):
