@@ -54,7 +54,7 @@ class Source(NamedTuple):
 
 
 def _by_ase(name: str, head: bytes) -> Callable[[Path, Sequence[str]], Iterator[Atoms]]:
-    """head: stands in the first line of what a run writes."""
+    """head: what the first line of a run begins with."""
 
     def read(path: Path, elements: Sequence[str]) -> Iterator[Atoms]:
         with unpacked(path) as plain, runs_of(plain, head) as runs:
@@ -121,7 +121,7 @@ def _rows(value: Any, where: str) -> np.ndarray:
 
 FORMATS: dict[str, Format] = {
     "vasprun.xml": Format("VASP", ("vasprun*.xml",), _by_ase("vasp-xml", b"<?xml"), end="</modeling>"),
-    "OUTCAR": Format("VASP", ("OUTCAR*",), _by_ase("vasp-out", b" vasp."), end="General timing and accounting"),
+    "OUTCAR": Format("VASP", ("OUTCAR*",), _by_ase("vasp-out", b"vasp."), end="General timing and accounting"),
     "ML_AB": Format("VASP's machine-learned force fields", ("ML_AB", "ML_ABN"), ml_ab_frames),
     "espresso": Format(
         "Quantum ESPRESSO, output of pw.x", ("*.pwo",), _by_ase("espresso-out", b"Program PWSCF"), end="JOB DONE"

@@ -53,12 +53,12 @@ def runs_of(plain: Path, head: bytes) -> Iterator[Iterator[Path]]:
     """The file, or copies of the runs in it where several were written one after the other: the readers of ASE take
     the atoms of the first for all.
 
-    head: stands in the first line of a run, and nowhere else.
+    head: what the first line of a run begins with, and no other.
     """
     starts, place = [], 0
     with plain.open("rb") as file:
         for line in file:
-            if head in line:
+            if line.lstrip().startswith(head):
                 starts.append(place)
             place += len(line)
     if len(starts) < 2:

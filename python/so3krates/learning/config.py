@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from so3krates.data.suspects import LARGE_FORCE
 from so3krates.engines import ENGINES, PROCESSES
 from so3krates.model.config import ConfigError
 from so3krates.sampling.lammps_labels import GAN_TERSOFF
@@ -98,7 +99,7 @@ class LabelConfig:
     elements: tuple[str, ...] = ()  # of its atom types
     processes: int = 1  # labels at a time
     engine: str = PROCESSES  # where they are made: `so3krates.engines`
-    max_force: float = 100.0  # eV/A; labels with a larger force are left out
+    max_force: float = LARGE_FORCE  # eV/A; labels with a larger force are left out
     command: str | None = None  # run in the folder of each frame by the shell
     batch: bool = False  # the command only submits: results are read when the loop is called again
     template: str | None = None  # folder whose files are copied into each
