@@ -138,14 +138,14 @@ def run_config(
     from so3krates.training.checks import LENGTHS, require_one_length
     from so3krates.training.config import DEFAULT_PRESET, NO_PRESET, PRESETS, SECTIONS, RunConfig, read_settings
 
-    if config is not None and preset is not None:
-        raise ConfigError(f'{config} and --preset {preset}: write preset = "{preset}" into the file instead')
     if config is None and preset is None and data is None and start is None:
         raise ConfigError(f"give a file of settings, frames, or --preset {' or '.join(PRESETS)}")
     named = DEFAULT_PRESET if preset is None else preset
     content: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     if config is not None:
         named, content = read_settings(config)
+        if preset is not None:
+            raise ConfigError(f'{config} and --preset {preset}: write preset = "{preset}" into the file instead')
     lengths = {name for name in LENGTHS if any(one.partition("=")[0].strip() == f"training.{name}" for one in settings)}
     lengths |= set() if hours is None else {"hours"}
     # A length on the command line takes the place of that in the file; epochs may have hours as their limit.

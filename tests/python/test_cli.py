@@ -272,7 +272,8 @@ def test_import(tmp_path: Path) -> None:
         (("data", "{folder}"), "is a folder, not a file"),
         (("train", "{folder}"), "is a folder, not a file"),
         (("train", "{data}", "--data", "{data}"), "give one file of frames"),
-        (("train", "{list}"), "it holds no keys with values"),
+        (("train", "{list}"), "it holds no keys with values; where it holds frames: "),
+        (("train", "{list}", "--preset", "fast"), "convert"),
         (("demo", "--folder", "{bytes}"), "a file of that name is there already"),
     ],
 )

@@ -15,6 +15,7 @@ from ase.data import chemical_symbols
 from so3krates.baselines import baselines_from, pair_sections
 from so3krates.data import SHIFT_MODES, DataError, LabelKeys
 from so3krates.files import looked_for, write_text
+from so3krates.hints import command
 from so3krates.model.config import PRESETS as MODEL_PRESETS
 from so3krates.model.config import ConfigError, ModelConfig
 from so3krates.model.long_range import predicted_sections
@@ -427,7 +428,8 @@ def read_settings(path: str | Path) -> tuple[str, dict[str, dict[str, Any]]]:
         text = path.read_text(encoding="utf-8")
         settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         if not isinstance(settings, dict):
-            raise ValueError("it holds no keys with values")
+            frames = command("so3krates", "convert", str(path), "-o", "frames.extxyz")
+            raise ValueError(f"it holds no keys with values; where it holds frames: {frames}")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}{looked_for(path)})") from error
     try:
