@@ -6,7 +6,7 @@ TESTS = Path(__file__).resolve().parent
 # Words in the path of a test file below this folder, of which one is enough: `make test ARGS="-m ranks"`.
 CONCERNS = {
     "bundle": ("array_pickle", "bundle", "committee", "export", "kernel_version", "mlff", "so3lr", "storage"),
-    "data": ("conversion", "data", "evaluate", "label", "sampling", "selection", "splits", "total_charge"),
+    "data": ("conversion", "data", "evaluate", "held_out", "label", "sampling", "selection", "splits", "total_charge"),
     "docs": ("docs", "hints", "messages"),
     "flux": ("campaign", "flux", "kappa", "recipe"),
     "gpu": ("gpu/", "cuda"),
