@@ -289,6 +289,10 @@ def test_weights_that_nobody_gave_follow_the_labels(tmp_path: Path) -> None:
     assert result.model.training["settings"]["training"]["stress_weight"] == 0
     (line,) = filter(None, said)
     assert line.startswith("none of 3 training frames has stress (key 'stress'): left out of the loss")
+    few = Material(settings(**absent), [*frames[:1], *bare[1:3]], bare[3:])
+    assert few.config.training.weights == LABELLED_WEIGHTS | {"stress_weight": 0.033}
+    assert "1 frame of the 3 that train has a stress: stress_weight is 0.033, less by that share" in few.said[0]
+    assert Material(settings(**absent | {"stress_weight": 0.1}), [*frames[:1], *bare[1:3]], []).said == []
     # Validation frames that lack a label do not change what is learnt; those without any are refused.
     assert Material(settings(**absent), frames[:3], bare[3:]).config.training.stress_weight == 0.1
     stress_alone = [label(a, Labels(math.nan, np.full((4, 3), np.nan), labels(a).stress)) for a in frames]

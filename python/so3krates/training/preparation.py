@@ -70,7 +70,8 @@ def graphs_of(
 
 
 def weighed(graphs: Sequence[FrameGraph], config: RunConfig) -> tuple[TrainingConfig, list[str]]:
-    """Settings in which weights that are not given are numbers: 0 for labels that no training frame has.
+    """Settings in which weights that are not given are numbers: 0 for labels that no training frame has, and that of
+    stresses by the share of training frames that have one.
 
     Returns what the user should know of it, too. Raises DataError as `require_labels`.
     """
@@ -87,7 +88,16 @@ def weighed(graphs: Sequence[FrameGraph], config: RunConfig) -> tuple[TrainingCo
         f"none of {counted(len(graphs), 'training frame')} has {missing}: left out of the loss; "
         "labels under another name need their key under [data]"
     )
-    return dataclasses.replace(config.training, **weights), [said] if missing else []
+    told = [said] if missing else []
+    count, stress = sum(bool(np.isfinite(virial).any()) for _, _, virial in labels_of(graphs)), WEIGHTS["stress"]
+    if config.training.stress_weight is None and 0 < count < len(graphs):
+        # A mean over few labels is noise that would outweigh those that all frames have, and choose the best weights.
+        weights[stress] = float(f"{weights[stress] * count / len(graphs):.2g}")
+        told.append(
+            f"{counted(count, 'frame')} of the {len(graphs)} that train {'has' if count == 1 else 'have'} a stress: "
+            f"{stress} is {weights[stress]:g}, less by that share; training.{stress} sets another"
+        )
+    return dataclasses.replace(config.training, **weights), told
 
 
 def require_labels(graphs: Sequence[FrameGraph], config: RunConfig, weights: Mapping[str, float], name: str) -> None:
